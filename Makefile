@@ -1,0 +1,40 @@
+# The targets that people and CI call. Every one of them sets up what it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup run test lint proto lock bench clean
+
+setup: .venv/ready  ## the virtual environment, from locked versions with hashes
+
+.venv/ready: requirements.txt pyproject.toml
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+run: setup  ## start the bridge, post samples to it as AppMon does, show the records
+	$(BIN)/python examples/first_run.py
+
+test: setup lint  ## everything, real clients and servers included
+	tests/servers/java
+	$(BIN)/pytest
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python proto/generate.py --check
+
+proto: setup  ## btfeed/bt_pb2.py and .pyi from proto/bt.proto
+	$(BIN)/python proto/generate.py
+
+lock: setup  ## requirements.txt from pyproject.toml
+	$(BIN)/pip-compile --quiet --extra dev --generate-hashes --allow-unsafe --strip-extras --no-header \
+		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --output-file requirements.txt pyproject.toml
+
+bench: setup  ## what an occurrence costs at each stage
+	$(BIN)/python -m benchmarks.bench_stages
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info tests/servers/.cache
