@@ -1,0 +1,16 @@
+"""btfeed takes AppMon's Business Transactions feed over HTTP and delivers every occurrence to files and other sinks.
+
+To understand it, follow a post:
+
+    app         joins the chain; start there
+    receiver    takes the post over HTTP, within limits; post says whether it is one
+    journal     makes it durable, and remembers how far each sink has come
+    mapping     turns it into records: schema names the fields, validate and privacy judge them, names makes names
+    feed        maps each post once for all sinks
+    batching    cuts what follows a sink's cursor into batches
+    delivery    writes them to the sink, retries, keeps dead letters, moves the cursor
+    sinks       (the package beside this one) where they go
+
+    config assembles the settings that these modules declare; admin, status and metrics tell how it is; cli, replay,
+    inspect and postfile are the command line.
+"""

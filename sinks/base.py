@@ -1,0 +1,268 @@
+"""What a sink is: a place that takes batches of records and says what became of each.
+
+A sink has four methods. `open` connects and proves it, `write` delivers one batch, `close` lets go; `check` is what
+`btfeed check` asks, and changes nothing. It neither batches
+nor retries nor counts: the delivery loop (btfeed/delivery.py) does, for all sinks alike. What a sink must know is how to
+classify what its far end said, and it says so with a `WriteResult` or with one of these:
+
+    SinkError
+    ├── Unavailable     the far end can't take it now; the same batch comes again, after `retry_after` at the earliest
+    ├── BatchRefused    somebody in this batch is not acceptable, and nothing says who; the loop halves it
+    └── Misconfigured   nothing will change until a person acts; the loop waits and says so, the data is kept
+
+Any other exception is a bug in the sink: it is logged with its traceback, counted, and treated as Unavailable.
+"""
+
+import re
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """The business transaction that a record belongs to: what templates and filters ask for."""
+
+    name: str
+    application: str
+    system_profile: str
+    server: str
+    category: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Records as immutable columns of equal length; record i is the i-th of each.
+
+    ids           event.id, str: equal whenever the same occurrence is delivered again
+    keys          str: the visit's id, or the event's where there is no visit
+    timestamps    startTime, int: milliseconds since the epoch
+    transactions  Transaction, one object shared by all of its records
+    offsets       n + 1 ints: record i is buffer[offsets[i]:offsets[i + 1]], its newline included
+    buffer        the records themselves: one JSON object and a newline each
+
+    Cutting shares the buffer, so that it costs nothing per record.
+    """
+
+    ids: Sequence[str] = ()
+    keys: Sequence[str] = ()
+    timestamps: Sequence[int] = ()
+    transactions: Sequence[Transaction] = ()
+    offsets: Sequence[int] = (0,)
+    buffer: bytes = b""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def nbytes(self) -> int:
+        return self.offsets[-1] - self.offsets[0]
+
+    @property
+    def ndjson(self) -> memoryview:
+        """All records, each ended by a newline."""
+        return memoryview(self.buffer)[self.offsets[0] : self.offsets[-1]]
+
+    @property
+    def bodies(self) -> list[bytes]:
+        """Each record as the bytes of one JSON object, without its newline."""
+        buffer, offsets = self.buffer, self.offsets
+        return [buffer[offsets[i] : offsets[i + 1] - 1] for i in range(len(self))]
+
+    def body(self, index: int) -> bytes:
+        """Record `index` as the bytes of one JSON object, without its newline."""
+        return self.buffer[self.offsets[index] : self.offsets[index + 1] - 1]
+
+    def cut(self, start: int, stop: int) -> "Batch":
+        """Records start to stop, sharing this batch's buffer."""
+        if start <= 0 and stop >= len(self):
+            return self
+        here = slice(start, stop)
+        offsets = self.offsets[start : stop + 1]
+        return Batch(self.ids[here], self.keys[here], self.timestamps[here], self.transactions[here], offsets, self.buffer)
+
+    def pick(self, indexes: Sequence[int]) -> "Batch":
+        """The records at `indexes`, which ascend."""
+        runs: list[tuple[int, int]] = []
+        for index in indexes:
+            if runs and runs[-1][1] == index:
+                runs[-1] = (runs[-1][0], index + 1)
+            else:
+                runs.append((index, index + 1))
+        return Batch.join([self.cut(start, stop) for start, stop in runs])
+
+    @staticmethod
+    def join(batches: Sequence["Batch"]) -> "Batch":
+        """All records of `batches`, in that order."""
+        if len(batches) == 1:
+            return batches[0]
+        offsets = array("q", [0])
+        for batch in batches:
+            shift = offsets[-1] - batch.offsets[0]
+            offsets.extend([offset + shift for offset in batch.offsets[1:]])
+        return Batch(
+            list(chain.from_iterable(batch.ids for batch in batches)),
+            list(chain.from_iterable(batch.keys for batch in batches)),
+            list(chain.from_iterable(batch.timestamps for batch in batches)),
+            list(chain.from_iterable(batch.transactions for batch in batches)),
+            offsets,
+            b"".join([batch.ndjson for batch in batches]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """What became of a batch. A record that is not named was delivered.
+
+    retry        indexes of records to write again
+    refused      index -> why the far end will never take that record
+    state        what `open` needs to go on from here; it is saved with the cursor, in one transaction
+    again_after  write again after this many seconds, with an empty batch if need be
+    """
+
+    retry: Sequence[int] = ()
+    refused: dict[int, str] = field(default_factory=dict)
+    state: str | None = None
+    again_after: float | None = None
+
+
+class Sink(Protocol):
+    """One destination. All calls come from one event loop; `write` may be called again before it returned, up to the
+    sink's `in_flight`."""
+
+    async def open(self, state: str | None) -> None:
+        """Connect, and prove it. `state` is the last one saved, None where there is none.
+
+        Raises Unavailable or Misconfigured; it is then called again later.
+        """
+
+    async def check(self) -> None:
+        """Prove that `open` would do, and change nothing: another process may be running with this configuration.
+
+        Raises Unavailable or Misconfigured.
+        """
+
+    async def write(self, batch: Batch) -> WriteResult:
+        """Deliver `batch`. Raises a SinkError where nothing is known of any single record."""
+
+    async def close(self) -> None:
+        """Let go of everything. No write is under way; also called where open failed."""
+
+
+class SinkError(Exception):
+    """The base of what a sink raises."""
+
+
+class Unavailable(SinkError):
+    """The far end can't take it now. `retry_after` seconds is the least time to wait."""
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class BatchRefused(SinkError):
+    """The batch was refused as a whole, and nothing of it was taken."""
+
+
+class Misconfigured(SinkError):
+    """Only a person can mend it: credentials, rights, a missing topic."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordField:
+    """A field that a record may have. type: string, long, double, boolean, timestamp, strings (an array of them)."""
+
+    name: str
+    type: Literal["string", "long", "double", "boolean", "timestamp", "strings"]
+    doc: str
+    always: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SinkContext:
+    """What a sink is told besides its settings: its name, and the fields that records may have. Fields that start
+    with one of `maps` are as many as users define."""
+
+    name: str
+    fields: Sequence[RecordField]
+    maps: Sequence[RecordField]
+
+
+class Settings(BaseModel):
+    """A table of the configuration. Unknown keys are refused; values keep their TOML type."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+
+class SinkFactory(Protocol):
+    def __call__(self, settings: Any, context: SinkContext) -> Sink: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SinkType:
+    """What a module of this package offers under the name SINK.
+
+    serial    the state describes all that was written: one batch at a time, its state saved before the next is written
+    delivery  defaults of [sinks.NAME.delivery] that differ from the loop's own
+    """
+
+    settings: type[Settings]
+    create: SinkFactory
+    serial: bool = False
+    delivery: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A text with placeholders such as {name}, each an attribute of Transaction or a name that the caller fills."""
+
+    text: str
+
+    def names(self) -> set[str]:
+        return set(re.findall(r"\{([^{}]*)\}", self.text))
+
+    def fill(self, transaction: Transaction, **more: str) -> str:
+        return re.sub(r"\{([^{}]*)\}", lambda match: more.get(match[1]) or str(getattr(transaction, match[1])), self.text)
+
+
+def template(*placeholders: str) -> Any:
+    """A pydantic validator for the text of a template that knows these placeholders."""
+
+    def check(text: str) -> str:
+        unknown = Template(text).names() - set(placeholders)
+        if unknown:
+            known = ", ".join(f"{{{name}}}" for name in placeholders)
+            raise ValueError(f"unknown placeholder {{{min(unknown)}}}; known are {known}")
+        return text
+
+    return AfterValidator(check)
+
+
+_SIZES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "kB": 10**3, "MB": 10**6, "GB": 10**9}
+_TIMES = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_NUMBER = r"(\d+(?:\.\d+)?)"
+
+
+def _size(value: object) -> int:
+    match = re.fullmatch(rf"{_NUMBER}\s*([A-Za-z]+)", value) if isinstance(value, str) else None
+    if match is None or match[2] not in _SIZES:
+        raise ValueError(f'write a size as a string like "64MiB"; units are {", ".join(_SIZES)}')
+    return round(float(match[1]) * _SIZES[match[2]])
+
+
+def _seconds(value: object) -> float:
+    part = rf"{_NUMBER}\s*(ms|[smhd])\s*"
+    if not isinstance(value, str) or not re.fullmatch(f"(?:{part})+", value):
+        raise ValueError(f'write a time as a string like "500ms" or "23h55m"; units are {", ".join(_TIMES)}')
+    return sum(float(number) * _TIMES[unit] for number, unit in re.findall(part, value))
+
+
+Size = Annotated[int, BeforeValidator(_size)]
+"""A number of bytes, written "64MiB"."""
+Seconds = Annotated[float, BeforeValidator(_seconds)]
+"""A time in seconds, written "500ms" or "23h55m"."""
