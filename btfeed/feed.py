@@ -1,0 +1,119 @@
+"""The journal as the sinks see it: mapped posts, each decoded and mapped once for all sinks near the head.
+
+Mapping runs on a thread of its own, so that the event loop answers posts meanwhile. What was mapped is kept, the least
+recently used going first, up to a budget of bytes: sinks near the head share it, a sink far behind maps again what the
+others have long had, and costs no more memory for it.
+"""
+
+import asyncio
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import structlog
+
+from btfeed.journal.base import DeadLetter, Entry
+from btfeed.mapping import Counts, Mapped, Mapper
+from btfeed.metrics import Metrics
+from btfeed.post import Malformed
+from btfeed.schema import DIMENSIONS, VALUES
+from sinks.base import Batch
+
+log = structlog.get_logger()
+
+BUDGET = 64 * 2**20
+"""Bytes of mapped posts that are kept."""
+RECORD_OVERHEAD = 400
+"""Bytes that the columns of one record take beside its body, about."""
+
+
+@dataclass(frozen=True, slots=True)
+class MappedPost:
+    """A post as records. dead_letters: its occurrences that are not to be delivered, or the post itself."""
+
+    seq: int
+    received: int
+    batch: Batch
+    dead_letters: list[DeadLetter]
+
+    @property
+    def nbytes(self) -> int:
+        letters = sum(len(letter.body) for letter in self.dead_letters)
+        return self.batch.nbytes + len(self.batch) * RECORD_OVERHEAD + letters
+
+
+class Feed:
+    """Mapped posts by their number in the journal."""
+
+    def __init__(self, mapper: Mapper, metrics: Metrics, budget: int = BUDGET) -> None:
+        self._mapper = mapper
+        self._metrics = metrics
+        self._budget = budget
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="mapping")
+        self._posts: OrderedDict[int, asyncio.Future[MappedPost]] = OrderedDict()
+        self._sizes: dict[int, int] = {}  # of those that are mapped
+        self._total = 0
+        self._counted = 0  # posts up to this number are in the metrics
+
+    async def map(self, entry: Entry) -> MappedPost:
+        """What the post in `entry` became, now or when another sink asked."""
+        future = self._posts.get(entry.seq)
+        if future is None:
+            future = self._posts[entry.seq] = asyncio.ensure_future(self._map(entry))
+        else:
+            self._posts.move_to_end(entry.seq)
+        return await asyncio.shield(future)
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _map(self, entry: Entry) -> MappedPost:
+        body, digest = entry.post.body, entry.post.digest
+        try:
+            mapped = await asyncio.get_running_loop().run_in_executor(self._thread, self._mapper.map, body, digest)
+        except Exception as error:
+            if not isinstance(error, Malformed):
+                log.exception("a bug in mapping; the post is kept with the dead letters", post=entry.seq)
+            reason = str(error) if isinstance(error, Malformed) else f"mapping failed: {error!r}"
+            letter = DeadLetter("post", "", reason, entry.post.received, body)
+            mapped, letters = Mapped(Batch(), [], Counts()), [letter]
+        else:
+            letters = [
+                DeadLetter("record", "", refused.reason, entry.post.received, refused.body, 1, refused.id, refused.key,
+                           refused.timestamp, refused.transaction)
+                for refused in mapped.refused
+            ]  # fmt: skip
+        if entry.seq > self._counted:
+            self._counted = entry.seq
+            self._count(mapped.counts, letters)
+        post = MappedPost(entry.seq, entry.post.received, mapped.batch, letters)
+        self._keep(post)
+        return post
+
+    def _keep(self, post: MappedPost) -> None:
+        self._sizes[post.seq] = post.nbytes
+        self._total += post.nbytes
+        for seq in list(self._posts):
+            if self._total <= self._budget or seq == post.seq:
+                return
+            if seq in self._sizes:
+                del self._posts[seq]
+                self._total -= self._sizes.pop(seq)
+
+    def _count(self, counts: Counts, letters: list[DeadLetter]) -> None:
+        metrics = self._metrics
+        for category, number in counts.occurrences.items():
+            metrics.occurrences.labels(category).inc(number)
+        for (transaction, field, rule), number in counts.violations.items():
+            metrics.count_violations(transaction, field, rule, number)
+        for name, number in counts.left_out.items():
+            prefixes = [p.record for p in (VALUES, DIMENSIONS) if name.startswith(p.record)]
+            metrics.left_out.labels(prefixes[0] if prefixes else name).inc(number)
+        for (field, kind), number in counts.mismatches.items():
+            metrics.mismatches.labels(field, kind).inc(number)
+        for message, number in counts.unknown_fields.items():
+            metrics.unknown_fields.labels(message).inc(number)
+        metrics.invalid_utf8.inc(counts.invalid_utf8)
+        metrics.lost_transactions.inc(max(0, counts.lost))
+        for letter in letters:
+            metrics.dead_letters.labels("", "invalid" if letter.kind == "record" else "malformed").inc()

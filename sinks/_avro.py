@@ -1,0 +1,69 @@
+"""Records as Avro: the schema, made from the field table, and the step from a JSON record to it."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from sinks.base import SinkContext
+
+_TYPES: dict[str, Any] = {
+    "string": "string",
+    "long": "long",
+    "double": "double",
+    "boolean": "boolean",
+    "timestamp": {"type": "long", "logicalType": "timestamp-millis"},
+    "strings": {"type": "array", "items": "string"},
+}
+_PYTHON: dict[str, tuple[type, ...]] = {
+    "string": (str,),
+    "long": (int,),
+    "double": (float,),
+    "boolean": (bool,),
+    "timestamp": (str,),
+    "strings": (list,),
+}
+ATTRIBUTES = "attributes"
+
+
+def avro_name(record_field: str) -> str:
+    """Avro knows no dots in names."""
+    return record_field.strip(".").replace(".", "_")
+
+
+def avro_schema(context: SinkContext) -> dict[str, Any]:
+    """A schema in which every field but those that are always there is optional, so that a new one is compatible."""
+    fields: list[dict[str, Any]] = []
+    for field in context.fields:
+        avro = {"name": avro_name(field.name), "type": _TYPES[field.type], "doc": f"{field.name}: {field.doc}"}
+        fields.append(avro if field.always else avro | {"type": ["null", avro["type"]], "default": None})
+    for field in context.maps:
+        values = {"type": "map", "values": _TYPES[field.type]}
+        fields.append({"name": avro_name(field.name), "type": values, "default": {}, "doc": field.doc})
+    anything = {"type": "map", "values": ["string", "long", "double", "boolean"]}
+    fields.append({"name": ATTRIBUTES, "type": anything, "default": {}, "doc": "Constants that the user configured."})
+    return {"type": "record", "name": "Occurrence", "namespace": "btfeed", "fields": fields}
+
+
+def avro_converter(context: SinkContext) -> Callable[[bytes], dict[str, Any]]:
+    """A function from the bytes of a JSON record to what fastavro writes under `avro_schema(context)`."""
+    known = {field.name: (avro_name(field.name), field.type) for field in context.fields}
+    maps = [(field.name, avro_name(field.name), field.type) for field in context.maps]
+    map_names = [name for _, name, _ in maps] + [ATTRIBUTES]
+    decode = msgspec.json.decode
+
+    def convert(body: bytes) -> dict[str, Any]:
+        record: dict[str, Any] = {name: {} for name in map_names}
+        for name, value in decode(body).items():
+            place, key, kind = record, *known.get(name, ("", ""))
+            if not kind:
+                for prefix, map_name, map_kind in maps:
+                    if name.startswith(prefix):
+                        place, key, kind = record[map_name], name[len(prefix) :], map_kind
+            if not kind or type(value) not in _PYTHON[kind]:
+                place, key = record[ATTRIBUTES], name
+            place[key] = datetime.fromisoformat(value) if kind == "timestamp" and place is record else value
+        return record
+
+    return convert
