@@ -1,0 +1,184 @@
+"""The configuration: TOML, assembled from what each component declares beside itself.
+
+All faults are found at once, each with its path. `${NAME}` in a string is taken from the environment.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+
+import sinks
+from btfeed.admin import AdminSettings
+from btfeed.batching import DeliverySettings, FilterSettings
+from btfeed.journal.sqlite import SqliteSettings
+from btfeed.mapping import RecordSettings
+from btfeed.receiver import ReceiverSettings
+from btfeed.validate import ValidationSettings
+from sinks.base import Settings, SinkType
+
+WITHOUT_A_FILE: Mapping[str, Any] = {"sinks": {"files": {"type": "file", "directory": "btfeed-data/files"}}}
+"""What runs where no file is named; all else has its default."""
+
+S = TypeVar("S", bound=Settings)
+
+
+class ConfigError(Exception):
+    """faults: one line each, with its path."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+class Common(Settings):
+    """What every sink's table may have beside the keys of its type.
+
+    type      which sink
+    start     where a new sink begins: with the oldest post in the journal, or with the next
+    delivery  see below
+    filter    see below
+    """
+
+    type: str
+    start: Literal["oldest", "latest"] = "oldest"
+    delivery: DeliverySettings = DeliverySettings()
+    filter: FilterSettings = FilterSettings()
+
+
+class Sections(Settings):
+    """The tables of the file but the sinks'."""
+
+    receiver: ReceiverSettings = ReceiverSettings()
+    admin: AdminSettings = AdminSettings()
+    journal: SqliteSettings = SqliteSettings()
+    validation: ValidationSettings = ValidationSettings()
+    record: RecordSettings = RecordSettings()
+    sinks: Annotated[dict[str, Any], Field(default_factory=dict)]
+
+
+@dataclass(frozen=True, slots=True)
+class SinkConfig:
+    """One sink: what is common to all, and the settings of its own type."""
+
+    common: Common
+    type: SinkType
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that was configured."""
+
+    receiver: ReceiverSettings
+    admin: AdminSettings
+    journal: SqliteSettings
+    validation: ValidationSettings
+    record: RecordSettings
+    sinks: dict[str, SinkConfig]
+
+
+def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Config:
+    """The configuration in the file `path`, or the default one. Raises ConfigError."""
+    if path is None:
+        return parse(WITHOUT_A_FILE, environment)
+    try:
+        return parse(tomllib.loads(path.read_text(encoding="utf-8")), environment)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError([f"{path}: {error}"]) from None
+
+
+def parse(tables: Mapping[str, Any], environment: Mapping[str, str]) -> Config:
+    """The configuration in parsed TOML. Raises ConfigError."""
+    faults: list[str] = []
+    filled = _fill(tables, environment, (), faults)
+    sections = _validate(Sections, filled, (), faults)
+    tables_of_sinks = filled.get("sinks", {})
+    found = {}
+    if isinstance(tables_of_sinks, dict):
+        for name, table in tables_of_sinks.items():
+            sink = _sink(name, table, faults)
+            if sink:
+                found[name] = sink
+    if faults or sections is None:
+        raise ConfigError(faults)
+    return Config(sections.receiver, sections.admin, sections.journal, sections.validation, sections.record, found)
+
+
+def _sink(name: str, table: Any, faults: list[str]) -> SinkConfig | None:
+    path = ("sinks", name)
+    if not isinstance(table, dict):
+        faults.append(f"{'.'.join(path)}: a sink is a table with a type")
+        return None
+    known = sinks.types()
+    if table.get("type") not in known:
+        faults.append(f"{'.'.join(path)}.type: {table.get('type', '')!r} is no type of sink; known are {', '.join(known)}")
+        return None
+    sink_type = sinks.load(table["type"])
+    mine = {key: value for key, value in table.items() if key in Common.model_fields}
+    if isinstance(mine.get("delivery", {}), dict):
+        mine["delivery"] = {**sink_type.delivery, **mine.get("delivery", {})}
+    its = {key: value for key, value in table.items() if key not in Common.model_fields}
+    common = _validate(Common, mine, path, faults)
+    settings = _validate(sink_type.settings, its, path, faults, also=tuple(Common.model_fields))
+    if common and sink_type.serial and common.delivery.in_flight > 1:
+        faults.append(f"{'.'.join(path)}.delivery.in_flight: a {table['type']} sink writes one batch at a time")
+        return None
+    return SinkConfig(common, sink_type, settings) if common and settings else None
+
+
+def _validate(model: type[S], table: Any, path: tuple[str, ...], faults: list[str], also: tuple[str, ...] = ()) -> S | None:
+    try:
+        return model.model_validate(table)
+    except ValidationError as error:
+        for fault in error.errors():
+            where = (*path, *(str(part) for part in fault["loc"]))
+            message = fault["msg"].removeprefix("Value error, ")
+            if fault["type"] == "extra_forbidden":
+                message = "unknown key" + _suggestion(model, fault["loc"], also)
+            elif fault["type"] == "missing":
+                message = "is required"
+            faults.append(f"{'.'.join(where)}: {message}")
+        return None
+
+
+def _suggestion(model: type[Settings], location: tuple[int | str, ...], also: tuple[str, ...]) -> str:
+    """What may have been meant by the unknown key at `location`."""
+    for part in location[:-1]:
+        field = model.model_fields.get(str(part))
+        inner = next((t for t in _types(field.annotation) if issubclass(t, Settings)), None) if field else None
+        if inner is None:
+            return ""
+        model, also = inner, ()
+    close = difflib.get_close_matches(str(location[-1]), [*model.model_fields, *also], n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _types(annotation: Any) -> Iterator[type]:
+    if isinstance(annotation, type):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _types(argument)
+
+
+def _fill(value: Any, environment: Mapping[str, str], path: tuple[str, ...], faults: list[str]) -> Any:
+    """`value` with every ${NAME} taken from the environment."""
+    if isinstance(value, dict):
+        return {key: _fill(item, environment, (*path, key), faults) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_fill(item, environment, (*path, str(index)), faults) for index, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def variable(match: re.Match[str]) -> str:
+        if match[1] not in environment:
+            faults.append(f"{'.'.join(path)}: the environment has no {match[1]}")
+        return environment.get(match[1], "")
+
+    return re.sub(r"\$\{([^{}]*)\}", variable, value)

@@ -1,0 +1,335 @@
+"""The receiver: takes posts over HTTP, refuses what is none, and answers 200 once a post is durable.
+
+The way of a request: path and method, credentials, headers, then a reservation of memory, the body, its decompression
+(each under its limit while it grows, not after), the look at the message, the journal, the answer. Whatever goes wrong on
+that way is a `_Refusal`, whose status and reason are in one table. aiohttp parses HTTP; it knows no deadline for a header
+or a body, so btfeed/limits.py keeps those.
+"""
+
+import asyncio
+import base64
+import hmac
+import ssl
+import time
+import zlib
+from collections import OrderedDict
+from typing import Annotated
+
+import structlog
+from aiohttp import HttpVersion11, web
+from aiohttp.http_exceptions import HttpProcessingError
+from pydantic import AfterValidator, Field
+
+from btfeed import post as posts
+from btfeed.address import Address, host_and_port
+from btfeed.journal.base import DeadLetter, Journal, JournalError, JournalFull
+from btfeed.limits import RETRY_AFTER, Budget, Gunzip, Overloaded, Server, TooLong
+from btfeed.metrics import Metrics
+from btfeed.post import Malformed, Post, TooManyOccurrences
+from sinks.base import Seconds, Settings, Size
+
+log = structlog.get_logger()
+
+DUPLICATES_SEEN = 10_000
+"""Posts whose digests are remembered, to count duplicates."""
+OFF_LOOP = 256 * 2**10
+"""Bodies longer than this are looked at on a thread, one at a time, so that no other answer waits for them."""
+
+
+def _path(value: str) -> str:
+    if not value.startswith("/") or "?" in value or "#" in value:
+        raise ValueError("a path starts with / and has neither ? nor #")
+    return value
+
+
+class BasicAuth(Settings):
+    username: str
+    password: str
+
+
+class TlsSettings(Settings):
+    """certificate, key: PEM files. client_ca: PEM file of who signs clients' certificates; where set, clients need one."""
+
+    certificate: str
+    key: str
+    client_ca: str | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """Raises OSError or ssl.SSLError where a file can't be read or is none."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self.client_ca)
+        context.load_cert_chain(self.certificate, self.key)
+        if self.client_ca:
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+
+class ReceiverSettings(Settings):
+    """Where AppMon posts to.
+
+    listen           address and port
+    path             of the url
+    max_body         of a post, as sent and after gzip
+    max_occurrences  in one post
+    basic_auth       username and password that a post must have, where set
+    bearer_tokens    any of them will do; with basic_auth, either will
+    tls              HTTPS instead of HTTP
+    header_timeout   from a connection's or a request's first byte to the end of its header
+    body_timeout     from there to the end of its body
+    idle_timeout     a connection without a request is closed
+    max_connections  more are answered 503 and closed
+    max_in_flight    bytes of bodies being received; more wait, and are answered 503 after `queue_timeout`
+    queue_timeout    below AppMon's own patience of 10 seconds
+    """
+
+    listen: Address = "127.0.0.1:4321"
+    path: Annotated[str, AfterValidator(_path)] = "/"
+    max_body: Size = 16 * 2**20
+    max_occurrences: Annotated[int, Field(ge=1)] = 100_000
+    basic_auth: BasicAuth | None = None
+    bearer_tokens: list[Annotated[str, Field(min_length=1)]] = []
+    tls: TlsSettings | None = None
+    header_timeout: Seconds = 5.0
+    body_timeout: Seconds = 30.0
+    idle_timeout: Seconds = 75.0
+    max_connections: Annotated[int, Field(ge=1)] = 1_000
+    max_in_flight: Size = 64 * 2**20
+    queue_timeout: Seconds = 5.0
+
+
+class _Refusal(Exception):
+    """A request that is not answered with 200. `reason` is the metric's label, the message is for the client."""
+
+    STATUS = {
+        "unauthorized": 401,
+        "not_found": 404,
+        "method": 405,
+        "encoding": 415,
+        "expectation": 417,
+        "too_large": 413,
+        "too_many_occurrences": 413,
+        "malformed": 400,
+        "bad_gzip": 400,
+        "bad_http": 400,
+        "incomplete": 400,
+        "journal_full": 503,
+        "journal_unavailable": 503,
+        "shutting_down": 503,
+    }
+
+    def __init__(self, reason: str, message: str, headers: dict[str, str] | None = None, body: bytes = b"") -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.status = self.STATUS[reason]
+        self.headers = dict(headers or {})
+        self.body = body
+        if self.status == 503:
+            self.headers["Retry-After"] = str(RETRY_AFTER)
+
+
+class Receiver:
+    """The listener that AppMon posts to."""
+
+    def __init__(self, settings: ReceiverSettings, journal: Journal, metrics: Metrics) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._metrics = metrics
+        self._credentials = _credentials(settings)
+        self._budget = Budget(settings.max_in_flight, metrics)
+        self._large = asyncio.Semaphore(1)
+        self._seen: OrderedDict[bytes, None] = OrderedDict()
+        self._runner: web.ServerRunner | None = None
+        self.stopping = False
+
+    async def start(self) -> tuple[str, int]:
+        """Listen; returns the host and port taken. Raises OSError or ssl.SSLError."""
+        settings = self._settings
+        server = Server(
+            self._handle, settings.header_timeout, settings.idle_timeout, settings.max_connections, self._metrics
+        )
+        self._runner = web.ServerRunner(server, shutdown_timeout=settings.body_timeout)
+        await self._runner.setup()
+        host, port = host_and_port(settings.listen)
+        tls = settings.tls.context() if settings.tls else None
+        site = web.TCPSite(self._runner, host, port, ssl_context=tls, backlog=1024)
+        await site.start()
+        host, port, *_ = self._runner.addresses[0]
+        return host, port
+
+    async def stop(self) -> None:
+        """Close the listener and idle connections, finish the requests that are under way."""
+        self.stopping = True
+        if self._runner:
+            await self._runner.cleanup()
+
+    async def _handle(self, request: web.BaseRequest) -> web.Response:
+        try:
+            await self._take(request)
+        except _Refusal as refusal:
+            self._metrics.refused_posts.labels(refusal.reason).inc()
+            log.info("refused", reason=refusal.reason, error=str(refusal), peer=request.remote)
+            if refusal.body:
+                await self._keep(refusal)
+            return web.Response(status=refusal.status, text=f"{refusal}\n", headers=refusal.headers)
+        except Overloaded:
+            self._metrics.refused_posts.labels("overloaded").inc()
+            return web.Response(status=503, text="too many posts at a time\n", headers={"Retry-After": str(RETRY_AFTER)})
+        except TimeoutError:
+            self._metrics.refused_posts.labels("slow_body").inc()
+            log.info("closed: the body took too long", peer=request.remote)
+            _close(request)
+        except ConnectionError:
+            self._metrics.refused_posts.labels("disconnected").inc()
+            _close(request)
+        except Exception:
+            log.exception("a bug in the receiver; the post was not taken")
+            self._metrics.refused_posts.labels("bug").inc()
+            return web.Response(status=503, headers={"Retry-After": str(RETRY_AFTER)})
+        return web.Response()
+
+    async def _take(self, request: web.BaseRequest) -> None:
+        """Return once there is nothing left to do for a 200."""
+        started = time.perf_counter()
+        self._authorize(request)
+        if not self._expects_post(request):
+            self._metrics.empty_requests.inc()
+            return
+        gzip = _is_gzip(request)
+        length = request.content_length
+        if length is not None and length > self._settings.max_body:
+            raise self._too_large()
+        if self.stopping:
+            raise _Refusal("shutting_down", "shutting down")
+        expected = self._settings.max_body if length is None else length
+        async with self._budget.reserve(expected + gzip * self._settings.max_body, self._settings.queue_timeout):
+            await _continue(request)
+            async with asyncio.timeout(self._settings.body_timeout):
+                body = await self._read(request, gzip)
+            if not body:
+                self._metrics.empty_requests.inc()
+                return
+            await self._append(body, request.remote or "")
+        self._metrics.ack_seconds.observe(time.perf_counter() - started)
+
+    def _authorize(self, request: web.BaseRequest) -> None:
+        if not self._credentials:
+            return
+        given = request.headers.get("Authorization", "").encode(errors="surrogateescape")
+        scheme, _, value = given.partition(b" ")
+        given = scheme.lower() + b" " + value.strip()
+        if not any(hmac.compare_digest(given, known) for known in self._credentials):
+            schemes = ['Basic realm="btfeed"'] if self._settings.basic_auth else []
+            schemes += ["Bearer"] if self._settings.bearer_tokens else []
+            raise _Refusal("unauthorized", "wrong or no credentials", {"WWW-Authenticate": ", ".join(schemes)})
+
+    def _expects_post(self, request: web.BaseRequest) -> bool:
+        """False for GET and HEAD, AppMon's connection test."""
+        test = request.method in ("GET", "HEAD")
+        if request.path != self._settings.path and not (test and request.path == "/"):
+            raise _Refusal("not_found", f"nothing at this path; posts go to {self._settings.path}")
+        if not test and request.method != "POST":
+            raise _Refusal("method", f"{request.method} is not known here", {"Allow": "GET, HEAD, POST"})
+        return not test
+
+    def _too_large(self) -> _Refusal:
+        return _Refusal("too_large", f"the body is longer than {self._settings.max_body} bytes")
+
+    async def _read(self, request: web.BaseRequest, gzip: bool) -> bytes:
+        """The body, decompressed."""
+        wire = bytearray()
+        plain = Gunzip(self._settings.max_body) if gzip else None
+        try:
+            async for chunk in request.content.iter_any():
+                wire += chunk
+                if len(wire) > self._settings.max_body:
+                    raise self._too_large()
+                if plain:
+                    await plain.feed(chunk)
+            return plain.end() if plain else bytes(wire)
+        except zlib.error as error:
+            wire += await _remainder(request, self._settings.max_body - len(wire))
+            raise _Refusal("bad_gzip", f"broken gzip: {error}", body=bytes(wire)) from None
+        except TooLong:
+            raise self._too_large() from None
+        except (web.RequestPayloadError, HttpProcessingError) as error:
+            raise _Refusal("incomplete", f"the body is broken: {error}") from None
+
+    async def _append(self, body: bytes, peer: str) -> None:
+        try:
+            if len(body) > OFF_LOOP:
+                async with self._large:
+                    occurrences, digest = await asyncio.to_thread(self._inspect, body)
+            else:
+                occurrences, digest = self._inspect(body)
+            await self._journal.append(Post(body, digest, time.time_ns() // 1_000_000, peer))
+        except Malformed as error:
+            raise _Refusal("malformed", str(error), body=body) from None
+        except TooManyOccurrences as error:
+            raise _Refusal("too_many_occurrences", str(error)) from None
+        except JournalFull as error:
+            raise _Refusal("journal_full", str(error)) from None
+        except JournalError as error:
+            raise _Refusal("journal_unavailable", str(error)) from None
+        self._metrics.posts.inc()
+        self._metrics.post_bytes.inc(len(body))
+        self._metrics.received_occurrences.inc(occurrences)
+        self._count_duplicate(digest)
+
+    def _inspect(self, body: bytes) -> tuple[int, bytes]:
+        return posts.admit(body, self._settings.max_occurrences), posts.digest(body)
+
+    def _count_duplicate(self, digest: bytes) -> None:
+        if digest in self._seen:
+            self._metrics.duplicate_posts.inc()
+        self._seen[digest] = None
+        if len(self._seen) > DUPLICATES_SEEN:
+            self._seen.popitem(last=False)
+
+    async def _keep(self, refusal: _Refusal) -> None:
+        letter = DeadLetter("post", "", f"{refusal.reason}: {refusal}", time.time_ns() // 1_000_000, refusal.body)
+        try:
+            await self._journal.bury(letter)
+            self._metrics.dead_letters.labels("", refusal.reason).inc()
+        except JournalError as error:
+            log.warning("a refused post could not be kept", error=str(error))
+            self._metrics.dead_letters_evicted.inc()
+
+
+async def _remainder(request: web.BaseRequest, limit: int) -> bytes:
+    """Up to `limit` more bytes of a body that is refused, to keep the whole of it."""
+    rest = bytearray()
+    async for chunk in request.content.iter_any():
+        rest += chunk
+        if len(rest) > limit:
+            break
+    return bytes(rest[:limit])
+
+
+def _credentials(settings: ReceiverSettings) -> list[bytes]:
+    """What an Authorization header may say, its scheme in lower case."""
+    known = [b"bearer " + token.encode() for token in settings.bearer_tokens]
+    if settings.basic_auth:
+        pair = f"{settings.basic_auth.username}:{settings.basic_auth.password}"
+        known.append(b"basic " + base64.b64encode(pair.encode()))
+    return known
+
+
+def _is_gzip(request: web.BaseRequest) -> bool:
+    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("", "identity", "gzip", "x-gzip"):
+        raise _Refusal("encoding", f"Content-Encoding {encoding} is not known here", {"Accept-Encoding": "gzip"})
+    return encoding.endswith("gzip")
+
+
+async def _continue(request: web.BaseRequest) -> None:
+    expect = request.headers.get("Expect")
+    if expect is None or request.version < HttpVersion11:
+        return
+    if expect.lower() != "100-continue":
+        raise _Refusal("expectation", f"Expect: {expect} is not known here")
+    assert request.transport is not None
+    request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+def _close(request: web.BaseRequest) -> None:
+    if request.transport:
+        request.transport.abort()

@@ -1,0 +1,1 @@
+"""Tests of btfeed; `posts` makes what they post."""
