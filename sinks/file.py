@@ -9,9 +9,11 @@ Invariants
 - `open` cuts the open file to the saved length: what is behind it belongs to records that the cursor has not passed, and
   they come again.
 - A file is finished only at the start of a write, when its whole length is saved. A crash right after the rename is
-  recognised by the finished name.
-- An open file that the state does not name was begun and never saved: it is removed. Where there is no state at all (a new
-  journal), such files are finished instead: nobody else has what is in them.
+  recognised by the finished name. A file that was begun under other settings is finished at `open`.
+- An open file that the state does not name was begun and never saved: it is removed. There is a saved state before the
+  first record is written, so that where there is none at all the journal is a new one; then such files are finished
+  instead: nobody else has what is in them.
+- No append begins before what is left of a failed one is cut off.
 
 Each batch is a gzip member, a zstd frame or an Avro block of its own, so that a cut never falls into one.
 """
@@ -24,12 +26,15 @@ import re
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from io import BytesIO
+from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote
 
 import fastavro
 import structlog
@@ -42,7 +47,10 @@ from sinks.base import Batch, Misconfigured, Seconds, Settings, SinkContext, Sin
 
 log = structlog.get_logger()
 
+T = TypeVar("T")
+
 OPEN = ".open"
+_NAME = re.compile(r"-\d{8}T\d{6}Z-\d{4,}\.(ndjson(\.gz|\.zst)?|avro)\.open")
 _FOR_A_PERSON = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
 _SUFFIX = {"none": "", "gzip": ".gz", "zstd": ".zst"}
 _CODEC = {"none": "null", "null": "null", "deflate": "deflate", "zstandard": "zstandard", "zstd": "zstandard"}
@@ -58,7 +66,7 @@ class FileSettings(Settings):
     rotate_interval  or so old
     """
 
-    directory: str
+    directory: str = "btfeed-data/files"
     format: Literal["ndjson", "avro"] = "ndjson"
     compression: Literal["none", "gzip", "zstd", "null", "deflate", "zstandard"] = "none"
     rotate_size: Size = 256 * 2**20
@@ -75,84 +83,90 @@ class FileSettings(Settings):
 
 
 class FileSink:
-    """One open file at a time. Blocking work runs on a thread."""
+    """One open file at a time. Blocking work runs on a thread of its own, so that a call that was cancelled has ended
+    before the next begins."""
 
     def __init__(self, settings: FileSettings, context: SinkContext) -> None:
         self._settings = settings
         self._directory = Path(settings.directory)
-        self._prefix = re.sub(r"[^A-Za-z0-9._-]", "_", context.name)
+        self._prefix = quote(context.name, safe="")  # no two names share one
         self._encode: _Ndjson | _Avro = _Ndjson(settings) if settings.format == "ndjson" else _Avro(settings, context)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"sink-{context.name}")
         self._file: _OpenFile | None = None
+        self._saved: str | None = None  # the file that the state names
+        self._numbers = count(1)
 
     async def open(self, state: str | None) -> None:
-        with _os_errors(self._directory):
-            await asyncio.to_thread(self._open, state)
+        await self._run(self._open, state)
 
     async def check(self) -> None:
-        with _os_errors(self._directory):
-            self._directory.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=self._directory).close()
+        await self._run(_prove_writable, self._directory)
 
     async def write(self, batch: Batch) -> WriteResult:
-        with _os_errors(self._directory):
-            return await asyncio.to_thread(self._write, batch)
+        return await self._run(self._write, batch)
 
     async def close(self) -> None:
         """What is open stays open by name: the next start goes on with it."""
-        if self._file:
-            self._file.close()
-            self._file = None
+        await self._run(self._close)
+        self._thread.shutdown(wait=False)
+
+    async def _run(self, function: Callable[..., T], *arguments: Any) -> T:
+        with _os_errors(self._directory):
+            return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+    # On the thread
 
     def _open(self, state: str | None) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=self._directory).close()
+        self._close()
+        _make(self._directory)
+        _prove_writable(self._directory)
         saved = json.loads(state) if state else None
+        self._saved = saved["file"] if saved else None
         for path in sorted(self._directory.glob(f"{self._prefix}-*{OPEN}")):
-            if not re.fullmatch(r"\d{8}T\d{6}Z-\d{4}\..*", path.name[len(self._prefix) + 1 :]):
+            if not _NAME.fullmatch(path.name[len(self._prefix) :]):
                 continue  # of a sink whose name starts like this one's
-            if saved and path.name == saved["file"]:
+            if not saved:
+                log.warning("finishing a file that no journal knows; its last records may be torn", file=str(path))
+                self._file = _OpenFile(path, path.stat().st_size, 0.0)
+                self._finish()
+            elif path.name == self._saved:
                 self._go_on(path, saved["length"], saved["opened"])
-            elif saved:
-                path.unlink()
             else:
-                log.warning("finishing a file that no journal knows", file=str(path))
-                _finish(path)
+                path.unlink()
 
     def _go_on(self, path: Path, length: int, opened: float) -> None:
         size = path.stat().st_size
+        file = self._file = _OpenFile(path, min(length, size), opened)
+        file.cut()
         if size < length:
             log.error("a file is shorter than what was written to it", file=str(path), length=size, written=length)
-            _finish(path)
-            return
-        file = _OpenFile(path, length, opened)
-        file.cut()
-        if self._encode.resume(file.head()):
-            self._file = file
-        else:  # written under another schema
-            file.close()
-            _finish(path)
+            self._finish()
+        elif not (path.name.endswith(f".{self._encode.suffix}{OPEN}") and self._encode.resume(file.head())):
+            self._finish()  # written under other settings, or another schema
 
     def _write(self, batch: Batch) -> WriteResult:
         if self._file and self._file.due(self._settings):
-            self._file.close()
-            _finish(self._file.path)
-            self._file = None
+            self._finish()
+        refused: dict[int, str] = {}
         if len(batch):
             if self._file is None:
                 self._file = self._create()
-            self._file.append(self._encode.batch(batch))
-        if self._file is None:
-            return WriteResult()
+            data, refused = self._encode.batch(batch)
+            self._file.append(data)
         file = self._file
+        if file is None:
+            return WriteResult(state=json.dumps({"file": None}))
         state = json.dumps({"file": file.path.name, "length": file.length, "opened": file.opened})
-        return WriteResult(state=state, again_after=max(0.1, file.opened + self._settings.rotate_interval - time.time()))
+        due = file.due(self._settings)
+        again_after = 0.0 if due else max(0.0, file.opened + self._settings.rotate_interval - time.time())
+        return WriteResult(refused=refused, state=state, again_after=again_after)
 
     def _create(self) -> "_OpenFile":
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-        for number in range(1, 10_000):
+        for number in self._numbers:
             final = self._directory / f"{self._prefix}-{stamp}-{number:04}.{self._encode.suffix}"
             path = final.with_name(final.name + OPEN)
-            if not final.exists() and not path.exists():
+            if path.name != self._saved and not final.exists() and not path.exists():
                 break
         file = _OpenFile(path, 0, time.time())
         try:
@@ -163,6 +177,16 @@ class FileSink:
             path.unlink(missing_ok=True)
             raise
         return file
+
+    def _finish(self) -> None:
+        assert self._file
+        self._file.finish()
+        self._close()
+
+    def _close(self) -> None:
+        if self._file:
+            file, self._file = self._file, None
+            file.close()
 
 
 class _OpenFile:
@@ -177,6 +201,7 @@ class _OpenFile:
     def append(self, data: bytes | memoryview) -> None:
         """All of `data`, durably, or none of it."""
         try:
+            self.cut()  # where an append failed and could not be undone
             written = 0
             while written < len(data):
                 written += os.pwrite(self._descriptor, data[written:], self.length + written)
@@ -189,6 +214,19 @@ class _OpenFile:
 
     def cut(self) -> None:
         os.ftruncate(self._descriptor, self.length)
+
+    def finish(self) -> None:
+        """Give the file its final name. Where a step fails, all may be tried again."""
+        self.cut()
+        os.fdatasync(self._descriptor)
+        final = self.path.with_name(self.path.name.removesuffix(OPEN))
+        if self.path != final:
+            try:
+                self.path.rename(final)
+            except FileNotFoundError:
+                log.error("a file was removed while it was being written", file=str(self.path))
+            self.path = final
+        _sync_directory(final.parent)
 
     def head(self) -> bytes:
         return os.pread(self._descriptor, 2**20, 0)
@@ -214,11 +252,11 @@ class _Ndjson:
     def resume(self, head: bytes) -> bool:
         return True
 
-    def batch(self, batch: Batch) -> bytes | memoryview:
+    def batch(self, batch: Batch) -> tuple[bytes | memoryview, dict[int, str]]:
         if self._compression == "gzip":
             gzip = zlib.compressobj(wbits=31)
-            return gzip.compress(batch.ndjson) + gzip.flush()
-        return self._zstd.compress(batch.ndjson) if self._compression == "zstd" else batch.ndjson
+            return gzip.compress(batch.ndjson) + gzip.flush(), {}
+        return self._zstd.compress(batch.ndjson) if self._compression == "zstd" else batch.ndjson, {}
 
 
 class _Avro:
@@ -230,45 +268,68 @@ class _Avro:
         self._schema = fastavro.parse_schema(avro_schema(context))
         self._codec = _CODEC[settings.compression]
         self._convert = avro_converter(context)
-        self._buffer = BytesIO()
-        self._writer: Any = None
+        self._header = b""
 
     def begin(self) -> bytes:
-        self._buffer = BytesIO()
-        self._writer = Writer(self._buffer, self._schema, self._codec)
-        return self._drain()
+        buffer = BytesIO()
+        Writer(buffer, self._schema, self._codec).flush()
+        self._header = buffer.getvalue()
+        return self._header
 
     def resume(self, head: bytes) -> bool:
         """Go on in a file that begins with `head`. False where it was written with another schema or codec."""
+        buffer = BytesIO(head)
         try:
-            metadata = fastavro.reader(BytesIO(head)).metadata
+            metadata = fastavro.reader(buffer).metadata
             schema = fastavro.parse_schema(json.loads(metadata["avro.schema"]))
         except (ValueError, EOFError, KeyError):
             return False
-        if (schema, metadata.get("avro.codec", "null")) != (self._schema, self._codec):
-            return False
-        self._buffer = BytesIO(head)
-        self._buffer.seek(0, os.SEEK_END)
-        self._writer = Writer(self._buffer, self._schema, self._codec)
-        self._drain()
-        return True
+        self._header = head[: buffer.tell()]
+        return (schema, metadata.get("avro.codec", "null")) == (self._schema, self._codec)
 
-    def batch(self, batch: Batch) -> bytes:
-        for body in batch.bodies:
-            self._writer.write(self._convert(body))
-        self._writer.flush()
-        return self._drain()
+    def batch(self, batch: Batch) -> tuple[bytes, dict[int, str]]:
+        bodies = batch.bodies
+        try:
+            return self._blocks(bodies), {}
+        except Exception:
+            refused = self._refused(bodies)
+            if not refused:
+                raise
+            return self._blocks([body for index, body in enumerate(bodies) if index not in refused]), refused
 
-    def _drain(self) -> bytes:
-        data = self._buffer.getvalue()
-        self._buffer.seek(0)
-        self._buffer.truncate()
-        return data
+    def _blocks(self, bodies: list[bytes]) -> bytes:
+        """A new writer each time: one that failed keeps what it had of its block."""
+        buffer = BytesIO(self._header)
+        buffer.seek(0, os.SEEK_END)
+        writer: Any = Writer(buffer, self._schema, self._codec)
+        for body in bodies:
+            writer.write(self._convert(body))
+        writer.flush()
+        return buffer.getvalue()[len(self._header) :]
+
+    def _refused(self, bodies: list[bytes]) -> dict[int, str]:
+        refused = {}
+        for index, body in enumerate(bodies):
+            try:
+                fastavro.schemaless_writer(BytesIO(), self._schema, self._convert(body))
+            except Exception as error:  # noqa: BLE001 - whatever it is, this record has it alone
+                refused[index] = f"does not fit the Avro schema: {error!r}"
+        return refused
 
 
-def _finish(path: Path) -> None:
-    path.rename(path.with_name(path.name.removesuffix(OPEN)))
-    _sync_directory(path.parent)
+def _make(directory: Path) -> None:
+    """Make `directory`, durably."""
+    if not directory.is_dir():
+        _make(directory.parent)
+        directory.mkdir(exist_ok=True)
+        _sync_directory(directory.parent)
+
+
+def _prove_writable(directory: Path) -> None:
+    """Raises OSError where `directory` can't be written, or can't be made."""
+    while not directory.exists():
+        directory = directory.parent
+    tempfile.TemporaryFile(dir=directory).close()
 
 
 def _sync_directory(directory: Path) -> None:
