@@ -90,13 +90,15 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Conf
         return parse(WITHOUT_A_FILE, environment)
     try:
         return parse(tomllib.loads(path.read_text(encoding="utf-8")), environment)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise ConfigError([f"{path}: {error.strerror}"]) from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError([f"{path}: {error}"]) from None
 
 
 def parse(tables: Mapping[str, Any], environment: Mapping[str, str]) -> Config:
     """The configuration in parsed TOML. Raises ConfigError."""
-    faults: list[str] = []
+    faults = _Faults()
     filled = _fill(tables, environment, (), faults)
     sections = _validate(Sections, filled, (), faults)
     tables_of_sinks = filled.get("sinks", {})
@@ -107,44 +109,54 @@ def parse(tables: Mapping[str, Any], environment: Mapping[str, str]) -> Config:
             if sink:
                 found[name] = sink
     if faults or sections is None:
-        raise ConfigError(faults)
+        raise ConfigError([f"{path}: {message}" for path, message in faults.items()])
     return Config(sections.receiver, sections.admin, sections.journal, sections.validation, sections.record, found)
 
 
-def _sink(name: str, table: Any, faults: list[str]) -> SinkConfig | None:
+class _Faults(dict[str, str]):
+    """By path. The first fault at a path is the one to mend: what follows from it is not told."""
+
+    def add(self, path: tuple[str, ...], message: str) -> None:
+        self.setdefault(".".join(path), message)
+
+
+def _sink(name: str, table: Any, faults: _Faults) -> SinkConfig | None:
     path = ("sinks", name)
+    if not name:
+        faults.add(path, "a sink needs a name")
     if not isinstance(table, dict):
-        faults.append(f"{'.'.join(path)}: a sink is a table with a type")
+        faults.add(path, "a sink is a table with a type")
         return None
     known = sinks.types()
     if table.get("type") not in known:
-        faults.append(f"{'.'.join(path)}.type: {table.get('type', '')!r} is no type of sink; known are {', '.join(known)}")
+        wrong = "is no type of sink" if "type" in table else "is required"
+        faults.add((*path, "type"), f"{wrong}; known are {', '.join(known)}")
         return None
     sink_type = sinks.load(table["type"])
     mine = {key: value for key, value in table.items() if key in Common.model_fields}
     if isinstance(mine.get("delivery", {}), dict):
-        mine["delivery"] = {**sink_type.delivery, **mine.get("delivery", {})}
+        delivery = mine["delivery"] = {**sink_type.delivery, **mine.get("delivery", {})}
+        if sink_type.serial and isinstance(delivery.get("in_flight"), int) and delivery["in_flight"] > 1:
+            faults.add((*path, "delivery", "in_flight"), f"a {table['type']} sink writes one batch at a time")
     its = {key: value for key, value in table.items() if key not in Common.model_fields}
     common = _validate(Common, mine, path, faults)
     settings = _validate(sink_type.settings, its, path, faults, also=tuple(Common.model_fields))
-    if common and sink_type.serial and common.delivery.in_flight > 1:
-        faults.append(f"{'.'.join(path)}.delivery.in_flight: a {table['type']} sink writes one batch at a time")
-        return None
     return SinkConfig(common, sink_type, settings) if common and settings else None
 
 
-def _validate(model: type[S], table: Any, path: tuple[str, ...], faults: list[str], also: tuple[str, ...] = ()) -> S | None:
+def _validate(model: type[S], table: Any, path: tuple[str, ...], faults: _Faults, also: tuple[str, ...] = ()) -> S | None:
     try:
         return model.model_validate(table)
     except ValidationError as error:
-        for fault in error.errors():
-            where = (*path, *(str(part) for part in fault["loc"]))
+        for fault in error.errors(include_input=False):
             message = fault["msg"].removeprefix("Value error, ")
             if fault["type"] == "extra_forbidden":
                 message = "unknown key" + _suggestion(model, fault["loc"], also)
             elif fault["type"] == "missing":
                 message = "is required"
-            faults.append(f"{'.'.join(where)}: {message}")
+            elif fault["type"] in ("model_type", "dict_type"):
+                message = "is a table"
+            faults.add((*path, *(str(part) for part in fault["loc"])), message)
         return None
 
 
@@ -167,8 +179,8 @@ def _types(annotation: Any) -> Iterator[type]:
         yield from _types(argument)
 
 
-def _fill(value: Any, environment: Mapping[str, str], path: tuple[str, ...], faults: list[str]) -> Any:
-    """`value` with every ${NAME} taken from the environment."""
+def _fill(value: Any, environment: Mapping[str, str], path: tuple[str, ...], faults: _Faults) -> Any:
+    """`value` with every ${NAME} taken from the environment; one that is not there is left as it is, and is a fault."""
     if isinstance(value, dict):
         return {key: _fill(item, environment, (*path, key), faults) for key, item in value.items()}
     if isinstance(value, list):
@@ -178,7 +190,7 @@ def _fill(value: Any, environment: Mapping[str, str], path: tuple[str, ...], fau
 
     def variable(match: re.Match[str]) -> str:
         if match[1] not in environment:
-            faults.append(f"{'.'.join(path)}: the environment has no {match[1]}")
-        return environment.get(match[1], "")
+            faults.add(path, f"the environment has no {match[1]}")
+        return environment.get(match[1], match[0])
 
     return re.sub(r"\$\{([^{}]*)\}", variable, value)
