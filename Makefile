@@ -2,24 +2,28 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup run test lint proto lock bench clean
+.PHONY: help setup run test lint proto lock bench clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 setup: .venv/ready  ## the virtual environment, from locked versions with hashes
 
 .venv/ready: requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("btfeed needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
 	@touch $@
 
-run: setup  ## start the bridge, post samples to it as AppMon does, show the records
+run: setup  ## start the server, post samples to it as AppMon does, show the records
 	$(BIN)/python examples/first_run.py
 
 test: setup lint  ## everything, real clients and servers included
 	tests/servers/java
 	$(BIN)/pytest
 
-lint: setup
+lint: setup  ## style, types, the direction of imports, generated code
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -36,5 +40,5 @@ lock: setup  ## requirements.txt from pyproject.toml
 bench: setup  ## what an occurrence costs at each stage
 	$(BIN)/python -m benchmarks.bench_stages
 
-clean:
+clean:  ## remove what the others made, but for btfeed-data
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info tests/servers/.cache
