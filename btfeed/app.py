@@ -12,8 +12,9 @@ import asyncio
 import signal
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -79,35 +80,58 @@ async def serve(config: Config, stop: asyncio.Event | None = None) -> None:
     log.info("stopped")
 
 
-async def check(config: Config) -> dict[str, str | None]:
-    """Try what `serve` would need, and change nothing: what -> why it fails, None where it does not."""
-    found: dict[str, str | None] = {}
-    try:
-        if config.receiver.tls:
-            config.receiver.tls.context()
-            found["receiver.tls"] = None
-    except OSError as error:
-        found["receiver.tls"] = str(error)
-    try:
-        await asyncio.to_thread(_prove_writable, Path(config.journal.directory))
-        found["journal.directory"] = None
-    except OSError as error:
-        found["journal.directory"] = str(error)
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Something that `serve` needs. path: in the configuration. what: was found well. failure: None where it was."""
+
+    path: str
+    what: str
+    failure: str | None = None
+
+
+async def check(config: Config) -> list[Check]:
+    """Try what `serve` would need, and change nothing."""
+    found = []
+    if config.receiver.tls:
+        found.append(await _check("receiver.tls", "certificate and key can be loaded", _load_certificate(config)))
+    directory = Path(config.journal.directory)
+    writable = asyncio.to_thread(_prove_writable, directory)
+    found.append(await _check("journal.directory", f"{directory} can be written", writable))
     for name, sink in config.sinks.items():
-        created = create_sink(name, sink)
-        try:
-            await created.check()
-            found[f"sinks.{name}"] = None
-        except SinkError as error:
-            found[f"sinks.{name}"] = f"{type(error).__name__.lower()}: {error}"
-        finally:
-            await created.close()
+        found.append(await _check(f"sinks.{name}", f"a {sink.common.type} sink that could open", _check_sink(name, sink)))
     return found
 
 
+async def _check(path: str, what: str, attempt: Awaitable[None]) -> Check:
+    try:
+        await attempt
+    except OSError as error:
+        return Check(path, what, str(error))
+    except SinkError as error:
+        return Check(path, what, f"{type(error).__name__.lower()}: {error}")
+    except Exception as error:  # noqa: BLE001 - one that fails must not keep the others from being checked
+        return Check(path, what, f"a bug: {error!r}")
+    return Check(path, what)
+
+
+async def _check_sink(name: str, config: SinkConfig) -> None:
+    sink = create_sink(name, config)
+    try:
+        await sink.check()
+    finally:
+        await sink.close()
+
+
+async def _load_certificate(config: Config) -> None:
+    assert config.receiver.tls
+    config.receiver.tls.context()
+
+
 def _prove_writable(directory: Path) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=directory).close()
+    """A directory that is not there yet is not made; the nearest one above it must do."""
+    directory = directory.absolute()
+    nearest = next(path for path in (directory, *directory.parents) if path.exists())
+    tempfile.TemporaryFile(dir=nearest).close()
 
 
 async def _until(stop: asyncio.Event, tasks: Iterable["asyncio.Task[None]"]) -> None:
@@ -126,7 +150,11 @@ async def _stop_deliveries(tasks: "dict[Delivery, asyncio.Task[None]]") -> None:
         _, late = await asyncio.wait(tasks.values(), timeout=GRACE)
         for task in late:
             task.cancel()
-        await asyncio.gather(*tasks.values(), return_exceptions=True)
+        for delivery, ended in zip(tasks, await asyncio.gather(*tasks.values(), return_exceptions=True), strict=True):
+            if isinstance(ended, Exception):
+                log.error("a delivery ended with an error", sink=delivery.name, exc_info=ended)
+            elif ended:
+                log.warning("a write did not end in time; what it wrote may come again", sink=delivery.name, grace=GRACE)
 
 
 def _stop_on_signals() -> asyncio.Event:

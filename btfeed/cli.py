@@ -5,14 +5,15 @@ import base64
 import json
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from http.client import HTTPException
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, Optional
+from typing import Annotated, Any, BinaryIO, NoReturn, Optional
+from urllib.parse import urlsplit
 
-import aiohttp
 import apsw
 import typer
 import uvloop
@@ -53,7 +54,8 @@ def _load(path: Path | None) -> Config:
         return configuration.load(path)
     except ConfigError as error:
         number = len(error.faults)
-        _fail("\n".join([f"the configuration has {number} fault{'s' if number > 1 else ''}:", *error.faults]), 2)
+        what = path or "the default configuration"
+        _fail("\n".join([f"{what} has {number} fault{'s' if number > 1 else ''}:", *error.faults]), 2)
 
 
 def _show_version(wanted: bool) -> None:
@@ -89,14 +91,13 @@ def serve(
 
 @cli.command()
 def check(config: ConfigFile = None) -> None:
-    """Check the configuration, and try each sink's connection."""
+    """Check the configuration, and try each sink's connection. Nothing is received, delivered or changed."""
     loaded = _load(config)
-    typer.echo("configuration: ok")
-    failed = False
-    for name, result in asyncio.run(app.check(loaded)).items():
-        typer.echo(f"{name}: {result or 'ok'}")
-        failed = failed or result is not None
-    if failed:
+    typer.echo(f"configuration: ok, {config or 'the default one'}")
+    checks = asyncio.run(app.check(loaded))
+    for check in checks:
+        typer.echo(f"{check.path}: failed, {check.failure}" if check.failure else f"{check.path}: ok, {check.what}")
+    if any(check.failure for check in checks):
         raise typer.Exit(1)
 
 
@@ -132,35 +133,49 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="As the admin listener gives it.")] = False,
 ) -> None:
     """Show how a running server is doing."""
-    host, port = host_and_port(_load(config).admin.listen)
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
-    try:
-        with urllib.request.urlopen(f"http://{host}:{port}/status", timeout=10) as response:
-            answer = response.read()
-    except OSError as error:
-        _fail(f"no answer from a server at {host}:{port}: {error}")
+    answer = _ask_for_status(_load(config))
     if as_json:
         typer.echo(answer)
-        return
-    found = json.loads(answer)
-    counts = found["counts"]
-    typer.echo(
-        f"btfeed {found['version']}, up {found['uptime_seconds']:.0f} s, "
-        + ("ready" if found["ready"] else f"NOT READY: {found['refusing']}")
-    )
-    refused = sum(counts["refused_posts"].values())
-    typer.echo(
-        f"taken {counts['posts']} posts, {counts['received_occurrences']} occurrences; refused {refused}; "
+    else:
+        typer.echo("\n".join(_status_lines(json.loads(answer))))
+
+
+def _ask_for_status(config: Config) -> bytes:
+    host, port = host_and_port(config.admin.listen)
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with directly.open(f"http://{host}:{port}/status", timeout=10) as response:
+            answer: bytes = response.read()
+        json.loads(answer)
+    except OSError as error:
+        _fail(f"no answer from a server at {host}:{port} (admin.listen): {getattr(error, 'reason', error)}")
+    except (HTTPException, ValueError):
+        _fail(f"what answers at {host}:{port} (admin.listen) is no btfeed")
+    return answer
+
+
+def _status_lines(status: dict[str, Any]) -> Iterator[str]:
+    counts = status["counts"]
+    ready = "ready" if status["ready"] else f"NOT READY: {status['refusing']}"
+    yield f"btfeed {status['version']}, up {status['uptime_seconds']:.0f} s, {ready}"
+    refused = counts["refused_posts"]
+    reasons = ", ".join(f"{reason} {number}" for reason, number in refused.items())
+    yield (
+        f"taken {counts['posts']} posts, {counts['received_occurrences']} occurrences; "
+        f"refused {sum(refused.values())}{f' ({reasons})' if reasons else ''}; "
         f"journal {counts['journal_bytes'] / 2**20:.1f} MiB, {counts['journal_posts']} posts"
     )
-    for name, sink in found["sinks"].items():
-        typer.echo(
-            f"sink {name}: {sink['state']}, delivered {sink['delivered']}, behind {sink['backlog_posts']} posts "
-            f"({sink['backlog_age_seconds']} s), dead letters {sink['dead_letters']}"
-            + (f", last error: {sink['last_error']}" if sink["last_error"] else "")
+    for name, sink in status["sinks"].items():
+        behind = "unknown" if sink["backlog_posts"] is None else f"{sink['backlog_posts']} posts"
+        age = f" ({sink['backlog_age_seconds']} s)" if sink["backlog_posts"] else ""
+        error = f", last error: {sink['last_error']}" if sink["last_error"] else ""
+        yield (
+            f"sink {name}: {sink['state']}, delivered {sink['delivered']}, behind {behind}{age}, "
+            f"dead letters {sink['dead_letters']}{error}"
         )
-    for violation in found["violations"]:
-        typer.echo("violation: {rule} {field} in {transaction!r}: {count}".format(**violation))
+    for violation in status["violations"]:
+        yield "violation: {rule} {field} in {transaction!r}: {count}".format(**violation)
 
 
 @cli.command()
@@ -173,43 +188,64 @@ def replay(
     connections: Annotated[int, typer.Option(min=1, max=1000, help="Kept-alive connections.")] = 1,
     user: Annotated[Optional[str], typer.Option(help="Basic auth: name:password.")] = None,
 ) -> None:
-    """Post recorded posts to a url, as AppMon does."""
-    if len(sources) > 1 and sources[-1].startswith(("http://", "https://")):
+    """Post recorded posts to a url, as AppMon does: each is sent once, whatever is answered."""
+    if "://" in sources[-1]:
         url = sources.pop()
+    if not sources:
+        raise typer.BadParameter("name files or folders of posts before the url", param_hint="SOURCES")
+    _check_url(url)
     name, colon, password = (user or ":").partition(":")
     if not colon:
         raise typer.BadParameter("write it as name:password", param_hint="--user")
     try:
         files = postfile.find(map(Path, sources))
-        total = sum(path.stat().st_size for path in files)
-        bodies = chain.from_iterable(map(postfile.read, files))
-        with _progress(total) as advance:
-            summary = uvloop.run(
-                replay_posts(
-                    bodies, url, rate=rate, connections=connections,
-                    basic_auth=(name, password) if user else None, progress=advance,
-                )
-            )  # fmt: skip
-    except* (postfile.PostFileError, OSError, aiohttp.InvalidURL) as errors:
-        _fail("\n".join(str(error) for error in errors.exceptions))
-    per_second = f"{summary.posts / summary.seconds:.0f} posts/s, {summary.occurrences / summary.seconds:.0f} occurrences/s"
+    except postfile.PostFileError as error:
+        _fail(str(error))
+    broken: list[str] = []
+    with _progress(sum(path.stat().st_size for path in files if path.exists())) as advance:
+        summary = uvloop.run(
+            replay_posts(
+                _bodies(files, broken), url, rate=rate, connections=connections,
+                basic_auth=(name, password) if user else None, progress=advance,
+            )
+        )  # fmt: skip
     typer.echo(
-        f"{summary.posts} posts, {summary.occurrences} occurrences, {summary.refusals} refused "
-        f"in {summary.seconds:.2f} s: {per_second}"
+        f"{summary.posts} posts, {summary.occurrences} occurrences, {summary.refusals} refused in {summary.seconds:.2f} s: "
+        f"{summary.posts / summary.seconds:.0f} posts/s, {summary.occurrences / summary.seconds:.0f} occurrences/s"
     )
     for why, number in summary.refused.items():
         typer.echo(f"refused {number}: {why}")
+    if broken:
+        _fail("\n".join(broken))
     if summary.refused:
         raise typer.Exit(1)
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        fits = False
+    if not fits:
+        raise typer.BadParameter(f"{url!r} is no http or https url", param_hint="--url")
+
+
+def _bodies(files: Iterable[Path], broken: list[str]) -> Iterator[bytes]:
+    """The bodies in `files`; a file that can't be read to its end is noted in `broken`, and the next is taken up."""
+    for path in files:
+        try:
+            yield from postfile.read(path)
+        except postfile.PostFileError as error:
+            broken.append(str(error))
 
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[int], object]]:
     """A bar of bytes on a terminal, nothing elsewhere."""
-    console = Console(stderr=True)
     with Progress(
         TextColumn("posting"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
-        console=console, disable=not console.is_terminal,
+        console=Console(stderr=True), disable=not sys.stderr.isatty(),
     ) as progress:  # fmt: skip
         task = progress.add_task("posting", total=total)
         yield lambda size: progress.advance(task, size)
@@ -239,9 +275,9 @@ SinkName = Annotated[
 
 
 def _selected(store: Store, sink: str | None, ids: Sequence[int] = ()) -> Iterator[DeadLetter]:
-    if ids:
-        return store.dead_letters(f"id IN ({','.join('?' * len(ids))})", *ids)
-    return store.dead_letters() if sink is None else store.dead_letters("sink = ?", sink)
+    conditions = [f"id IN ({','.join('?' * len(ids))})"] if ids else []
+    conditions += [] if sink is None else ["sink = ?"]
+    return store.dead_letters(" AND ".join(conditions) or "1", *ids, *([] if sink is None else [sink]))
 
 
 @letters.command("list")
@@ -258,7 +294,8 @@ def list_letters(
             else:
                 what = letter.event_id or f"post of {len(letter.body)} bytes"
                 tries = f" (tried {letter.tries} times)" if letter.tries > 1 else ""
-                typer.echo(f"{letter.id}  {_when(letter)}  {letter.sink or '-'}  {what}  {letter.reason}{tries}")
+                reason = " ".join(letter.reason.split())  # a far end's answer may have lines
+                typer.echo(f"{letter.id}  {_when(letter)}  {letter.sink or '-'}  {what}  {reason}{tries}")
 
 
 @letters.command()
@@ -269,17 +306,25 @@ def export(
     delete: Annotated[bool, typer.Option("--delete", help="Delete what was exported.")] = False,
 ) -> None:
     """All of them as JSON, one a line: records as they are, refused posts in base64."""
-    with _store(_load(config)) as store:
-        exported = []
-        with posts.open("wb") if posts else nullcontext() as file:
-            for letter in _selected(store, sink):
-                if letter.kind == "post" and file:
-                    postfile.write_delimited(file, letter.body)
-                typer.echo(json.dumps(_described(letter) | _content(letter), ensure_ascii=False))
-                exported.append(letter.id)
+    exported = []
+    with _store(_load(config)) as store, _opened(posts) as file:
+        for letter in _selected(store, sink):
+            if letter.kind == "post" and file:
+                postfile.write_delimited(file, letter.body)
+            typer.echo(json.dumps(_described(letter) | _content(letter), ensure_ascii=False))
+            exported.append(letter.id)
+        if file:
+            file.flush()
         sys.stdout.flush()
         if delete:
             store.delete_dead_letters(exported)
+
+
+def _opened(path: Path | None) -> AbstractContextManager[BinaryIO | None]:
+    try:
+        return path.open("wb") if path else nullcontext()
+    except OSError as error:
+        _fail(f"{path}: {error.strerror}")
 
 
 @letters.command()

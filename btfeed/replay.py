@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -11,6 +12,8 @@ from btfeed import post
 
 TIMEOUT = aiohttp.ClientTimeout(connect=10, sock_read=10)
 """AppMon's own patience, in seconds."""
+ANSWER = 200
+"""Characters of a refusal that are told."""
 
 
 @dataclass(slots=True)
@@ -56,7 +59,7 @@ async def replay(
             await _send(session, url, body, summary)
             progress(len(body))
 
-    auth = aiohttp.BasicAuth(*basic_auth) if basic_auth else None
+    auth = aiohttp.BasicAuth(*basic_auth, encoding="utf-8") if basic_auth else None
     connector = aiohttp.TCPConnector(limit=connections)
     headers = {"Content-Type": "application/octet-stream"}
     async with (
@@ -74,7 +77,7 @@ async def replay(
 async def _send(session: aiohttp.ClientSession, url: str, body: bytes, summary: Summary) -> None:
     try:
         async with session.post(url, data=body, allow_redirects=False) as response:
-            answer = (await response.text()).strip()
+            answer = " ".join((await response.text(errors="replace")).split())[:ANSWER]
             status = response.status
     except (aiohttp.ClientError, TimeoutError) as error:
         summary.refuse(f"no answer: {str(error) or type(error).__name__}")
@@ -84,4 +87,5 @@ async def _send(session: aiohttp.ClientSession, url: str, body: bytes, summary: 
         return
     summary.posts += 1
     summary.bytes += len(body)
-    summary.occurrences += sum(len(bt.occurrences) for bt in post.parse(body).businessTransactions)
+    with suppress(post.Malformed):  # another server than ours may take anything
+        summary.occurrences += sum(len(bt.occurrences) for bt in post.parse(body).businessTransactions)
