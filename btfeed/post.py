@@ -2,10 +2,10 @@
 
 `admit` is what the receiver asks before it takes a post: is it a BusinessTransactions message with all required fields, and
 is it within the limits? Parsing alone can't answer. protobuf takes a message whose required fields are missing, and two
-bytes of body can become a hundred bytes of message. So `admit` first walks the outline of the wire (transactions and
-occurrences, not what is in them), counts, and stops at the limit; only then is the body parsed. The walk also sees
-whether every occurrence begins with its startTime, as every known serializer writes it; where one does not, protobuf is
-asked for the required fields, which takes longer.
+bytes of body can become a hundred bytes of message, and one long name a part of every record. So `admit` first walks the
+outline of the wire (transactions and occurrences, and what is in very long ones), counts, and stops at the limit; only
+then is the body parsed. The walk also sees whether every occurrence begins with its startTime, as every known serializer
+writes it; where one does not, protobuf is asked for the required fields, which takes longer.
 """
 
 from dataclasses import dataclass
@@ -22,8 +22,13 @@ if api_implementation.Type() != "upb":
         "(unset PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION, or install the binary wheel)"
     )
 
-ELEMENTS_PER_OCCURRENCE = 10
-"""How many names, empty values and the like a post may have for each occurrence that it may have."""
+ELEMENTS_PER_OCCURRENCE, MIN_ELEMENTS = 10, 10_000
+"""How many names, empty dimensions, fields of long occurrences and the like a post may have: so many for each occurrence
+that it may have, and so many in any case."""
+SHARED_PER_OCCURRENCE, MIN_SHARED = 512, 64 * 2**20
+"""Likewise how many bytes may be repeated in its records: names, times the occurrences that share them."""
+LONG = 2**16
+"""Bytes of an occurrence from which the walk looks into it."""
 
 
 class PostRefused(Exception):
@@ -35,7 +40,7 @@ class Malformed(PostRefused):
 
 
 class TooManyOccurrences(PostRefused):
-    """More occurrences, transactions or names than the limit."""
+    """More than the limit of occurrences, or of what else makes a post many times larger in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,82 +91,118 @@ def admit(body: bytes, max_occurrences: int) -> int:
     return outline.occurrences
 
 
-_NAME, _MEASURE_NAME, _DIMENSION_NAME, _OCCURRENCE = 0x0A, 0x22, 0x2A, 0x32  # tags: number << 3 | 2, length-delimited
-_TRANSACTION = 0x0A
+_TRANSACTION = _NAME = 0x0A  # tags: number << 3 | 2, length-delimited
+_OCCURRENCE = 0x32
 _START_TIME = 0x08
+_PACKED_VALUES = 0x32
 _EMPTY_DIMENSION, _EMPTY_CONVERTED_BY = b"\x3a\x00", b"\xa2\x02\x00"
 
 
-class _Truncated(Exception):
-    """The wire ends early or is none; protobuf will say so better."""
+class _Broken(Exception):
+    """The wire ends early or is none."""
 
 
 class _Outline:
-    """What a walk over the wire learns: counts, and whether required fields need a closer look (`doubtful`)."""
+    """What a walk over the wire learns: counts, and whether required fields need a closer look (`doubtful`).
+
+    What it can't walk is not parsed: every limit holds for whatever protobuf takes, however it is encoded.
+    """
 
     def __init__(self, body: bytes, limit: int) -> None:
         self.body = body
         self.limit = limit
-        self.element_limit = limit * ELEMENTS_PER_OCCURRENCE
+        self.element_limit = max(MIN_ELEMENTS, limit * ELEMENTS_PER_OCCURRENCE)
+        self.shared_limit = max(MIN_SHARED, limit * SHARED_PER_OCCURRENCE)
         self.occurrences = 0
         self.transactions = 0
         self.elements = 0
+        self.shared = 0
         self.doubtful = False
 
     def walk(self) -> None:
+        """Raises Malformed or TooManyOccurrences."""
         body = self.body
         if len(body) > 2 * self.element_limit:
-            self.elements = body.count(_EMPTY_DIMENSION) + body.count(_EMPTY_CONVERTED_BY)
-            self._check(self.elements, self.element_limit, "empty dimensions")
+            empty = body.count(_EMPTY_DIMENSION) + body.count(_EMPTY_CONVERTED_BY)
+            if empty > self.element_limit:
+                raise TooManyOccurrences(f"more than {self.element_limit} empty dimensions in one post")
         try:
-            position = 0
+            position = shared = 0
             while position < len(body):
-                if body[position] == _TRANSACTION:
-                    length, position = self._varint(position + 1)
+                start = position
+                tag, position = self._varint(position)
+                if tag == _TRANSACTION:
+                    length, position = self._varint(position)
                     self.transactions += 1
-                    self._check(self.transactions, self.limit, "business transactions")
+                    if self.transactions > self.limit:
+                        raise TooManyOccurrences(f"more than {self.limit} business transactions in one post")
                     self._walk_transaction(position, position + length)
                     position += length
                 else:
-                    position = self._skip(position)
-        except (_Truncated, IndexError):
-            self.doubtful = True
+                    position = self._skip(tag, position)
+                    shared += position - start
+            if position != len(body):
+                raise _Broken
+        except (_Broken, IndexError):
+            raise Malformed("not a BusinessTransactions message: cut off, or no protobuf") from None
+        self._share(shared, self.occurrences)
 
     def _walk_transaction(self, position: int, end: int) -> None:
         """The hot loop: about 0.2 us an occurrence."""
         body = self.body
         named = False
+        shared = 0
         before = self.occurrences
         room = self.limit - before
         while position < end:
+            start = position
             tag = body[position]
+            position += 1
+            if tag >= 0x80:
+                tag, position = self._varint(start)
             if tag == _OCCURRENCE:
-                length = body[position + 1]
-                position += 2
+                length = body[position]
+                position += 1
                 if length >= 0x80:
                     length, position = self._varint(position - 1)
+                    if length >= LONG:
+                        self._walk_occurrence(position, position + length)
                 if not length or body[position] != _START_TIME:
                     self.doubtful = True
                 position += length
                 room -= 1
                 if room < 0:
-                    break
-            elif tag == _NAME:
-                named = True
-                position = self._skip(position)
+                    raise TooManyOccurrences(f"more than {self.limit} occurrences in one post")
             else:
-                if tag in (_MEASURE_NAME, _DIMENSION_NAME):
-                    self.elements += 1
-                    self._check(self.elements, self.element_limit, "names of measures and dimensions")
-                position = self._skip(position)
-        self.occurrences = self.limit - room
-        self._check(self.occurrences, self.limit, "occurrences")
-        if not named or position != end:
+                named = named or tag == _NAME
+                position = self._skip(tag, position)
+                shared += position - start
+        if position != end:
+            raise _Broken
+        if not named:
             self.doubtful = True
+        self.occurrences = self.limit - room
+        self._share(shared, self.occurrences - before)
 
-    def _check(self, count: int, limit: int, what: str) -> None:
-        if count > limit:
-            raise TooManyOccurrences(f"more than {limit} {what} in one post")
+    def _walk_occurrence(self, position: int, end: int) -> None:
+        """Count what is in a long one: a short one can't hold much."""
+        while position < end:
+            start = position
+            tag, position = self._varint(position)
+            position = self._skip(tag, position)
+            if tag == _PACKED_VALUES:
+                self._count((position - start) // 8)
+
+    def _count(self, elements: int) -> None:
+        self.elements += elements
+        if self.elements > self.element_limit:
+            raise TooManyOccurrences(f"more than {self.element_limit} names, values and other fields in one post")
+
+    def _share(self, size: int, occurrences: int) -> None:
+        """Each of so many records repeats `size` bytes of what they share."""
+        self.shared += size * occurrences
+        if self.shared > self.shared_limit:
+            raise TooManyOccurrences(f"records would repeat more than {self.shared_limit} bytes of names from one post")
 
     def _varint(self, position: int) -> tuple[int, int]:
         value = shift = 0
@@ -173,22 +214,27 @@ class _Outline:
                 return value, position
             shift += 7
             if shift > 63:
-                raise _Truncated
+                raise _Broken
 
-    def _skip(self, position: int) -> int:
-        """Where the field that starts at `position` ends. A group's content is walked as if it stood outside."""
-        tag, position = self._varint(position)
-        wire_type = tag & 7
-        if wire_type == 0:
-            return self._varint(position)[1]
-        if wire_type == 1:
-            return position + 8
-        if wire_type == 2:
-            length, position = self._varint(position)
-            return position + length
-        if wire_type == 5:
-            return position + 4
-        self.doubtful = True
-        if wire_type > 5:
-            raise _Truncated
-        return position
+    def _skip(self, tag: int, position: int) -> int:
+        """Where the field ends whose tag was read; a group ends behind all that is in it."""
+        depth = 0
+        while True:
+            self._count(1)
+            wire_type = tag & 7
+            if wire_type == 2:
+                length, position = self._varint(position)
+                position += length
+            elif wire_type == 0:
+                _, position = self._varint(position)
+            elif wire_type in (1, 5):
+                position += 8 if wire_type == 1 else 4
+            elif wire_type == 3:
+                depth += 1
+            elif wire_type == 4 and depth:
+                depth -= 1
+            else:
+                raise _Broken
+            if not depth:
+                return position
+            tag, position = self._varint(position)
