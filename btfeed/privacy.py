@@ -2,6 +2,7 @@
 
 import hmac
 import ipaddress
+import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -19,9 +20,11 @@ Convert = Callable[[Any], Any]
 def _known_field(name: str) -> str:
     if name in _NEEDED:
         raise ValueError(f"every record needs {name}")
-    known = {field.name for field in RECORD_FIELDS}
-    if name not in known and not name.startswith(tuple(field.name for field in MAPS)):
+    prefix = next((field.name for field in MAPS if name.startswith(field.name)), None)
+    if prefix is None and name not in {field.name for field in RECORD_FIELDS}:
         raise ValueError(f"{name!r} is no field of a record; docs/record.md lists them")
+    if prefix and not re.fullmatch("[a-z0-9]+(_[a-z0-9]+)*", name.removeprefix(prefix)):
+        raise ValueError(f"{name!r}: behind {prefix} stands one name as records have it: a-z, 0-9 and single _")
     return name
 
 
