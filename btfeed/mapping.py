@@ -10,7 +10,7 @@ An occurrence then costs one ListFields, one dict of names and values, a few con
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from math import isfinite
@@ -44,10 +44,8 @@ from btfeed.schema import (
 from btfeed.validate import ValidationSettings, violations
 from sinks.base import Batch, Settings, Template, Transaction, template
 
-MAX_PLANS = 10_000
-"""Compiled business transactions kept; past that the cache starts anew."""
-MAX_SHAPES = 1_000
-"""Compiled sets of fields kept for each of them."""
+MAX_CACHED, CACHED_ALONE = 1_000_000, 50
+"""Names that compiled plans and shapes may hold, each counting as 50 more; past that the cache starts anew."""
 
 _TEMPLATE = template("name", "application", "system_profile", "server", "category")
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - UTC throughout, and twice as fast to format without saying so
@@ -62,7 +60,10 @@ def _flat(table: object) -> object:
     """TOML reads `dt.entity.host = "x"` as three tables; an attribute's name is the whole of it."""
     if not isinstance(table, dict):
         raise ValueError("attributes are a table of names and constants")
-    flat = dict(_leaves(table, ""))
+    leaves = list(_leaves(table, ""))
+    flat = dict(leaves)
+    if len(flat) < len(leaves):
+        raise ValueError("one name is there twice, once with its dots quoted")
     bad = [name for name, value in flat.items() if not _is_constant(value)]
     if bad:
         raise ValueError(f"a constant is text, a number or a boolean: {', '.join(bad)}")
@@ -149,7 +150,7 @@ class Mapper:
     def __init__(self, record: RecordSettings, validation: ValidationSettings) -> None:
         self._record = record
         self._validation = validation
-        self._plans: dict[_Source, _Plan] = {}
+        self._cache = _Cache()
 
     def map(self, body: bytes, digest: bytes) -> Mapped:
         """The records of a post. `digest` is post.digest(body). Raises post.Malformed where the body is none."""
@@ -158,9 +159,12 @@ class Mapper:
         run.counts.lost = message.lostTransactions
         run.count_unknown(message)
         server = message.serverName if message.HasField("serverName") else None
+        run.counts.invalid_utf8 += _invalid([server])
         for transaction in message.businessTransactions:
             run.count_unknown(transaction)
-            run.map(self._plan(transaction, server), transaction.occurrences)
+            plan = self._plan(transaction, server)
+            run.counts.invalid_utf8 += plan.invalid_utf8
+            run.map(plan, transaction.occurrences)
         return run.result()
 
     def _plan(self, transaction: BusinessTransaction, server: str | None) -> "_Plan":
@@ -174,12 +178,29 @@ class Mapper:
             tuple(transaction.measureNames),
             tuple(transaction.dimensionNames),
         )
-        plan = self._plans.get(source)
+        plan = self._cache.plans.get(source)
         if plan is None:
-            if len(self._plans) >= MAX_PLANS:
-                self._plans.clear()
-            plan = self._plans[source] = _Plan(self._record, self._validation, source)
+            self._cache.charge(len(source.measure_names) + len(source.dimension_names))
+            plan = self._cache.plans[source] = _Plan(self._record, self._validation, source, self._cache)
         return plan
+
+
+class _Cache:
+    """Compiled plans, and how much they and their shapes hold: senders choose how many there are, and how large."""
+
+    def __init__(self) -> None:
+        self.plans: dict[_Source, _Plan] = {}
+        self._size = 0
+
+    def charge(self, names: int) -> bool:
+        """Something with so many names was compiled. True where all that was before is forgotten for it."""
+        size = CACHED_ALONE + names
+        self._size += size
+        if self._size <= MAX_CACHED:
+            return False
+        self.plans.clear()
+        self._size = size
+        return True
 
 
 class _Run:
@@ -223,9 +244,14 @@ class _Run:
             shape.spread(fields)
             if bytes in map(type, fields.values()):
                 self._decode(fields)
+            if shape.lists:
+                self.counts.invalid_utf8 += sum(_invalid(fields[name]) for name in shape.lists)
             refusal = self._convert(shape, fields)
 
             event_id = f"{self._id_prefix}{self._ordinal}"
+            key = fields.get(VISIT_ID.record, event_id)
+            for name, value in shape.defaults:
+                fields.setdefault(name, value)
             buffer += b"%b%d%b" % (head, self._ordinal, tail)
             mark = len(buffer)
             _encoder.encode_into(fields, buffer, mark)
@@ -235,7 +261,6 @@ class _Run:
             buffer[mark] = _COMMA  # the brace that opened the fields
             buffer += b"\n"
 
-            key = fields.get(VISIT_ID.record, event_id)
             if refusal is None:
                 self._ids.append(event_id)
                 self._keys.append(key)
@@ -265,8 +290,6 @@ class _Run:
                 self.counts.left_out[name] += 1
         for name in shape.dropped:
             fields.pop(name, None)
-        for name, value in shape.defaults:
-            fields.setdefault(name, value)
         return refusal
 
     def _decode(self, fields: dict[str, Any]) -> None:
@@ -312,7 +335,8 @@ class _Source(NamedTuple):
 class _Plan:
     """What all occurrences of one business transaction share."""
 
-    def __init__(self, record: RecordSettings, validation: ValidationSettings, source: _Source) -> None:
+    def __init__(self, record: RecordSettings, validation: ValidationSettings, source: _Source, cache: _Cache) -> None:
+        self._cache = cache
         self.privacy = record.privacy
         self.validation = validation
         self.measure_names = tuple(map(_text, source.measure_names))
@@ -324,6 +348,8 @@ class _Plan:
             _text(source.server or ""),
             source.category,
         )
+        named = (source.name, source.application, source.system_profile)
+        self.invalid_utf8 = _invalid(named) + _invalid(source.measure_names) + _invalid(source.dimension_names)
         constants = self._constants(record, source)
         self.defaults: list[tuple[str, object]] = []  # attributes that a field of the feed may override
         for name, value in record.attributes.items():
@@ -331,7 +357,7 @@ class _Plan:
                 self.defaults.append((name, value))
             elif name not in ("event.kind", "event.id"):
                 constants.setdefault(name, value)
-        self.tail = b'",' + msgspec.json.encode(constants)[1:-1]
+        self.tail = b'"' + (b"," + msgspec.json.encode(constants)[1:-1] if constants else b"")
         self._shapes: dict[tuple[object, ...], _Shape] = {}
 
     def _constants(self, record: RecordSettings, source: _Source) -> dict[str, object]:
@@ -359,7 +385,7 @@ class _Plan:
         key = (present, values, dimensions)
         shape = self._shapes.get(key)
         if shape is None:
-            if len(self._shapes) >= MAX_SHAPES:
+            if self._cache.charge(values + dimensions):
                 self._shapes.clear()
             shape = self._shapes[key] = _Shape(self, [field.number for field in present], values, dimensions)
         return shape
@@ -369,6 +395,7 @@ class _Shape:
     """What all occurrences of one plan share that carry the same fields, and as many values and dimensions.
 
     names        record fields of what ListFields gives; measures and dimensions stand under their prefix until spread
+    lists        those of them that are arrays
     conversions  record field -> what is done to its value
     dropped      record fields that are not delivered
     refusal      why such an occurrence is a dead letter, None where it is not
@@ -390,6 +417,7 @@ class _Shape:
         self.names = [BY_NUMBER[number].record for number in present]
         self._measures = names.field_names(VALUES.record, plan.measure_names, values)
         self._dimensions = names.field_names(DIMENSIONS.record, plan.dimension_names, dimensions)
+        self.lists = [BY_NUMBER[number].record for number in present if BY_NUMBER[number].encoding == "strings"]
         self.refusal = self._refusal(plan.validation)
         self.defaults = plan.defaults
 
@@ -454,6 +482,11 @@ def nanoseconds(milliseconds: float) -> int:
 def _text(value: str | bytes) -> str:
     """protobuf hands out bytes where a string is not UTF-8."""
     return value if isinstance(value, str) else value.decode(errors="replace")
+
+
+def _invalid(strings: Iterable[str | bytes | None]) -> int:
+    """How many of them are not UTF-8."""
+    return sum(type(string) is bytes for string in strings)
 
 
 _ENCODERS: dict[Encoding, Convert] = {
