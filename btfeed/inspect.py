@@ -1,6 +1,7 @@
 """A post as people read it: what it says, and which rules of the field table it breaks."""
 
 from collections.abc import Iterator
+from math import isfinite, isnan
 from typing import Any
 
 from btfeed import post
@@ -16,7 +17,7 @@ def describe(body: bytes) -> dict[str, Any]:
     missing = post.missing_required_fields(message)
     described: dict[str, Any] = {"bytes": len(body), "event_id_prefix": post.event_id_prefix(post.digest(body))}
     if message.HasField("serverName"):
-        described["server"] = message.serverName
+        described["server"] = _plain(message.serverName)
     if message.HasField("lostTransactions"):
         described["lost_transactions"] = message.lostTransactions
     if missing:
@@ -31,12 +32,12 @@ def describe(body: bytes) -> dict[str, Any]:
 
 def _transaction(transaction: BusinessTransaction, ordinal: int) -> dict[str, Any]:
     category = CATEGORIES[transaction.type] if transaction.HasField("type") else UNKNOWN
-    described: dict[str, Any] = {"name": _text(transaction.name), "category": category}
+    described: dict[str, Any] = {"name": _plain(transaction.name), "category": category}
     for name in ("application", "systemProfile"):
         if transaction.HasField(name):
-            described[name] = _text(getattr(transaction, name))
-    described["measures"] = [_text(name) for name in transaction.measureNames]
-    described["dimensions"] = [_text(name) for name in transaction.dimensionNames]
+            described[name] = _plain(getattr(transaction, name))
+    described["measures"] = [_plain(name) for name in transaction.measureNames]
+    described["dimensions"] = [_plain(name) for name in transaction.dimensionNames]
     described["occurrences"] = [
         _occurrence(occurrence, number, category, described)
         for number, occurrence in enumerate(transaction.occurrences, start=ordinal)
@@ -60,23 +61,28 @@ def _occurrence(occurrence: BtOccurrence, ordinal: int, category: str, transacti
 
 
 def _value(field: Field, value: Any) -> Any:
-    return [_text(item) for item in value] if field.repeated else _text(value)
+    return [_plain(item) for item in value] if field.repeated else _plain(value)
 
 
-def _text(value: Any) -> Any:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
+def _plain(value: Any) -> Any:
+    """`value` as JSON has it; what is no JSON number is spelt as in protobuf's own JSON."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, float) and not isfinite(value):
+        return "NaN" if isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
 
 
 def lines(described: dict[str, Any]) -> Iterator[str]:
     """`describe`'s result as text."""
-    server = f", server {described['server']}" if "server" in described else ""
+    server = f", server {_printable(described['server'])}" if "server" in described else ""
     lost = f", {described['lost_transactions']} transactions lost" if described.get("lost_transactions") else ""
     yield f"{described['bytes']} bytes, event.id {described['event_id_prefix']}N{server}{lost}"
     for missing in described.get("missing_required_fields", ()):
         yield f"  ! required field missing: {missing}"
     for transaction in described["transactions"]:
-        application = f", application {transaction['application']}" if "application" in transaction else ""
-        profile = f", system profile {transaction['systemProfile']}" if "systemProfile" in transaction else ""
+        application = f", application {_printable(transaction['application'])}" if "application" in transaction else ""
+        profile = f", system profile {_printable(transaction['systemProfile'])}" if "systemProfile" in transaction else ""
         yield f"  {transaction['category']} {transaction['name']!r}{application}{profile}"
         for occurrence in transaction["occurrences"]:
             yield f"    #{occurrence['ordinal']}"
@@ -94,7 +100,12 @@ def _shown(field: Field, value: Any, transaction: dict[str, Any]) -> str:
             return f"{error}"
     if field in (VALUES, DIMENSIONS):
         names = transaction["measures" if field is VALUES else "dimensions"]
-        named = [f"{names[place]}: {item!r}" if place < len(names) else repr(item) for place, item in enumerate(value)]
-        return ", ".join(named)
+        named = (f"{_printable(name)}: {item!r}" for name, item in zip(names, value, strict=False))
+        return ", ".join([*named, *(repr(item) for item in value[len(names) :])])
     unit = f" {field.unit}" if field.unit else ""
     return f"{value!r}{unit}"
+
+
+def _printable(text: str) -> str:
+    """`text` as it is, but for what would move a terminal's cursor."""
+    return text if text.isprintable() else repr(text)
