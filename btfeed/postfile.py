@@ -1,5 +1,6 @@
 """Posts in files: `*.bin` holds one raw body; `*.btposts` holds many, each behind its length as a protobuf varint."""
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -61,9 +62,8 @@ def _delimited(path: Path, file: BinaryIO) -> Iterator[bytes]:
                 break
         if not shift:
             return
-        body = file.read(length) if shift <= 35 else b""
-        if len(body) < length or not byte or shift > 35:
+        if not byte or shift > 35 or length > os.fstat(file.fileno()).st_size - file.tell():
             raise PostFileError(
                 f"{path}: the post at byte {start} is cut off, or this is no file of length-delimited posts"
             )
-        yield body
+        yield file.read(length)
