@@ -8,7 +8,7 @@ To understand it, follow a post:
     mapping     turns it into records: schema names the fields, validate and privacy judge them, names makes names
     feed        maps each post once for all sinks
     batching    cuts what follows a sink's cursor into batches
-    delivery    writes them to the sink, retries, keeps dead letters, moves the cursor
+    delivery    writes them to the sink, retries, keeps dead letters; settlement moves the cursor
     sinks       (the package beside this one) where they go
 
     config assembles the settings that these modules declare; admin, status and metrics tell how it is; cli, replay,

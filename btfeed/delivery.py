@@ -3,8 +3,8 @@
     Batcher      (btfeed/batching.py) reads posts after the cursor, filters, cuts them by records, bytes and linger
     _write_all   `in_flight` of them take batches and write each until it is settled: every record of it delivered or kept
                  as a dead letter. They retry with full jitter and never give up
-    _settle      moves the cursor to the end of the contiguous run of settled batches, in whatever order they finished;
-    _save        saves it with the sink's state and the dead letters in one commit
+    Settlement   (btfeed/settlement.py) moves the cursor to the end of the contiguous run of settled batches, and saves it
+                 with the sink's state and the dead letters in one commit
 
 Nothing here is shared with another sink but the feed of mapped posts, so that a sink that is down holds back only itself.
 """
@@ -12,43 +12,31 @@ Nothing here is shared with another sink but the feed of mapped posts, so that a
 import asyncio
 import random
 import time
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import traceback
+from bisect import bisect_right
+from collections.abc import Awaitable, Sequence
 from itertools import accumulate
+from typing import TypeVar
 
 import structlog
 
 from btfeed.batching import Batcher, DeliverySettings, FilterSettings
 from btfeed.feed import Feed
-from btfeed.journal.base import Commit, Cursor, DeadLetter, Journal, JournalError
+from btfeed.journal.base import Cursor, DeadLetter, Journal, JournalError
 from btfeed.metrics import Metrics
 from btfeed.schema import UNKNOWN
+from btfeed.settlement import Assignment, Settlement
 from btfeed.status import SinkStatus, State
 from sinks.base import Batch, BatchRefused, Misconfigured, Sink, Transaction, Unavailable, WriteResult
 
 log = structlog.get_logger()
 
+T = TypeVar("T")
+
 LOOK_AGAIN = 1.0
 """Seconds between looks for dead letters to try again."""
-COMMIT_RETRY = 0.5
-"""Seconds before a commit that failed is tried again."""
-MAX_UNSAVED_LETTERS = 10_000
-"""Dead letters that may wait in memory while the journal can't save them; then the sink waits too."""
-
-
-@dataclass(slots=True)
-class _Assignment:
-    """A slice under way, and what its settlement will say. letters: event.id -> the dead letter that is tried again."""
-
-    batch: Batch
-    end: Cursor
-    dead_letters: list[DeadLetter]
-    letters: dict[str, DeadLetter] = field(default_factory=dict)
-    redelivered: list[int] = field(default_factory=list)
-    refused_again: dict[int, str] = field(default_factory=dict)
-    state: str | None = None
-    settled: bool = False
+READ_RETRY = 0.5
+"""Seconds before the journal is read again after an error."""
 
 
 class Delivery:
@@ -76,25 +64,18 @@ class Delivery:
         self._metrics = metrics
         self._log = log.bind(sink=name)
         self._stopping = asyncio.Event()
-        self._queue: asyncio.Queue[_Assignment | None] = asyncio.Queue(maxsize=1)
-        self._under_way: deque[_Assignment] = deque()  # in the order of the journal
-        self._state: str | None = None
-        self._end = self._settled = Cursor(0)  # behind what was assigned, and behind what is settled
-        self._unsaved: Commit | None = None
-        self._saving: asyncio.Task[None] | None = None
-        self._trying: set[int] = set()  # dead letters that are tried again, until that is saved
-        self._bugs: set[str] = set()  # those that were logged
+        self._settlement: Settlement
+        self._queue: asyncio.Queue[Assignment | None] = asyncio.Queue()
+        self._again_at: float | None = None  # when the sink wants to be called again, by the loop's clock
+        self._bugs: set[tuple[type[Exception], str, int | None]] = set()  # those that were logged
         metrics.sink_up.labels(name).set(0)
 
     async def run(self) -> None:
         """Open the sink, then deliver to it until `stop`."""
-        cursor, self._state = await self._journal.cursor(self.name)
-        self._end = self._settled = cursor
+        cursor, state = await self._journal.cursor(self.name)
         try:
-            if await self._open():
-                await self._deliver_all(cursor)
-            if self._saving:
-                await self._saving
+            if await self._open(state):
+                await self._deliver_all(cursor, state)
         finally:
             self.status.state = "stopped"
             self._metrics.sink_up.labels(self.name).set(0)
@@ -104,11 +85,11 @@ class Delivery:
         """Let `run` return once the writes under way have ended. What is not settled then comes again."""
         self._stopping.set()
 
-    async def _open(self) -> bool:
+    async def _open(self, state: str | None) -> bool:
         attempt = 0
         while not self._stopping.is_set():
             try:
-                await self._sink.open(self._state)
+                await _uncancelled(self._sink.open(state))
             except Exception as error:  # noqa: BLE001 - sorted out by _failed
                 await self._pause(attempt, self._failed(error))
                 attempt += 1
@@ -117,20 +98,25 @@ class Delivery:
                 return True
         return False
 
-    async def _deliver_all(self, cursor: Cursor) -> None:
+    async def _deliver_all(self, cursor: Cursor, state: str | None) -> None:
+        """Ends when all of it has: on a stop the reading at once, then the writes, then the saving."""
         async with asyncio.TaskGroup() as group:
+            settlement = Settlement(self.name, self._journal, self._serial, self._settings.in_flight, cursor, state, group)
+            self._settlement = settlement
             producer = group.create_task(self._produce(cursor))
-            writers = [group.create_task(self._write_all()) for _ in range(self._settings.in_flight)]
+            for _ in range(self._settings.in_flight):
+                group.create_task(self._write_all())
             await self._stopping.wait()
             producer.cancel()
-            for _ in writers:
-                await self._queue.put(None)
+            for _ in range(self._settings.in_flight):
+                self._queue.put_nowait(None)
 
     # From the journal to assignments
 
     async def _produce(self, cursor: Cursor) -> None:
         filtered = self._metrics.filtered.labels(self.name).inc
         batcher = Batcher(self._journal, self._feed, self._settings, self._filter, cursor, filtered)
+        failing = False
         look_again = 0.0
         while True:
             try:
@@ -139,110 +125,122 @@ class Delivery:
                     look_again = time.monotonic() + LOOK_AGAIN
                 found = await batcher.next(LOOK_AGAIN)
             except JournalError as error:
-                self._log.warning("can't read the journal", error=str(error))
-                await asyncio.sleep(COMMIT_RETRY)
+                if not failing:
+                    self._log.warning("can't read the journal; trying on", error=str(error))
+                failing = True
+                await asyncio.sleep(READ_RETRY)
                 continue
+            failing = False
             if found:
-                await self._assign(_Assignment(found.batch, found.end, found.dead_letters))
+                await self._assign(Assignment(found.batch, found.end, found.dead_letters))
 
     async def _try_letters_again(self) -> None:
         """Take up the dead letters of this sink that a person wants tried again."""
+        trying = frozenset(self._settlement.trying)  # before asking: what is saved meanwhile may be in the answer
         letters = await self._journal.retries(self.name, self._settings.max_records)
-        letters = [letter for letter in letters if letter.id not in self._trying]
+        letters = [letter for letter in letters if letter.id not in trying]
         if letters:
-            self._trying.update(letter.id for letter in letters)
             batch = _batch(letters)
-            again = {letter.event_id: letter for letter in letters if letter.event_id}
-            await self._assign(_Assignment(batch, self._end, [], again))
+            fits = max(1, bisect_right(batch.offsets, self._settings.max_bytes) - 1)
+            again = {letter.event_id: letter for letter in letters[:fits] if letter.event_id}
+            await self._assign(Assignment(batch.cut(0, fits), self._settlement.end, [], again))
 
-    async def _assign(self, assignment: _Assignment) -> None:
-        self._end = assignment.end
-        self._under_way.append(assignment)
+    async def _assign(self, assignment: Assignment) -> None:
+        await self._settlement.add(assignment)
         if len(assignment.batch):
-            await self._queue.put(assignment)
+            self._queue.put_nowait(assignment)
         else:
-            await self._settle(assignment)
+            await self._settlement.settle(assignment)
 
     # From assignments to the sink
 
     async def _write_all(self) -> None:
         """One of `in_flight` writers."""
-        again_after: float | None = None
-        while True:
-            try:
-                async with asyncio.timeout(again_after):
-                    assignment = await self._queue.get()
-            except TimeoutError:  # the sink asked to be called again: all before is settled, for it is serial
-                assignment = _Assignment(Batch(), self._settled, [])
-                self._under_way.appendleft(assignment)
-            if assignment is None:
-                return
-            again_after = await self._deliver(assignment)
+        assignment = self._settlement.nothing() if self._serial else await self._take()
+        while assignment:
+            await self._deliver(assignment)
             if assignment.settled:
-                await self._settle(assignment)
+                await self._settlement.settle(assignment)
+            assignment = await self._take()
 
-    async def _deliver(self, assignment: _Assignment) -> float | None:
-        """Write until every record is delivered or kept as a dead letter; returns when the sink wants to be called again.
-        Leaves the assignment unsettled where the loop is stopped before that."""
-        pieces = [assignment.batch]
+    async def _take(self) -> Assignment | None:
+        """The next assignment, or nothing to write where the sink asked for that; None at the end."""
+        try:
+            async with asyncio.timeout_at(self._again_at):
+                assignment = await self._queue.get()
+        except TimeoutError:
+            assignment = self._settlement.nothing()
+        return None if self._stopping.is_set() else assignment
+
+    async def _deliver(self, assignment: Assignment) -> None:
+        """Write until every record is delivered or kept as a dead letter, or the loop is stopped in a pause."""
+        pieces = [assignment.batch]  # the next one last
         attempt = 0
-        again_after = None
         while pieces:
             piece = self._without_expired(assignment, pieces.pop())
             if not len(piece) and len(assignment.batch):
                 continue
-            pause: float | None = None
-            started = time.perf_counter()
-            try:
-                result = await self._sink.write(piece)
-            except BatchRefused as error:
-                self._metrics.sink_errors.labels(self.name, "batch_refused").inc()
-                if len(piece) == 1:
-                    self._delivered(assignment, piece, WriteResult(refused={0: str(error)}))
-                else:
-                    half = len(piece) // 2
-                    pieces += [piece.cut(half, len(piece)), piece.cut(0, half)]
-            except Exception as error:  # noqa: BLE001 - sorted out by _failed
-                pieces.append(piece)
-                pause = self._failed(error)
-                self._count_retried(len(piece))
-            else:
-                self._metrics.batch_seconds.labels(self.name).observe(time.perf_counter() - started)
-                self._delivered(assignment, piece, result)
-                again_after = result.again_after
-                if result.retry:
-                    pieces.append(piece.pick(result.retry))
-                    self._count_retried(len(result.retry))
-                    pause = 0.0
-                    attempt = attempt if len(result.retry) == len(piece) else 0
-                else:
-                    self._works()
-                    attempt = 0
-            if pause is not None:
-                if await self._pause(attempt, pause):
-                    return None
+            left, least = await self._write(assignment, piece)
+            pieces += left
+            if least is None or len(left[0]) < len(piece):
+                attempt = 0
+            if least is not None:
+                if await self._pause(attempt, least):
+                    return
                 attempt += 1
         assignment.settled = True
-        return again_after
 
-    def _delivered(self, assignment: _Assignment, piece: Batch, result: WriteResult) -> None:
+    async def _write(self, assignment: Assignment, piece: Batch) -> tuple[list[Batch], float | None]:
+        """Write once. Returns what is left to write, and the least time to wait before that, None where it need not."""
+        started = time.perf_counter()
+        try:
+            result = await _uncancelled(self._sink.write(piece))
+            _check(result, len(piece))
+        except Exception as error:  # noqa: BLE001 - sorted out by _failed
+            if isinstance(error, BatchRefused) and len(piece):
+                return self._halved(assignment, piece, str(error)), None
+            self._count_retried(len(piece))
+            return [piece], self._failed(error)
+        self._metrics.batch_seconds.labels(self.name).observe(time.perf_counter() - started)
+        again_after = result.again_after
+        self._again_at = None if again_after is None else asyncio.get_running_loop().time() + again_after
+        self._delivered(assignment, piece, result)
+        if len(result.retry) < max(1, len(piece)):
+            self._works()
+        if not result.retry:
+            return [], None
+        self._count_retried(len(result.retry))
+        return [piece.pick(sorted(result.retry))], 0.0
+
+    def _halved(self, assignment: Assignment, piece: Batch, reason: str) -> list[Batch]:
+        """What to write in the place of a batch that was refused: its halves; a record that is alone was the culprit."""
+        self._metrics.sink_errors.labels(self.name, "batch_refused").inc()
+        self._works()
+        if len(piece) == 1:
+            self._delivered(assignment, piece, WriteResult(refused={0: reason}))
+            return []
+        half = len(piece) // 2
+        return [piece.cut(half, len(piece)), piece.cut(0, half)]
+
+    def _delivered(self, assignment: Assignment, piece: Batch, result: WriteResult) -> None:
         """Note what became of each record of `piece`."""
         if result.state is not None:
             assignment.state = result.state
         for index, reason in result.refused.items():
             self._bury(assignment, piece, index, "refused", reason)
         self._metrics.refused.labels(self.name).inc(len(result.refused))
-        delivered = len(piece) - len(result.refused) - len(result.retry)
+        not_delivered = {*result.refused, *result.retry}
+        delivered = len(piece) - len(not_delivered)
         self.status.delivered += delivered
         self._metrics.delivered.labels(self.name).inc(delivered)
-        self._metrics.delivered_bytes.labels(self.name).inc(piece.nbytes if delivered == len(piece) else 0)
+        nbytes = piece.nbytes - sum(len(piece.body(index)) + 1 for index in not_delivered)
+        self._metrics.delivered_bytes.labels(self.name).inc(nbytes)
         if assignment.letters:
-            not_delivered = {*result.refused, *result.retry}
             assignment.redelivered += [
                 assignment.letters[event_id].id for index, event_id in enumerate(piece.ids) if index not in not_delivered
             ]
 
-    def _without_expired(self, assignment: _Assignment, piece: Batch) -> Batch:
+    def _without_expired(self, assignment: Assignment, piece: Batch) -> Batch:
         max_age = self._settings.max_age
         if max_age is None or not len(piece):
             return piece
@@ -257,7 +255,7 @@ class Delivery:
                 self._bury(assignment, piece, index, "expired", f"expired: older than {max_age:g} s")
         return piece.pick(fresh)
 
-    def _bury(self, assignment: _Assignment, piece: Batch, index: int, kind: str, reason: str) -> None:
+    def _bury(self, assignment: Assignment, piece: Batch, index: int, kind: str, reason: str) -> None:
         event_id = piece.ids[index]
         if event_id in assignment.letters:
             assignment.refused_again[assignment.letters[event_id].id] = reason
@@ -270,43 +268,6 @@ class Delivery:
                 piece.keys[index], piece.timestamps[index], piece.transactions[index],
             )
         )  # fmt: skip
-
-    # From settled assignments to the cursor
-
-    async def _settle(self, assignment: _Assignment) -> None:
-        assignment.settled = True
-        while self._under_way and self._under_way[0].settled:
-            self._note(self._under_way.popleft())
-        if self._unsaved and (self._saving is None or self._saving.done()):
-            self._saving = asyncio.create_task(self._save())
-        if self._saving and (self._serial or (self._unsaved and len(self._unsaved.dead_letters) > MAX_UNSAVED_LETTERS)):
-            await asyncio.shield(self._saving)
-
-    def _note(self, done: _Assignment) -> None:
-        self._settled = done.end
-        self._state = done.state or self._state
-        self._unsaved = _merged(
-            self._unsaved,
-            Commit(done.end, self._state, done.dead_letters, done.redelivered, done.refused_again),
-        )
-
-    async def _save(self) -> None:
-        failing = False
-        while self._unsaved:
-            commit, self._unsaved = self._unsaved, None
-            try:
-                await self._journal.commit(self.name, commit)
-            except JournalError as error:
-                if not failing:
-                    self._log.warning("can't save the cursor; trying on", error=str(error))
-                failing = True
-                self._put_back(commit)
-                await asyncio.sleep(COMMIT_RETRY)
-            else:
-                self._trying.difference_update(commit.redelivered, commit.refused_again)
-
-    def _put_back(self, commit: Commit) -> None:
-        self._unsaved = _merged(commit, self._unsaved) if self._unsaved else commit
 
     # Failures
 
@@ -321,8 +282,8 @@ class Delivery:
         state: State = "misconfigured" if isinstance(error, Misconfigured) else "unavailable"
         known = isinstance(error, (Misconfigured, Unavailable, BatchRefused))
         message = str(error) if known else f"bug: {error!r}"
-        if not known and message not in self._bugs:
-            self._bugs.add(message)
+        if not known and _place(error) not in self._bugs:
+            self._bugs.add(_place(error))
             self._log.error("a bug in the sink; its records are kept and written again", exc_info=error)
         elif (state, message) != (self.status.state, self.status.last_error):
             self._log.warning(f"sink is {state}", error=message)
@@ -348,6 +309,30 @@ class Delivery:
         return True
 
 
+async def _uncancelled(call: Awaitable[T]) -> T:
+    """What `call` returns. A sink that was cancelled from within would end its loop, and nobody would hear of it."""
+    try:
+        return await call
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task and task.cancelling():
+            raise
+        raise RuntimeError("the sink cancelled itself") from None
+
+
+def _check(result: WriteResult, records: int) -> None:
+    """Raises ValueError where a sink says what it can't mean."""
+    named = [*result.retry, *result.refused]
+    if len(set(named)) < len(named) or not all(0 <= index < records for index in named):
+        raise ValueError(f"of a batch of {records}, it named the records {sorted(named)}")
+
+
+def _place(error: Exception) -> tuple[type[Exception], str, int | None]:
+    """Where `error` was raised, so that one bug is logged once whatever its message."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return type(error), last.filename, last.lineno
+
+
 def _batch(letters: Sequence[DeadLetter]) -> Batch:
     """The records of dead letters as they were."""
     lines = [letter.body + b"\n" for letter in letters]
@@ -358,16 +343,4 @@ def _batch(letters: Sequence[DeadLetter]) -> Batch:
         [letter.transaction or Transaction("", "", "", "", UNKNOWN) for letter in letters],
         list(accumulate(map(len, lines), initial=0)),
         b"".join(lines),
-    )
-
-
-def _merged(first: Commit | None, second: Commit) -> Commit:
-    if first is None:
-        return second
-    return Commit(
-        second.cursor,
-        second.state,
-        [*first.dead_letters, *second.dead_letters],
-        [*first.redelivered, *second.redelivered],
-        {**first.refused_again, **second.refused_again},
     )

@@ -1,9 +1,9 @@
 """What a sink is: a place that takes batches of records and says what became of each.
 
 A sink has four methods. `open` connects and proves it, `write` delivers one batch, `close` lets go; `check` is what
-`btfeed check` asks, and changes nothing. It neither batches
-nor retries nor counts: the delivery loop (btfeed/delivery.py) does, for all sinks alike. What a sink must know is how to
-classify what its far end said, and it says so with a `WriteResult` or with one of these:
+`btfeed check` asks, and changes nothing. It neither batches nor retries nor counts: the delivery loop
+(btfeed/delivery.py) does, for all sinks alike. What a sink must know is how to classify what its far end said, and it says
+so with a `WriteResult` or with one of these:
 
     SinkError
     ├── Unavailable     the far end can't take it now; the same batch comes again, after `retry_after` at the earliest
@@ -116,12 +116,12 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """What became of a batch. A record that is not named was delivered.
+    """What became of a batch. A record that is not named was delivered; none is named twice.
 
     retry        indexes of records to write again
     refused      index -> why the far end will never take that record
     state        what `open` needs to go on from here; it is saved with the cursor, in one transaction
-    again_after  write again after this many seconds, with an empty batch if need be
+    again_after  of a serial sink: write again after this many seconds, with an empty batch if need be
     """
 
     retry: Sequence[int] = ()
@@ -207,7 +207,9 @@ class SinkFactory(Protocol):
 class SinkType:
     """What a module of this package offers under the name SINK.
 
-    serial    the state describes all that was written: one batch at a time, its state saved before the next is written
+    serial    the state describes all that was written: one batch at a time, its state saved before the next is written.
+              The first batch after `open` is empty, so that there is a saved state before there is a record. Such a sink
+              takes a batch in one write: it names what it refuses, and neither raises BatchRefused nor asks for a retry
     delivery  defaults of [sinks.NAME.delivery] that differ from the loop's own
     """
 
@@ -227,7 +229,10 @@ class Template:
         return set(re.findall(r"\{([^{}]*)\}", self.text))
 
     def fill(self, transaction: Transaction, **more: str) -> str:
-        return re.sub(r"\{([^{}]*)\}", lambda match: more.get(match[1]) or str(getattr(transaction, match[1])), self.text)
+        def value(match: re.Match[str]) -> str:
+            return more[match[1]] if match[1] in more else str(getattr(transaction, match[1]))
+
+        return re.sub(r"\{([^{}]*)\}", value, self.text)
 
 
 def template(*placeholders: str) -> Any:
@@ -245,21 +250,29 @@ def template(*placeholders: str) -> Any:
 
 _SIZES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 _TIMES = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_NUMBER = r"(\d+(?:\.\d+)?)"
+_NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
+_LARGEST = 2**60
+_LONGEST = 36_500 * 86_400.0
 
 
 def _size(value: object) -> int:
     match = re.fullmatch(rf"{_NUMBER}\s*([A-Za-z]+)", value) if isinstance(value, str) else None
     if match is None or match[2] not in _SIZES:
         raise ValueError(f'write a size as a string like "64MiB"; units are {", ".join(_SIZES)}')
-    return round(float(match[1]) * _SIZES[match[2]])
+    size = float(match[1]) * _SIZES[match[2]]
+    if size > _LARGEST:
+        raise ValueError("a size is at most 1048576TiB")
+    return round(size)
 
 
 def _seconds(value: object) -> float:
     part = rf"{_NUMBER}\s*(ms|[smhd])\s*"
     if not isinstance(value, str) or not re.fullmatch(f"(?:{part})+", value):
         raise ValueError(f'write a time as a string like "500ms" or "23h55m"; units are {", ".join(_TIMES)}')
-    return sum(float(number) * _TIMES[unit] for number, unit in re.findall(part, value))
+    seconds = sum(float(number) * _TIMES[unit] for number, unit in re.findall(part, value))
+    if seconds > _LONGEST:
+        raise ValueError("a time is at most 36500d")
+    return seconds
 
 
 Size = Annotated[int, BeforeValidator(_size)]
