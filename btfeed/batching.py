@@ -16,6 +16,10 @@ from sinks.base import Batch, Seconds, Settings, Size, Transaction
 
 READ_BYTES = 2**20
 """Bytes of bodies that are read from the journal at a time."""
+MAX_POSTS = 1_000
+"""Posts in a slice, however few of their records are wanted: a long stretch that a filter holds back is passed in steps."""
+LOOK_AGAIN = 0.05
+"""Seconds until a journal that announced posts and gave none is read again: they were damaged, and set aside."""
 MAX_TRANSACTIONS = 10_000
 """Business transactions whose filtering is remembered."""
 
@@ -32,12 +36,12 @@ class DeliverySettings(Settings):
     """
 
     max_records: Annotated[int, Field(ge=1)] = 5_000
-    max_bytes: Size = 5 * 2**20
+    max_bytes: Annotated[Size, Field(ge=1)] = 5 * 2**20
     linger: Seconds = 0.2
     in_flight: Annotated[int, Field(ge=1, le=64)] = 1
-    max_age: Seconds | None = None
-    retry_initial: Seconds = 1.0
-    retry_max: Seconds = 60.0
+    max_age: Annotated[Seconds, Field(gt=0)] | None = None
+    retry_initial: Annotated[Seconds, Field(gt=0)] = 1.0
+    retry_max: Annotated[Seconds, Field(gt=0)] = 60.0
 
 
 class FilterSettings(Settings):
@@ -99,9 +103,9 @@ class Batcher:
         parts: list[Batch] = []
         letters: list[DeadLetter] = []
         begun = False
-        records, room = self._delivery.max_records, self._delivery.max_bytes
+        records, room, posts = self._delivery.max_records, self._delivery.max_bytes, MAX_POSTS
         deadline = time.time() + patience
-        while records > 0 and room > 0:
+        while records > 0 and room > 0 and posts > 0:
             try:
                 if self._rest is None and not await self._load(deadline):
                     break
@@ -115,11 +119,13 @@ class Batcher:
                 break
             if not begun:
                 begun = True
-                deadline = self._received / 1000 + self._delivery.linger
+                deadline = min(self._received / 1000, time.time()) + self._delivery.linger
             parts.append(part)
-            records -= len(part)
-            room -= part.nbytes
-            letters += self._advance(len(part))
+            due = self._advance(len(part))
+            letters += due
+            records -= len(part) + len(due)
+            room -= part.nbytes + sum(len(letter.body) for letter in due)
+            posts -= self._rest is None
         return Slice(Batch.join(parts), self._cursor, letters) if begun else None
 
     @staticmethod
@@ -145,6 +151,10 @@ class Batcher:
             if not await self._ready(deadline):
                 return False
             self._entries.extend(await self._journal.read(self._cursor.seq, READ_BYTES))
+            if not self._entries:
+                await asyncio.sleep(LOOK_AGAIN)
+                if time.time() >= deadline:
+                    return False
         entry = self._entries.popleft()
         post = await self._feed.map(entry)
         batch = post.batch

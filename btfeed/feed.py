@@ -15,7 +15,7 @@ import structlog
 from btfeed.journal.base import DeadLetter, Entry
 from btfeed.mapping import Counts, Mapped, Mapper
 from btfeed.metrics import Metrics
-from btfeed.post import Malformed
+from btfeed.post import Malformed, event_id_prefix
 from btfeed.schema import DIMENSIONS, VALUES
 from sinks.base import Batch
 
@@ -50,19 +50,22 @@ class Feed:
         self._metrics = metrics
         self._budget = budget
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mapping")
-        self._posts: OrderedDict[int, asyncio.Future[MappedPost]] = OrderedDict()
-        self._sizes: dict[int, int] = {}  # of those that are mapped
+        self._posts: OrderedDict[int, MappedPost] = OrderedDict()
+        self._pending: dict[int, asyncio.Task[MappedPost]] = {}
         self._total = 0
         self._counted = 0  # posts up to this number are in the metrics
 
     async def map(self, entry: Entry) -> MappedPost:
         """What the post in `entry` became, now or when another sink asked."""
-        future = self._posts.get(entry.seq)
-        if future is None:
-            future = self._posts[entry.seq] = asyncio.ensure_future(self._map(entry))
-        else:
+        post = self._posts.get(entry.seq)
+        if post:
             self._posts.move_to_end(entry.seq)
-        return await asyncio.shield(future)
+            return post
+        task = self._pending.get(entry.seq)
+        if task is None:
+            task = self._pending[entry.seq] = asyncio.create_task(self._map(entry))
+            task.add_done_callback(lambda _: self._pending.pop(entry.seq))
+        return await asyncio.shield(task)
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -75,7 +78,8 @@ class Feed:
             if not isinstance(error, Malformed):
                 log.exception("a bug in mapping; the post is kept with the dead letters", post=entry.seq)
             reason = str(error) if isinstance(error, Malformed) else f"mapping failed: {error!r}"
-            letter = DeadLetter("post", "", reason, entry.post.received, body)
+            prefix = event_id_prefix(digest)  # so that it is kept once, however many sinks come by
+            letter = DeadLetter("post", "", reason, entry.post.received, body, event_id=prefix)
             mapped, letters = Mapped(Batch(), [], Counts()), [letter]
         else:
             letters = [
@@ -91,14 +95,11 @@ class Feed:
         return post
 
     def _keep(self, post: MappedPost) -> None:
-        self._sizes[post.seq] = post.nbytes
+        self._posts[post.seq] = post
         self._total += post.nbytes
-        for seq in list(self._posts):
-            if self._total <= self._budget or seq == post.seq:
-                return
-            if seq in self._sizes:
-                del self._posts[seq]
-                self._total -= self._sizes.pop(seq)
+        while self._total > self._budget and len(self._posts) > 1:
+            _, oldest = self._posts.popitem(last=False)
+            self._total -= oldest.nbytes
 
     def _count(self, counts: Counts, letters: list[DeadLetter]) -> None:
         metrics = self._metrics
