@@ -11,7 +11,7 @@ def host_and_port(value: str) -> tuple[str, int]:
     """From "host:port" or "[host]:port". ValueError where it is neither."""
     parts = urlsplit(f"//{value}")
     with suppress(ValueError):  # of a port that is none; said better below
-        if parts.hostname and parts.port is not None and not parts.path:
+        if parts.hostname and parts.port is not None and parts.netloc == value and "@" not in value:
             return parts.hostname, parts.port
     raise ValueError('write an address as "host:port", for example "127.0.0.1:4321" or "[::]:4321"')
 

@@ -1,5 +1,6 @@
 """The admin listener: is it alive, would it take a post, what are its figures, how far behind is which sink."""
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,6 +14,11 @@ from btfeed.journal.base import Backlog, Journal, JournalError
 from btfeed.metrics import Metrics
 from btfeed.status import SinkStatus
 from sinks.base import Settings
+
+PATIENCE = 2.0
+"""Seconds that the journal has to say how far behind the sinks are."""
+IDLE_TIMEOUT = 60.0
+"""Seconds after which a connection that sends no whole header is closed."""
 
 
 class AdminSettings(Settings):
@@ -52,7 +58,7 @@ class Admin:
                 web.get("/status", self._status),
             ]
         )
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=IDLE_TIMEOUT)
 
     async def start(self) -> tuple[str, int]:
         """Listen; returns the host and port taken. Raises OSError."""
@@ -99,13 +105,13 @@ class Admin:
         return web.Response(body=msgspec.json.encode(status), content_type="application/json")
 
     async def _backlogs(self) -> dict[str, Backlog]:
-        """By sink; empty where the journal can't be asked."""
-        found = {}
-        for name in self._sinks:
-            try:
-                backlog = found[name] = await self._journal.backlog(name)
-            except JournalError:
-                return {}
+        """By sink; empty where the journal can't be asked, or its disk hangs."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                found = {name: await self._journal.backlog(name) for name in self._sinks}
+        except (JournalError, TimeoutError):
+            return {}
+        for name, backlog in found.items():
             self._metrics.backlog_posts.labels(name).set(backlog.posts)
             self._metrics.backlog_age.labels(name).set(backlog.age)
         return found

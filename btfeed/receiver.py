@@ -2,13 +2,14 @@
 
 The way of a request: path and method, credentials, headers, then a reservation of memory, the body, its decompression
 (each under its limit while it grows, not after), the look at the message, the journal, the answer. Whatever goes wrong on
-that way is a `_Refusal`, whose status and reason are in one table. aiohttp parses HTTP; it knows no deadline for a header
-or a body, so btfeed/limits.py keeps those.
+that way is a `_Refusal`, whose status and reason are in one table. aiohttp parses HTTP; what it lacks of deadlines and
+limits is in btfeed/limits.py.
 """
 
 import asyncio
 import base64
 import hmac
+import resource
 import ssl
 import time
 import zlib
@@ -17,13 +18,12 @@ from typing import Annotated
 
 import structlog
 from aiohttp import HttpVersion11, web
-from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import AfterValidator, Field
 
 from btfeed import post as posts
 from btfeed.address import Address, host_and_port
 from btfeed.journal.base import DeadLetter, Journal, JournalError, JournalFull
-from btfeed.limits import RETRY_AFTER, Budget, Gunzip, Overloaded, Server, TooLong
+from btfeed.limits import RETRY_AFTER, Budget, Connection, Gunzip, Overloaded, Room, Server, TooLong
 from btfeed.metrics import Metrics
 from btfeed.post import Malformed, Post, TooManyOccurrences
 from sinks.base import Seconds, Settings, Size
@@ -34,6 +34,8 @@ DUPLICATES_SEEN = 10_000
 """Posts whose digests are remembered, to count duplicates."""
 OFF_LOOP = 256 * 2**10
 """Bodies longer than this are looked at on a thread, one at a time, so that no other answer waits for them."""
+OTHER_FILES = 256
+"""What the process may have open besides its connections: the journal, sinks and their connections."""
 
 
 def _path(value: str) -> str:
@@ -114,6 +116,7 @@ class _Refusal(Exception):
         "journal_full": 503,
         "journal_unavailable": 503,
         "shutting_down": 503,
+        "overloaded": 503,
     }
 
     def __init__(self, reason: str, message: str, headers: dict[str, str] | None = None, body: bytes = b"") -> None:
@@ -134,48 +137,60 @@ class Receiver:
         self._journal = journal
         self._metrics = metrics
         self._credentials = _credentials(settings)
-        self._budget = Budget(settings.max_in_flight, metrics)
+        self._budget = Budget(settings.max_in_flight, settings.queue_timeout, metrics)
         self._large = asyncio.Semaphore(1)
         self._seen: OrderedDict[bytes, None] = OrderedDict()
-        self._runner: web.ServerRunner | None = None
+        self._server = Server(
+            self._handle,
+            metrics,
+            header_timeout=settings.header_timeout,
+            answer_timeout=settings.body_timeout,
+            idle_timeout=settings.idle_timeout,
+            max_connections=settings.max_connections,
+        )
+        self._listener: asyncio.Server | None = None
         self.stopping = False
 
     async def start(self) -> tuple[str, int]:
         """Listen; returns the host and port taken. Raises OSError or ssl.SSLError."""
         settings = self._settings
-        server = Server(
-            self._handle, settings.header_timeout, settings.idle_timeout, settings.max_connections, self._metrics
-        )
-        self._runner = web.ServerRunner(server, shutdown_timeout=settings.body_timeout)
-        await self._runner.setup()
+        _allow_open_files(settings.max_connections + OTHER_FILES)
         host, port = host_and_port(settings.listen)
         tls = settings.tls.context() if settings.tls else None
-        site = web.TCPSite(self._runner, host, port, ssl_context=tls, backlog=1024)
-        await site.start()
-        host, port, *_ = self._runner.addresses[0]
+        self._listener = await asyncio.get_running_loop().create_server(
+            self._server,
+            host,
+            port,
+            ssl=tls,
+            ssl_handshake_timeout=settings.header_timeout if tls else None,
+            ssl_shutdown_timeout=settings.header_timeout if tls else None,
+            backlog=1024,
+        )
+        host, port, *_ = self._listener.sockets[0].getsockname()
         return host, port
 
     async def stop(self) -> None:
         """Close the listener and idle connections, finish the requests that are under way."""
         self.stopping = True
-        if self._runner:
-            await self._runner.cleanup()
+        if self._listener:
+            self._listener.close()
+        await asyncio.sleep(0)  # what has arrived counts as under way
+        await self._server.drain(self._settings.header_timeout + self._settings.body_timeout)
 
     async def _handle(self, request: web.BaseRequest) -> web.Response:
+        response = web.Response()
         try:
             await self._take(request)
         except _Refusal as refusal:
             self._metrics.refused_posts.labels(refusal.reason).inc()
             log.info("refused", reason=refusal.reason, error=str(refusal), peer=request.remote)
-            if refusal.body:
-                await self._keep(refusal)
-            return web.Response(status=refusal.status, text=f"{refusal}\n", headers=refusal.headers)
-        except Overloaded:
-            self._metrics.refused_posts.labels("overloaded").inc()
-            return web.Response(status=503, text="too many posts at a time\n", headers={"Retry-After": str(RETRY_AFTER)})
+            text = f"{refusal}\n".encode(errors="replace")
+            response = web.Response(status=refusal.status, body=text, headers=refusal.headers, content_type="text/plain")
+            if refusal.reason == "incomplete" or ("Expect" in request.headers and not request.content.is_eof()):
+                response.force_close()  # where the next request would begin is unknown
         except TimeoutError:
             self._metrics.refused_posts.labels("slow_body").inc()
-            log.info("closed: the body took too long", peer=request.remote)
+            log.info("closed", reason="slow_body", peer=request.remote)
             _close(request)
         except ConnectionError:
             self._metrics.refused_posts.labels("disconnected").inc()
@@ -183,31 +198,40 @@ class Receiver:
         except Exception:
             log.exception("a bug in the receiver; the post was not taken")
             self._metrics.refused_posts.labels("bug").inc()
-            return web.Response(status=503, headers={"Retry-After": str(RETRY_AFTER)})
-        return web.Response()
+            response = web.Response(status=503, headers={"Retry-After": str(RETRY_AFTER)})
+        assert isinstance(request.protocol, Connection)
+        if self.stopping or request.protocol.at_end:
+            response.force_close()
+        return response
 
     async def _take(self, request: web.BaseRequest) -> None:
         """Return once there is nothing left to do for a 200."""
         started = time.perf_counter()
         self._authorize(request)
-        if not self._expects_post(request):
-            self._metrics.empty_requests.inc()
-            return
+        expects_post = self._expects_post(request)
         gzip = _is_gzip(request)
         length = request.content_length
         if length is not None and length > self._settings.max_body:
             raise self._too_large()
+        if not expects_post or not request.body_exists:
+            self._metrics.empty_requests.inc()
+            return
         if self.stopping:
             raise _Refusal("shutting_down", "shutting down")
+        _continue(request)
         expected = self._settings.max_body if length is None else length
-        async with self._budget.reserve(expected + gzip * self._settings.max_body, self._settings.queue_timeout):
-            await _continue(request)
-            async with asyncio.timeout(self._settings.body_timeout):
-                body = await self._read(request, gzip)
-            if not body:
-                self._metrics.empty_requests.inc()
-                return
-            await self._append(body, request.remote or "")
+        with self._budget.room(expected + gzip * self._settings.max_body) as room:
+            try:
+                async with asyncio.timeout(self._settings.body_timeout):
+                    body = await self._read(request, gzip, room)
+                if not body:
+                    self._metrics.empty_requests.inc()
+                    return
+                await self._append(body, request.remote or "")
+            except _Refusal as refusal:
+                if refusal.body:
+                    await self._keep(refusal)
+                raise
         self._metrics.ack_seconds.observe(time.perf_counter() - started)
 
     def _authorize(self, request: web.BaseRequest) -> None:
@@ -224,7 +248,8 @@ class Receiver:
     def _expects_post(self, request: web.BaseRequest) -> bool:
         """False for GET and HEAD, AppMon's connection test."""
         test = request.method in ("GET", "HEAD")
-        if request.path != self._settings.path and not (test and request.path == "/"):
+        path = request.path or "/"  # of "http://host" without one
+        if path != self._settings.path and not (test and path == "/"):
             raise _Refusal("not_found", f"nothing at this path; posts go to {self._settings.path}")
         if not test and request.method != "POST":
             raise _Refusal("method", f"{request.method} is not known here", {"Allow": "GET, HEAD, POST"})
@@ -233,7 +258,7 @@ class Receiver:
     def _too_large(self) -> _Refusal:
         return _Refusal("too_large", f"the body is longer than {self._settings.max_body} bytes")
 
-    async def _read(self, request: web.BaseRequest, gzip: bool) -> bytes:
+    async def _read(self, request: web.BaseRequest, gzip: bool, room: Room) -> bytes:
         """The body, decompressed."""
         wire = bytearray()
         plain = Gunzip(self._settings.max_body) if gzip else None
@@ -242,15 +267,18 @@ class Receiver:
                 wire += chunk
                 if len(wire) > self._settings.max_body:
                     raise self._too_large()
-                if plain:
-                    await plain.feed(chunk)
+                await room.cover(len(wire))
+                for length in plain.feed(chunk) if plain else ():
+                    await room.cover(len(wire) + length)
+                    await asyncio.sleep(0)  # a bomb must not hold up other answers
             return plain.end() if plain else bytes(wire)
         except zlib.error as error:
-            wire += await _remainder(request, self._settings.max_body - len(wire))
             raise _Refusal("bad_gzip", f"broken gzip: {error}", body=bytes(wire)) from None
         except TooLong:
             raise self._too_large() from None
-        except (web.RequestPayloadError, HttpProcessingError) as error:
+        except Overloaded:
+            raise _Refusal("overloaded", "too many posts at a time") from None
+        except web.RequestPayloadError as error:
             raise _Refusal("incomplete", f"the body is broken: {error}") from None
 
     async def _append(self, body: bytes, peer: str) -> None:
@@ -294,14 +322,14 @@ class Receiver:
             self._metrics.dead_letters_evicted.inc()
 
 
-async def _remainder(request: web.BaseRequest, limit: int) -> bytes:
-    """Up to `limit` more bytes of a body that is refused, to keep the whole of it."""
-    rest = bytearray()
-    async for chunk in request.content.iter_any():
-        rest += chunk
-        if len(rest) > limit:
-            break
-    return bytes(rest[:limit])
+def _allow_open_files(number: int) -> None:
+    """Many systems start a process with 1,024; where those are used up, neither the journal nor a sink can open a file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY != soft < number:
+        allowed = number if hard == resource.RLIM_INFINITY else min(number, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        if allowed < number:
+            log.warning("max_connections needs more open files than the system allows", needed=number, allowed=allowed)
 
 
 def _credentials(settings: ReceiverSettings) -> list[bytes]:
@@ -314,13 +342,13 @@ def _credentials(settings: ReceiverSettings) -> list[bytes]:
 
 
 def _is_gzip(request: web.BaseRequest) -> bool:
-    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    encoding = ", ".join(request.headers.getall("Content-Encoding", [])).strip().lower()
     if encoding not in ("", "identity", "gzip", "x-gzip"):
         raise _Refusal("encoding", f"Content-Encoding {encoding} is not known here", {"Accept-Encoding": "gzip"})
     return encoding.endswith("gzip")
 
 
-async def _continue(request: web.BaseRequest) -> None:
+def _continue(request: web.BaseRequest) -> None:
     expect = request.headers.get("Expect")
     if expect is None or request.version < HttpVersion11:
         return
