@@ -1,6 +1,7 @@
 """Replay: posts from files to a url, as AppMon posts them."""
 
 import asyncio
+import base64
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -59,12 +60,13 @@ async def replay(
             await _send(session, url, body, summary)
             progress(len(body))
 
-    auth = aiohttp.BasicAuth(*basic_auth, encoding="utf-8") if basic_auth else None
     connector = aiohttp.TCPConnector(limit=connections)
     headers = {"Content-Type": "application/octet-stream"}
+    if basic_auth:
+        headers["Authorization"] = "Basic " + base64.b64encode(":".join(basic_auth).encode()).decode()
     async with (
         aiohttp.ClientSession(
-            connector=connector, timeout=TIMEOUT, auth=auth, headers=headers, skip_auto_headers=["Accept-Encoding"]
+            connector=connector, timeout=TIMEOUT, headers=headers, skip_auto_headers=["Accept-Encoding"]
         ) as session,
         asyncio.TaskGroup() as group,
     ):
