@@ -24,9 +24,9 @@ from btfeed import app, inspect, logs, postfile
 from btfeed import config as configuration
 from btfeed.address import host_and_port
 from btfeed.config import Config, ConfigError
+from btfeed.encoding import rfc3339
 from btfeed.journal.base import DeadLetter, JournalError
 from btfeed.journal.store import FILE, Store
-from btfeed.mapping import rfc3339
 from btfeed.post import Malformed
 from btfeed.replay import replay as replay_posts
 

@@ -18,7 +18,7 @@ import sinks
 from btfeed.admin import AdminSettings
 from btfeed.batching import DeliverySettings, FilterSettings
 from btfeed.journal.sqlite import SqliteSettings
-from btfeed.mapping import RecordSettings
+from btfeed.plan import RecordSettings
 from btfeed.receiver import ReceiverSettings
 from btfeed.validate import ValidationSettings
 from sinks.base import Settings, SinkType

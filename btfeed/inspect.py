@@ -6,7 +6,7 @@ from typing import Any
 
 from btfeed import post
 from btfeed.bt_pb2 import BtOccurrence, BusinessTransaction
-from btfeed.mapping import rfc3339
+from btfeed.encoding import rfc3339
 from btfeed.schema import BY_NAME, BY_NUMBER, CATEGORIES, DIMENSIONS, UNKNOWN, VALUES, Field
 from btfeed.validate import violations
 

@@ -3,18 +3,15 @@
 import hmac
 import ipaddress
 import re
-from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, model_validator
 
+from btfeed.encoding import Convert
 from btfeed.schema import CLIENT_IP, MAPS, RECORD_FIELDS, VALUES
 from sinks.base import Settings
 
 _NEEDED = ("event.kind", "event.id", "timestamp")
-
-Convert = Callable[[Any], Any]
-"""From a field's value to what the record shall say. Raises ValueError where the field is to be left out."""
 
 
 def _known_field(name: str) -> str:
