@@ -125,6 +125,7 @@ class SqliteJournal:
             self._lock = (self._directory / "lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            self._lock.close()
             raise JournalUnavailable(f"{self._directory} is in use by another btfeed") from None
         except OSError as error:
             raise JournalUnavailable(f"can't use {self._directory}: {error}") from None
