@@ -1,7 +1,7 @@
 """How a value of the feed is written in a record."""
 
 from collections.abc import Callable, Iterable
-from datetime import datetime, timedelta
+from datetime import date
 from functools import lru_cache
 from typing import Any
 
@@ -10,7 +10,7 @@ from btfeed.schema import Encoding
 Convert = Callable[[Any], Any]
 """From a field's value to what the record says. Raises ValueError where the field is to be left out."""
 
-_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - all of it is UTC, and what is formatted says so itself
+_EPOCH = date(1970, 1, 1).toordinal()
 
 
 def rfc3339(milliseconds: int) -> str:
@@ -18,14 +18,23 @@ def rfc3339(milliseconds: int) -> str:
     seconds, rest = divmod(milliseconds, 1000)
     try:
         return f"{_second(seconds)}.{rest:03}Z"
-    except OverflowError:
+    except (OverflowError, ValueError):
         raise ValueError(f"{milliseconds} is outside the years 1 to 9999") from None
 
 
 @lru_cache(maxsize=10_000)
 def _second(seconds: int) -> str:
     """Seconds since the epoch as `2013-01-16T18:19:17`; occurrences of one post share few of them."""
-    return (_EPOCH + timedelta(seconds=seconds)).isoformat()
+    minutes, second = divmod(seconds, 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    return f"{_day(days)}T{hour:02}:{minute:02}:{second:02}"
+
+
+@lru_cache(maxsize=1_000)
+def _day(days: int) -> str:
+    """Days since the epoch as `2013-01-16`. OverflowError or ValueError outside the calendar."""
+    return date.fromordinal(_EPOCH + days).isoformat()
 
 
 def nanoseconds(milliseconds: float) -> int:
