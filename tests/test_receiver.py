@@ -15,7 +15,7 @@ from btfeed.config import load
 from btfeed.journal.base import JournalFull, JournalUnavailable
 from btfeed.receiver import ReceiverSettings
 from tests.posts import mixed, sample_purepath, sample_visit
-from tests.wire import Site, chunked, gzipped, request, site
+from tests.rawhttp import Site, chunked, gzipped, request, site
 
 BODY = sample_visit()
 
