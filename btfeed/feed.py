@@ -24,7 +24,7 @@ log = structlog.get_logger()
 BUDGET = 64 * 2**20
 """Bytes of mapped posts that are kept."""
 RECORD_OVERHEAD = 400
-"""Bytes that the columns of one record take beside its body, about."""
+"""Bytes that a record takes beside its body, about; a post without records as much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,8 @@ class MappedPost:
     @property
     def nbytes(self) -> int:
         letters = sum(len(letter.body) for letter in self.dead_letters)
-        return self.batch.nbytes + len(self.batch) * RECORD_OVERHEAD + letters
+        records = 1 + len(self.batch) + len(self.dead_letters)
+        return self.batch.nbytes + letters + records * RECORD_OVERHEAD
 
 
 class Feed:
