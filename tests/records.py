@@ -1,0 +1,68 @@
+"""Posts through the mapping, for tests that look at what became of them."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from btfeed import post
+from btfeed.bt_pb2 import BtOccurrence, BusinessTransaction
+from btfeed.mapping import Mapped, Mapper
+from btfeed.plan import RecordSettings
+from btfeed.validate import ValidationSettings
+from tests import wire
+
+START = 1358330757840
+"""2013-01-16T10:05:57.840Z"""
+
+
+def mapped(body: bytes, record: dict[str, Any] | None = None, **validation: str) -> Mapped:
+    """What becomes of `body` under these tables of the configuration."""
+    mapper = Mapper(RecordSettings.model_validate(record or {}), ValidationSettings.model_validate(validation))
+    return mapper.map(body, post.digest(body))
+
+
+def parsed(record: bytes) -> dict[str, Any]:
+    """One record, which must be one line of JSON proper: no name twice, no NaN."""
+    assert b"\n" not in record
+    found: dict[str, Any] = json.loads(record, object_pairs_hook=_once, parse_constant=_refuse)
+    return found
+
+
+def records(body: bytes, record: dict[str, Any] | None = None, **validation: str) -> list[dict[str, Any]]:
+    """The records that `body` becomes."""
+    return [parsed(line) for line in mapped(body, record, **validation).batch.bodies]
+
+
+def transaction(
+    *occurrences: BtOccurrence, measures: Sequence[str] = (), dimensions: Sequence[str] = (), **fields: Any
+) -> BusinessTransaction:
+    """A business transaction called `bt`, of no type unless one is given."""
+    named = {"name": "bt", "measureNames": measures, "dimensionNames": dimensions} | fields
+    return BusinessTransaction(occurrences=occurrences, **named)
+
+
+def occurrence(**fields: Any) -> BtOccurrence:
+    """One at START."""
+    return BtOccurrence(**{"startTime": START} | fields)
+
+
+def single(*, bt: dict[str, Any] | None = None, settings: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+    """The record of a post of one occurrence with these fields, under [record] `settings`."""
+    (record,) = records(wire.post(transaction(occurrence(**fields), **bt or {})), settings)
+    return record
+
+
+def raw(content: bytes, **kind: Any) -> bytes:
+    """A post of one occurrence at START whose further fields are `content`."""
+    head = transaction(**kind).SerializeToString()
+    return wire.transaction(head + wire.field(6, b"\x08" + wire.varint(START) + content))
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    assert len(found) == len(pairs), f"a name is there twice: {pairs}"
+    return found
+
+
+def _refuse(constant: str) -> None:
+    raise AssertionError(f"{constant} is no JSON")
