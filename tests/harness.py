@@ -48,7 +48,7 @@ class Server:
     """`btfeed serve` with a configuration of its own under `directory`: one file sink, unless `config` says otherwise.
 
     config: further TOML; [receiver] and [admin] take `receiver` and `admin` lines instead. prefix: a command to run it
-    under, such as strace.
+    under, such as strace. program: what to run in the place of the command line.
     """
 
     def __init__(
@@ -59,12 +59,13 @@ class Server:
         receiver: str = "",
         journal: str = "",
         prefix: Sequence[str] = (),
+        program: Sequence[str] = BTFEED,
         environment: dict[str, str] | None = None,
     ) -> None:
         self.directory = directory
         self.files = directory / "files"
         self.config = directory / "btfeed.toml"
-        self._prefix = list(prefix)
+        self._command = [*prefix, *program]
         self._environment = environment or {}
         directory.mkdir(parents=True, exist_ok=True)
         sinks = config if config is not None else f'[sinks.files]\ntype = "file"\ndirectory = "{self.files}"\n'
@@ -79,7 +80,7 @@ class Server:
         self._log_path = self.directory / f"log-{time.time_ns()}"
         with self._log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                [*self._prefix, *BTFEED, "serve", "-c", str(self.config)],
+                [*self._command, "serve", "-c", str(self.config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
