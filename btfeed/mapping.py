@@ -21,7 +21,7 @@ from msgspec import UNSET
 from btfeed import post
 from btfeed.bt_pb2 import BtOccurrence, BusinessTransaction
 from btfeed.encoding import not_utf8, rfc3339, text
-from btfeed.plan import HEAD, NO_START_TIME, Cache, Plan, RecordSettings, Shape, Source
+from btfeed.plan import HEAD, NO_START_TIME, Cache, Findings, Plan, RecordSettings, Shape, Source
 from btfeed.schema import CATEGORIES, DURATION, UNKNOWN
 from btfeed.validate import ValidationSettings
 from sinks.base import Batch, Transaction
@@ -143,7 +143,7 @@ class _Run:
     def map(self, plan: Plan, occurrences: Sequence[BtOccurrence]) -> None:
         """The hot loop: every statement here is paid once for each occurrence."""
         buffer = self._buffer
-        shapes: list[Shape] = []
+        findings: list[Findings] = []
         for occurrence in occurrences:
             listed = occurrence.ListFields()
             if not listed:
@@ -151,7 +151,7 @@ class _Run:
             present, values = zip(*listed, strict=True)
             measures, dimensions = occurrence.values[:], occurrence.dimensions[:]
             shape = plan.shape(present, len(measures), len(dimensions))
-            shapes.append(shape)
+            findings.append(shape.findings)
             if len(UnknownFieldSet(occurrence)):
                 self.count_unknown(occurrence)
 
@@ -182,7 +182,7 @@ class _Run:
                 self._refuse(plan.transaction, event_id, key, values[0], refusal)
             self._ordinal += 1
         self._transactions += [plan.transaction] * (len(self._ids) - len(self._transactions))
-        self._count(plan.transaction, Counter(shapes))
+        self._count(plan.transaction, Counter(findings))
 
     def _convert(self, shape: Shape, row: list[Any]) -> str | None:
         """Bring the values to what a record says. Returns why the record must not be delivered, None where it may."""
@@ -226,11 +226,11 @@ class _Run:
         del self._buffer[start:]
         self._refused.append(RefusedRecord(self._ordinal, event_id, key, timestamp, transaction, reason, body))
 
-    def _count(self, transaction: Transaction, hits: Counter[Shape]) -> None:
+    def _count(self, transaction: Transaction, hits: Counter[Findings]) -> None:
         counts = self.counts
         counts.occurrences[transaction.category] += hits.total()
-        for shape, number in hits.items():
-            for violation in shape.violations:
+        for findings, number in hits.items():
+            for violation in findings.violations:
                 counts.violations[transaction.name, violation.field, violation.rule] += number
-            for mismatch in shape.mismatches:
+            for mismatch in findings.mismatches:
                 counts.mismatches[mismatch] += number

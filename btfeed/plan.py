@@ -5,12 +5,14 @@ of those fields are constant too: a shape makes a msgspec.Struct of them, so tha
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from math import isfinite
 from operator import itemgetter
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from google.protobuf.descriptor import FieldDescriptor
+from msgspec import UNSET
 from pydantic import BeforeValidator
 
 from btfeed import names, post
@@ -30,11 +32,14 @@ from btfeed.schema import (
     VISIT,
     VISIT_ID,
 )
-from btfeed.validate import ValidationSettings, violations
+from btfeed.validate import ValidationSettings, Violation, violations
 from sinks.base import Settings, Template, Transaction, template
 
-MAX_CACHED, CACHED_ALONE = 1_000_000, 50
-"""Names that compiled plans and shapes may hold, each counting as 50 more; past that the cache starts anew."""
+MAX_CACHED, CACHED_ALONE = 200_000, 50
+"""Names that compiled plans and shapes may hold, each counting as 50 more; past that the cache starts anew. A name takes
+about 500 bytes."""
+WIDE = 1_000
+"""Fields of a record from which on compiling them costs more than it saves."""
 HEAD = f'{{"event.kind":"{EVENT_KIND}","event.id":"'.encode()
 NO_START_TIME = "not a BusinessTransactions message: an occurrence has no startTime"
 
@@ -174,12 +179,21 @@ class Plan:
         return shape
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Findings:
+    """What is odd about every occurrence of a shape; it is counted when the shape itself may be forgotten."""
+
+    violations: tuple[Violation, ...]
+    mismatches: tuple[tuple[str, str], ...]
+
+
 class Shape:
     """What all occurrences of one plan share that carry the same fields, and as many values and dimensions.
 
     A row holds their values in the order of the field table; measures, then dimensions stand where their lists stood. What
     else is called an index here is an index into it.
 
+    findings     what to count for each occurrence
     lists        (start, stop) of the lists among the values that ListFields gives
     names        record fields by index
     record       makes what is encoded of a row; values that are msgspec.UNSET are left out
@@ -200,12 +214,14 @@ class Shape:
         if START_TIME.number not in present:
             raise post.Malformed(NO_START_TIME)
         counts = ((VALUES, values, plan.measure_names), (DIMENSIONS, dimensions, plan.dimension_names))
-        self.mismatches = [
+        mismatches = tuple(
             (field.name, "fewer" if count < len(given) else "more") for field, count, given in counts if count != len(given)
+        )
+        fewer = [(field.name, "fewer") in mismatches for field in (VALUES, DIMENSIONS)]
+        self.findings = Findings(violations(plan.transaction.category, present, *fewer), mismatches)
+        fatal = [
+            str(broken) for broken in self.findings.violations if getattr(plan.validation, broken.rule) == "dead-letter"
         ]
-        fewer = [(field.name, "fewer") in self.mismatches for field in (VALUES, DIMENSIONS)]
-        self.violations = violations(plan.transaction.category, present, *fewer)
-        fatal = [str(broken) for broken in self.violations if getattr(plan.validation, broken.rule) == "dead-letter"]
         self.refusal = ", ".join(fatal) or None
         self._lay_out(plan, present, values, dimensions)
         self._compile(plan)
@@ -228,7 +244,7 @@ class Shape:
 
     def _compile(self, plan: Plan) -> None:
         """What is done to the values, and the tail and Struct that make a record of them."""
-        dropped = {BY_NAME[broken.field].record for broken in self.violations if broken.rule == "unexpected"}
+        dropped = {BY_NAME[broken.field].record for broken in self.findings.violations if broken.rule == "unexpected"}
         if plan.validation.unexpected != "drop":
             dropped = set()
         self.duration = None
@@ -247,11 +263,18 @@ class Shape:
         self.key = delivered.get(VISIT_ID.record)
         converters = {index: _converter(name, plan.privacy) for name, index in delivered.items() if index}
         self.conversions = [(index, convert) for index, convert in converters.items() if convert is not None]
-        rename = {f"f{index}": name for index, name in enumerate(self.names)}
-        self.record: Callable[..., object] = msgspec.defstruct("Record", [*rename], rename=rename, gc=False)
+        self.record = _record(self.names)
         self.defaults = dict(plan.defaults)
         defaults = {name: value for name, value in plan.defaults if name not in delivered}
         self.tail = plan.tail + (b"," + msgspec.json.encode(defaults)[1:-1] if defaults else b"")
+
+
+def _record(names: Sequence[str]) -> Callable[..., object]:
+    """A function from the values of a row to what is encoded of them."""
+    if len(names) > WIDE:
+        return lambda *row: {name: value for name, value in zip(names, row, strict=True) if value is not UNSET}
+    rename = {f"f{index}": name for index, name in enumerate(names)}
+    return msgspec.defstruct("Record", [*rename], rename=rename, gc=False)
 
 
 def _getter(indexes: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:

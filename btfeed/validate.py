@@ -32,6 +32,10 @@ class Violation(NamedTuple):
         return f"{self.rule} {self.field}"
 
 
+_MISSING = {field: Violation(field.name, "missing") for field in FIELDS}
+_UNEXPECTED = {field: Violation(field.name, "unexpected") for field in FIELDS}
+
+
 def violations(
     category: str, present: Collection[int], values_missing: bool, dimensions_missing: bool
 ) -> tuple[Violation, ...]:
@@ -48,7 +52,7 @@ def violations(
         presence = field.presence_in(category)
         there = field.number in present
         if presence == "Y" and counted.get(field, not there):
-            found.append(Violation(field.name, "missing"))
+            found.append(_MISSING[field])
         elif presence == "N" and there:
-            found.append(Violation(field.name, "unexpected"))
+            found.append(_UNEXPECTED[field])
     return tuple(found)
