@@ -57,9 +57,15 @@ class TlsSettings(Settings):
     client_ca: str | None = None
 
     def context(self) -> ssl.SSLContext:
-        """Raises OSError or ssl.SSLError where a file can't be read or is none."""
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self.client_ca)
-        context.load_cert_chain(self.certificate, self.key)
+        """Raises OSError where a file can't be read or is none."""
+        try:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self.client_ca)
+        except OSError as error:
+            raise OSError(f"client_ca {self.client_ca}: {error}") from None
+        try:
+            context.load_cert_chain(self.certificate, self.key, password="")  # else OpenSSL asks at the terminal
+        except OSError as error:
+            raise OSError(f"certificate {self.certificate}, key {self.key}: {error}") from None
         if self.client_ca:
             context.verify_mode = ssl.CERT_REQUIRED
         return context
@@ -152,7 +158,7 @@ class Receiver:
         self.stopping = False
 
     async def start(self) -> tuple[str, int]:
-        """Listen; returns the host and port taken. Raises OSError or ssl.SSLError."""
+        """Listen; returns the host and port taken. Raises OSError."""
         settings = self._settings
         _allow_open_files(settings.max_connections + OTHER_FILES)
         host, port = host_and_port(settings.listen)
