@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup run test lint proto lock bench clean
+.PHONY: help setup run test lint docs proto lock bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -29,6 +29,10 @@ lint: setup  ## style, types, the direction of imports, generated code
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python proto/generate.py --check
+	$(BIN)/python -m docs.generate --check
+
+docs: setup  ## the tables in docs/ that are made from the code
+	$(BIN)/python -m docs.generate
 
 proto: setup  ## btfeed/bt_pb2.py and .pyi from proto/bt.proto
 	$(BIN)/python proto/generate.py

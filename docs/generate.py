@@ -1,0 +1,221 @@
+"""The tables in docs/ that are made from the code: settings, metrics, the record, modules. `--check` only compares.
+
+    python -m docs.generate [--check]
+
+A table stands between `<!-- generated: NAME -->` and `<!-- end -->`; what stands there now is replaced.
+"""
+
+import ast
+import inspect
+import re
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import sinks
+from btfeed.address import Address
+from btfeed.config import Common, Sections
+from btfeed.metrics import Metrics
+from btfeed.schema import CATEGORIES, CONSTANTS, DIMENSIONS, FIELDS, VALUES, Field
+from sinks.base import Seconds, Settings, Size
+
+ROOT = Path(__file__).parent.parent
+DOCS = Path(__file__).parent
+BLOCK = re.compile(r"(<!-- generated: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+MEANINGS = {
+    "username": "compared with what the request says",
+    "password": "likewise; take it from the environment",
+    "certificate": "PEM file, with the intermediate certificates",
+    "key": "PEM file of its private key",
+    "type": "the only one there is so far",
+    "client_ca": "PEM file of who signs clients' certificates; where set, clients need one",
+}
+"""Of keys that the docstring of their table does not list."""
+
+
+def meanings(model: type[Settings]) -> dict[str, str]:
+    """What the docstring of `model` says of each key: names and text, two spaces or more between them."""
+    found: dict[str, str] = {}
+    keys: list[str] = []
+    for line in (inspect.getdoc(model) or "").splitlines():
+        entry = re.match(r"(\w+(?:, \w+)*) {2,}(\S.*)", line)
+        if entry and set(entry[1].split(", ")) <= set(model.model_fields):
+            keys = entry[1].split(", ")
+            found.update(dict.fromkeys(keys, entry[2]))
+        elif line.startswith("  ") and keys:
+            found.update({key: f"{found[key]} {line.strip()}" for key in keys})
+        else:
+            keys = []
+    return found
+
+
+def kind(hint: Any) -> str:
+    """The type of a key as its author would say it."""
+    for known, name in ((Size, "size"), (Seconds, "time"), (Address, "address")):
+        if hint == known:
+            return name
+    if get_origin(hint) is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(hint))
+    if get_origin(hint) is list:
+        (item,) = get_args(hint)
+        return f"list of {kind(item)}"
+    parts = [part for part in get_args(hint) if part is not NoneType]
+    if parts and get_origin(hint) is not dict:
+        return kind(parts[0])
+    if isinstance(hint, type) and issubclass(hint, Settings):
+        return "table"
+    return {int: "integer", bool: "boolean", str: "text"}.get(hint, "table")
+
+
+def written(value: Any, what: str) -> str:
+    """A default as TOML says it."""
+    if value is None:
+        return "none"
+    if isinstance(value, Settings):
+        return "see there"
+    if what == "size":
+        unit, name = next((u, n) for u, n in ((2**30, "GiB"), (2**20, "MiB"), (1, "B")) if value % u == 0)
+        return f'`"{value // unit}{name}"`'
+    if what == "time":
+        milliseconds = round(value * 1000)
+        units = ((3_600_000, "h"), (60_000, "m"), (1000, "s"), (1, "ms"))
+        unit, name = next((u, n) for u, n in units if milliseconds % u == 0)
+        return f'`"{milliseconds // unit}{name}"`'
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f'`"{value}"`' if isinstance(value, str) else f"`{value}`"
+
+
+def settings(model: type[Settings], defaults: dict[str, Any] | None = None) -> Iterator[str]:
+    """Every key of a table of the configuration."""
+    yield "| key | type | default | meaning |"
+    yield "|---|---|---|---|"
+    hints = get_type_hints(model, include_extras=True)
+    said = MEANINGS | meanings(model)
+    for key, field in model.model_fields.items():
+        what = kind(hints[key])
+        default = "required" if field.is_required() else written(field.get_default(call_default_factory=True), what)
+        default = f'`"{defaults[key]}"`' if defaults and key in defaults else default
+        yield f"| `{key}` | {what} | {default} | {said[key]} |"
+
+
+def metrics() -> Iterator[str]:
+    yield "| metric | type | labels | meaning |"
+    yield "|---|---|---|---|"
+    registry = Metrics().registry
+    for collector in registry._collector_to_names:
+        (family,) = collector.describe() if hasattr(collector, "describe") else collector.collect()
+        name = family.name + ("_total" if family.type == "counter" else "")
+        labels = ", ".join(f"`{label}`" for label in getattr(collector, "_labelnames", ()))
+        yield f"| `{name}` | {family.type} | {labels} | {family.documentation} |"
+
+
+SAID = {
+    "timestamp": "RFC 3339, UTC, milliseconds",
+    "nanoseconds": "integer, nanoseconds",
+    "decimal": "string of decimal digits",
+    "outcome": "`failure` if true, `success` if false",
+    "string": "string",
+    "number": "number",
+    "integer": "integer",
+    "boolean": "boolean",
+    "strings": "array of strings",
+    "measures": "number",
+    "dimensions": "string",
+}
+PRESENCE = {"Y": "yes", "N": "no", "O": "may"}
+
+
+def constants() -> Iterator[str]:
+    yield "| field | value | meaning |"
+    yield "|---|---|---|"
+    for field in CONSTANTS:
+        yield f"| `{field.name}` | {field.type}{', always there' if field.always else ''} | {field.doc} |"
+
+
+def record() -> Iterator[str]:
+    yield f"| field | value | from | {' | '.join(CATEGORIES)} |"
+    yield "|---|---|---|---|---|---|"
+    for field in FIELDS:
+        unit = f", {field.unit}" if field.unit and field.encoding in ("number", "integer") else ""
+        older = f", older servers: `{field.older_name}`" if field.older_name else ""
+        presence = " | ".join(PRESENCE[field.presence_in(category)] for category in CATEGORIES)
+        yield f"| `{shown(field)}` | {SAID[field.encoding]}{unit} | `{field.name}` ({field.number}){older} | {presence} |"
+
+
+def shown(field: Field) -> str:
+    return field.record + ("NAME" if field in (VALUES, DIMENSIONS) else "")
+
+
+def sections() -> dict[str, type[Settings]]:
+    """Every table of the configuration by its path."""
+    found: dict[str, type[Settings]] = {}
+
+    def add(path: str, model: type[Settings]) -> None:
+        found[path] = model
+        for name, hint in get_type_hints(model).items():
+            for inner in (hint, *get_args(hint)):
+                if isinstance(inner, type) and issubclass(inner, Settings):
+                    add(f"{path}.{name}", inner)
+
+    for name, hint in get_type_hints(Sections).items():
+        if isinstance(hint, type) and issubclass(hint, Settings):
+            add(name, hint)
+    add("sinks.NAME", Common)
+    for name in sinks.types():
+        add(f"sinks.NAME, type {name}", sinks.load(name).settings)
+    return found
+
+
+def modules() -> Iterator[str]:
+    """The first sentence of each module; whoever imports stands above what is imported."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    layers = [name.strip() for layer in contracts[0]["layers"] for name in layer.split("|")]
+    paths = [
+        path for name in layers for path in (ROOT / f"btfeed/{name}.py", *sorted((ROOT / "btfeed" / name).glob("*.py")))
+    ]
+    yield "| module | what it is |"
+    yield "|---|---|"
+    for path in (*paths, *sorted((ROOT / "sinks").glob("*.py"))):
+        if path.exists() and path.name != "__init__.py":
+            doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            yield f"| `{path.relative_to(ROOT)}` | {doc.partition(chr(10))[0]} |"
+
+
+def tables() -> dict[str, Callable[[], Iterator[str]]]:
+    made: dict[str, Callable[[], Iterator[str]]] = {
+        "modules": modules,
+        "metrics": metrics,
+        "record": record,
+        "record constants": constants,
+    }
+    for path, model in sections().items():
+        made[f"settings {path}"] = lambda model=model: settings(model)  # type: ignore[misc]
+    return made
+
+
+def generate(text: str) -> str:
+    """`text` with its tables as they should be."""
+    made = tables()
+    return BLOCK.sub(lambda block: f"{block[1]}\n" + "\n".join(made[block[2]]()) + f"\n\n{block[3]}", text)
+
+
+def main() -> None:
+    stale = []
+    for path in sorted(DOCS.rglob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        new = generate(text)
+        if new != text:
+            stale.append(str(path))
+            if "--check" not in sys.argv:
+                path.write_text(new, encoding="utf-8")
+    if stale and "--check" in sys.argv:
+        sys.exit(f"not as the code says; run `make docs`: {', '.join(stale)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""The documentation: it fails here when it lies about commands, keys, metrics, modules, links or the record."""
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from io import BytesIO, TextIOWrapper
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from btfeed import config
+from btfeed.cli import cli
+from btfeed.mapping import Mapper
+from btfeed.metrics import Metrics
+from btfeed.plan import RecordSettings
+from btfeed.post import digest
+from btfeed.validate import ValidationSettings
+from sinks.base import Batch, SinkContext, SinkType, Transaction
+from tests import posts
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TEXT = {path: path.read_text(encoding="utf-8") for path in PAGES}
+ENVIRONMENT = {"BTFEED_PASSWORD": "p", "BTFEED_HASH_KEY": "k"}
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """What stands in fences of that language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def commands() -> dict[str, set[str]]:
+    """Every command, "dead-letters list" and the like, and its options."""
+    found: dict[str, set[str]] = {}
+
+    def add(name: str, command: Any) -> None:
+        found[name] = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+        for inner, nested in getattr(command, "commands", {}).items():
+            add(f"{name} {inner}".strip(), nested)
+
+    add("", typer.main.get_command(cli))
+    return found
+
+
+def invocations(text: str) -> Iterator[str]:
+    """What is said after `btfeed` in code, in line or in a block."""
+    for code in re.findall(r"`([^`\n]+)`", text) + [
+        line for block in blocks(text, "(?:sh)?") for line in block.splitlines()
+    ]:
+        match = re.match(r"(?:\S*/)?btfeed (.*)", code.partition("#")[0].strip())
+        if match:
+            yield match[1]
+
+
+def slug(heading: str) -> str:
+    """The anchor that a heading gets."""
+    return re.sub(r"[^\w\- ]", "", heading.replace("`", "").lower()).replace(" ", "-")
+
+
+def settings_of(table: dict[str, Any], path: str = "") -> Iterator[str]:
+    for key, value in table.items():
+        yield path + key
+        if isinstance(value, dict):
+            yield from settings_of(value, f"{path}{key}.")
+
+
+def test_tables_made_from_the_code_are_up_to_date() -> None:
+    """Settings, metrics, modules and the record are what the code says."""
+    command = [sys.executable, "-m", "docs.generate", "--check"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@each_page
+def test_links_lead_somewhere(page: Path) -> None:
+    """To a file that is there, and to a heading in it."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", TEXT[page]):
+        if target.startswith("https://"):
+            continue
+        file, _, anchor = target.partition("#")
+        path = (page.parent / file).resolve() if file else page
+        assert path.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in map(slug, headings), target
+
+
+@each_page
+def test_commands_and_options_exist(page: Path) -> None:
+    """Each `btfeed ...` in code is one that can be typed."""
+    known = commands()
+    for invocation in invocations(TEXT[page]):
+        words = invocation.split()
+        name = " ".join(words[:2]) if " ".join(words[:2]) in known else words[0]
+        name = "" if name.startswith("-") else name
+        assert name in known, invocation
+        options = {word for word in words if re.fullmatch(r"--?[a-z][a-z-]*", word)}
+        assert options <= known[name], invocation
+
+
+def test_every_command_is_in_the_readme() -> None:
+    """Or its group is."""
+    named = {invocation.split()[0] for invocation in invocations(TEXT[ROOT / "README.md"])}
+    assert named == {name.split()[0] for name in commands() if name}
+
+
+@each_page
+def test_toml_is_a_configuration(page: Path) -> None:
+    """Each block can be read as it stands."""
+    for block in blocks(TEXT[page], "toml"):
+        config.parse(tomllib.loads(block), ENVIRONMENT)
+
+
+def test_the_example_configuration_is_one() -> None:
+    """What deploy/ offers is accepted, with what the environment has to hold."""
+    found = config.load(ROOT / "deploy" / "btfeed.toml", {"BTFEED_PASSWORD": "p"})
+    assert sorted(found.sinks) == ["archive", "visits"]
+
+
+@each_page
+def test_keys_in_running_text_exist(page: Path) -> None:
+    """`receiver.max_body` and the like, wherever they are named."""
+    with_all = config.parse(tomllib.loads('[sinks.x]\ntype = "file"'), {})
+    known = set(settings_of({name: getattr(with_all, name).model_dump() for name in ("receiver", "admin", "journal")}))
+    known |= set(settings_of({"record": with_all.record.model_dump(), "validation": with_all.validation.model_dump()}))
+    known |= set(settings_of({"delivery": with_all.sinks["x"].common.delivery.model_dump()}))
+    for name in re.findall(r"`((?:receiver|admin|journal|validation|record|delivery)\.[a-z_.]+)`", TEXT[page]):
+        assert name in known or name.endswith((".py", ".db")), name
+
+
+@each_page
+def test_metrics_in_running_text_exist(page: Path) -> None:
+    """By the name that Prometheus shows."""
+    known = {sample.name for family in Metrics().registry.collect() for sample in family.samples}
+    known |= {family.name for family in Metrics().registry.collect()}
+    known |= {f"{family.name}_total" for family in Metrics().registry.collect() if family.type == "counter"}
+    assert set(re.findall(r"`(btfeed_[a-z_]+)`", TEXT[page])) <= known
+
+
+@each_page
+def test_files_and_modules_named_exist(page: Path) -> None:
+    """Paths in code below the folders of the project."""
+    named = re.findall(r"`((?:btfeed|sinks|tests|docs|deploy|examples|proto|benchmarks)/[\w./-]+)`", TEXT[page])
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_tests_named_in_the_readme_exist() -> None:
+    """What a promise is shown by is there, under that name."""
+    named = set(re.findall(r"`(test_\w+)`", TEXT[ROOT / "README.md"]))
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    assert named <= set(re.findall(r"^(?:async )?def (test_\w+)", source, re.MULTILINE))
+
+
+def test_every_target_of_make_that_is_named_exists() -> None:
+    """`make run` and the others."""
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for text in TEXT.values():
+        assert set(re.findall(r"(?:`|^)make (?:-C \S+ )?([a-z]+)", text, re.MULTILINE)) <= targets
+
+
+def test_reasons_of_refusals_are_those_of_the_receiver() -> None:
+    """Each with the status that it is answered with."""
+    source = "".join((ROOT / "btfeed" / name).read_text(encoding="utf-8") for name in ("receiver.py", "limits.py"))
+    reasons = dict(re.findall(r'^ +"(\w+)": (\d{3}),$', source, re.MULTILINE))
+    others = set(re.findall(r'refused_posts\.labels\("(\w+)"\)', source)) | set(re.findall(r'_too_slow, "(\w+)"', source))
+    section = TEXT[ROOT / "docs" / "operations.md"].partition("## Refused requests")[2].partition("\n## ")[0]
+    documented = dict(re.findall(r"^\| `(\w+)` \| (\w*) ?\|", section, re.MULTILINE))
+    assert set(documented) == set(reasons) | others
+    assert {reason: documented[reason] for reason in reasons} == reasons
+
+
+def test_the_record_shown_is_the_one_that_is_made() -> None:
+    """Field by field, of the sample post."""
+    (shown,) = (json.loads(block) for block in blocks(TEXT[ROOT / "docs" / "record.md"], "json"))
+    body = posts.sample_purepath()
+    mapped = Mapper(RecordSettings(), ValidationSettings()).map(body, digest(body))
+    assert list(shown.items()) == list(json.loads(mapped.batch.body(0)).items())
+
+
+async def test_the_sink_that_is_shown_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It can be pasted into a module, and writes what it is given."""
+    (code,) = blocks(TEXT[ROOT / "docs" / "sinks" / "writing-a-sink.md"], "python")
+    names: dict[str, Any] = {}
+    exec(compile(code, "stdout.py", "exec"), names)
+    kind: SinkType = names["SINK"]
+    written = BytesIO()
+    monkeypatch.setattr(sys, "stdout", TextIOWrapper(written))
+    sink = kind.create(kind.settings.model_validate({"prefix": "> "}), SinkContext("x", (), ()))
+    await sink.open(None)
+    await sink.write(Batch(["1-0"], ["k"], [0], [Transaction("", "", "", "", "visit")], [0, 3], b"{}\n"))
+    await sink.close()
+    assert written.getvalue() == b"> {}\n"
+
+
+def test_the_changelog_names_the_version() -> None:
+    """What is not released yet stands under Unreleased."""
+    assert "\n## [Unreleased]\n" in TEXT[ROOT / "CHANGELOG.md"]
