@@ -23,6 +23,7 @@ import errno
 import json
 import os
 import re
+import sys
 import tempfile
 import time
 import zlib
@@ -38,12 +39,16 @@ from urllib.parse import quote
 
 import fastavro
 import structlog
-import zstandard
 from fastavro.write import Writer
 from pydantic import model_validator
 
 from sinks._avro import avro_converter, avro_schema
 from sinks.base import Batch, Misconfigured, Seconds, Settings, SinkContext, SinkType, Size, Unavailable, WriteResult
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 log = structlog.get_logger()
 
@@ -244,7 +249,6 @@ class _Ndjson:
     def __init__(self, settings: FileSettings) -> None:
         self.suffix = "ndjson" + _SUFFIX[settings.compression]
         self._compression = settings.compression
-        self._zstd = zstandard.ZstdCompressor()
 
     def begin(self) -> bytes:
         return b""
@@ -256,7 +260,7 @@ class _Ndjson:
         if self._compression == "gzip":
             gzip = zlib.compressobj(wbits=31)
             return gzip.compress(batch.ndjson) + gzip.flush(), {}
-        return self._zstd.compress(batch.ndjson) if self._compression == "zstd" else batch.ndjson, {}
+        return zstd.compress(batch.ndjson) if self._compression == "zstd" else batch.ndjson, {}
 
 
 class _Avro:

@@ -140,10 +140,17 @@ class FakeSink:
     """A sink in memory. `answers` are given one by one, then `always`; a function is asked what to answer. What is not
     named as refused or to be written again is in `bodies`."""
 
-    def __init__(self, *answers: Answer, always: Answer | None = None, opens: Sequence[Exception] = ()) -> None:
+    def __init__(
+        self,
+        *answers: Answer,
+        always: Answer | None = None,
+        opens: Sequence[Exception] = (),
+        checks: Sequence[Exception] = (),
+    ) -> None:
         self.answers = list(answers)
         self.always: Answer = always or WriteResult()
         self.opens = list(opens)
+        self.checks = list(checks)
         self.opened_with: list[str | None] = []
         self.writes: list[Batch] = []
         self.bodies: list[bytes] = []
@@ -156,7 +163,8 @@ class FakeSink:
             raise self.opens.pop(0)
 
     async def check(self) -> None:
-        """Always well."""
+        if self.checks:
+            raise self.checks.pop(0)
 
     async def write(self, batch: Batch) -> WriteResult:
         self.writes.append(batch)
