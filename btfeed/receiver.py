@@ -214,12 +214,14 @@ class Receiver:
         """Return once there is nothing left to do for a 200."""
         started = time.perf_counter()
         self._authorize(request)
-        expects_post = self._expects_post(request)
+        if not self._expects_post(request):
+            self._metrics.empty_requests.inc()
+            return
         gzip = _is_gzip(request)
         length = request.content_length
         if length is not None and length > self._settings.max_body:
             raise self._too_large()
-        if not expects_post or not request.body_exists:
+        if not request.body_exists:
             self._metrics.empty_requests.inc()
             return
         if self.stopping:

@@ -49,7 +49,7 @@ async def test_takes_a_post_of_any_content_type(running: Site, headers: tuple[st
         request(b"", "Content-Encoding: gzip"),
         request(gzipped(b""), "Content-Encoding: gzip"),
         request(None, line="GET / HTTP/1.1"),
-        request(b"abc", line="GET / HTTP/1.1"),
+        request(b"abc", "Content-Encoding: br", line="GET / HTTP/1.1"),
         request(None, line="GET /?test HTTP/1.1"),
         request(None, line="POST / HTTP/1.0"),
     ],
