@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from btfeed.names import field_names, normalise
+from tests.strategies import UNHURRIED
 
 
 @pytest.mark.parametrize(
@@ -64,6 +65,7 @@ def test_a_name_that_is_taken_is_not_given_again(names: list[str], count: int, e
     assert field_names("p.", names, count) == tuple("p." + name for name in expected)
 
 
+@UNHURRIED
 @given(st.lists(st.text(alphabet="aA2_ .", max_size=4), max_size=12), st.integers(0, 16))
 def test_every_value_has_a_name_of_its_own(names: list[str], count: int) -> None:
     """As many names as values, all different, all of the documented form."""
@@ -72,6 +74,7 @@ def test_every_value_has_a_name_of_its_own(names: list[str], count: int) -> None
     assert all(re.fullmatch("[a-z0-9]+(_[a-z0-9]+)*", name) for name in found)
 
 
+@UNHURRIED
 @given(st.lists(st.text(alphabet="aA2_ .", max_size=4), max_size=12), st.integers(0, 16))
 def test_a_value_keeps_its_name_where_fewer_follow(names: list[str], count: int) -> None:
     """How many values an occurrence has changes nothing for those that it has."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from btfeed import postfile
 from btfeed.bt_pb2 import BusinessTransactions
 from tests import posts
+from tests.strategies import UNHURRIED
 
 
 def delimited(*bodies: bytes) -> bytes:
@@ -48,6 +49,7 @@ def test_protobuf_reads_what_is_written(tmp_path: Path) -> None:
     assert file.read() == b""
 
 
+@UNHURRIED
 @given(bodies=st.lists(st.binary(max_size=300), max_size=8))
 def test_what_is_written_is_read(bodies: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> None:
     """In order, empty bodies included."""

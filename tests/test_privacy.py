@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from btfeed.privacy import PrivacySettings, mask_ip
 from btfeed.schema import RECORD_FIELDS
+from tests.strategies import UNHURRIED
 
 
 def digest(key: str, value: str) -> str:
@@ -42,6 +43,7 @@ def test_what_is_no_address_is_not_passed_on(address: str) -> None:
         mask_ip(address)
 
 
+@UNHURRIED
 @given(st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)))
 def test_neighbours_can_not_be_told_apart(address: Any) -> None:
     """Every address masks to one that masks to itself, and keeps its network."""

@@ -1,0 +1,92 @@
+"""From a post to records, for any post: the plain oracle and the mapping must agree."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from btfeed import post
+from btfeed.bt_pb2 import BusinessTransactions
+from btfeed.mapping import Mapped, Mapper
+from btfeed.plan import RecordSettings
+from btfeed.post import Malformed, TooManyOccurrences
+from btfeed.validate import ValidationSettings
+from tests import strategies
+from tests.oracle import expect
+from tests.records import mapped, parsed
+from tests.strategies import UNHURRIED
+
+POLICIES = [("report", "report"), ("report", "drop"), ("dead-letter", "report"), ("report", "dead-letter")]
+SHARED = Mapper(RecordSettings(), ValidationSettings())
+"""Maps one post after the other, as a running server does."""
+
+
+def check(body: bytes, found: Mapped, missing: str = "report", unexpected: str = "report") -> None:
+    """All that `found` says is what the oracle says."""
+    expected = expect(body, missing, unexpected)
+    assert [parsed(record) for record in found.batch.bodies] == expected.delivered
+    assert [parsed(refused.body) for refused in found.refused] == expected.refused
+    counts = found.counts
+    assert (counts.left_out, counts.violations) == (expected.left_out, expected.violations)
+    assert (counts.mismatches, counts.invalid_utf8) == (expected.mismatches, expected.invalid_utf8)
+
+
+@pytest.mark.parametrize(("missing", "unexpected"), POLICIES)
+@given(body=strategies.bodies)
+@settings(UNHURRIED, max_examples=100)
+def test_mapping_says_what_the_contract_says(missing: str, unexpected: str, body: bytes) -> None:
+    """No field lost, none invented, none changed; the same counts; under each policy."""
+    check(body, mapped(body, missing=missing, unexpected=unexpected), missing, unexpected)
+
+
+@given(body=strategies.hardly)
+@settings(UNHURRIED, max_examples=400)
+def test_any_bytes_are_malformed_or_mapped(body: bytes) -> None:
+    """Whatever the receiver takes is mapped, to what the Contract says, and nothing raises anything else."""
+    try:
+        post.admit(body, 1000)
+    except (Malformed, TooManyOccurrences):
+        try:
+            SHARED.map(body, post.digest(body))
+        except Malformed:
+            return
+    check(body, SHARED.map(body, post.digest(body)))
+
+
+@given(bodies=st.lists(strategies.bodies, min_size=2, max_size=3))
+@settings(UNHURRIED, max_examples=50)
+def test_the_same_post_gives_the_same_bytes(bodies: list[bytes]) -> None:
+    """From the same mapper again, from another, and whatever was mapped between."""
+    mapper = Mapper(RecordSettings(), ValidationSettings())
+    rounds = [[mapper.map(body, post.digest(body)) for body in bodies] for _ in range(2)]
+    for body, one, two in zip(bodies, *rounds, strict=True):
+        for other in (two, mapped(body)):
+            assert other.batch.buffer == one.batch.buffer
+            assert list(other.batch.offsets) == list(one.batch.offsets)
+            assert (other.batch.ids, other.batch.keys, other.counts) == (one.batch.ids, one.batch.keys, one.counts)
+            assert other.refused == one.refused
+
+
+@given(body=strategies.bodies)
+@settings(UNHURRIED, max_examples=100)
+def test_columns_fit_together(body: bytes) -> None:
+    """Of equal length, one line of the buffer each; with the refused ones, every occurrence is there once."""
+    result = mapped(body)
+    batch = result.batch
+    columns = (batch.ids, batch.keys, batch.timestamps, batch.transactions, batch.bodies)
+    assert {len(column) for column in columns} == {len(batch)} == {len(batch.offsets) - 1}
+    assert batch.offsets[0] == 0
+    assert batch.offsets[-1] == len(batch.buffer) == batch.nbytes
+    assert batch.buffer == b"".join(record + b"\n" for record in batch.bodies)
+    message = BusinessTransactions.FromString(body)
+    occurrences = [(bt, occurrence) for bt in message.businessTransactions for occurrence in bt.occurrences]
+    refused = {letter.ordinal: letter for letter in result.refused}
+    kept = [pair for ordinal, pair in enumerate(occurrences) if ordinal not in refused]
+    assert len(kept) == len(batch)
+    for index, (bt, occurrence) in enumerate(kept):
+        record = parsed(batch.body(index))
+        assert (batch.ids[index], batch.timestamps[index]) == (record["event.id"], occurrence.startTime)
+        assert batch.keys[index] == record.get("appmon.visit.id", record["event.id"])
+        one = batch.transactions[index]
+        assert (one.name, one.application, one.system_profile) == (bt.name, bt.application, bt.systemProfile)
+        assert (one.server, one.category) == (message.serverName, record["event.category"])
+    assert all(letter.id.endswith(f"-{ordinal}") for ordinal, letter in refused.items())
