@@ -51,6 +51,11 @@ def read_records(path: Path) -> list[bytes]:
     return data.splitlines()
 
 
+def only_file(directory: Path) -> Path:
+    (path,) = directory.iterdir()
+    return path
+
+
 def read_avro(data: bytes) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = list(fastavro.reader(io.BytesIO(data)))  # type: ignore[arg-type]
     return records
