@@ -135,7 +135,10 @@ def steps_of_the_script(settings: dict[str, Any]) -> int:
     return disk.done
 
 
-CASES = [("ndjson", "before"), ("ndjson", "middle"), ("ndjson", "after"), ("ndjson-gzip", "middle"), ("avro-deflate", "middle")]
+CASES = [
+    ("ndjson", "before"),
+    ("ndjson", "middle"),
+    ("ndjson", "after"),
     ("ndjson-gzip", "middle"),
     ("avro-deflate", "middle"),
 ]
