@@ -2,6 +2,8 @@
 
 import hashlib
 import hmac
+import subprocess
+import sys
 import tomllib
 from typing import Any
 
@@ -357,3 +359,34 @@ def test_plans_are_forgotten_before_they_fill_the_memory(monkeypatch: pytest.Mon
         assert bytes(found.batch.ndjson) == bytes(mapped(body).batch.ndjson)
         kept = mapper._cache.plans.values()
         assert sum(plan.CACHED_ALONE * (1 + len(one._shapes)) for one in kept) <= 1_000
+
+
+@pytest.mark.parametrize("unexpected", ["report", "drop"])
+def test_very_wide_records_are_as_others(unexpected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are encoded in another way, to the same bytes; what is left out is left out."""
+    nan = occurrence(values=[1.0, float("nan")], dimensions=["d"], visitId=5, endTime=2**62, duration=float("inf"))
+    for body in (posts.mixed(20), posts.sample_purepath(), wire.post(transaction(nan, type=PUREPATH))):
+        expected = mapped(body, unexpected=unexpected)
+        with monkeypatch.context() as patch:
+            patch.setattr(plan, "WIDE", 0)
+            found = mapped(body, unexpected=unexpected)
+        assert (found.batch.buffer, found.batch.keys, found.counts) == (
+            expected.batch.buffer,
+            expected.batch.keys,
+            expected.counts,
+        )
+
+
+def test_wide_occurrences_that_all_differ_take_little_memory() -> None:
+    """What is compiled for one is forgotten while the post is still being mapped."""
+    script = """if True:
+        import resource
+        from tests.records import mapped
+        from tests.wire import NAME, START_TIME, field, transaction
+        wide = [field(6, START_TIME + b"\\x3a\\x01x" * (20_000 - place)) for place in range(30)]
+        assert len(mapped(transaction(NAME + b"".join(wide))).batch) == 30
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    """
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert int(ran.stdout) < 250
