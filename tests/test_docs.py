@@ -176,6 +176,19 @@ def test_reasons_of_refusals_are_those_of_the_receiver() -> None:
     assert {reason: documented[reason] for reason in reasons} == reasons
 
 
+def test_log_lines_are_those_that_are_written() -> None:
+    """Each as it stands in the code; a sink's state is filled in there."""
+    sources = [path for package in ("btfeed", "sinks") for path in (ROOT / package).rglob("*.py")]
+    source = "".join(path.read_text(encoding="utf-8") for path in sources)
+    section = TEXT[ROOT / "docs" / "operations.md"].partition("## Log lines")[2]
+    lines = [
+        line for cell in re.findall(r"^\| (`.+?) \|", section, re.MULTILINE) for line in re.findall(r"`([^`]+)`", cell)
+    ]
+    assert len(lines) > 10
+    for line in lines:
+        assert f'"{line}"' in source or line.removeprefix("sink is ") in ("unavailable", "misconfigured"), line
+
+
 def test_the_record_shown_is_the_one_that_is_made() -> None:
     """Field by field, of the sample post."""
     (shown,) = (json.loads(block) for block in blocks(TEXT[ROOT / "docs" / "record.md"], "json"))
