@@ -92,6 +92,7 @@ class GatedJournal(SqliteJournal):
         self.gate.set()
         self.error: JournalError | None = None
         self.waiting = 0
+        self.taken: list[bytes] = []
 
     async def append(self, post: Post) -> None:
         self.waiting += 1
@@ -100,6 +101,7 @@ class GatedJournal(SqliteJournal):
         if self.error:
             raise self.error
         await super().append(post)
+        self.taken.append(post.body)
 
 
 @dataclass
@@ -139,23 +141,16 @@ class Site:
     async def until(self, check: Callable[["Site"], Any], what: str) -> None:
         await until_async(lambda: check(self), what)
 
-    def _read(self, read: Callable[[Store], Any]) -> Any:
-        store = Store.open(self.directory)
-        try:
-            return read(store)
-        finally:
-            store.close()
-
     def posts(self) -> list[bytes]:
-        """The bodies in the journal's file."""
-        bodies: list[bytes] = self._read(
-            lambda store: [row[0] for row in store.db.execute("SELECT body FROM posts ORDER BY seq")]
-        )
-        return bodies
+        """The bodies that the journal has made durable."""
+        return self.journal.taken
 
     def letters(self) -> list[DeadLetter]:
-        letters: list[DeadLetter] = self._read(lambda store: list(store.dead_letters()))
-        return letters
+        store = Store.open(self.directory)
+        try:
+            return list(store.dead_letters())
+        finally:
+            store.close()
 
 
 @asynccontextmanager
