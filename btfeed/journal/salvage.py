@@ -1,23 +1,36 @@
-"""What is done with a journal whose file is damaged: set it aside under another name, and carry over what can be read.
+"""What is done with a journal whose file is damaged: carry over what can be read into a new one, and set it aside.
 
 Rows are read one after the other; where SQLite stumbles, each following number is tried by itself, so that a damaged
-page costs the posts on it and no others. What was between the first and the last readable post and could not be read
-is lost, and counted. The damaged file is left as it was found.
+page costs what is on it and no more. A body that fits its digest is right; its number is, if it lies between its
+neighbours'. What is missing between the first number that was not forgotten and the last one given is counted as lost,
+and noted as gaps.
+
+The new journal takes its place by renaming, last of all and step by step (`finish` goes on after a crash), so that there
+is a whole journal at any time, old or new. The damaged file is kept as it was found.
 """
 
-from collections.abc import Iterator
-from contextlib import suppress
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain, pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import apsw
 
-from btfeed.journal.base import DeadLetter, Entry
-from btfeed.journal.store import FILE, Store
-from btfeed.post import digest
+from btfeed.journal.base import Cursor, DeadLetter, Entry
+from btfeed.journal.layout import PAGE_SIZE, check_header
+from btfeed.journal.store import FILE, Damaged, Store
 
-_BATCH = 64
+T = TypeVar("T")
+
+_UNFINISHED = f"{FILE}-salvaging"
+_SALVAGED = f"{FILE}-salvaged"
+_BATCH_BYTES = 16 * 2**20
+_TRIES = 1_000_000
+"""Numbers that are tried by themselves at most."""
 _EVERYTHING = 2**62
 
 
@@ -31,81 +44,189 @@ class Salvage:
     lost_posts: int = 0
 
 
-def set_aside_and_salvage(directory: Path, vfs: str | None) -> tuple[Store, Salvage]:
-    """A new store in `directory`, with everything readable of the old one. Raises apsw.Error or OSError."""
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
-    aside = directory / f"{FILE}.damaged-{stamp}"
-    for suffix in ("", "-wal"):
-        path = directory / (FILE + suffix)
-        if path.exists():
-            path.rename(f"{aside}{suffix}")
-    (directory / f"{FILE}-shm").unlink(missing_ok=True)
-    found = Salvage(aside)
-    store = Store.open(directory, vfs)
-    old = Store.open_damaged(aside)
+def salvage(directory: Path, vfs: str | None, first_seq: int, next_seq: int) -> Salvage:
+    """Put a new journal with everything readable in the place of the one in `directory`, which nobody has open. first_seq
+    and next_seq: what the caller knows of the numbers in it, 0 if nothing. Raises apsw.Error or OSError."""
+    for suffix in ("", "-wal", "-shm"):
+        (directory / (_UNFINISHED + suffix)).unlink(missing_ok=True)
+    found = Salvage(directory)
+    store = Store.open(directory, vfs, _UNFINISHED)
     try:
-        store.begin()
-        _carry_over(old, store, found)
-        store.commit()
+        store.checkpoint()
+        with _damaged(directory, vfs) as old:
+            store.begin()
+            _carry_sinks(old, store)
+            _carry_letters(old, store)
+            _carry_posts(old, store, found, first_seq, next_seq)
+            store.commit()
+        store.checkpoint()
     finally:
         store.rollback()
-        old.close()
-    return store, found
+        store.close()
+    (directory / _UNFINISHED).rename(directory / _SALVAGED)
+    found.damaged_file = finish(directory) or directory
+    return found
 
 
-def _carry_over(old: Store, store: Store, found: Salvage) -> None:
-    low, high = _known_range(old)
-    carried = 0
-    for entry in _readable_posts(old, high):
-        low, high = min(low or entry.seq, entry.seq), max(high, entry.seq)
-        carried += 1
-        if digest(entry.post.body) == entry.post.digest:
-            store.append(entry.seq, [entry.post])
-            found.posts += 1
-        else:
-            reason = f"damaged in the journal (post {entry.seq}): the body does not fit its digest"
-            store.bury(DeadLetter("post", "", reason, entry.post.received, entry.post.body))
-            found.damaged_posts += 1
-        if carried % _BATCH == 0:
-            store.commit()
-            store.begin()
-    found.lost_posts = high - low + 1 - carried if low else 0
-    with suppress(apsw.Error):
-        for sink, (cursor, state) in old.cursors().items():
-            store.save_cursor(sink, cursor, state)
-    with suppress(apsw.Error):
-        for letter in old.dead_letters():
-            store.bury(letter)
+def finish(directory: Path) -> Path | None:
+    """Set the damaged file aside, and put the salvaged one in its place, if there is one; returns the first one's name."""
+    if not (directory / _SALVAGED).exists():
+        return None
+    aside = directory / f"{FILE}.damaged-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S%f')}"
+    (directory / f"{FILE}-shm").unlink(missing_ok=True)
+    for suffix in ("-wal", ""):  # in this order: never an old log beside a new file
+        with suppress(FileNotFoundError):
+            (directory / (FILE + suffix)).rename(f"{aside}{suffix}")
+    (directory / _SALVAGED).rename(directory / FILE)
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return aside
 
 
-def _known_range(old: Store) -> tuple[int, int]:
-    """The lowest and the highest number of a post by what else the file says; zeros where it says nothing."""
-    with suppress(apsw.Error):
-        seqs = [cursor.seq for cursor, _ in old.cursors().values()]
-        return min(seqs, default=0), max(seqs, default=1) - 1
-    return 0, 0
+# Reading a damaged file
 
 
-def _readable_posts(old: Store, high: int) -> Iterator[Entry]:
-    with suppress(apsw.Error):
-        high = max(high, old.next_seq() - 1)
-    seq = 0
-    while True:
+@contextmanager
+def _damaged(directory: Path, vfs: str | None) -> Iterator[Store]:
+    """The damaged journal, to be read. Its first page holds the header and the schema, alike in every journal: where it
+    is damaged, the new one's is read in its place."""
+    path = directory / FILE
+    patched = _FirstPage(vfs or "", (directory / _UNFINISHED).read_bytes()[:PAGE_SIZE])
+    try:
         try:
-            for entry in old.read(seq, _EVERYTHING):
-                yield entry
-                seq = entry.seq + 1
+            check_header(path, vfs)
+            with closing(Store.open_damaged(path, vfs)) as old:
+                old.prove_schema()
+        except apsw.Error:
+            vfs = patched.name
+        with closing(Store.open_damaged(path, vfs)) as old:
+            yield old
+    finally:
+        patched.unregister()
+
+
+class _FirstPage(apsw.VFS):
+    """The VFS `base`, where database files seem to begin with `page`."""
+
+    name = "btfeed-first-page"
+
+    def __init__(self, base: str, page: bytes) -> None:
+        super().__init__(self.name, base)
+        self._base = base
+        self._page = page[:28] + bytes(4) + page[32:]  # without the size of its file: then the real one counts
+
+    def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:  # noqa: N802 - SQLite's name
+        if flags[0] & apsw.SQLITE_OPEN_MAIN_DB:
+            return _FirstPageFile(self._base, name, flags, self._page)
+        return apsw.VFSFile(self._base, name, flags)
+
+
+class _FirstPageFile(apsw.VFSFile):
+    def __init__(self, base: str, name: str | apsw.URIFilename | None, flags: list[int], page: bytes) -> None:
+        super().__init__(base, name, flags)
+        self._page = page
+
+    def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802 - SQLite's name
+        return self._page[offset : offset + amount] if offset < PAGE_SIZE else super().xRead(amount, offset)
+
+    def xFileSize(self) -> int:  # noqa: N802 - SQLite's name
+        return max(super().xFileSize(), PAGE_SIZE)
+
+
+def _known(ask: Callable[[], T], otherwise: T) -> T:
+    """What the file says, `otherwise` where it can't be read."""
+    try:
+        return ask()
+    except apsw.Error:
+        return otherwise
+
+
+def _readable(read: Callable[[int], Iterator[T]], key: Callable[[T], int], first: int, end: int) -> Iterator[T]:
+    """What `read` finds from a number on; where it stumbles, numbers up to `end` are tried one by one."""
+    number = first
+    for _ in range(_TRIES):
+        try:
+            for row in read(number):
+                yield row
+                if number <= key(row) < end:
+                    number = key(row) + 1
             return
         except apsw.Error:
-            if seq > high:
+            number += 1
+            if number >= end:
                 return
-            seq = _next_readable(old, seq, high)
 
 
-def _next_readable(old: Store, seq: int, high: int) -> int:
-    """The first number after `seq` up to `high` whose post can be read; one past `high` where there is none."""
-    for candidate in range(seq + 1, high + 1):
-        with suppress(apsw.Error):
-            if old.received(candidate) is not None:
-                return candidate
-    return high + 1
+# Carrying over
+
+
+def _carry_sinks(old: Store, store: Store) -> None:
+    cursors: dict[str, tuple[Cursor, str | None]] = _known(lambda: old.cursors(strict=False), {})
+    for sink, (cursor, state) in cursors.items():
+        store.save_cursor(sink, cursor, state)
+
+
+def _carry_letters(old: Store, store: Store) -> None:
+    marked: set[int] = _known(lambda: {letter.id for letter in old.dead_letters("retry")}, set())
+
+    def read(number: int) -> Iterator[DeadLetter]:
+        return old.dead_letters("id >= ?", number)
+
+    for letter in _readable(read, lambda letter: letter.id, 1, _known(old.last_dead_letter, 0) + 1):
+        store.bury(letter, retry=letter.id in marked)
+
+
+def _carry_posts(old: Store, store: Store, found: Salvage, first_seq: int, next_seq: int) -> None:
+    first_seq = first_seq or _known(old.first_seq, 0)
+    gaps: dict[int, int] = _known(old.gaps, {})
+    seqs = [cursor.seq for cursor, _ in store.cursors().values()]
+    next_seq = max(next_seq, first_seq, _known(old.last_seq, 0) + 1, *seqs, *(last + 1 for last in gaps.values()))
+    rows = _readable(lambda seq: old.read(seq, _EVERYTHING), lambda row: row.seq, first_seq, next_seq)
+    expected = lowest = first_seq or next_seq
+    size = 0
+    for row, following in pairwise(chain(rows, [None])):
+        assert row is not None
+        while expected in gaps:
+            expected = gaps[expected] + 1
+        seq = _number(row.seq, expected, following.seq if following else next_seq)
+        size += _carry_post(row, seq, store, found)
+        lowest, expected = min(lowest, seq), seq + 1
+        if size > _BATCH_BYTES:
+            store.commit()
+            store.begin()
+            size = 0
+    known_gaps = sum(last - max(first, lowest) + 1 for first, last in gaps.items() if last >= lowest)
+    found.lost_posts = max(0, next_seq - lowest - known_gaps - found.posts - found.damaged_posts)
+    store.save_first_seq(lowest)
+    store.save_missing(next_seq)
+
+
+def _number(seq: int, expected: int, following: int) -> int:
+    """The number of a row that says `seq`, where `expected` would be next: what it says if that is in order, else the
+    place that is left for it."""
+    if seq == expected or expected < seq < following or expected >= following:
+        return seq
+    return expected
+
+
+def _carry_post(row: Entry | Damaged, seq: int, store: Store, found: Salvage) -> int:
+    """Returns the bytes carried over."""
+    there = store.digest(seq)
+    if isinstance(row, Entry) and there is None:
+        store.append(seq, [row.post])
+        found.posts += 1
+        return len(row.post.body)
+    if isinstance(row, Entry) and row.post.digest == there:  # a damaged page that leads to the same rows again
+        return 0
+    body, received = (row.post.body, row.post.received) if isinstance(row, Entry) else (row.body, row.received)
+    store.bury(damaged_post(seq, received, body))
+    found.damaged_posts += 1
+    return len(body)
+
+
+def damaged_post(seq: int, received: int, body: bytes) -> DeadLetter:
+    """What a damaged row becomes."""
+    return DeadLetter("post", "", f"damaged in the journal (post {seq}): the body does not fit its digest", received, body)

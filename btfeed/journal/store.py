@@ -1,16 +1,19 @@
-"""The tables of the SQLite journal, and every statement on them.
+"""Every statement on the tables of the SQLite journal (btfeed/journal/layout.py).
 
-    posts         seq, when and from whom, digest and length of the body, the body. seq ascends without gaps
-    sinks         a row for each sink: its cursor (seq, ordinal) and its state
+    posts         seq, when and from whom, digest of the body, the body. seq ascends without gaps, but for
+    gaps          ranges of numbers whose posts were lost or set aside. What is missing beside them was lost unnoticed
+    sinks         a row for each sink: its cursor (seq, ordinal), its state, and a checksum of these
     dead_letters  what could not be delivered; `retry` is set by a person and cleared by the server
-    meta          next_seq, which outlives the posts
+    meta          first_seq: posts below it were forgotten. It outlives the posts, so that no number is given twice
 
-Functions here are synchronous and know nothing of threads: btfeed/journal/sqlite.py calls them on the journal's thread,
-`btfeed dead-letters` on a connection of its own.
+Rows are read with mistrust: whatever a damaged file says, a method raises apsw.Error or returns the types that it
+promises. Functions here are synchronous and know nothing of threads: btfeed/journal/engine.py calls them on the journal's
+thread, `btfeed dead-letters` on a connection of its own.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
@@ -19,49 +22,41 @@ from typing import Any
 import apsw
 
 from btfeed.journal.base import Commit, Cursor, DeadLetter, Entry
+from btfeed.journal.layout import APPLICATION, PAGE_SIZE, SCHEMA, VERSION, check_header
 from btfeed.post import Post
+from btfeed.post import digest as digest_of
 from sinks.base import Transaction
 
 FILE = "journal.db"
-PAGE_SIZE = 16_384  # posts are tens of kilobytes: measured 25 % faster than 4 KiB pages, and no slower where they are small
 CHECKPOINT_PAGES = 256  # 4 MiB: larger ones made the slowest commit in a hundred 4 times slower
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS posts(
-    seq INTEGER PRIMARY KEY, received INTEGER NOT NULL, peer TEXT NOT NULL, digest BLOB NOT NULL,
-    length INTEGER NOT NULL, body BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS sinks(
-    name TEXT PRIMARY KEY, seq INTEGER NOT NULL, ordinal INTEGER NOT NULL, state TEXT) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS dead_letters(
-    id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, sink TEXT NOT NULL, reason TEXT NOT NULL,
-    time INTEGER NOT NULL, tries INTEGER NOT NULL, retry INTEGER NOT NULL DEFAULT 0, event_id TEXT, key TEXT NOT NULL,
-    timestamp INTEGER NOT NULL, "transaction" TEXT, body BLOB NOT NULL);
-CREATE UNIQUE INDEX IF NOT EXISTS dead_letters_event ON dead_letters(event_id, sink) WHERE event_id IS NOT NULL;
-CREATE INDEX IF NOT EXISTS dead_letters_retry ON dead_letters(kind, sink) WHERE retry;
-CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-"""
-_VERSION = 1
+LOG_LIMIT = 64 * 2**20
+"""Bytes that the write-ahead log keeps between checkpoints."""
+DAMAGE = (apsw.CorruptError, apsw.NotADBError)
+"""What SQLite raises where the file is damaged."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pruned:
-    """Posts that were forgotten: how many, and the number of the last."""
+class Damaged:
+    """A row of posts whose body is not what was received."""
 
-    posts: int
-    last_seq: int
+    seq: int
+    received: int
+    body: bytes
 
 
 class Store:
     """One connection to the journal's file. Methods raise apsw.Error."""
 
-    def __init__(self, db: apsw.Connection) -> None:
-        self.db = db
-        db.set_busy_timeout(5_000)
+    def __init__(self, path: Path, vfs: str | None) -> None:
+        self.db = apsw.Connection(str(path), vfs=vfs)
+        self.db.set_busy_timeout(5_000)
+        self._vfs = vfs
 
     @classmethod
-    def open(cls, directory: Path, vfs: str | None = None) -> "Store":
+    def open(cls, directory: Path, vfs: str | None = None, file: str = FILE) -> "Store":
         """The journal in `directory`, made if there is none."""
-        store = cls(apsw.Connection(str(directory / FILE), vfs=vfs))
+        check_header(directory / file, vfs)
+        store = cls(directory / file, vfs)
         try:
             store._set_up()
         except apsw.Error:
@@ -70,23 +65,34 @@ class Store:
         return store
 
     @classmethod
-    def open_damaged(cls, path: Path) -> "Store":
+    def open_damaged(cls, path: Path, vfs: str | None = None) -> "Store":
         """A journal that is only to be read, and left as it is."""
-        store = cls(apsw.Connection(str(path)))
+        store = cls(path, vfs)
         store.db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         return store
 
     def _set_up(self) -> None:
         self.db.execute(f"PRAGMA page_size={PAGE_SIZE}")
-        self.db.execute("PRAGMA journal_mode=WAL")
+        mode = self._one("PRAGMA journal_mode=WAL")
+        if mode != "wal":
+            raise apsw.CantOpenError(f"the file system knows no write-ahead log: journal_mode is {mode}")
         self.db.execute("PRAGMA synchronous=FULL")
+        self.db.execute("PRAGMA cell_size_check=ON")
         self.db.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
-        self.db.execute(f"PRAGMA journal_size_limit={64 * 2**20}")
-        version = self._one("PRAGMA user_version")
-        if version > _VERSION:
-            raise apsw.SQLError(f"the journal was written by a newer btfeed (layout {version}, this one knows {_VERSION})")
-        if version < _VERSION:
-            self.db.execute(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT")
+        self.db.execute(f"PRAGMA journal_size_limit={LOG_LIMIT}")
+        version, application = self._one("PRAGMA user_version"), self._one("PRAGMA application_id")
+        if application != (version and APPLICATION + version):
+            raise apsw.CorruptError(f"layout {version} of application {application:#x} is no journal's")
+        if version > VERSION:
+            raise apsw.SQLError(f"the journal was written by a newer btfeed (layout {version}, this one knows {VERSION})")
+        if version < VERSION:
+            marks = f"PRAGMA user_version={VERSION}; PRAGMA application_id={APPLICATION + VERSION}"
+            self.db.execute(f"BEGIN IMMEDIATE; {SCHEMA} {marks}; COMMIT")
+        self._inodes = _inodes(self.db)
+
+    def prove_schema(self) -> None:
+        """Raise where a table is unknown or the schema can't be read."""
+        self.db.execute("SELECT 1 FROM posts, gaps, sinks, dead_letters, meta LIMIT 0")
 
     def close(self) -> None:
         with suppress(apsw.Error):  # nothing unsaved is lost by a close that fails
@@ -105,68 +111,133 @@ class Store:
                 self.db.execute("ROLLBACK")
 
     def probe(self) -> None:
-        """Prove that the disk takes writes again, from an empty write-ahead log: what a failed fsync left in the old one
-        can't be trusted."""
-        self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        """Prove that the disk takes writes, both to the log and to the file."""
         self.db.execute("INSERT INTO meta VALUES('probe', 1) ON CONFLICT(name) DO UPDATE SET value = value + 1")
+        self.db.wal_checkpoint()
+
+    def checkpoint(self) -> None:
+        """Bring all that is in the log into the file, and empty the log."""
+        self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
+    def removed(self) -> bool:
+        """Somebody took the files away: what is written to them would be gone when they are closed."""
+        try:
+            return _inodes(self.db) != self._inodes
+        except OSError:
+            return True
+
+    def relieve_log(self) -> None:
+        """Where checkpoints fail, SQLite keeps silent and the log grows; find out why."""
+        if Path(self.db.filename_wal).stat().st_size > LOG_LIMIT:
+            self.db.wal_checkpoint()
+
+    def rewrite_log(self) -> None:
+        """Write the bytes of the write-ahead log again where they are, and sync them. Where an fsync failed, the kernel
+        holds them for clean although the disk never had them; a process that finds the log can't tell."""
+        self.begin()  # nobody else writes meanwhile
+        try:
+            flags = apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READWRITE
+            log = apsw.VFSFile(self._vfs or "", self.db.filename_wal, [flags, 0])
+            try:
+                size = log.xFileSize()
+                for offset in range(0, size, PAGE_SIZE):  # SQLite's own VFS can't write more than 128 KiB at a time
+                    log.xWrite(log.xRead(min(PAGE_SIZE, size - offset), offset), offset)
+                log.xSync(apsw.SQLITE_SYNC_NORMAL)
+            finally:
+                log.xClose()
+        finally:
+            self.rollback()
 
     # posts
 
     def append(self, first_seq: int, posts: Sequence[Post]) -> None:
-        """One statement however many posts: each step into SQLite gives up Python's lock, and must win it back."""
-        row = "(?,?,?,?,?,?)"
+        """One statement however many posts: each step into SQLite gives up Python's lock, and must win it back. One that
+        rolls back what it can't finish needs no journal of its own, which would be a file in /tmp."""
         values: list[Any] = []
         for seq, post in enumerate(posts, start=first_seq):
-            values += (seq, post.received, post.peer, post.digest, len(post.body), post.body)
-        self.db.execute(f"INSERT INTO posts VALUES {','.join([row] * len(posts))}", values)
+            values += (seq, post.received, post.peer, post.digest, post.body)
+        self.db.execute(f"INSERT OR ROLLBACK INTO posts VALUES {','.join(['(?,?,?,?,?)'] * len(posts))}", values)
 
-    def next_seq(self) -> int:
-        """One past every number that a post ever had."""
-        return int(
-            self._one(
-                "SELECT max(coalesce((SELECT max(seq) + 1 FROM posts), 1), coalesce((SELECT max(seq) FROM sinks), 1),"
-                " coalesce((SELECT value FROM meta WHERE name = 'next_seq'), 1))"
-            )
-        )
-
-    def first_seq(self) -> int | None:
-        seq: int | None = self._one("SELECT min(seq) FROM posts")
-        return seq
-
-    def read(self, seq: int, max_bytes: int) -> Iterator[Entry]:
-        """Posts from `seq` on; their digests are not checked."""
+    def read(self, seq: int, max_bytes: int) -> Iterator[Entry | Damaged]:
+        """Posts from `seq` on, as the file has them: numbers may be missing or out of order where it is damaged."""
         size = 0
-        for row in self.db.execute(
-            "SELECT seq, body, digest, received, peer FROM posts WHERE seq >= ? ORDER BY seq", (seq,)
+        for number, received, peer, digest, body in self.db.execute(
+            "SELECT seq, CAST(received AS INTEGER), CAST(peer AS BLOB), CAST(digest AS BLOB), CAST(body AS BLOB)"
+            " FROM posts WHERE seq >= ? ORDER BY seq",
+            (seq,),
         ):
-            number, *columns = row
-            size += len(columns[0])
-            if size > max_bytes and size > len(columns[0]):
+            body = body or b""
+            if size and size + len(body) > max_bytes:
                 return
-            yield Entry(number, Post(*columns))
+            size += len(body) or 1
+            if digest == digest_of(body):
+                yield Entry(number, Post(body, digest, received or 0, str(peer or b"", "utf-8", "replace")))
+            else:
+                yield Damaged(number, received or 0, body)
+
+    def digest(self, seq: int) -> bytes | None:
+        """Of that post, None where there is none."""
+        digest: bytes | None = self._one("SELECT CAST(digest AS BLOB) FROM posts WHERE seq = ?", seq)
+        return digest
+
+    def last_seq(self) -> int:
+        """The number of the newest post, 0 where there is none."""
+        return self._one("SELECT max(seq) FROM posts") or 0
 
     def received(self, seq: int) -> int | None:
         """When the first post from `seq` on was received."""
-        received: int | None = self._one("SELECT received FROM posts WHERE seq >= ? ORDER BY seq LIMIT 1", seq)
+        received: int | None = self._one(
+            "SELECT CAST(received AS INTEGER) FROM posts WHERE seq >= ? ORDER BY seq LIMIT 1", seq
+        )
         return received
 
-    def delete_post(self, seq: int) -> None:
-        self.db.execute("DELETE FROM posts WHERE seq = ?", (seq,))
-
-    def prune(self, before_seq: int, received_before: int, limit: int) -> Pruned:
-        """Forget up to `limit` of the oldest posts, of those numbered below `before_seq` and received earlier."""
-        last = self._one(
-            "SELECT max(seq) FROM (SELECT seq, received FROM posts WHERE seq < ? ORDER BY seq LIMIT ?) WHERE received < ?",
-            before_seq, limit, received_before,
-        )  # fmt: skip
-        if last is None:
-            return Pruned(0, 0)
-        self.db.execute(
-            "INSERT INTO meta VALUES('next_seq', ?) ON CONFLICT(name) DO UPDATE SET value = max(value, excluded.value)",
-            (last + 1,),
+    def forget(self, before_seq: int, received_before: int, limit: int) -> list[int]:
+        """Delete up to `limit` of the oldest posts, of those numbered below `before_seq`, up to the last that was received
+        before; returns their numbers."""
+        rows = list(
+            self.db.execute(
+                "SELECT seq, CAST(received AS INTEGER) FROM posts WHERE seq < ? ORDER BY seq LIMIT ?", (before_seq, limit)
+            )
         )
-        self.db.execute("DELETE FROM posts WHERE seq <= ?", (last,))
-        return Pruned(self.db.changes(), last)
+        while rows and (rows[-1][1] or 0) >= received_before:
+            rows.pop()
+        seqs = [seq for seq, _ in rows]
+        if seqs:
+            self.db.execute("DELETE FROM posts WHERE seq <= ?", (seqs[-1],))
+            self.db.execute("DELETE FROM gaps WHERE last <= ?", (seqs[-1],))
+            self.save_first_seq(seqs[-1] + 1)
+        return seqs
+
+    def delete_post(self, seq: int) -> None:
+        """Delete one out of turn: its number becomes a gap."""
+        self.db.execute("DELETE FROM posts WHERE seq = ?", (seq,))
+        self.save_gap(seq, seq)
+
+    def first_seq(self) -> int:
+        """Posts below this were forgotten."""
+        return int(self._one("SELECT value FROM meta WHERE name = 'first_seq'") or 1)
+
+    def save_first_seq(self, seq: int) -> None:
+        self.db.execute("INSERT OR REPLACE INTO meta VALUES('first_seq', ?)", (seq,))
+
+    def gaps(self) -> dict[int, int]:
+        """The first number of each -> its last."""
+        rows: Iterator[Any] = self.db.execute(
+            "SELECT first, coalesce(CAST(last AS INTEGER), first) FROM gaps ORDER BY first"
+        )
+        return dict(rows)
+
+    def save_gap(self, first: int, last: int) -> None:
+        self.db.execute("INSERT OR REPLACE INTO gaps VALUES(?,?)", (first, last))
+
+    def save_missing(self, next_seq: int) -> None:
+        """Note as gaps all that is missing below `next_seq`."""
+        self.db.execute(
+            "WITH ends AS (SELECT seq FROM posts WHERE seq < ?1 UNION SELECT ?1),"
+            " steps AS (SELECT lag(seq, 1, ?2) OVER (ORDER BY seq) + 1 AS first, seq - 1 AS last FROM ends)"
+            " INSERT OR REPLACE INTO gaps SELECT first, last FROM steps WHERE first <= last",
+            (next_seq, self.first_seq() - 1),
+        )
 
     def used_bytes(self) -> int:
         """What the journal's content takes up; pages that were freed are used again before the file grows."""
@@ -174,45 +245,56 @@ class Store:
 
     # sinks
 
-    def cursors(self) -> dict[str, tuple[Cursor, str | None]]:
-        rows = self.db.execute("SELECT name, seq, ordinal, state FROM sinks")
-        return {name: (Cursor(seq, ordinal), state) for name, seq, ordinal, state in rows}
+    def cursors(self, strict: bool = True) -> dict[str, tuple[Cursor, str | None]]:
+        """Where each sink stands. A damaged row is an error, or left out if not `strict`."""
+        found: dict[str, tuple[Cursor, str | None]] = {}
+        columns = "CAST(name AS BLOB), seq, ordinal, CAST(state AS BLOB), checksum"
+        for name, seq, ordinal, state, checksum in self.db.execute(f"SELECT {columns} FROM sinks"):
+            if checksum == _checksum(name, seq, ordinal, state):
+                found[_text(name)] = (Cursor(seq, ordinal), None if state is None else _text(state))
+            elif strict:
+                raise apsw.CorruptError("a sink's cursor is damaged")
+        return found
 
     def save_cursor(self, sink: str, cursor: Cursor, state: str | None) -> None:
-        self.db.execute("INSERT OR REPLACE INTO sinks VALUES(?,?,?,?)", (sink, *cursor, state))
+        checksum = _checksum(sink.encode(), *cursor, None if state is None else state.encode())
+        self.db.execute("INSERT OR REPLACE INTO sinks VALUES(?,?,?,?,?)", (sink, *cursor, state, checksum))
 
     def save(self, sink: str, commit: Commit, now: int) -> None:
         """All that a commit says."""
         self.save_cursor(sink, commit.cursor, commit.state)
         for letter in commit.dead_letters:
             self.bury(letter)
-        self.db.executemany("DELETE FROM dead_letters WHERE id = ?", [(letter,) for letter in commit.redelivered])
-        self.refuse_again(commit.refused_again.items(), now)
+        self.delete_dead_letters(commit.redelivered)
+        self.refuse_again(commit.refused_again, now)
 
     # dead letters
 
-    def bury(self, letter: DeadLetter) -> None:
-        """Keep a dead letter; the same record of the same sink is kept once."""
+    def bury(self, letter: DeadLetter, retry: bool = False) -> None:
+        """Keep a dead letter, under its own id if it has one; the same record of the same sink is kept once."""
         transaction = json.dumps(astuple(letter.transaction)) if letter.transaction else None
         self.db.execute(
             "INSERT OR IGNORE INTO dead_letters"
-            '(kind, sink, reason, time, tries, event_id, key, timestamp, "transaction", body)'
-            " VALUES(?,?,?,?,?,?,?,?,?,?)",
-            (letter.kind, letter.sink, letter.reason, letter.time, letter.tries, letter.event_id, letter.key,
-             letter.timestamp, transaction, letter.body),
+            '(id, kind, sink, reason, time, tries, retry, event_id, key, timestamp, "transaction", body)'
+            " VALUES(?,?,?,?,?,?,?,?,?,?,?,?)",
+            (letter.id or None, letter.kind, letter.sink, letter.reason, letter.time, letter.tries, retry,
+             letter.event_id, letter.key, letter.timestamp, transaction, letter.body),
         )  # fmt: skip
 
     def dead_letters(self, where: str = "1", *values: str | int, limit: int = -1) -> Iterator[DeadLetter]:
         """Dead letters for which the SQL expression `where` holds, the oldest first."""
         rows = self.db.execute(
-            'SELECT kind, sink, reason, time, body, tries, event_id, key, timestamp, "transaction", id'
+            "SELECT id, CAST(kind AS BLOB), CAST(sink AS BLOB), CAST(reason AS BLOB), CAST(time AS INTEGER),"
+            " CAST(body AS BLOB), CAST(tries AS INTEGER), CAST(event_id AS BLOB), CAST(key AS BLOB),"
+            ' CAST(timestamp AS INTEGER), CAST("transaction" AS BLOB)'
             f" FROM dead_letters WHERE {where} ORDER BY id LIMIT {limit}",
             values,
         )
-        for row in rows:
-            *columns, transaction, number = row
-            known: tuple[Any, ...] = (*columns, Transaction(*json.loads(transaction)) if transaction else None, number)
-            yield DeadLetter(*known)
+        for number, kind, sink, reason, time, body, tries, event_id, key, timestamp, transaction in rows:
+            yield DeadLetter(
+                "record" if kind == b"record" else "post", _text(sink), _text(reason), time or 0, body or b"", tries or 0,
+                event_id and _text(event_id), _text(key), timestamp or 0, _transaction(transaction), number,
+            )  # fmt: skip
 
     def retry(self, letters: Sequence[DeadLetter], sinks: Sequence[str]) -> int:
         """Mark dead letters to be tried again, by `sinks` where no sink was asked before; returns how many it could.
@@ -222,7 +304,7 @@ class Store:
         for letter in letters:
             if letter.kind == "record" and not letter.sink and _deliverable(letter) and sinks:
                 for sink in sinks:
-                    self.bury(replace(letter, sink=sink))
+                    self.bury(replace(letter, sink=sink, id=0))
                     self.db.execute(
                         "UPDATE dead_letters SET retry = 1 WHERE event_id = ? AND sink = ?", (letter.event_id, sink)
                     )
@@ -235,14 +317,23 @@ class Store:
         self.commit()
         return marked
 
-    def refuse_again(self, refused: Any, now: int) -> None:
+    def refuse_again(self, refused: Mapping[int, str], now: int) -> None:
+        """refused: id -> why."""
         self.db.executemany(
             "UPDATE dead_letters SET retry = 0, tries = tries + 1, reason = ?, time = ? WHERE id = ?",
-            [(reason, now, letter) for letter, reason in refused],
+            [(reason, now, letter) for letter, reason in refused.items()],
         )
 
     def delete_dead_letters(self, ids: Sequence[int]) -> None:
         self.db.executemany("DELETE FROM dead_letters WHERE id = ?", [(letter,) for letter in ids])
+
+    def last_dead_letter(self) -> int:
+        """Its id, 0 where there is none."""
+        return self._one("SELECT max(id) FROM dead_letters") or 0
+
+    def refused_bytes(self) -> int:
+        """Bytes of the bodies of dead letters of kind "post"."""
+        return int(self._one("SELECT sum(length(body)) FROM dead_letters WHERE kind = 'post'") or 0)
 
     def evict_refused_posts(self, max_bytes: int) -> int:
         """Delete the oldest dead letters of kind "post" beyond `max_bytes` of bodies; returns how many."""
@@ -252,15 +343,33 @@ class Store:
         )
         return self.db.changes()
 
-    def count_dead_letters(self) -> dict[tuple[str, str], tuple[int, int]]:
-        """(kind, sink) -> how many there are, and the bytes of their bodies."""
-        rows = self.db.execute("SELECT kind, sink, count(*), sum(length(body)) FROM dead_letters GROUP BY kind, sink")
-        return {(kind, sink): (count, size) for kind, sink, count, size in rows}
-
     def _one(self, statement: str, *values: Any) -> Any:
         return self.db.execute(statement, values).get
 
 
+def _inodes(db: apsw.Connection) -> tuple[int, int]:
+    return Path(db.filename).stat().st_ino, Path(db.filename_wal).stat().st_ino
+
+
+def _checksum(*values: object) -> int:
+    return zlib.crc32(repr(values).encode())
+
+
+def _text(value: bytes | None) -> str:
+    return str(value or b"", "utf-8", "replace")
+
+
+def _transaction(value: bytes | None) -> Transaction | None:
+    try:
+        return Transaction(*json.loads(value)) if value else None
+    except (ValueError, TypeError):
+        return None
+
+
 def _deliverable(letter: DeadLetter) -> bool:
     """Where startTime fits no calendar, `timestamp` is a number (btfeed/mapping.py)."""
-    return isinstance(json.loads(letter.body).get("timestamp"), str)
+    try:
+        record = json.loads(letter.body)
+    except ValueError:
+        return False
+    return isinstance(record, dict) and isinstance(record.get("timestamp"), str)
