@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -131,8 +131,7 @@ class Batcher:
     @staticmethod
     def _fitting(rest: Batch, records: int, room: int, first: bool) -> Batch:
         """As much of `rest` as fits; one record at least where it would be the first."""
-        fits = bisect_right(rest.offsets, rest.offsets[0] + room) - 1
-        return rest.cut(0, min(records, max(fits, 1 if first else 0), len(rest)))
+        return rest.cut(0, max(rest.fitting(records, room), min(first, len(rest))))
 
     def _advance(self, taken: int) -> list[DeadLetter]:
         """Move the cursor over the next `taken` records; behind the post's last, its dead letters are due."""

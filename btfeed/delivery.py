@@ -13,9 +13,7 @@ import asyncio
 import random
 import time
 import traceback
-from bisect import bisect_right
 from collections.abc import Awaitable, Sequence
-from itertools import accumulate
 from typing import TypeVar
 
 import structlog
@@ -141,7 +139,7 @@ class Delivery:
         letters = [letter for letter in letters if letter.id not in trying]
         if letters:
             batch = _batch(letters)
-            fits = max(1, bisect_right(batch.offsets, self._settings.max_bytes) - 1)
+            fits = max(1, batch.fitting(len(batch), self._settings.max_bytes))
             again = {letter.event_id: letter for letter in letters[:fits] if letter.event_id}
             await self._assign(Assignment(batch.cut(0, fits), self._settlement.end, [], again))
 
@@ -341,6 +339,6 @@ def _batch(letters: Sequence[DeadLetter]) -> Batch:
         [letter.key for letter in letters],
         [letter.timestamp for letter in letters],
         [letter.transaction or Transaction("", "", "", "", UNKNOWN) for letter in letters],
-        list(accumulate(map(len, lines), initial=0)),
-        b"".join(lines),
+        [len(line) for line in lines],
+        [memoryview(line) for line in lines],
     )

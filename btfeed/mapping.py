@@ -127,13 +127,14 @@ class _Run:
         self._keys: list[str] = []
         self._timestamps: list[int] = []
         self._transactions: list[Transaction] = []
-        self._offsets = [0]
+        self._sizes: list[int] = []
         self._buffer = bytearray()
         self._refused: list[RefusedRecord] = []
 
     def result(self) -> Mapped:
-        columns = (self._ids, self._keys, self._timestamps, self._transactions, self._offsets)
-        return Mapped(Batch(*columns, bytes(self._buffer)), self._refused, self.counts)
+        columns = (self._ids, self._keys, self._timestamps, self._transactions, self._sizes)
+        whole = memoryview(self._buffer).toreadonly()
+        return Mapped(Batch(*columns, [whole]), self._refused, self.counts)
 
     def count_unknown(self, message: Any) -> None:
         unknown = len(UnknownFieldSet(message))
@@ -166,6 +167,7 @@ class _Run:
             refusal = self._convert(shape, row)
 
             event_id = f"{self._id_prefix}{self._ordinal}"
+            begin = len(buffer)
             buffer += HEAD + event_id.encode() + shape.tail
             mark = len(buffer)
             _encoder.encode_into(shape.record(*row), buffer, mark)
@@ -177,9 +179,9 @@ class _Run:
                 self._ids.append(event_id)
                 self._keys.append(key)
                 self._timestamps.append(values[0])
-                self._offsets.append(len(buffer))
+                self._sizes.append(len(buffer) - begin)
             else:
-                self._refuse(plan.transaction, event_id, key, values[0], refusal)
+                self._refuse(plan.transaction, event_id, key, values[0], refusal, begin)
             self._ordinal += 1
         self._transactions += [plan.transaction] * (len(self._ids) - len(self._transactions))
         self._count(plan.transaction, Counter(findings))
@@ -220,10 +222,10 @@ class _Run:
         row[index] = shape.defaults.get(name, UNSET)
         self.counts.left_out[name] += 1
 
-    def _refuse(self, transaction: Transaction, event_id: str, key: str, timestamp: int, reason: str) -> None:
-        start = self._offsets[-1]
-        body = bytes(self._buffer[start:-1])
-        del self._buffer[start:]
+    def _refuse(self, transaction: Transaction, event_id: str, key: str, timestamp: int, reason: str, begin: int) -> None:
+        """Take the record that begins at `begin` out of the buffer again."""
+        body = bytes(self._buffer[begin:-1])
+        del self._buffer[begin:]
         self._refused.append(RefusedRecord(self._ordinal, event_id, key, timestamp, transaction, reason, body))
 
     def _count(self, transaction: Transaction, hits: Counter[Findings]) -> None:

@@ -14,10 +14,10 @@ Any other exception is a bug in the sink: it is logged with its traceback, count
 """
 
 import re
-from array import array
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
@@ -42,48 +42,56 @@ class Batch:
     keys          str: the visit's id, or the event's where there is no visit
     timestamps    startTime, int: milliseconds since the epoch
     transactions  Transaction, one object shared by all of its records
-    offsets       n + 1 ints: record i is buffer[offsets[i]:offsets[i + 1]], its newline included
-    buffer        the records themselves: one JSON object and a newline each
+    sizes         int: bytes of the record, its newline included
+    parts         the records themselves, one JSON object and a newline each, in one buffer or several; where one part
+                  ends and the next begins means nothing
 
-    Cutting shares the buffer, so that it costs nothing per record.
+    Cutting and joining share the parts: no record is copied.
     """
 
     ids: Sequence[str] = ()
     keys: Sequence[str] = ()
     timestamps: Sequence[int] = ()
     transactions: Sequence[Transaction] = ()
-    offsets: Sequence[int] = (0,)
-    buffer: bytes = b""
+    sizes: Sequence[int] = ()
+    parts: Sequence[memoryview] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def nbytes(self) -> int:
-        return self.offsets[-1] - self.offsets[0]
+        return sum(map(len, self.parts))
 
     @property
-    def ndjson(self) -> memoryview:
+    def ndjson(self) -> bytes:
         """All records, each ended by a newline."""
-        return memoryview(self.buffer)[self.offsets[0] : self.offsets[-1]]
+        return b"".join(self.parts)
 
     @property
     def bodies(self) -> list[bytes]:
         """Each record as the bytes of one JSON object, without its newline."""
-        buffer, offsets = self.buffer, self.offsets
-        return [buffer[offsets[i] : offsets[i + 1] - 1] for i in range(len(self))]
+        whole = self.ndjson
+        return [whole[end - size : end - 1] for size, end in zip(self.sizes, accumulate(self.sizes), strict=True)]
 
     def body(self, index: int) -> bytes:
         """Record `index` as the bytes of one JSON object, without its newline."""
-        return self.buffer[self.offsets[index] : self.offsets[index + 1] - 1]
+        return self.cut(index, index + 1).ndjson[:-1]
+
+    def fitting(self, records: int, nbytes: int) -> int:
+        """How many records from the first on are within both limits."""
+        if len(self) <= records and self.nbytes <= nbytes:
+            return len(self)
+        return bisect_right([*accumulate(self.sizes[:records])], nbytes)
 
     def cut(self, start: int, stop: int) -> "Batch":
-        """Records start to stop, sharing this batch's buffer."""
+        """Records start to stop."""
         if start <= 0 and stop >= len(self):
             return self
         here = slice(start, stop)
-        offsets = self.offsets[start : stop + 1]
-        return Batch(self.ids[here], self.keys[here], self.timestamps[here], self.transactions[here], offsets, self.buffer)
+        sizes = self.sizes[here]
+        parts = cut_parts(self.parts, sum(self.sizes[:start]), sum(sizes))
+        return Batch(self.ids[here], self.keys[here], self.timestamps[here], self.transactions[here], sizes, parts)
 
     def pick(self, indexes: Sequence[int]) -> "Batch":
         """The records at `indexes`, which ascend."""
@@ -100,18 +108,26 @@ class Batch:
         """All records of `batches`, in that order."""
         if len(batches) == 1:
             return batches[0]
-        offsets = array("q", [0])
-        for batch in batches:
-            shift = offsets[-1] - batch.offsets[0]
-            offsets.extend([offset + shift for offset in batch.offsets[1:]])
         return Batch(
             list(chain.from_iterable(batch.ids for batch in batches)),
             list(chain.from_iterable(batch.keys for batch in batches)),
             list(chain.from_iterable(batch.timestamps for batch in batches)),
             list(chain.from_iterable(batch.transactions for batch in batches)),
-            offsets,
-            b"".join([batch.ndjson for batch in batches]),
+            list(chain.from_iterable(batch.sizes for batch in batches)),
+            list(chain.from_iterable(batch.parts for batch in batches)),
         )
+
+
+def cut_parts(parts: Sequence[bytes | memoryview], skip: int, take: int) -> list[memoryview]:
+    """`take` bytes of `parts` behind the first `skip`."""
+    found = []
+    for part in parts:
+        piece = memoryview(part)[skip : skip + take]
+        skip = max(0, skip - len(part))
+        take -= len(piece)
+        if len(piece):
+            found.append(piece)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

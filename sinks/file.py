@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -43,7 +43,18 @@ from fastavro.write import Writer
 from pydantic import model_validator
 
 from sinks._avro import avro_converter, avro_schema
-from sinks.base import Batch, Misconfigured, Seconds, Settings, SinkContext, SinkType, Size, Unavailable, WriteResult
+from sinks.base import (
+    Batch,
+    Misconfigured,
+    Seconds,
+    Settings,
+    SinkContext,
+    SinkType,
+    Size,
+    Unavailable,
+    WriteResult,
+    cut_parts,
+)
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -55,6 +66,8 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 OPEN = ".open"
+IOV_MAX = 1024
+"""Parts that one pwritev takes."""
 _NAME = re.compile(r"-\d{8}T\d{6}Z-\d{4,}\.(ndjson(\.gz|\.zst)?|avro)\.open")
 _FOR_A_PERSON = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
 _SUFFIX = {"none": "", "gzip": ".gz", "zstd": ".zst"}
@@ -156,8 +169,8 @@ class FileSink:
         if len(batch):
             if self._file is None:
                 self._file = self._create()
-            data, refused = self._encode.batch(batch)
-            self._file.append(data)
+            parts, refused = self._encode.batch(batch)
+            self._file.append(parts)
         file = self._file
         if file is None:
             return WriteResult(state=json.dumps({"file": None}))
@@ -176,7 +189,7 @@ class FileSink:
         file = _OpenFile(path, 0, time.time())
         try:
             _sync_directory(self._directory)
-            file.append(self._encode.begin())
+            file.append([self._encode.begin()])
         except OSError:
             file.close()
             path.unlink(missing_ok=True)
@@ -203,19 +216,21 @@ class _OpenFile:
         self.opened = opened
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
 
-    def append(self, data: bytes | memoryview) -> None:
-        """All of `data`, durably, or none of it."""
+    def append(self, parts: Sequence[bytes | memoryview]) -> None:
+        """All of `parts`, durably, or none of it. They are not joined before: that would cost more than to write them."""
+        size = sum(map(len, parts))
         try:
             self.cut()  # where an append failed and could not be undone
             written = 0
-            while written < len(data):
-                written += os.pwrite(self._descriptor, data[written:], self.length + written)
+            while written < size:
+                rest = cut_parts(parts, written, size - written)[:IOV_MAX]
+                written += os.pwritev(self._descriptor, rest, self.length + written)
             os.fdatasync(self._descriptor)
         except OSError:
             with suppress(OSError):
                 self.cut()
             raise
-        self.length += len(data)
+        self.length += size
 
     def cut(self) -> None:
         os.ftruncate(self._descriptor, self.length)
@@ -256,11 +271,11 @@ class _Ndjson:
     def resume(self, head: bytes) -> bool:
         return True
 
-    def batch(self, batch: Batch) -> tuple[bytes | memoryview, dict[int, str]]:
+    def batch(self, batch: Batch) -> tuple[Sequence[bytes | memoryview], dict[int, str]]:
         if self._compression == "gzip":
             gzip = zlib.compressobj(wbits=31)
-            return gzip.compress(batch.ndjson) + gzip.flush(), {}
-        return zstd.compress(batch.ndjson) if self._compression == "zstd" else batch.ndjson, {}
+            return [gzip.compress(batch.ndjson), gzip.flush()], {}
+        return [zstd.compress(batch.ndjson)] if self._compression == "zstd" else batch.parts, {}
 
 
 class _Avro:
@@ -291,15 +306,15 @@ class _Avro:
         self._header = head[: buffer.tell()]
         return (schema, metadata.get("avro.codec", "null")) == (self._schema, self._codec)
 
-    def batch(self, batch: Batch) -> tuple[bytes, dict[int, str]]:
+    def batch(self, batch: Batch) -> tuple[Sequence[bytes], dict[int, str]]:
         bodies = batch.bodies
         try:
-            return self._blocks(bodies), {}
+            return [self._blocks(bodies)], {}
         except Exception:
             refused = self._refused(bodies)
             if not refused:
                 raise
-            return self._blocks([body for index, body in enumerate(bodies) if index not in refused]), refused
+            return [self._blocks([body for index, body in enumerate(bodies) if index not in refused])], refused
 
     def _blocks(self, bodies: list[bytes]) -> bytes:
         """A new writer each time: one that failed keeps what it had of its block."""

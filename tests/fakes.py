@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from itertools import accumulate
 from types import TracebackType
 
 from btfeed.batching import DeliverySettings, FilterSettings
@@ -28,8 +27,9 @@ def batch_of(bodies: Sequence[bytes], prefix: str = "post", transaction: Transac
     count = range(len(bodies))
     lines = [body + b"\n" for body in bodies]
     ids = [f"{prefix}-{number}" for number in count]
-    offsets = list(accumulate(map(len, lines), initial=0))
-    return Batch(ids, ids, [1_700_000_000_000 + n for n in count], [transaction] * len(bodies), offsets, b"".join(lines))
+    timestamps = [1_700_000_000_000 + number for number in count]
+    parts = [memoryview(b"".join(lines))]
+    return Batch(ids, ids, timestamps, [transaction] * len(bodies), [len(line) for line in lines], parts)
 
 
 def mapper(missing: str = "report", unexpected: str = "report") -> Mapper:

@@ -207,7 +207,7 @@ async def test_the_sink_that_is_shown_is_one(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(sys, "stdout", TextIOWrapper(written))
     sink = kind.create(kind.settings.model_validate({"prefix": "> "}), SinkContext("x", (), ()))
     await sink.open(None)
-    await sink.write(Batch(["1-0"], ["k"], [0], [Transaction("", "", "", "", "visit")], [0, 3], b"{}\n"))
+    await sink.write(Batch(["1-0"], ["k"], [0], [Transaction("", "", "", "", "visit")], [3], [memoryview(b"{}\n")]))
     await sink.close()
     assert written.getvalue() == b"> {}\n"
 

@@ -24,7 +24,7 @@ from sinks.file import FileSink
 from tests.fakes import mapped
 from tests.sink_drivers.file import FORMATS, canonical, file_sink, read_records
 
-STEPS = ("open", "pwrite", "fdatasync", "fsync", "ftruncate", "rename", "unlink", "mkdir")
+STEPS = ("open", "pwritev", "fdatasync", "fsync", "ftruncate", "rename", "unlink", "mkdir")
 """Everything of the system that the sink changes anything with."""
 RECORDS = mapped(60)
 
@@ -51,9 +51,10 @@ class Disk:
             if self.done != self.at:
                 return real(*arguments, **named)
             self.failed = True
-            if self.when == "middle" and name == "pwrite":
-                descriptor, data, offset = arguments
-                real(descriptor, bytes(data)[: len(data) // 2], offset)
+            if self.when == "middle" and name == "pwritev":
+                descriptor, parts, offset = arguments
+                data = b"".join(parts)
+                real(descriptor, [data[: len(data) // 2]], offset)
             elif self.when == "after":
                 real(*arguments, **named)
             raise self.error

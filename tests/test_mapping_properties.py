@@ -60,8 +60,8 @@ def test_the_same_post_gives_the_same_bytes(bodies: list[bytes]) -> None:
     rounds = [[mapper.map(body, post.digest(body)) for body in bodies] for _ in range(2)]
     for body, one, two in zip(bodies, *rounds, strict=True):
         for other in (two, mapped(body)):
-            assert other.batch.buffer == one.batch.buffer
-            assert list(other.batch.offsets) == list(one.batch.offsets)
+            assert other.batch.ndjson == one.batch.ndjson
+            assert other.batch.sizes == one.batch.sizes
             assert (other.batch.ids, other.batch.keys, other.counts) == (one.batch.ids, one.batch.keys, one.counts)
             assert other.refused == one.refused
 
@@ -69,14 +69,13 @@ def test_the_same_post_gives_the_same_bytes(bodies: list[bytes]) -> None:
 @given(body=strategies.bodies)
 @settings(UNHURRIED, max_examples=100)
 def test_columns_fit_together(body: bytes) -> None:
-    """Of equal length, one line of the buffer each; with the refused ones, every occurrence is there once."""
+    """Of equal length, one line each; with the refused ones, every occurrence is there once."""
     result = mapped(body)
     batch = result.batch
     columns = (batch.ids, batch.keys, batch.timestamps, batch.transactions, batch.bodies)
-    assert {len(column) for column in columns} == {len(batch)} == {len(batch.offsets) - 1}
-    assert batch.offsets[0] == 0
-    assert batch.offsets[-1] == len(batch.buffer) == batch.nbytes
-    assert batch.buffer == b"".join(record + b"\n" for record in batch.bodies)
+    assert {len(column) for column in columns} == {len(batch)} == {len(batch.sizes)}
+    assert sum(batch.sizes) == len(batch.ndjson) == batch.nbytes
+    assert batch.ndjson == b"".join(record + b"\n" for record in batch.bodies)
     message = BusinessTransactions.FromString(body)
     occurrences = [(bt, occurrence) for bt in message.businessTransactions for occurrence in bt.occurrences]
     refused = {letter.ordinal: letter for letter in result.refused}

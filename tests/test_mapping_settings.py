@@ -370,8 +370,8 @@ def test_very_wide_records_are_as_others(unexpected: str, monkeypatch: pytest.Mo
         with monkeypatch.context() as patch:
             patch.setattr(plan, "WIDE", 0)
             found = mapped(body, unexpected=unexpected)
-        assert (found.batch.buffer, found.batch.keys, found.counts) == (
-            expected.batch.buffer,
+        assert (found.batch.ndjson, found.batch.keys, found.counts) == (
+            expected.batch.ndjson,
             expected.batch.keys,
             expected.counts,
         )
