@@ -14,6 +14,7 @@ import ssl
 import time
 import zlib
 from collections import OrderedDict
+from contextlib import suppress
 from typing import Annotated
 
 import structlog
@@ -205,6 +206,7 @@ class Receiver:
             log.exception("a bug in the receiver; the post was not taken")
             self._metrics.refused_posts.labels("bug").inc()
             response = web.Response(status=503, headers={"Retry-After": str(RETRY_AFTER)})
+        response.headers["Server"] = "btfeed"  # and not whose versions it is made of
         assert isinstance(request.protocol, Connection)
         if self.stopping or request.protocol.at_end:
             response.force_close()
@@ -346,6 +348,8 @@ def _credentials(settings: ReceiverSettings) -> list[bytes]:
     if settings.basic_auth:
         pair = f"{settings.basic_auth.username}:{settings.basic_auth.password}"
         known.append(b"basic " + base64.b64encode(pair.encode()))
+        with suppress(UnicodeEncodeError):  # an old Java encodes them so
+            known.append(b"basic " + base64.b64encode(pair.encode("latin-1")))
     return known
 
 

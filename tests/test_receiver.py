@@ -157,6 +157,15 @@ async def test_takes_posts_with_credentials(tmp_path: Path, value: str) -> None:
         assert running.posts() == [BODY]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+async def test_takes_passwords_in_either_encoding(tmp_path: Path, encoding: str) -> None:
+    """Newer clients encode credentials as UTF-8, older ones as latin-1; the answer does not say whose server it is."""
+    value = base64.b64encode("appmon:schlüssel".encode(encoding)).decode()
+    async with site(tmp_path, basic_auth={"username": "appmon", "password": "schlüssel"}) as running:
+        answer = await running.ask(request(BODY, f"Authorization: Basic {value}"))
+        assert (answer.status, answer.headers["server"]) == (200, "btfeed")
+
+
 @pytest.mark.parametrize(
     "value",
     [
