@@ -5,7 +5,7 @@ import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -186,8 +186,11 @@ class Batcher:
                 accepts = self._accepts[transaction] = self._filter.accepts(transaction)
             if accepts:
                 accepted.append(index)
+        if len(accepted) == len(batch):
+            return batch
         self._filtered(len(batch) - len(accepted))
-        return batch.pick(accepted)
+        picked = batch.pick(accepted)
+        return replace(picked, parts=[memoryview(picked.ndjson)])  # so that they do not hold the whole post in memory
 
 
 def _ordinal(event_id: str) -> int:

@@ -147,6 +147,14 @@ async def test_a_filter_takes_what_matches_each_list(filter: dict[str, object], 
     assert slices[-1].end == Cursor(3)
 
 
+async def test_what_a_filter_takes_does_not_hold_the_rest_in_memory() -> None:
+    """A few records of each of many large posts are copied, so that those posts can go."""
+    bench = Bench(FilterSettings(category=["visit"]))
+    await bench.post(30)
+    (part,) = await bench.rest()
+    assert sum(memoryview(piece.obj).nbytes for piece in part.batch.parts) == part.batch.nbytes
+
+
 async def test_a_long_stretch_that_is_held_back_is_passed_in_steps() -> None:
     """So that the cursor is saved on the way, and dead letters are looked for."""
     bench = Bench(FilterSettings(application=["another"]))

@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from btfeed import delivery, settlement
 from btfeed.batching import FilterSettings
-from btfeed.journal.base import Cursor
+from btfeed.journal.base import Cursor, DeadLetter
 from btfeed.journal.sqlite import SqliteJournal, SqliteSettings
 from btfeed.metrics import Metrics
 from sinks.base import Batch, BatchRefused, WriteResult
@@ -215,6 +216,36 @@ async def test_a_dead_letter_whose_success_is_not_saved_yet_is_not_tried_twice()
         await until_async(lambda: len(rig.journal.failed) >= 3, "the commit failed", 10)
         rig.journal.failing = set()
         await until_async(lambda: not rig.journal.letters, "the dead letter is gone")
+    assert sink.bodies == bodies
+
+
+class SlowJournal(FakeJournal):
+    """Its answer to `retries` may be older than what was saved since."""
+
+    answers = 0
+
+    async def retries(self, sink: str, limit: int) -> Sequence[DeadLetter]:
+        found = await super().retries(sink, limit)
+        self.answers += 1
+        await self._enter("answer")
+        return found
+
+
+async def test_an_answer_that_is_older_than_a_commit_does_not_double_a_dead_letter() -> None:
+    """The journal was asked before it saved that the letter was delivered, and answers after that."""
+    journal, sink = SlowJournal(), FakeSink(WriteResult(refused={0: "no"}))
+    async with Rig(sink, journal=journal) as rig:
+        bodies = await rig.post(1)
+        await rig.saved(2)
+        journal.held = {"commit"}
+        journal.retry = set(journal.letters)
+        await until_async(lambda: sink.bodies, "it is delivered, and not saved")
+        answers, journal.held = journal.answers, {"commit", "answer"}
+        await until_async(lambda: journal.answers > answers, "asked again")
+        journal.held = {"answer"}
+        await until_async(lambda: not journal.letters, "it is saved")
+        answers, journal.held = journal.answers, set()
+        await until_async(lambda: journal.answers > answers + 1, "asked twice more")
     assert sink.bodies == bodies
 
 

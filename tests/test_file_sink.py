@@ -223,6 +223,21 @@ async def test_a_name_is_not_given_twice(tmp_path: Path, clock: Clock) -> None:
     await sink.close()
 
 
+async def test_a_name_that_the_state_knows_is_not_given_again(tmp_path: Path, clock: Clock) -> None:
+    """Not even in the second of a restart, with the finished file taken away: one would be mistaken for the other."""
+    sink = await opened(tmp_path, settings={"rotate_size": "1B"})
+    state = (await sink.write(mapped(1))).state
+    await sink.write(Batch())
+    await sink.close()
+    only_file(tmp_path).unlink()
+    sink = await opened(tmp_path, state)
+    await sink.write(mapped(9, 1))
+    await sink.close()
+    sink = await opened(tmp_path, state)
+    assert files(tmp_path) == []
+    await sink.close()
+
+
 async def test_a_file_shorter_than_it_was_is_kept_and_left(tmp_path: Path) -> None:
     """Somebody cut it; what is left is finished, and a new file begun."""
     sink = await opened(tmp_path)
