@@ -52,7 +52,9 @@ class Journal(SqliteJournal):
 async def journal(
     directory: Path, starts: dict[str, str] | Sequence[str] = ("a",), vfs: str | None = None, **settings: Any
 ) -> AsyncIterator[Journal]:
-    """An open journal. starts: its sinks, and where they start if not with the oldest."""
+    """An open journal, which keeps posts for ever by default. starts: its sinks, and where they start if not with the
+    oldest."""
+    settings.setdefault("retention", "36500d")
     named = starts if isinstance(starts, dict) else dict.fromkeys(starts, "oldest")
     metrics = Metrics()
     opened = Journal(SqliteSettings(directory=str(directory), **settings), named, metrics, MAX_OCCURRENCES, vfs)

@@ -177,7 +177,9 @@ class Engine:
         self._metrics.journal_errors.inc()
         log.error("the journal's file is damaged", error=str(error))
         marks = self.ledger.marks
-        self.ledger.close()
+        if self.ledger.is_open:
+            self.ledger.store.leave_as_it_is()
+            self.ledger.close()
         try:
             found = salvage(self._directory, self._vfs, marks.first, marks.next)
         except OSError as worse:

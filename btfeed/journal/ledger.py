@@ -247,9 +247,8 @@ class Ledger:
         return entries, None
 
     def _set_aside(self, damaged: Damaged) -> None:
-        letter = damaged_post(damaged.seq, _now(), damaged.body)
         with self.transaction() as store:
-            self.bury(letter)
+            self.bury(damaged_post(damaged))
             store.delete_post(damaged.seq)
             self.marks.gaps[damaged.seq] = damaged.seq
             self.marks.last = store.last_seq()
@@ -315,6 +314,7 @@ class Ledger:
     def maintain(self) -> bool:
         store = self.store
         if store.removed():
+            store.checkpoint()  # the log may be out of reach as soon as it is closed
             raise apsw.CorruptError("its files were taken away")
         store.relieve_log()
         with self.transaction():

@@ -1,7 +1,7 @@
 """What is done with a journal whose file is damaged: carry over what can be read into a new one, and set it aside.
 
 Rows are read one after the other; where SQLite stumbles, each following number is tried by itself, so that a damaged
-page costs what is on it and no more. A body that fits its digest is right; its number is, if it lies between its
+page costs the rows on it, or those that it leads to, and no more. A body that fits its digest is right; its number is, if it lies between its
 neighbours'. What is missing between the first number that was not forgotten and the last one given is counted as lost,
 and noted as gaps.
 
@@ -31,6 +31,7 @@ _SALVAGED = f"{FILE}-salvaged"
 _BATCH_BYTES = 16 * 2**20
 _TRIES = 1_000_000
 """Numbers that are tried by themselves at most."""
+_DOUBTFUL_BYTES = 64 * 2**20
 _EVERYTHING = 2**62
 
 
@@ -180,28 +181,42 @@ def _carry_letters(old: Store, store: Store) -> None:
 
 
 def _carry_posts(old: Store, store: Store, found: Salvage, first_seq: int, next_seq: int) -> None:
-    first_seq = first_seq or _known(old.first_seq, 0)
     gaps: dict[int, int] = _known(old.gaps, {})
     seqs = [cursor.seq for cursor, _ in store.cursors().values()]
-    next_seq = max(next_seq, first_seq, _known(old.last_seq, 0) + 1, *seqs, *(last + 1 for last in gaps.values()))
-    rows = _readable(lambda seq: old.read(seq, _EVERYTHING), lambda row: row.seq, first_seq, next_seq)
-    expected = lowest = first_seq or next_seq
+    first_seq = first_seq or _known(old.first_seq, 0)
+    next_seq = max(next_seq, first_seq, *seqs, *(last + 1 for last in gaps.values()))
+    end = max(next_seq, _known(old.last_seq, 0) + 1)
+    rows = _readable(lambda seq: old.read(seq, _EVERYTHING), lambda row: row.seq, first_seq, end)
+    doubtful = _Doubtful()
+    lowest = expected = 0
     size = 0
-    for row, following in pairwise(chain(rows, [None])):
+    for row, following in pairwise(chain(doubtful.sift(rows), [None])):
         assert row is not None
+        if not lowest:
+            lowest = expected = min(first_seq or row.seq, row.seq)
         while expected in gaps:
             expected = gaps[expected] + 1
-        seq = _number(row.seq, expected, following.seq if following else next_seq)
-        size += _carry_post(row, seq, store, found)
-        lowest, expected = min(lowest, seq), seq + 1
+        seq = _number(row.seq, expected, following.seq if following else max(next_seq, row.seq + 1))
+        if seq >= lowest and store.digest(seq) is None:
+            store.append(seq, [row.post])
+            found.posts += 1
+            size += len(row.post.body)
+        elif store.digest(seq) != row.post.digest:  # else a damaged page led here again
+            doubtful.keep(Damaged(0, row.post.received, row.post.body))
+        expected, next_seq = seq + 1, max(next_seq, seq + 1)
         if size > _BATCH_BYTES:
             store.commit()
             store.begin()
             size = 0
-    known_gaps = sum(last - max(first, lowest) + 1 for first, last in gaps.items() if last >= lowest)
-    found.lost_posts = max(0, next_seq - lowest - known_gaps - found.posts - found.damaged_posts)
+    lowest = lowest or first_seq or next_seq
+    missing = next_seq - lowest - found.posts
+    missing = max(0, missing - sum(last - max(first, lowest) + 1 for first, last in gaps.items() if last >= lowest))
     store.save_first_seq(lowest)
     store.save_missing(next_seq)
+    for letter in doubtful.letters(store, range(lowest, next_seq), gaps)[:missing]:
+        store.bury(letter)
+        found.damaged_posts += 1
+    found.lost_posts = missing - found.damaged_posts
 
 
 def _number(seq: int, expected: int, following: int) -> int:
@@ -212,21 +227,35 @@ def _number(seq: int, expected: int, following: int) -> int:
     return expected
 
 
-def _carry_post(row: Entry | Damaged, seq: int, store: Store, found: Salvage) -> int:
-    """Returns the bytes carried over."""
-    there = store.digest(seq)
-    if isinstance(row, Entry) and there is None:
-        store.append(seq, [row.post])
-        found.posts += 1
-        return len(row.post.body)
-    if isinstance(row, Entry) and row.post.digest == there:  # a damaged page that leads to the same rows again
-        return 0
-    body, received = (row.post.body, row.post.received) if isinstance(row, Entry) else (row.body, row.received)
-    store.bury(damaged_post(seq, received, body))
-    found.damaged_posts += 1
-    return len(body)
+class _Doubtful:
+    """Rows that are no sound posts, or have no number. What looks like a row on a damaged page need not be one: it counts
+    if there is a missing number that it can have."""
+
+    def __init__(self) -> None:
+        self._rows: list[Damaged] = []
+        self._size = 0
+
+    def keep(self, row: Damaged) -> None:
+        self._size += len(row.body)
+        if self._size < _DOUBTFUL_BYTES:
+            self._rows.append(row)
+
+    def sift(self, rows: Iterator[Entry | Damaged]) -> Iterator[Entry]:
+        """Keep those that are damaged, and let the others through."""
+        for row in rows:
+            if isinstance(row, Damaged):
+                self.keep(row)
+            else:
+                yield row
+
+    def letters(self, store: Store, seqs: range, gaps: dict[int, int]) -> list[DeadLetter]:
+        missing = {row.seq: row for row in self._rows if row.seq in seqs and store.digest(row.seq) is None}
+        for first, last in gaps.items():
+            for seq in [seq for seq in missing if first <= seq <= last]:
+                del missing[seq]
+        return [damaged_post(row) for row in [*missing.values(), *(row for row in self._rows if not row.seq)]]
 
 
-def damaged_post(seq: int, received: int, body: bytes) -> DeadLetter:
+def damaged_post(row: Damaged) -> DeadLetter:
     """What a damaged row becomes."""
-    return DeadLetter("post", "", f"damaged in the journal (post {seq}): the body does not fit its digest", received, body)
+    return DeadLetter("post", "", f"damaged in the journal (post {row.seq or '?'})", row.received, row.body)

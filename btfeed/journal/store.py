@@ -68,7 +68,7 @@ class Store:
     def open_damaged(cls, path: Path, vfs: str | None = None) -> "Store":
         """A journal that is only to be read, and left as it is."""
         store = cls(path, vfs)
-        store.db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        store.leave_as_it_is()
         return store
 
     def _set_up(self) -> None:
@@ -93,6 +93,10 @@ class Store:
     def prove_schema(self) -> None:
         """Raise where a table is unknown or the schema can't be read."""
         self.db.execute("SELECT 1 FROM posts, gaps, sinks, dead_letters, meta LIMIT 0")
+
+    def leave_as_it_is(self) -> None:
+        """Closing will not bring what is in the log into the file."""
+        self.db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
 
     def close(self) -> None:
         with suppress(apsw.Error):  # nothing unsaved is lost by a close that fails
