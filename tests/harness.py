@@ -44,6 +44,12 @@ async def until_async(check: Callable[[], T | None], what: str, deadline: float 
         await asyncio.sleep(0.01)
 
 
+def peak_memory(pid: int | str) -> int:
+    """Bytes of RSS that a process has had at most; "self" is this one. getrusage would count what it was forked from."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+
+
 class Server:
     """`btfeed serve` with a configuration of its own under `directory`: one file sink, unless `config` says otherwise.
 

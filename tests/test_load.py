@@ -7,17 +7,10 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from btfeed import replay
-from tests.harness import Server, until
+from tests.harness import Server, peak_memory, until
 from tests.posts import mixed
 
 MEBIBYTE = 2**20
-
-
-def peak_memory(server: Server) -> int:
-    """Bytes of RSS that the server has had at most."""
-    assert server.process
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
 
 
 def bodies(posts: int, occurrences: int) -> Iterator[bytes]:
@@ -28,11 +21,12 @@ def test_a_sink_that_stopped_costs_no_memory_for_five_million_occurrences(tmp_pa
     """While one sink hangs for the whole run, all is taken, and RSS stays under 512 MiB."""
     with Server(tmp_path, program=[sys.executable, "-m", "tests.stalled"]) as server:
         summary = asyncio.run(replay.replay(bodies(5_000, 1_000), server.url, connections=8))
+        assert server.process
         assert summary.occurrences == 5_000_000
         assert not summary.refused
         sink = server.status()["sinks"]["files"]
         assert (sink["backlog_posts"], sink["delivered"]) == (5_000, 0)
-        assert peak_memory(server) < 512 * MEBIBYTE
+        assert peak_memory(server.process.pid) < 512 * MEBIBYTE
 
 
 def test_posts_are_answered_while_a_backlog_is_delivered(tmp_path: Path) -> None:

@@ -380,12 +380,12 @@ def test_very_wide_records_are_as_others(unexpected: str, monkeypatch: pytest.Mo
 def test_wide_occurrences_that_all_differ_take_little_memory() -> None:
     """What is compiled for one is forgotten while the post is still being mapped."""
     script = """if True:
-        import resource
+        from tests.harness import peak_memory
         from tests.records import mapped
         from tests.wire import NAME, START_TIME, field, transaction
         wide = [field(6, START_TIME + b"\\x3a\\x01x" * (20_000 - place)) for place in range(30)]
         assert len(mapped(transaction(NAME + b"".join(wide))).batch) == 30
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+        print(peak_memory("self") // 2**20)
     """
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr

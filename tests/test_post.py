@@ -245,8 +245,8 @@ BOMBS = {
     "unknown fields between known ones": "bomb(SIZE, field(6, b'\\x08\\x00\\x18\\x00' * 16_000))",
 }
 SCRIPT = """
-import resource
 from btfeed.post import PostRefused, admit
+from tests.harness import peak_memory
 from tests.wire import *
 SIZE = 16 * 2**20
 body = {body}
@@ -255,7 +255,7 @@ try:
 except PostRefused:
     pass
 assert SIZE - 70_000 < len(body) <= SIZE + 20, len(body)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(peak_memory("self") // 2**20)
 """
 
 
