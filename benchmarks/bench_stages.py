@@ -119,14 +119,13 @@ async def measure(stage: Callable[[], Awaitable[None]], occurrences: int) -> flo
 def measure_server(load: Load, directory: Path) -> float:
     """CPU microseconds an occurrence of `btfeed serve`, from the first post until all is in the file."""
     with Server(directory) as server:
-        assert server.process
         asyncio.run(replay.replay(iter(load.bodies[:2]), server.url))  # warm: plans compiled, file open
         _wait_for(server, 2 * load.occurrences // len(load.bodies))
-        before = _cpu_seconds(server.process.pid)
+        before = _cpu_seconds(server.pid)
         summary = asyncio.run(replay.replay(iter(load.bodies[2:]), server.url, connections=8))
         assert not summary.refused, summary.refused
         _wait_for(server, load.occurrences)
-        spent = _cpu_seconds(server.process.pid) - before
+        spent = _cpu_seconds(server.pid) - before
     return spent / summary.occurrences * 1e6
 
 

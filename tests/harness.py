@@ -105,6 +105,11 @@ class Server:
     def __exit__(self, *exception: object) -> None:
         self.stop()
 
+    @property
+    def pid(self) -> int:
+        assert self.process
+        return self.process.pid
+
     def stop(self) -> int:
         """SIGTERM; returns the exit status."""
         assert self.process

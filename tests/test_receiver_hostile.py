@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import BTFEED, DEADLINE, Server, until
+from tests.harness import BTFEED, DEADLINE, Server, peak_memory, until
 from tests.posts import SAMPLES, mixed, sample_visit
 from tests.rawhttp import chunked, gzipped, request
 
@@ -119,13 +119,6 @@ def test_random_bytes_are_no_http(shared: Server, seed: int) -> None:
         assert set(_statuses(_exchange(shared, rng.randbytes(length)))) <= {400}
 
 
-def _peak(server: Server) -> int:
-    """The most memory that the process has had so far, in bytes."""
-    assert server.process
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-
-
 def _filled(element: bytes, size: int = 16 * MIB) -> bytes:
     return element * (size // len(element))
 
@@ -161,9 +154,9 @@ def test_memory_stays_bounded_under_bombs(tmp_path: Path, name: str) -> None:
     """16 MiB of what is small on the wire and large as objects: the process grows by no more than 8 times the limit."""
     with Server(tmp_path, "") as server:
         server.post(BODY)
-        before = _peak(server)
+        before = peak_memory(server.pid)
         status, _ = server.post(BOMBS[name])
-        grown = (_peak(server) - before) / MIB
+        grown = (peak_memory(server.pid) - before) / MIB
         assert status in (200, 400, 413)
         assert grown < 128, f"{name} ({status}): {grown:.0f} MiB"
 
@@ -173,14 +166,14 @@ def test_memory_stays_bounded_under_gzip_bombs(tmp_path: Path) -> None:
     bomb = request(gzipped(bytes(128 * MIB)), "Content-Encoding: gzip")
     with Server(tmp_path, "") as server:
         server.post(BODY)
-        before = _peak(server)
+        before = peak_memory(server.pid)
         connections = [_connect(server) for _ in range(10)]
         for connection in connections:
             connection.sendall(bomb)
         for connection in connections:
             assert _statuses(connection.recv(2**16)) == [413]
             connection.close()
-        assert (_peak(server) - before) / MIB < 128
+        assert (peak_memory(server.pid) - before) / MIB < 128
 
 
 def test_memory_stays_bounded_under_many_bad_posts(tmp_path: Path) -> None:
@@ -188,9 +181,9 @@ def test_memory_stays_bounded_under_many_bad_posts(tmp_path: Path) -> None:
     bad = request(b"\x07" * (8 * MIB))
     with Server(tmp_path, "", receiver='queue_timeout = "20s"\nmax_in_flight = "16MiB"') as server:
         server.post(BODY)
-        before = _peak(server)
+        before = peak_memory(server.pid)
         assert set(_post_side_by_side(server, [bad] * 50)) == {400}
-        assert (_peak(server) - before) / MIB < 128
+        assert (peak_memory(server.pid) - before) / MIB < 128
 
 
 def _post_side_by_side(server: Server, requests: list[bytes]) -> list[int]:
