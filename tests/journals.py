@@ -18,7 +18,7 @@ from btfeed.post import Post, digest
 from sinks.base import Transaction
 
 MAX_OCCURRENCES = 1_000
-EVERYTHING = 2**40
+EVERYTHING = 2**62
 
 
 class Journal(SqliteJournal):

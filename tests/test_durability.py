@@ -27,7 +27,7 @@ from tests.harness import Server, until
 from tests.posts import mixed, sample_purepath
 
 STRACE = shutil.which("strace")
-PATIENCE = 0.5
+PATIENCE = 1.0
 """Seconds within which a post is refused; far above what is needed, for machines that are busy."""
 RECOVERY = 2.0
 
@@ -244,7 +244,7 @@ def test_errors_of_the_disk_while_running(tmp_path: Path, fault: str, call: str)
             with _injected(server, fault, call):
                 refused = _post_all(server.url, [_body(start + 100 + n) for n in range(50)], connections=8)
                 assert {answer.status for answer in refused} == {503}
-                assert max(answer.seconds for answer in refused) < 2 * PATIENCE
+                assert max(answer.seconds for answer in refused) < PATIENCE
                 _refusal(server, start + 200)
             taken.append(_accepts_again(server, count(start + 300)))
         until(lambda: all(_marks(server)[mark] for mark in taken), "delivered")
@@ -336,5 +336,5 @@ def _taken(server: Server, numbers: Sequence[int], size: int) -> list[int]:
     """Post these; which were answered 200. The others were answered 503, and soon."""
     answers = _post_all(server.url, [mixed(size, number) for number in numbers], connections=4)
     assert {answer.status for answer in answers} <= {200, 503}
-    assert max(answer.seconds for answer in answers) < 2 * PATIENCE
+    assert max(answer.seconds for answer in answers) < PATIENCE
     return [number for number, answer in zip(numbers, answers, strict=True) if answer.status == 200]

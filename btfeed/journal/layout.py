@@ -1,5 +1,6 @@
 """How the journal's file is laid out: its schema, and what never changes in its header."""
 
+from contextlib import closing
 from pathlib import Path
 
 import apsw
@@ -9,6 +10,7 @@ VERSION = 1
 APPLICATION = 0x62740000
 """Added to the version it is the application_id: a version that is said once may be a flipped bit."""
 
+# Tables before indexes: then VACUUM leaves every root page where it is.
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS posts(
     seq INTEGER PRIMARY KEY, received INTEGER NOT NULL, peer TEXT NOT NULL, digest BLOB NOT NULL, body BLOB NOT NULL);
@@ -20,14 +22,27 @@ CREATE TABLE IF NOT EXISTS dead_letters(
     id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, sink TEXT NOT NULL, reason TEXT NOT NULL,
     time INTEGER NOT NULL, tries INTEGER NOT NULL, retry INTEGER NOT NULL DEFAULT 0, event_id TEXT, key TEXT NOT NULL,
     timestamp INTEGER NOT NULL, "transaction" TEXT, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE UNIQUE INDEX IF NOT EXISTS dead_letters_event ON dead_letters(event_id, sink) WHERE event_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS dead_letters_retry ON dead_letters(kind, sink) WHERE retry;
-CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 """
 
 _HEADER = {0: b"SQLite format 3\0" + PAGE_SIZE.to_bytes(2, "big"), 20: b"\0\x40\x20\x20", 52: bytes(7)}
 """Bytes at the start of the file by their place: page size, nothing reserved, UTF-8 (of which the last byte is 0 before
 there is a table)."""
+
+
+def check_schema(db: apsw.Connection) -> None:
+    """Raise apsw.CorruptError where the tables are not those of SCHEMA: a flipped bit in its text is another column."""
+    with closing(apsw.Connection(":memory:")) as fresh:
+        fresh.execute(SCHEMA)
+        if not _tables(fresh) <= _tables(db):
+            raise apsw.CorruptError("the schema is not a journal's")
+
+
+def _tables(db: apsw.Connection) -> set[tuple[object, ...]]:
+    names = "CAST(type AS BLOB), CAST(name AS BLOB), CAST(tbl_name AS BLOB), CAST(sql AS BLOB), rootpage"
+    return set(db.execute(f"SELECT {names} FROM sqlite_master"))
 
 
 def check_header(path: Path, vfs: str | None) -> None:

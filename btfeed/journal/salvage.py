@@ -1,9 +1,9 @@
 """What is done with a journal whose file is damaged: carry over what can be read into a new one, and set it aside.
 
 Rows are read one after the other; where SQLite stumbles, each following number is tried by itself, so that a damaged
-page costs the rows on it, or those that it leads to, and no more. A body that fits its digest is right; its number is, if it lies between its
-neighbours'. What is missing between the first number that was not forgotten and the last one given is counted as lost,
-and noted as gaps.
+page costs the rows on it, or those that it leads to, and no more. A body that fits its digest is right; its number is,
+if it lies between its neighbours'. What is missing between the first number that was not forgotten and the last one given
+is counted as lost, and noted as gaps.
 
 The new journal takes its place by renaming, last of all and step by step (`finish` goes on after a crash), so that there
 is a whole journal at any time, old or new. The damaged file is kept as it was found.
@@ -21,8 +21,9 @@ from typing import TypeVar
 import apsw
 
 from btfeed.journal.base import Cursor, DeadLetter, Entry
-from btfeed.journal.layout import PAGE_SIZE, check_header
+from btfeed.journal.layout import PAGE_SIZE, check_header, check_schema
 from btfeed.journal.store import FILE, Damaged, Store
+from btfeed.post import Post
 
 T = TypeVar("T")
 
@@ -100,7 +101,7 @@ def _damaged(directory: Path, vfs: str | None) -> Iterator[Store]:
         try:
             check_header(path, vfs)
             with closing(Store.open_damaged(path, vfs)) as old:
-                old.prove_schema()
+                check_schema(old.db)
         except apsw.Error:
             vfs = patched.name
         with closing(Store.open_damaged(path, vfs)) as old:
@@ -180,43 +181,76 @@ def _carry_letters(old: Store, store: Store) -> None:
         store.bury(letter, retry=letter.id in marked)
 
 
+@dataclass(slots=True)
+class _Numbers:
+    """The numbers that posts have: from `first`, 0 where that is not known, to before `next`, but for known `gaps`."""
+
+    first: int
+    next: int
+    gaps: dict[int, int]
+
+    def after_gaps(self, seq: int) -> int:
+        while seq in self.gaps:
+            seq = self.gaps[seq] + 1
+        return seq
+
+    def is_gap(self, seq: int) -> bool:
+        return any(first <= seq <= last for first, last in self.gaps.items())
+
+    def count(self) -> int:
+        gaps = sum(last - max(first, self.first) + 1 for first, last in self.gaps.items() if last >= self.first)
+        return self.next - self.first - gaps
+
+
 def _carry_posts(old: Store, store: Store, found: Salvage, first_seq: int, next_seq: int) -> None:
-    gaps: dict[int, int] = _known(old.gaps, {})
     seqs = [cursor.seq for cursor, _ in store.cursors().values()]
-    first_seq = first_seq or _known(old.first_seq, 0)
-    next_seq = max(next_seq, first_seq, *seqs, *(last + 1 for last in gaps.values()))
-    end = max(next_seq, _known(old.last_seq, 0) + 1)
-    rows = _readable(lambda seq: old.read(seq, _EVERYTHING), lambda row: row.seq, first_seq, end)
+    gaps: dict[int, int] = _known(old.gaps, {})
+    first = first_seq or _known(old.first_seq, 0)
+    numbers = _Numbers(first, max(next_seq, first, *seqs, *(last + 1 for last in gaps.values())), gaps)
+    end = max(numbers.next, _known(old.last_seq, 0) + 1)
+    rows = _readable(lambda seq: old.read(seq, _EVERYTHING), lambda row: row.seq, first, end)
     doubtful = _Doubtful()
-    lowest = expected = 0
     size = 0
-    for row, following in pairwise(chain(doubtful.sift(rows), [None])):
-        assert row is not None
-        if not lowest:
-            lowest = expected = min(first_seq or row.seq, row.seq)
-        while expected in gaps:
-            expected = gaps[expected] + 1
-        seq = _number(row.seq, expected, following.seq if following else max(next_seq, row.seq + 1))
-        if seq >= lowest and store.digest(seq) is None:
-            store.append(seq, [row.post])
+    for seq, post in _numbered(doubtful.sift(rows), numbers):
+        there = store.digest(seq)
+        if there is None and seq >= numbers.first:
+            store.append(seq, [post])
             found.posts += 1
-            size += len(row.post.body)
-        elif store.digest(seq) != row.post.digest:  # else a damaged page led here again
-            doubtful.keep(Damaged(0, row.post.received, row.post.body))
-        expected, next_seq = seq + 1, max(next_seq, seq + 1)
+            size += len(post.body)
+        elif there != post.digest:  # else a damaged page led here again
+            doubtful.keep(Damaged(0, post.received, post.body))
         if size > _BATCH_BYTES:
             store.commit()
             store.begin()
             size = 0
-    lowest = lowest or first_seq or next_seq
-    missing = next_seq - lowest - found.posts
-    missing = max(0, missing - sum(last - max(first, lowest) + 1 for first, last in gaps.items() if last >= lowest))
-    store.save_first_seq(lowest)
-    store.save_missing(next_seq)
-    for letter in doubtful.letters(store, range(lowest, next_seq), gaps)[:missing]:
+    _account_for_the_rest(store, found, numbers, doubtful)
+
+
+def _numbered(entries: Iterator[Entry], numbers: _Numbers) -> Iterator[tuple[int, Post]]:
+    """Posts with their numbers; what those say of the first and the next one is noted."""
+    expected = 0
+    for entry, following in pairwise(chain(entries, [None])):
+        assert entry is not None
+        if not expected:
+            expected = numbers.first = min(numbers.first or entry.seq, entry.seq)
+        expected = numbers.after_gaps(expected)
+        seq = _number(entry.seq, expected, following.seq if following else max(numbers.next, entry.seq + 1))
+        numbers.next = max(numbers.next, seq + 1)
+        expected = seq + 1
+        yield seq, entry.post
+
+
+def _account_for_the_rest(store: Store, found: Salvage, numbers: _Numbers, doubtful: "_Doubtful") -> None:
+    """Each number has a post now, or a dead letter, or its post is lost."""
+    numbers.first = numbers.first or numbers.next
+    missing = max(0, numbers.count() - found.posts)
+    letters = doubtful.letters(store, numbers)[:missing]
+    for letter in letters:
         store.bury(letter)
-        found.damaged_posts += 1
-    found.lost_posts = missing - found.damaged_posts
+    found.damaged_posts = len(letters)
+    found.lost_posts = missing - len(letters)
+    store.save_first_seq(numbers.first)
+    store.save_missing(numbers.next)
 
 
 def _number(seq: int, expected: int, following: int) -> int:
@@ -248,12 +282,11 @@ class _Doubtful:
             else:
                 yield row
 
-    def letters(self, store: Store, seqs: range, gaps: dict[int, int]) -> list[DeadLetter]:
-        missing = {row.seq: row for row in self._rows if row.seq in seqs and store.digest(row.seq) is None}
-        for first, last in gaps.items():
-            for seq in [seq for seq in missing if first <= seq <= last]:
-                del missing[seq]
-        return [damaged_post(row) for row in [*missing.values(), *(row for row in self._rows if not row.seq)]]
+    def letters(self, store: Store, numbers: _Numbers) -> list[DeadLetter]:
+        """What may be missing posts: first those that say which."""
+        known = {row.seq: row for row in self._rows if numbers.first <= row.seq < numbers.next}
+        missing = [row for seq, row in known.items() if store.digest(seq) is None and not numbers.is_gap(seq)]
+        return [damaged_post(row) for row in [*missing, *(row for row in self._rows if not row.seq)]]
 
 
 def damaged_post(row: Damaged) -> DeadLetter:

@@ -22,7 +22,7 @@ from typing import Any
 import apsw
 
 from btfeed.journal.base import Commit, Cursor, DeadLetter, Entry
-from btfeed.journal.layout import APPLICATION, PAGE_SIZE, SCHEMA, VERSION, check_header
+from btfeed.journal.layout import APPLICATION, PAGE_SIZE, SCHEMA, VERSION, check_header, check_schema
 from btfeed.post import Post
 from btfeed.post import digest as digest_of
 from sinks.base import Transaction
@@ -88,11 +88,8 @@ class Store:
         if version < VERSION:
             marks = f"PRAGMA user_version={VERSION}; PRAGMA application_id={APPLICATION + VERSION}"
             self.db.execute(f"BEGIN IMMEDIATE; {SCHEMA} {marks}; COMMIT")
+        check_schema(self.db)
         self._inodes = _inodes(self.db)
-
-    def prove_schema(self) -> None:
-        """Raise where a table is unknown or the schema can't be read."""
-        self.db.execute("SELECT 1 FROM posts, gaps, sinks, dead_letters, meta LIMIT 0")
 
     def leave_as_it_is(self) -> None:
         """Closing will not bring what is in the log into the file."""
