@@ -190,6 +190,7 @@ class Engine:
             set_aside=found.damaged_posts, lost=found.lost_posts,
         )  # fmt: skip
         self._metrics.journal_damaged_posts.inc(found.damaged_posts)
+        self._metrics.dead_letters.labels(sink="", reason="damaged").inc(found.damaged_posts)
         self._metrics.journal_lost_posts.inc(found.lost_posts)
         self._take_up(damaged=True)
         self._broken = None
