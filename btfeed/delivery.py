@@ -14,7 +14,7 @@ import random
 import time
 import traceback
 from collections.abc import Awaitable, Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import structlog
 
@@ -25,7 +25,7 @@ from btfeed.metrics import Metrics
 from btfeed.schema import UNKNOWN
 from btfeed.settlement import Assignment, Settlement
 from btfeed.status import SinkStatus, State
-from sinks.base import Batch, BatchRefused, Misconfigured, Sink, Transaction, Unavailable, WriteResult
+from sinks.base import Batch, BatchRefused, Misconfigured, SerialSink, Sink, Transaction, Unavailable, WriteResult
 
 log = structlog.get_logger()
 
@@ -99,7 +99,8 @@ class Delivery:
     async def _deliver_all(self, cursor: Cursor, state: str | None) -> None:
         """Ends when all of it has: on a stop the reading at once, then the writes, then the saving."""
         async with asyncio.TaskGroup() as group:
-            settlement = Settlement(self.name, self._journal, self._serial, self._settings.in_flight, cursor, state, group)
+            saved = cast("SerialSink", self._sink).saved if self._serial else None
+            settlement = Settlement(self.name, self._journal, saved, self._settings.in_flight, cursor, state, group)
             self._settlement = settlement
             producer = group.create_task(self._produce(cursor))
             for _ in range(self._settings.in_flight):

@@ -214,7 +214,8 @@ class _Run:
 
     def _leave_out_not_finite(self, shape: Shape, row: list[Any]) -> None:
         for index, value in enumerate(row):
-            if type(value) is float and not isfinite(value) and shape.names[index] != DURATION.record:
+            elsewhere = index in shape.dropped or shape.names[index] == DURATION.record
+            if type(value) is float and not isfinite(value) and not elsewhere:
                 self._leave_out(shape, row, index)
 
     def _leave_out(self, shape: Shape, row: list[Any], index: int) -> None:

@@ -4,13 +4,15 @@ Invariants
 - The cursor is the end of the contiguous run of settled batches: nothing before it is still to be delivered.
 - What a batch changed (cursor, the sink's state, dead letters) is in the same commit as its end, and what could not be
   saved is saved with what comes after.
-- The state of a serial sink is saved before it is written to again.
+- A serial sink is written to again when its state is saved, or the journal could not save it; it is told what was saved.
+  Before its first record there is a saved state.
 - From the first batch that is not settled to the last that is read there are WINDOW batches at most for each that may be
   in flight: so much comes again after a crash, and so much is in memory.
 """
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
@@ -48,17 +50,20 @@ class Settlement:
         self,
         sink: str,
         journal: Journal,
-        serial: bool,
+        saved: Callable[[str], object] | None,
         in_flight: int,
         cursor: Cursor,
         state: str | None,
         group: asyncio.TaskGroup,
     ) -> None:
+        """saved: of a serial sink, what is to be told the state that was saved."""
         self.end = self._settled = cursor
         self.trying: set[int] = set()
         self._sink = sink
         self._journal = journal
-        self._serial = serial
+        self._saved = saved
+        self._begun = state is not None  # there is a saved state
+        self._tried = asyncio.Event()  # a commit was, with whatever outcome
         self._window = WINDOW * in_flight
         self._state = state
         self._group = group
@@ -91,8 +96,14 @@ class Settlement:
             self._moved.set()
         if self._unsaved and (self._saving is None or self._saving.done()):
             self._saving = self._group.create_task(self._save())
-        if self._saving and (self._serial or (self._unsaved and len(self._unsaved.dead_letters) > MAX_UNSAVED_LETTERS)):
+        if self._saving is None or self._saving.done():
+            return
+        full = self._unsaved is not None and len(self._unsaved.dead_letters) > MAX_UNSAVED_LETTERS
+        if full or (self._saved and not self._begun):
             await asyncio.shield(self._saving)
+        elif self._saved:
+            self._tried.clear()
+            await self._tried.wait()
 
     def _note(self, done: Assignment) -> None:
         self._settled = done.end
@@ -111,9 +122,14 @@ class Settlement:
                     log.warning("can't save the cursor; trying on", sink=self._sink, error=str(error))
                 failing = True
                 self._put_back(commit)
+                self._tried.set()
                 await asyncio.sleep(COMMIT_RETRY)
             else:
                 self.trying.difference_update(commit.redelivered, commit.refused_again)
+                if self._saved and commit.state is not None:
+                    self._begun = True
+                    self._saved(commit.state)
+                self._tried.set()
 
     def _put_back(self, commit: Commit) -> None:
         self._unsaved = _merged(commit, self._unsaved) if self._unsaved else commit

@@ -169,6 +169,13 @@ class Sink(Protocol):
         """Let go of everything. No write is under way; also called where open failed."""
 
 
+class SerialSink(Sink, Protocol):
+    """A sink whose state describes all that was written; see SinkType."""
+
+    def saved(self, state: str) -> None:
+        """`state` is saved: a crash from now on is followed by an `open` with it, or with a later one."""
+
+
 class SinkError(Exception):
     """The base of what a sink raises."""
 
@@ -223,9 +230,9 @@ class SinkFactory(Protocol):
 class SinkType:
     """What a module of this package offers under the name SINK.
 
-    serial    the state describes all that was written: one batch at a time, its state saved before the next is written.
-              The first batch after `open` is empty, so that there is a saved state before there is a record. Such a sink
-              takes a batch in one write: it names what it refuses, and neither raises BatchRefused nor asks for a retry
+    serial    it is a SerialSink: one batch at a time, its state saved before the next is written, unless the journal can't
+              save. The first batch after `open` is empty, so that there is a saved state before there is a record. Such a
+              sink takes a batch in one write: it names what it refuses, neither raises BatchRefused nor asks for a retry
     delivery  defaults of [sinks.NAME.delivery] that differ from the loop's own
     """
 

@@ -5,7 +5,7 @@ finished file is complete and never touched again; the step from one name to the
 
 Invariants
 - A write appends to the open file, fsyncs it, and returns its name and length as the sink's state. The loop saves the
-  state with the cursor, in one transaction, before it writes again.
+  state with the cursor, in one transaction, and says so.
 - `open` cuts the open file to the saved length: what is behind it belongs to records that the cursor has not passed, and
   they come again.
 - A file is finished only at the start of a write, when its whole length is saved. A crash right after the rename is
@@ -111,7 +111,9 @@ class FileSink:
         self._encode: _Ndjson | _Avro = _Ndjson(settings) if settings.format == "ndjson" else _Avro(settings, context)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"sink-{context.name}")
         self._file: _OpenFile | None = None
-        self._saved: str | None = None  # the file that the state names
+        self._saved: str | None = None  # the file that the state named at `open`
+        self._state: str | None = None  # the last one, and the last that is saved
+        self._durable: str | None = None
         self._numbers = count(1)
 
     async def open(self, state: str | None) -> None:
@@ -122,6 +124,9 @@ class FileSink:
 
     async def write(self, batch: Batch) -> WriteResult:
         return await self._run(self._write, batch)
+
+    def saved(self, state: str) -> None:
+        self._durable = state
 
     async def close(self) -> None:
         """What is open stays open by name: the next start goes on with it."""
@@ -140,6 +145,7 @@ class FileSink:
         _prove_writable(self._directory)
         saved = json.loads(state) if state else None
         self._saved = saved["file"] if saved else None
+        self._state = self._durable = state
         for path in sorted(self._directory.glob(f"{self._prefix}-*{OPEN}")):
             if not _NAME.fullmatch(path.name[len(self._prefix) :]):
                 continue  # of a sink whose name starts like this one's
@@ -163,7 +169,7 @@ class FileSink:
             self._finish()  # written under other settings, or another schema
 
     def _write(self, batch: Batch) -> WriteResult:
-        if self._file and self._file.due(self._settings):
+        if self._file and self._file.due(self._settings) and self._durable == self._state:
             self._finish()
         refused: dict[int, str] = {}
         if len(batch):
@@ -173,11 +179,12 @@ class FileSink:
             self._file.append(parts)
         file = self._file
         if file is None:
-            return WriteResult(state=json.dumps({"file": None}))
-        state = json.dumps({"file": file.path.name, "length": file.length, "opened": file.opened})
+            self._state = json.dumps({"file": None})
+            return WriteResult(state=self._state)
+        self._state = json.dumps({"file": file.path.name, "length": file.length, "opened": file.opened})
         due = file.due(self._settings)
         again_after = 0.0 if due else max(0.0, file.opened + self._settings.rotate_interval - time.time())
-        return WriteResult(refused=refused, state=state, again_after=again_after)
+        return WriteResult(refused=refused, state=self._state, again_after=again_after)
 
     def _create(self) -> "_OpenFile":
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")

@@ -187,7 +187,11 @@ class FakeSink:
 
 
 class SerialFakeSink(FakeSink):
-    """Its state is the number of records in it; `open` cuts to that."""
+    """Its state is the number of records in it; `open` cuts to that. told: states that were saved."""
+
+    def __init__(self, *answers: Answer, always: Answer | None = None, opens: Sequence[Exception] = ()) -> None:
+        super().__init__(*answers, always=always, opens=opens)
+        self.told: list[str] = []
 
     async def open(self, state: str | None) -> None:
         await super().open(state)
@@ -195,6 +199,9 @@ class SerialFakeSink(FakeSink):
 
     async def write(self, batch: Batch) -> WriteResult:
         return replace(await super().write(batch), state=str(len(self.bodies)))
+
+    def saved(self, state: str) -> None:
+        self.told.append(state)
 
 
 class Rig:

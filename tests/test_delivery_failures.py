@@ -197,16 +197,31 @@ async def test_commits_that_fail_are_tried_again_and_lose_nothing() -> None:
     assert "commit" in rig.journal.failed
 
 
-async def test_a_serial_sink_waits_for_commits_that_fail() -> None:
-    """It is not written to until its state is saved."""
+async def test_a_serial_sink_goes_on_while_commits_fail() -> None:
+    """It is told of no state that is not saved; when the journal can save again, of the last one."""
     sink = SerialFakeSink()
     async with Rig(sink, serial=True, max_records=2) as rig:
         await until_async(lambda: rig.journal.saved, "opened")
         rig.journal.failing = {"commit"}
         bodies = await rig.post(4)
         await until_async(lambda: len(rig.journal.failed) >= 2, "the commit failed twice")
-        assert [len(batch) for batch in sink.writes] == [0, 2]
+        await until_async(lambda: sink.bodies == bodies, "all is written")
+        assert (sink.told, rig.journal.saved["sink"]) == (["0"], (Cursor(1), "0"))
         rig.journal.failing = set()
+        await rig.saved(2)
+    assert (sink.bodies, sink.told) == (bodies, ["0", "4"])
+
+
+async def test_a_serial_sink_gets_no_record_before_a_state_is_saved() -> None:
+    """However long the journal can't save it."""
+    sink = SerialFakeSink()
+    journal = FakeJournal()
+    journal.failing = {"commit"}
+    async with Rig(sink, serial=True, journal=journal) as rig:
+        bodies = await rig.post(4)
+        await until_async(lambda: len(journal.failed) >= 2, "the commit failed twice")
+        assert [len(batch) for batch in sink.writes] == [0]
+        journal.failing = set()
         await rig.saved(2)
     assert sink.bodies == bodies
 

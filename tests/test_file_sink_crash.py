@@ -77,30 +77,39 @@ class Model:
         self.settings: dict[str, Any] = {"rotate_size": "3KiB"} | settings
         self.state: str | None = None
         self.cursor = 0  # records before it are delivered
+        self.written = 0  # records before it were written since the start
         self.now = 1_800_000_000.0
         self.finished: dict[str, bytes] = {}
         self.sink: FileSink | None = None
         self.opened = False
 
     async def write(self, records: int, save: bool = True) -> None:
-        """Open if need be, then write so many; `save` is whether the journal saves it."""
+        """Open if need be, then write so many; `save` is whether the journal saves it, and all that it could not before."""
         with mock.patch.object(time, "time", return_value=self.now):
             self.sink = self.sink or file_sink(self.directory, self.settings)
             if not self.opened:
                 await self.sink.open(self.state)
-                self.state = (await self.sink.write(Batch())).state
+                self._save((await self.sink.write(Batch())).state)
                 self.opened = True
-            batch = RECORDS.cut(self.cursor, self.cursor + records)
+            batch = RECORDS.cut(self.written, self.written + records)
             result = await self.sink.write(batch)
         assert not result.refused
+        self.written += len(batch)
         if save:
-            self.state = result.state
-            self.cursor += len(batch)
+            self._save(result.state)
+
+    def _save(self, state: str | None) -> None:
+        assert self.sink
+        assert state is not None
+        self.state = state
+        self.cursor = self.written
+        self.sink.saved(state)
 
     async def restart(self) -> None:
         if self.sink:
             await self.sink.close()
             self.sink, self.opened = None, False
+        self.written = self.cursor
 
     async def check(self) -> None:
         """After a restart, what is in the files is what is before the cursor; finished files are as they were."""
@@ -120,6 +129,8 @@ async def script(model: Model) -> None:
         await model.write(records)
     model.now += 4000
     await model.write(0)
+    await model.write(2)
+    await model.write(4, save=False)
     await model.write(2)
     await model.write(3, save=False)
     await model.restart()

@@ -5,12 +5,13 @@ import json
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 import pytest_asyncio
 
 import sinks
-from sinks.base import Batch, Misconfigured, Sink, Unavailable
+from sinks.base import Batch, Misconfigured, SerialSink, Sink, Unavailable
 from tests.fakes import batch_of, mapped
 from tests.sink_drivers import Driver, drivers
 
@@ -43,7 +44,10 @@ class Session:
         while True:
             result = await self.sink.write(batch)
             assert not result.refused
-            self.state = self.state if result.state is None else result.state
+            if result.state is not None:
+                self.state = result.state
+                if self.driver.serial:
+                    cast("SerialSink", self.sink).saved(result.state)
             if not result.retry:
                 return
             assert not self.driver.serial, "a serial sink takes a batch in one write"
