@@ -25,7 +25,17 @@ from btfeed.metrics import Metrics
 from btfeed.schema import UNKNOWN
 from btfeed.settlement import Assignment, Settlement
 from btfeed.status import SinkStatus, State
-from sinks.base import Batch, BatchRefused, Misconfigured, SerialSink, Sink, Transaction, Unavailable, WriteResult
+from sinks.base import (
+    Batch,
+    BatchRefused,
+    Misconfigured,
+    OutcomeUnknown,
+    SerialSink,
+    Sink,
+    Transaction,
+    Unavailable,
+    WriteResult,
+)
 
 log = structlog.get_logger()
 
@@ -181,10 +191,10 @@ class Delivery:
                 continue
             left, least = await self._write(assignment, piece)
             pieces += left
-            if least is None or len(left[0]) < len(piece):
+            if least is None or not left or len(left[0]) < len(piece):
                 attempt = 0
             if least is not None:
-                if await self._pause(attempt, least):
+                if await self._pause(attempt, least) and pieces:
                     return
                 attempt += 1
         assignment.settled = True
@@ -198,6 +208,12 @@ class Delivery:
         except Exception as error:  # noqa: BLE001 - sorted out by _failed
             if isinstance(error, BatchRefused) and len(piece):
                 return self._halved(assignment, piece, str(error)), None
+            if isinstance(error, OutcomeUnknown):
+                self._metrics.unknown.labels(self.name).inc(len(piece))
+                if not error.again:
+                    for index in range(len(piece)):
+                        self._bury(assignment, piece, index, "unknown", str(error))
+                    return [], self._failed(error)
             self._count_retried(len(piece))
             return [piece], self._failed(error)
         self._metrics.batch_seconds.labels(self.name).observe(time.perf_counter() - started)
@@ -228,6 +244,8 @@ class Delivery:
         for index, reason in result.refused.items():
             self._bury(assignment, piece, index, "refused", reason)
         self._metrics.refused.labels(self.name).inc(len(result.refused))
+        for what, number in result.noted.items():
+            self._metrics.noted.labels(self.name, what).inc(number)
         not_delivered = {*result.refused, *result.retry}
         delivered = len(piece) - len(not_delivered)
         self.status.delivered += delivered

@@ -16,7 +16,9 @@ def configure(level: str = "INFO") -> None:
     ]
     terminal = sys.stderr.isatty()
     final: list[Any] = (
-        [structlog.dev.ConsoleRenderer()]
+        [
+            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        ]  # no locals: secrets may be there
         if terminal
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )

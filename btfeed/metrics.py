@@ -74,6 +74,12 @@ class Metrics:
         self.filtered = counter("sink_filtered", "Records that the sink's filter holds back", sink)
         self.retried = counter("sink_retried", "Records written again", sink)
         self.refused = counter("sink_refused", "Records that the sink refused", sink)
+        self.unknown = counter(
+            "sink_unknown", "Records whose write ended with nobody knowing whether they were taken, each time", sink
+        )
+        self.noted = counter(
+            "sink_noted", "Delivered records that something is worth counting of, such as far_future", ("sink", "what")
+        )
         self.sink_errors = counter("sink_errors", "Failed writes and openings, by kind", ("sink", "kind"))
         self.batch_seconds = histogram("sink_batch_seconds", "Time of one write, in seconds", _BATCH, sink)
         self.sink_up = gauge("sink_up", "1 while the sink takes records, 0 while it is unavailable or misconfigured", sink)

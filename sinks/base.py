@@ -7,6 +7,7 @@ so with a `WriteResult` or with one of these:
 
     SinkError
     ├── Unavailable     the far end can't take it now; the same batch comes again, after `retry_after` at the earliest
+    │   └── OutcomeUnknown  it may have been taken, and nobody can say; counted, and it comes again unless told otherwise
     ├── BatchRefused    somebody in this batch is not acceptable, and nothing says who; the loop halves it
     └── Misconfigured   nothing will change until a person acts; the loop waits and says so, the data is kept
 
@@ -138,12 +139,14 @@ class WriteResult:
     refused      index -> why the far end will never take that record
     state        what `open` needs to go on from here; it is saved with the cursor, in one transaction
     again_after  of a serial sink: write again after this many seconds, with an empty batch if need be
+    noted        what is worth counting of the records that were delivered -> how many of them it is true of
     """
 
     retry: Sequence[int] = ()
     refused: dict[int, str] = field(default_factory=dict)
     state: str | None = None
     again_after: float | None = None
+    noted: dict[str, int] = field(default_factory=dict)
 
 
 class Sink(Protocol):
@@ -186,6 +189,15 @@ class Unavailable(SinkError):
     def __init__(self, message: str, retry_after: float = 0.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class OutcomeUnknown(Unavailable):
+    """Nobody can say whether the batch was taken: the reply was lost, or says nothing of it. Where it must not come
+    `again`, its records become dead letters."""
+
+    def __init__(self, message: str, retry_after: float = 0.0, again: bool = True) -> None:
+        super().__init__(message, retry_after)
+        self.again = again
 
 
 class BatchRefused(SinkError):

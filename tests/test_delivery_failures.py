@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from btfeed import delivery, settlement
 from btfeed.journal.base import Cursor
-from sinks.base import Batch, BatchRefused, Misconfigured, Unavailable, WriteResult
+from sinks.base import Batch, BatchRefused, Misconfigured, OutcomeUnknown, Unavailable, WriteResult
 from tests.fakes import FakeJournal, FakeSink, Rig, SerialFakeSink
 from tests.harness import until_async
 
@@ -113,6 +113,53 @@ async def test_partial_results_count_by_index() -> None:
     assert rig.sample("sink_refused_total") == rig.sample("dead_letters_total", reason="refused") == 3
     assert (rig.sample("sink_delivered_total"), rig.sample("sink_retried_total")) == (2, 2)
     assert rig.sample("sink_delivered_bytes_total") == sum(len(body) + 1 for body in sink.bodies)
+
+
+async def test_an_unknown_outcome_is_counted_and_tried_again() -> None:
+    """By records, each time; the wait is that of a sink that is unavailable."""
+    sink = FakeSink(OutcomeUnknown("no reply"), OutcomeUnknown("no reply"))
+    async with Rig(sink) as rig:
+        bodies = await rig.post(3)
+        await rig.saved(2)
+    assert sink.bodies == bodies
+    assert rig.sample("sink_unknown_total") == rig.sample("sink_retried_total") == 6
+    assert rig.sample("sink_errors_total", kind="unavailable") == 2
+    assert rig.journal.letters == {}
+
+
+async def test_what_must_not_come_again_is_kept_as_dead_letters() -> None:
+    """A batch of unknown outcome that the sink does not want twice; its neighbours, older and newer, are delivered."""
+    sink = FakeSink(WriteResult(), OutcomeUnknown("no reply", again=False))
+    async with Rig(sink, max_records=2) as rig:
+        bodies = await rig.post(6)
+        await rig.saved(2)
+    assert sink.bodies == bodies[:2] + bodies[4:]
+    assert [(letter.body, letter.reason) for letter in rig.journal.letters.values()] == [
+        (body, "no reply") for body in bodies[2:4]
+    ]
+    assert len(sink.writes) == 3
+    assert rig.sample("sink_unknown_total") == rig.sample("dead_letters_total", reason="unknown") == 2
+    assert rig.delivery.status.dead_letters == 2
+
+
+async def test_a_stop_while_waiting_does_not_bring_again_what_must_not_come() -> None:
+    """The dead letters of an unknown outcome are saved with the cursor, though the loop was in its pause."""
+    sink = FakeSink(OutcomeUnknown("no reply", retry_after=60, again=False))
+    async with Rig(sink) as rig:
+        await rig.post(2)
+        await until_async(lambda: rig.delivery.status.state == "unavailable", "a pause")
+        rig.delivery.stop()
+        await asyncio.wait_for(rig.task, 5)
+    assert rig.journal.saved["sink"][0] == Cursor(2)
+    assert len(rig.journal.letters) == 2
+
+
+async def test_what_a_sink_notes_is_counted() -> None:
+    """By the sink's own word for it, batch after batch."""
+    async with Rig(FakeSink(always=WriteResult(noted={"far_future": 2})), max_records=2) as rig:
+        await rig.post(4)
+        await rig.saved(2)
+    assert rig.sample("sink_noted_total", what="far_future") == 4
 
 
 @pytest.mark.parametrize("where", ["open", "write"])
