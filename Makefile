@@ -43,6 +43,7 @@ lock: setup  ## requirements.txt from pyproject.toml
 
 bench: setup  ## what an occurrence costs at each stage
 	$(BIN)/python -m benchmarks.bench_stages
+	$(BIN)/python -m benchmarks.bench_bizevents
 
 clean:  ## remove what the others made, but for btfeed-data
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info tests/servers/.cache

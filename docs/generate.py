@@ -56,7 +56,7 @@ def meanings(model: type[Settings]) -> dict[str, str]:
 def kind(hint: Any) -> str:
     """The type of a key as its author would say it."""
     for known, name in ((Size, "size"), (Seconds, "time"), (Address, "address")):
-        if hint == known:
+        if set(get_args(known)[1:]) <= set(getattr(hint, "__metadata__", ())):  # with bounds or without
             return name
     if get_origin(hint) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(hint))
@@ -101,6 +101,14 @@ def settings(model: type[Settings], defaults: dict[str, Any] | None = None) -> I
         default = "required" if field.is_required() else written(field.get_default(call_default_factory=True), what)
         default = f'`"{defaults[key]}"`' if defaults and key in defaults else default
         yield f"| `{key}` | {what} | {default} | {said[key]} |"
+
+
+def delivery(defaults: dict[str, Any]) -> Iterator[str]:
+    """What a type of sink changes in the defaults of [sinks.NAME.delivery]."""
+    yield "| key | default |"
+    yield "|---|---|"
+    for key, value in defaults.items():
+        yield f"| `delivery.{key}` | {written(value, '')} |"
 
 
 def metrics() -> Iterator[str]:
@@ -193,6 +201,8 @@ def tables() -> dict[str, Callable[[], Iterator[str]]]:
         "record": record,
         "record constants": constants,
     }
+    for name in sinks.types():
+        made[f"delivery of {name}"] = lambda name=name: delivery(sinks.load(name).delivery)  # type: ignore[misc]
     for path, model in sections().items():
         made[f"settings {path}"] = lambda model=model: settings(model)  # type: ignore[misc]
     return made

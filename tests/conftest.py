@@ -6,10 +6,19 @@ from pathlib import Path
 import pytest
 
 from tests.harness import Server
+from tests.servers.bizevents import BizeventsServer
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     """A running btfeed with one file sink."""
     with Server(tmp_path / "server") as running:
+        yield running
+
+
+@pytest.fixture
+def dynatrace() -> Iterator[BizeventsServer]:
+    """A stand-in for Dynatrace that keeps events of all times."""
+    with BizeventsServer() as running:
+        running.silent_drop = False
         yield running

@@ -1,0 +1,1 @@
+"""Servers that tests talk to in the place of real ones."""

@@ -1,0 +1,377 @@
+"""A stand-in for Dynatrace's bizevent ingest API and for the giver of its OAuth tokens, strict about what is documented.
+
+    python -m tests.servers.bizevents     a black hole: prints its url, takes all and keeps nothing, until stdin ends
+
+It is written from the documentation, and imports nothing of btfeed or its sinks. What it follows:
+
+- paths: `/api/v2/bizevents/ingest` (SaaS), `/e/ENV/api/v2/bizevents/ingest` (ActiveGate) with an API token of the scope
+  bizevents.ingest or an OAuth token; `/platform/classic/environment-api/v2/bizevents/ingest` with an OAuth token only
+- 401 without valid credentials, 403 without the scope, 404 elsewhere, 413 above 5 MB, 415 for other content types
+- a JSON object or array of them, or CloudEvents with their required attributes, one or a batch
+- 202 where all events are taken; 400 with {"errors": [...]} where some are, with {"error": {...}} where none is
+- events older than a day are dropped in silence, those more than ten minutes ahead are moved back
+- objects and arrays in an event are stored as JSON text; reserved fields are not stored; a missing type or provider is
+  "Unknown"
+- a token lives as long as its giver said, and is 401 after that
+
+Where the documentation is silent it does what is harder for a client: it refuses gzip and an empty array.
+"""
+
+import asyncio
+import gzip
+import json
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from ssl import SSLContext
+from typing import Any
+from urllib.parse import parse_qs
+
+import msgspec
+from aiohttp import web
+
+LIMIT = 5_000_000
+DAY = 86_400.0
+AHEAD = 600.0
+RESERVED = ("dt.system.", "dt.ingest.", "dt.openpipeline.", "dt.retain.")
+API = "/api/v2/bizevents/ingest"
+PLATFORM = "/platform/classic/environment-api/v2/bizevents/ingest"
+TOKEN = "/sso/oauth2/token"
+CLOUD_EVENT = ("application/cloudevent+json", "application/cloudevents+json")
+CLOUD_EVENTS = ("application/cloudevent-batch+json", "application/cloudevents-batch+json")
+API_TOKEN = "dt0c01.STANDIN.SECRETAPITOKEN"
+CLIENT_ID = "dt0s02.STANDIN"
+CLIENT_SECRET = "dt0s02.STANDIN.SECRETOFCLIENT"
+
+
+@dataclass
+class Fault:
+    """What to do with one request that carries events, instead of what would be right.
+
+    status, headers, body  the answer, where status is not 0
+    commit                 take the events first, whatever is then answered
+    drop                   close the connection without an answer
+    delay                  seconds before the answer
+    """
+
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    body: str = ""
+    commit: bool = False
+    drop: bool = False
+    delay: float = 0.0
+
+
+@dataclass
+class Event:
+    """An event as it was taken. raw: its bytes; stored: what a query would show."""
+
+    raw: bytes
+    stored: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        return str(self.stored.get("event.id"))
+
+
+@dataclass
+class Request:
+    """A request for ingest: when it came (monotonic), how it was answered, and the ids in it. 0: not answered."""
+
+    at: float
+    authorization: str
+    content_type: str
+    proxy_authorization: str = ""
+    status: int = 0
+    ids: list[str] = field(default_factory=list)
+
+
+class Refused(Exception):
+    """Answered with this status and message."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class BizeventsServer:
+    """`with BizeventsServer() as server`: at `server.url`, on a thread of its own.
+
+    scopes       of the API token
+    granted      scopes of the OAuth client
+    life         of an OAuth token, in seconds
+    silent_drop  whether old events are dropped, as Dynatrace does; else they are taken
+    takes_gzip, takes_nothing
+                 whether gzip, and an empty array, are taken
+    refuse       a message for an event that is not to be taken
+    refuse_all   a message for a request of which nothing is to be taken
+    faults       one for each request with events, as long as there are some; then `always`
+    """
+
+    def __init__(self, *, tls: SSLContext | None = None, environment: str = "env", black_hole: bool = False) -> None:
+        self.scopes = {"bizevents.ingest"}
+        self.granted = {"storage:events:write"}
+        self.life = 300.0
+        self.silent_drop = True
+        self.takes_gzip = self.takes_nothing = False
+        self.refuse: Callable[[dict[str, Any]], str | None] = lambda event: None
+        self.refuse_all: Callable[[list[dict[str, Any]]], str | None] = lambda events: None
+        self.faults: deque[Fault] = deque()
+        self.always: Fault | None = None
+        self.token_faults: deque[Fault] = deque()
+        self.accepted: list[Event] = []
+        self.dropped: list[Event] = []
+        self.requests: list[Request] = []
+        self.tokens_given: list[str] = []
+        self.at_once = self.most_at_once = 0
+        self._ends: dict[str, float] = {}  # OAuth token -> when it ends, monotonic
+        self._tls = tls
+        self._environment = environment
+        self._black_hole = black_hole
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="bizevents stand-in", daemon=True)
+        self._started = threading.Event()
+        self._stopping = asyncio.Event()
+
+    def start(self) -> "BizeventsServer":
+        self._thread.start()
+        assert self._started.wait(30)
+        return self
+
+    def stop(self) -> None:
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stopping.set)
+            self._thread.join()
+
+    def __enter__(self) -> "BizeventsServer":
+        return self.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    @property
+    def token_url(self) -> str:
+        return self.url + TOKEN
+
+    @property
+    def ids(self) -> list[str]:
+        """event.id of everything that was taken."""
+        return [event.id for event in self.accepted]
+
+    @property
+    def sent(self) -> list[Request]:
+        """Requests that carried events."""
+        return [request for request in self.requests if request.ids]
+
+    def end_tokens(self) -> None:
+        """All OAuth tokens end now."""
+        self._ends.clear()
+
+    def _run(self) -> None:
+        self._loop.run_until_complete(self._serve())
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        app = web.Application(client_max_size=64 * 2**20)
+        app.router.add_post(TOKEN, self._token)
+        app.router.add_route("*", "/{path:.*}", self._ingest)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, auto_decompress=False)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self._tls).start()
+        self.port = runner.addresses[0][1]
+        self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
+        self._started.set()
+        await self._stopping.wait()
+        await runner.cleanup()
+
+    # OAuth
+
+    async def _token(self, request: web.Request) -> web.Response:
+        fault = self.token_faults.popleft() if self.token_faults else Fault()
+        await asyncio.sleep(fault.delay)
+        if fault.status:
+            return web.Response(status=fault.status, headers=fault.headers, text=fault.body)
+        if request.content_type != "application/x-www-form-urlencoded":
+            return _oauth_error(400, "invalid_request")
+        form = {name: values[0] for name, values in parse_qs(await request.text()).items()}
+        if form.get("grant_type") != "client_credentials":
+            return _oauth_error(400, "unsupported_grant_type")
+        if (form.get("client_id"), form.get("client_secret")) != (CLIENT_ID, CLIENT_SECRET):
+            return _oauth_error(401, "invalid_client", f"no client {form.get('client_id')} {form.get('client_secret')}")
+        if not set(form.get("scope", "").split()) <= self.granted:
+            return _oauth_error(400, "invalid_scope")
+        token = f"STANDINBEARER{len(self.tokens_given)}"
+        self.tokens_given.append(token)
+        self._ends[token] = time.monotonic() + self.life
+        scope = form.get("scope", "")
+        return web.json_response(
+            {"access_token": token, "token_type": "Bearer", "expires_in": int(self.life), "scope": scope}
+        )
+
+    # Ingest
+
+    async def _ingest(self, request: web.Request) -> web.StreamResponse:
+        if self._black_hole:
+            await request.read()
+            return web.Response(status=202)
+        headers = request.headers
+        note = Request(time.monotonic(), headers.get("Authorization", ""), headers.get("Content-Type", ""))
+        note.proxy_authorization = headers.get("Proxy-Authorization", "")
+        self.requests.append(note)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            answer = await self._answer(request, note)
+        except Refused as refused:
+            error = {"error": {"code": refused.status, "message": str(refused)}}
+            answer = web.json_response(error, status=refused.status)
+        finally:
+            self.at_once -= 1
+        note.status = answer.status if request.transport and not request.transport.is_closing() else 0
+        return answer
+
+    async def _answer(self, request: web.Request, note: Request) -> web.Response:
+        self._authorize(request, self._kind(request))
+        events = self._events(request, await request.read())
+        note.ids = [event.id for event in events]
+        fault = Fault()
+        if events:
+            fault = self.faults.popleft() if self.faults else self.always or fault
+        if (not fault.status and not fault.drop) or fault.commit:
+            answer = self._take(events)
+        if fault.delay:
+            await asyncio.sleep(fault.delay)
+        if fault.drop:
+            assert request.transport
+            request.transport.abort()
+            return web.Response()
+        if fault.status:
+            return web.Response(status=fault.status, headers=fault.headers, text=fault.body)
+        return answer
+
+    def _kind(self, request: web.Request) -> str:
+        if request.path not in (API, f"/e/{self._environment}{API}", PLATFORM):
+            raise Refused(404, "HTTP 404 Not Found")
+        if request.method != "POST":
+            raise Refused(405, "HTTP 405 Method Not Allowed")
+        return "platform" if request.path == PLATFORM else "environment"
+
+    def _authorize(self, request: web.Request, kind: str) -> None:
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme == "Api-Token" and kind == "environment":
+            if token != API_TOKEN:
+                raise Refused(401, f"Token Authentication failed for {token}")
+            if "bizevents.ingest" not in self.scopes:
+                raise Refused(403, f"Token {token} is missing required scope. Use one of: bizevents.ingest")
+        elif scheme == "Bearer":
+            if self._ends.get(token, 0) <= time.monotonic():
+                raise Refused(401, f"Token {token} is expired or unknown")
+        else:
+            raise Refused(401, f"{scheme or 'nothing'} is not accepted here")
+
+    def _events(self, request: web.Request, body: bytes) -> list[Event]:
+        """Each event of the request. Raises Refused where nothing of it can be taken."""
+        if request.content_type not in ("application/json", *CLOUD_EVENT, *CLOUD_EVENTS):
+            raise Refused(415, f"{request.content_type} is not supported")
+        if len(body) > LIMIT:
+            raise Refused(413, "Request body is larger than 5 MB")
+        if "Content-Encoding" in request.headers:
+            if request.headers["Content-Encoding"] != "gzip" or not self.takes_gzip:
+                raise Refused(415, "Content-Encoding is not supported")
+            body = gzip.decompress(body)
+            if len(body) > LIMIT:
+                raise Refused(413, "Request body is larger than 5 MB")
+        try:
+            json.loads(body)
+            items: Any = msgspec.json.decode(body, type=list[msgspec.Raw] if body[:1] == b"[" else msgspec.Raw)
+        except ValueError as error:
+            raise Refused(400, f"No JSON: {error}") from error
+        if request.content_type in (CLOUD_EVENT if isinstance(items, list) else CLOUD_EVENTS):
+            raise Refused(400, "A batch where one event belongs, or the other way round")
+        if items == [] and not self.takes_nothing:
+            raise Refused(400, "No events")
+        cloud = request.content_type != "application/json"
+        return [_event(bytes(item), cloud) for item in (items if isinstance(items, list) else [items])]
+
+    def _take(self, events: list[Event]) -> web.Response:
+        reason = self.refuse_all([event.stored for event in events]) if events else None
+        if reason:
+            raise Refused(400, reason)
+        errors = []
+        for index, event in enumerate(events):
+            message = event.stored.pop("", None) or self.refuse(event.stored)
+            if message:
+                errors.append({"id": event.id, "index": index, "message": message, "source": "bizevents"})
+            else:
+                self._store(event)
+        if errors:
+            return web.json_response({"errors": errors}, status=400)
+        return web.Response(status=202)
+
+    def _store(self, event: Event) -> None:
+        now, at = time.time(), _time(event.stored.get("timestamp"))
+        if self.silent_drop and at is not None and at < now - DAY:
+            self.dropped.append(event)
+            return
+        if at is None or at > now + AHEAD:
+            event.stored["timestamp"] = round(min(now + AHEAD, now if at is None else at) * 1000)
+        self.accepted.append(event)
+
+
+def _event(raw: bytes, cloud: bool) -> Event:
+    """An event as it would be stored; under the name "" why it can't be."""
+    item = json.loads(raw)
+    if not isinstance(item, dict):
+        return Event(raw, {"": "An event is a JSON object"})
+    fault = ""
+    if cloud:
+        fault = _cloud_fault(item)
+        if "data" in item:
+            raw = bytes(msgspec.json.decode(raw, type=dict[str, msgspec.Raw])["data"])
+        data = item.get("data")
+        head = {"event.id": "id", "event.provider": "source", "event.type": "type", "timestamp": "time"}
+        named = {name: item[attribute] for name, attribute in head.items() if attribute in item}
+        item = {**(data if isinstance(data, dict) else {}), **named}
+    stored = {
+        name: json.dumps(value) if isinstance(value, (dict, list)) else value
+        for name, value in item.items()
+        if not name.startswith(RESERVED)
+    }
+    stored = {"event.type": "Unknown", "event.provider": "Unknown"} | stored
+    return Event(raw, stored | ({"": fault} if fault else {}))
+
+
+def _cloud_fault(item: dict[str, Any]) -> str:
+    for attribute in ("specversion", "id", "source", "type"):
+        if not isinstance(item.get(attribute), str) or not item[attribute]:
+            return f"{attribute} is required"
+    return "" if item["specversion"] == "1.0" else "specversion is not 1.0"
+
+
+def _time(value: object) -> float | None:
+    """Seconds since the epoch of an RFC 3339 time or of milliseconds."""
+    if isinstance(value, (int, float)):
+        return value / 1000
+    try:
+        return datetime.fromisoformat(str(value)).timestamp()
+    except ValueError:
+        return None
+
+
+def _oauth_error(status: int, error: str, description: str = "") -> web.Response:
+    return web.json_response({"error": error, "error_description": description}, status=status)
+
+
+def main() -> None:
+    with BizeventsServer(black_hole=True) as server:
+        sys.stdout.write(server.url + "\n")
+        sys.stdout.flush()
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()
