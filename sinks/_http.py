@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from io import BytesIO
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
@@ -86,6 +87,20 @@ class Client:
         for secret in self.secrets:
             body = body.replace(secret.encode(), b"***")
         return body
+
+
+def web_url(url: str) -> str:
+    """`url`, if it is one that may be shown: without credentials in it. Raises ValueError."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("is no url") from None
+    if parts.scheme not in ("https", "http") or not host:
+        raise ValueError('a url starts with "https://" and a host')
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError("only scheme, host, port and path belong in this url")
+    return url
 
 
 def _trusting(ca: str) -> ssl.SSLContext:

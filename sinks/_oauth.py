@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import aiohttp
 import msgspec
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from sinks._http import Client, explain, retry_after
+from sinks._http import Client, explain, retry_after, web_url
 from sinks.base import Misconfigured, Settings, Unavailable
 
 LIFE = 0.8
@@ -30,7 +30,7 @@ class OAuthSettings(Settings):
 
     client_id: Annotated[str, Field(min_length=1)]
     client_secret: Annotated[str, Field(min_length=1, repr=False)]
-    token_url: str = "https://sso.dynatrace.com/sso/oauth2/token"  # noqa: S105 - no secret
+    token_url: Annotated[str, AfterValidator(web_url)] = "https://sso.dynatrace.com/sso/oauth2/token"  # noqa: S105 - no secret
     scope: str = "storage:events:write"
     resource: str | None = None
 

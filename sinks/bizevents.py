@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 from pydantic import AfterValidator, Field, model_validator
 
-from sinks._http import Client, decoded, explain, message, retry_after, short
+from sinks._http import Client, decoded, explain, message, retry_after, short, web_url
 from sinks._oauth import OAuth, OAuthSettings
 from sinks.base import (
     Batch,
@@ -46,16 +46,7 @@ _DYNATRACE = re.compile(r"(^|\.)dynatrace(labs)?\.com$")
 
 
 def _base(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        raise ValueError("is no url") from None
-    if parts.scheme not in ("https", "http") or not host:
-        raise ValueError('a url starts with "https://" and a host')
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        raise ValueError("only scheme, host, port and path belong in this url")
-    if parts.path.rstrip("/").endswith("/bizevents/ingest"):
+    if urlsplit(web_url(url)).path.rstrip("/").endswith("/bizevents/ingest"):
         raise ValueError("write the environment's base; the sink adds the path of the API")
     return url.rstrip("/")
 

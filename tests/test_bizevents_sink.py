@@ -84,6 +84,10 @@ async def test_what_does_not_go_together_is_refused_with_a_hint(url: str, creden
         ({"url": "https://x"}, "sinks.biz: needs either api_token or oauth"),
         ({"url": "https://x", "api_token": "SECRETAPITOKEN", "oauth": CLIENT}, "sinks.biz: needs either"),
         ({"url": "https://x", "oauth": {"client_id": "c"}}, "sinks.biz.oauth.client_secret: is required"),
+        (
+            {"url": "https://x", "oauth": {**CLIENT, "token_url": "https://u:SECRETOFCLIENT@x"}},
+            "sinks.biz.oauth.token_url: only",
+        ),
         ({"url": "https://x", "api_token": "SECRETAPITOKEN\n"}, "sinks.biz.api_token: String should match"),
         ({"url": "https://x", "api_token": ""}, "sinks.biz.api_token: String should match"),
         ({"url": "x.live.dynatrace.com", **TOKEN}, 'sinks.biz.url: a url starts with "https://" and a host'),
@@ -221,7 +225,7 @@ async def test_a_413_is_the_batch_s_fault(dynatrace: BizeventsServer) -> None:
 async def test_an_unknown_outcome_is_one(dynatrace: BizeventsServer, fault: Fault, on_unknown: str) -> None:
     """A 5xx, a reply that is lost or late: the sink says whether the batch is to come again."""
     dynatrace.faults.append(fault)
-    quick = {"timeout": "100ms"} if fault.delay else {}
+    quick = {"timeout": "1s"} if fault.delay else {}
     async with Opened(dynatrace, settings={**TOKEN, "on_unknown": on_unknown, **quick}) as sink:
         with pytest.raises(OutcomeUnknown) as raised:
             await sink.write(small())

@@ -19,6 +19,7 @@ from btfeed.mapping import Mapper
 from btfeed.metrics import Metrics
 from btfeed.plan import RecordSettings
 from btfeed.post import digest
+from btfeed.schema import RECORD_FIELDS
 from btfeed.validate import ValidationSettings
 from sinks.base import Batch, SinkContext, SinkType, Transaction
 from tests import posts
@@ -195,6 +196,14 @@ def test_the_record_shown_is_the_one_that_is_made() -> None:
     body = posts.sample_purepath()
     mapped = Mapper(RecordSettings(), ValidationSettings()).map(body, digest(body))
     assert list(shown.items()) == list(json.loads(mapped.batch.body(0)).items())
+
+
+def test_queries_name_fields_that_records_have() -> None:
+    """Those of the page on Dynatrace, by their dotted names."""
+    queries = "".join(blocks(TEXT[ROOT / "docs" / "sinks" / "bizevents.md"], "dql"))
+    named = set(re.findall(r"\b(?:event|appmon|geo|client|user)\.[a-z_.]+", queries))
+    assert len(named) > 5
+    assert named <= {field.name for field in RECORD_FIELDS}
 
 
 async def test_the_sink_that_is_shown_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

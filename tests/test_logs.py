@@ -58,3 +58,19 @@ def test_a_terminal_gets_text() -> None:
     os.close(controller)
     assert "heard" in shown
     assert "{" not in shown
+
+
+def test_a_traceback_on_a_terminal_shows_no_values() -> None:
+    """Local variables may hold credentials; the lines of code are enough to find a bug."""
+    controller, terminal = pty.openpty()
+    program = (
+        "from btfeed import logs; import structlog; logs.configure()\n"
+        "def work(token):\n    raise ValueError('broken')\n"
+        "try:\n    work('hunter' + '2')\nexcept ValueError:\n    structlog.get_logger().exception('a bug')\n"
+    )
+    subprocess.run([sys.executable, "-c", program], stderr=terminal, env=os.environ | {"TERM": "xterm"}, check=True)
+    os.close(terminal)
+    shown = os.read(controller, 65_536).decode()
+    os.close(controller)
+    assert "ValueError" in shown
+    assert "hunter2" not in shown
