@@ -134,11 +134,16 @@ def _sink(name: str, table: Any, faults: _Faults) -> SinkConfig | None:
         return None
     sink_type = sinks.load(table["type"])
     mine = {key: value for key, value in table.items() if key in Common.model_fields}
+    own = {
+        key: table[key] for key in sink_type.delivery if key in table
+    }  # what a type has limits for may stand beside them
     if isinstance(mine.get("delivery", {}), dict):
-        delivery = mine["delivery"] = {**sink_type.delivery, **mine.get("delivery", {})}
+        for key in own.keys() & mine.get("delivery", {}).keys():
+            faults.add((*path, key), f"stands in {name}.delivery too")
+        delivery = mine["delivery"] = {**sink_type.delivery, **own, **mine.get("delivery", {})}
         if sink_type.serial and isinstance(delivery.get("in_flight"), int) and delivery["in_flight"] > 1:
             faults.add((*path, "delivery", "in_flight"), f"a {table['type']} sink writes one batch at a time")
-    its = {key: value for key, value in table.items() if key not in Common.model_fields}
+    its = {key: value for key, value in table.items() if key not in Common.model_fields and key not in own}
     common = _validate(Common, mine, path, faults)
     settings = _validate(sink_type.settings, its, path, faults, also=tuple(Common.model_fields))
     return SinkConfig(common, sink_type, settings) if common and settings else None

@@ -244,6 +244,22 @@ def test_every_key_of_a_sink_is_read(tmp_path: Path) -> None:
     }
 
 
+def test_limits_of_a_type_may_stand_beside_its_own_keys() -> None:
+    """Those of the loop's settings that the type has its own defaults for; said twice, they are a fault."""
+    table = {
+        "type": "bizevents",
+        "url": "https://abc.live.dynatrace.com",
+        "api_token": "t",
+        "max_records": 100,
+        "max_age": "1h",
+    }
+    found = config.parse({"sinks": {"dt": table}}, {}).sinks["dt"].common.delivery
+    assert (found.max_records, found.max_age, found.max_bytes, found.in_flight) == (100, 3600.0, 4_718_592, 4)
+    with pytest.raises(ConfigError) as raised:
+        config.parse({"sinks": {"dt": table | {"delivery": {"max_records": 5}}}}, {})
+    assert raised.value.faults == ["sinks.dt.max_records: stands in dt.delivery too"]
+
+
 def test_all_faults_are_found_at_once() -> None:
     """Whoever mends a file need not start it once for each fault."""
     tables = {
