@@ -10,7 +10,7 @@ What is expensive is reading fields one by one from Python, so that whatever sev
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any
 
@@ -143,13 +143,14 @@ class _Run:
 
     def map(self, plan: Plan, occurrences: Sequence[BtOccurrence]) -> None:
         """The hot loop: every statement here is paid once for each occurrence."""
-        buffer = self._buffer
+        buffer, prefix = self._buffer, self._id_prefix
+        ids, keys, timestamps, sizes = self._ids, self._keys, self._timestamps, self._sizes
         findings: list[Findings] = []
-        for occurrence in occurrences:
+        for ordinal, occurrence in enumerate(occurrences, start=self._ordinal):
             listed = occurrence.ListFields()
             if not listed:
                 raise post.Malformed(NO_START_TIME)
-            present, values = zip(*listed, strict=True)
+            present, values = zip(*listed)  # noqa: B905 - pairs; to be told so costs more than to know it
             measures, dimensions = occurrence.values[:], occurrence.dimensions[:]
             shape = plan.shape(present, len(measures), len(dimensions))
             findings.append(shape.findings)
@@ -166,7 +167,7 @@ class _Run:
                 self._leave_out_not_finite(shape, row)
             refusal = self._convert(shape, row)
 
-            event_id = f"{self._id_prefix}{self._ordinal}"
+            event_id = f"{prefix}{ordinal}"
             begin = len(buffer)
             buffer += HEAD + event_id.encode() + shape.tail
             mark = len(buffer)
@@ -176,13 +177,13 @@ class _Run:
 
             key = event_id if shape.key is None else row[shape.key]
             if refusal is None:
-                self._ids.append(event_id)
-                self._keys.append(key)
-                self._timestamps.append(values[0])
-                self._sizes.append(len(buffer) - begin)
+                ids.append(event_id)
+                keys.append(key)
+                timestamps.append(values[0])
+                sizes.append(len(buffer) - begin)
             else:
-                self._refuse(plan.transaction, event_id, key, values[0], refusal, begin)
-            self._ordinal += 1
+                self._refuse(RefusedRecord(ordinal, event_id, key, values[0], plan.transaction, refusal, b""), begin)
+        self._ordinal += len(occurrences)
         self._transactions += [plan.transaction] * (len(self._ids) - len(self._transactions))
         self._count(plan.transaction, Counter(findings))
 
@@ -223,11 +224,10 @@ class _Run:
         row[index] = shape.defaults.get(name, UNSET)
         self.counts.left_out[name] += 1
 
-    def _refuse(self, transaction: Transaction, event_id: str, key: str, timestamp: int, reason: str, begin: int) -> None:
+    def _refuse(self, refused: RefusedRecord, begin: int) -> None:
         """Take the record that begins at `begin` out of the buffer again."""
-        body = bytes(self._buffer[begin:-1])
+        self._refused.append(replace(refused, body=bytes(self._buffer[begin:-1])))
         del self._buffer[begin:]
-        self._refused.append(RefusedRecord(self._ordinal, event_id, key, timestamp, transaction, reason, body))
 
     def _count(self, transaction: Transaction, hits: Counter[Findings]) -> None:
         counts = self.counts
