@@ -11,6 +11,13 @@ To understand it, follow a post:
     delivery    writes them to the sink, retries, keeps dead letters; settlement moves the cursor
     sinks       (the package beside this one) where they go
 
-    config assembles the settings that these modules declare; admin, status and metrics tell how it is; cli, replay,
-    inspect and postfile are the command line.
+    config assembles the settings that these modules declare; admin, status and metrics tell how it is; cli and inspect
+    are the command line.
+
+Posts also come from, and go to, elsewhere; traffic has the commands:
+
+    replay      recorded posts, from postfile or a journal, out again at a pace
+    capture     writes what AppMon posts to a file
+    generate    posts of a profile's business process; flows makes its visits
+    sending     posts to a url as AppMon does, and counts what became of each
 """

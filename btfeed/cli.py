@@ -5,20 +5,17 @@ import base64
 import json
 import sys
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from http.client import HTTPException
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, NoReturn, Optional
-from urllib.parse import urlsplit
+from typing import Annotated, Any, BinaryIO, Optional
 
 import apsw
 import typer
 import uvloop
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from btfeed import app, inspect, logs, postfile
 from btfeed import config as configuration
@@ -28,7 +25,8 @@ from btfeed.encoding import rfc3339
 from btfeed.journal.base import DeadLetter, JournalError
 from btfeed.journal.store import FILE, Store
 from btfeed.post import Malformed
-from btfeed.replay import replay as replay_posts
+from btfeed.terminal import fail
+from btfeed.traffic import traffic
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -38,15 +36,11 @@ cli = typer.Typer(
 )
 letters = typer.Typer(no_args_is_help=True, help="What could not be delivered, and why.")
 cli.add_typer(letters, name="dead-letters")
+cli.add_typer(traffic)
 
 ConfigFile = Annotated[
     Optional[Path], typer.Option("-c", "--config", help="Configuration file; without one, records go to files here.")
 ]
-
-
-def _fail(message: str, code: int = 1) -> NoReturn:
-    typer.echo(message, err=True)
-    raise typer.Exit(code)
 
 
 def _load(path: Path | None) -> Config:
@@ -55,7 +49,7 @@ def _load(path: Path | None) -> Config:
     except ConfigError as error:
         number = len(error.faults)
         what = path or "the default configuration"
-        _fail("\n".join([f"{what} has {number} fault{'s' if number > 1 else ''}:", *error.faults]), 2)
+        fail("\n".join([f"{what} has {number} fault{'s' if number > 1 else ''}:", *error.faults]), 2)
 
 
 def _show_version(wanted: bool) -> None:
@@ -86,7 +80,7 @@ def serve(
     try:
         uvloop.run(app.serve(loaded))
     except (JournalError, OSError) as error:  # ssl.SSLError is an OSError
-        _fail(f"can't start: {error}")
+        fail(f"can't start: {error}")
 
 
 @cli.command()
@@ -122,7 +116,7 @@ def inspect_file(
                 found = inspect.lines(described)
                 typer.echo("\n".join([f"post {number}: {next(found)}", *found]))
     except postfile.PostFileError as error:
-        _fail(str(error))
+        fail(str(error))
     if failed:
         raise typer.Exit(1)
 
@@ -149,9 +143,9 @@ def _ask_for_status(config: Config) -> bytes:
             answer: bytes = response.read()
         json.loads(answer)
     except OSError as error:
-        _fail(f"no answer from a server at {host}:{port} (admin.listen): {getattr(error, 'reason', error)}")
+        fail(f"no answer from a server at {host}:{port} (admin.listen): {getattr(error, 'reason', error)}")
     except (HTTPException, ValueError):
-        _fail(f"what answers at {host}:{port} (admin.listen) is no btfeed")
+        fail(f"what answers at {host}:{port} (admin.listen) is no btfeed")
     return answer
 
 
@@ -178,79 +172,6 @@ def _status_lines(status: dict[str, Any]) -> Iterator[str]:
         yield "violation: {rule} {field} in {transaction!r}: {count}".format(**violation)
 
 
-@cli.command()
-def replay(
-    sources: Annotated[list[str], typer.Argument(help="*.bin, *.btposts, folders of them; a url may stand last.")],
-    url: Annotated[str, typer.Option(help="Where to post to.")] = "http://127.0.0.1:4321/",
-    rate: Annotated[
-        Optional[float], typer.Option(min=0.001, help="Posts a second; by default as fast as answered.")
-    ] = None,
-    connections: Annotated[int, typer.Option(min=1, max=1000, help="Kept-alive connections.")] = 1,
-    user: Annotated[Optional[str], typer.Option(help="Basic auth: name:password.")] = None,
-) -> None:
-    """Post recorded posts to a url, as AppMon does: each is sent once, whatever is answered."""
-    if "://" in sources[-1]:
-        url = sources.pop()
-    if not sources:
-        raise typer.BadParameter("name files or folders of posts before the url", param_hint="SOURCES")
-    _check_url(url)
-    name, colon, password = (user or ":").partition(":")
-    if not colon:
-        raise typer.BadParameter("write it as name:password", param_hint="--user")
-    try:
-        files = postfile.find(map(Path, sources))
-    except postfile.PostFileError as error:
-        _fail(str(error))
-    broken: list[str] = []
-    with _progress(sum(path.stat().st_size for path in files if path.exists())) as advance:
-        summary = uvloop.run(
-            replay_posts(
-                _bodies(files, broken), url, rate=rate, connections=connections,
-                basic_auth=(name, password) if user else None, progress=advance,
-            )
-        )  # fmt: skip
-    typer.echo(
-        f"{summary.posts} posts, {summary.occurrences} occurrences, {summary.refusals} refused in {summary.seconds:.2f} s: "
-        f"{summary.posts / summary.seconds:.0f} posts/s, {summary.occurrences / summary.seconds:.0f} occurrences/s"
-    )
-    for why, number in summary.refused.items():
-        typer.echo(f"refused {number}: {why}")
-    if broken:
-        _fail("\n".join(broken))
-    if summary.refused:
-        raise typer.Exit(1)
-
-
-def _check_url(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        fits = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        fits = False
-    if not fits:
-        raise typer.BadParameter(f"{url!r} is no http or https url", param_hint="--url")
-
-
-def _bodies(files: Iterable[Path], broken: list[str]) -> Iterator[bytes]:
-    """The bodies in `files`; a file that can't be read to its end is noted in `broken`, and the next is taken up."""
-    for path in files:
-        try:
-            yield from postfile.read(path)
-        except postfile.PostFileError as error:
-            broken.append(str(error))
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], object]]:
-    """A bar of bytes on a terminal, nothing elsewhere."""
-    with Progress(
-        TextColumn("posting"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
-        console=Console(stderr=True), disable=not sys.stderr.isatty(),
-    ) as progress:  # fmt: skip
-        task = progress.add_task("posting", total=total)
-        yield lambda size: progress.advance(task, size)
-
-
 # dead-letters
 
 
@@ -258,7 +179,7 @@ def _progress(total: int) -> Iterator[Callable[[int], object]]:
 def _store(config: Config) -> Iterator[Store]:
     directory = Path(config.journal.directory)
     if not (directory / FILE).exists():
-        _fail(f"no journal in {directory}")
+        fail(f"no journal in {directory}")
     try:
         store = Store.open(directory)
         try:
@@ -266,7 +187,7 @@ def _store(config: Config) -> Iterator[Store]:
         finally:
             store.close()
     except apsw.Error as error:
-        _fail(f"can't use the journal in {directory}: {error}")
+        fail(f"can't use the journal in {directory}: {error}")
 
 
 SinkName = Annotated[
@@ -324,7 +245,7 @@ def _opened(path: Path | None) -> AbstractContextManager[BinaryIO | None]:
     try:
         return path.open("wb") if path else nullcontext()
     except OSError as error:
-        _fail(f"{path}: {error.strerror}")
+        fail(f"{path}: {error.strerror}")
 
 
 @letters.command()
@@ -339,11 +260,11 @@ def retry(
         found = list(_selected(store, sink, ids or ()))
         missing = set(ids or ()).difference(letter.id for letter in found)
         if missing:
-            _fail(f"no dead letter {', '.join(map(str, sorted(missing)))}")
+            fail(f"no dead letter {', '.join(map(str, sorted(missing)))}")
         marked = store.retry(found, list(loaded.sinks))
     typer.echo(f"{marked} marked to be tried again")
     if marked < len(found):
-        _fail(f"{len(found) - marked} can't be: their sinks are not configured, or they have no valid timestamp")
+        fail(f"{len(found) - marked} can't be: their sinks are not configured, or they have no valid timestamp")
 
 
 def _when(letter: DeadLetter) -> str:

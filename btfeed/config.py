@@ -98,9 +98,9 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Conf
 
 def parse(tables: Mapping[str, Any], environment: Mapping[str, str]) -> Config:
     """The configuration in parsed TOML. Raises ConfigError."""
-    faults = _Faults()
+    faults = Faults()
     filled = _fill(tables, environment, (), faults)
-    sections = _validate(Sections, filled, (), faults)
+    sections = validate(Sections, filled, (), faults)
     tables_of_sinks = filled.get("sinks", {})
     found = {}
     if isinstance(tables_of_sinks, dict):
@@ -113,14 +113,14 @@ def parse(tables: Mapping[str, Any], environment: Mapping[str, str]) -> Config:
     return Config(sections.receiver, sections.admin, sections.journal, sections.validation, sections.record, found)
 
 
-class _Faults(dict[str, str]):
+class Faults(dict[str, str]):
     """By path. The first fault at a path is the one to mend: what follows from it is not told."""
 
     def add(self, path: tuple[str, ...], message: str) -> None:
         self.setdefault(".".join(path), message)
 
 
-def _sink(name: str, table: Any, faults: _Faults) -> SinkConfig | None:
+def _sink(name: str, table: Any, faults: Faults) -> SinkConfig | None:
     path = ("sinks", name)
     if not name:
         faults.add(path, "a sink needs a name")
@@ -144,12 +144,12 @@ def _sink(name: str, table: Any, faults: _Faults) -> SinkConfig | None:
         if sink_type.serial and isinstance(delivery.get("in_flight"), int) and delivery["in_flight"] > 1:
             faults.add((*path, "delivery", "in_flight"), f"a {table['type']} sink writes one batch at a time")
     its = {key: value for key, value in table.items() if key not in Common.model_fields and key not in own}
-    common = _validate(Common, mine, path, faults)
-    settings = _validate(sink_type.settings, its, path, faults, also=tuple(Common.model_fields))
+    common = validate(Common, mine, path, faults)
+    settings = validate(sink_type.settings, its, path, faults, also=tuple(Common.model_fields))
     return SinkConfig(common, sink_type, settings) if common and settings else None
 
 
-def _validate(model: type[S], table: Any, path: tuple[str, ...], faults: _Faults, also: tuple[str, ...] = ()) -> S | None:
+def validate(model: type[S], table: Any, path: tuple[str, ...], faults: Faults, also: tuple[str, ...] = ()) -> S | None:
     try:
         return model.model_validate(table)
     except ValidationError as error:
@@ -168,6 +168,8 @@ def _validate(model: type[S], table: Any, path: tuple[str, ...], faults: _Faults
 def _suggestion(model: type[Settings], location: tuple[int | str, ...], also: tuple[str, ...]) -> str:
     """What may have been meant by the unknown key at `location`."""
     for part in location[:-1]:
+        if isinstance(part, int):  # of a list
+            continue
         field = model.model_fields.get(str(part))
         inner = next((t for t in _types(field.annotation) if issubclass(t, Settings)), None) if field else None
         if inner is None:
@@ -184,7 +186,7 @@ def _types(annotation: Any) -> Iterator[type]:
         yield from _types(argument)
 
 
-def _fill(value: Any, environment: Mapping[str, str], path: tuple[str, ...], faults: _Faults) -> Any:
+def _fill(value: Any, environment: Mapping[str, str], path: tuple[str, ...], faults: Faults) -> Any:
     """`value` with every ${NAME} taken from the environment; one that is not there is left as it is, and is a fault."""
     if isinstance(value, dict):
         return {key: _fill(item, environment, (*path, key), faults) for key, item in value.items()}

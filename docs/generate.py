@@ -19,6 +19,7 @@ import sinks
 from btfeed.address import Address
 from btfeed.config import Common, Sections
 from btfeed.metrics import Metrics
+from btfeed.profile import Profile
 from btfeed.schema import CATEGORIES, CONSTANTS, DIMENSIONS, FIELDS, VALUES, Field
 from sinks.base import Seconds, Settings, Size
 
@@ -68,7 +69,7 @@ def kind(hint: Any) -> str:
         return kind(parts[0])
     if isinstance(hint, type) and issubclass(hint, Settings):
         return "table"
-    return {int: "integer", bool: "boolean", str: "text"}.get(hint, "table")
+    return {int: "integer", float: "number", bool: "boolean", str: "text"}.get(hint, "table")
 
 
 def written(value: Any, what: str) -> str:
@@ -77,6 +78,8 @@ def written(value: Any, what: str) -> str:
         return "none"
     if isinstance(value, Settings):
         return "see there"
+    if isinstance(value, float) and what == "number":
+        return f"`{value:g}`"
     if what == "size":
         unit, name = next((u, n) for u, n in ((2**30, "GiB"), (2**20, "MiB"), (1, "B")) if value % u == 0)
         return f'`"{value // unit}{name}"`'
@@ -179,6 +182,23 @@ def sections() -> dict[str, type[Settings]]:
     return found
 
 
+def profile_sections() -> dict[str, type[Settings]]:
+    """Every table of a profile by its path, with a blank before."""
+    found: dict[str, type[Settings]] = {"": Profile}
+
+    def add(path: str, hint: Any) -> None:
+        if isinstance(hint, type) and issubclass(hint, Settings):
+            found[f" {path}"] = hint
+            for name, inner in get_type_hints(hint).items():
+                add(f"{path}.{name}", inner)
+        for inner in get_args(hint):
+            add(path, inner)
+
+    for name, hint in get_type_hints(Profile).items():
+        add(name, hint)
+    return found
+
+
 def modules() -> Iterator[str]:
     """The first sentence of each module; whoever imports stands above what is imported."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
@@ -205,6 +225,8 @@ def tables() -> dict[str, Callable[[], Iterator[str]]]:
         made[f"delivery of {name}"] = lambda name=name: delivery(sinks.load(name).delivery)  # type: ignore[misc]
     for path, model in sections().items():
         made[f"settings {path}"] = lambda model=model: settings(model)  # type: ignore[misc]
+    for path, model in profile_sections().items():
+        made[f"profile{path}"] = lambda model=model: settings(model)  # type: ignore[misc]
     return made
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import typer
 
-from btfeed import config
+from btfeed import config, profile
 from btfeed.cli import cli
 from btfeed.mapping import Mapper
 from btfeed.metrics import Metrics
@@ -55,9 +55,10 @@ def invocations(text: str) -> Iterator[str]:
     for code in re.findall(r"`([^`\n]+)`", text) + [
         line for block in blocks(text, "(?:sh)?") for line in block.splitlines()
     ]:
-        match = re.match(r"(?:\S*/)?btfeed (.*)", code.partition("#")[0].strip())
-        if match:
-            yield match[1]
+        for command in code.partition("#")[0].split(" | "):
+            match = re.match(r"(?:\S*/)?btfeed (.*)", command.strip())
+            if match:
+                yield match[1]
 
 
 def slug(heading: str) -> str:
@@ -114,9 +115,12 @@ def test_every_command_is_in_the_readme() -> None:
 
 @each_page
 def test_toml_is_a_configuration(page: Path) -> None:
-    """Each block can be read as it stands."""
+    """Each block can be read as it stands; those on the page of profiles are profiles."""
     for block in blocks(TEXT[page], "toml"):
-        config.parse(tomllib.loads(block), ENVIRONMENT)
+        if page.name == "generate.md":
+            profile.parse(tomllib.loads(block))
+        else:
+            config.parse(tomllib.loads(block), ENVIRONMENT)
 
 
 def test_the_example_configuration_is_one() -> None:

@@ -31,6 +31,7 @@ FILE = "journal.db"
 CHECKPOINT_PAGES = 256  # 4 MiB: larger ones made the slowest commit in a hundred 4 times slower
 LOG_LIMIT = 64 * 2**20
 """Bytes that the write-ahead log keeps between checkpoints."""
+_READ_WRITE = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
 DAMAGE = (apsw.CorruptError, apsw.NotADBError)
 """What SQLite raises where the file is damaged."""
 
@@ -47,8 +48,10 @@ class Damaged:
 class Store:
     """One connection to the journal's file. Methods raise apsw.Error."""
 
-    def __init__(self, path: Path, vfs: str | None) -> None:
-        self.db = apsw.Connection(str(path), vfs=vfs)
+    def __init__(
+        self, path: Path, vfs: str | None, flags: int = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+    ) -> None:
+        self.db = apsw.Connection(str(path), flags, vfs)
         self.db.set_busy_timeout(5_000)
         self._vfs = vfs
 
@@ -69,6 +72,14 @@ class Store:
         """A journal that is only to be read, and left as it is."""
         store = cls(path, vfs)
         store.leave_as_it_is()
+        return store
+
+    @classmethod
+    def open_read_only(cls, directory: Path) -> "Store":
+        """The journal in `directory`, which a server may be writing: it is neither changed nor held up."""
+        check_header(directory / FILE, None)
+        store = cls(directory / FILE, None, apsw.SQLITE_OPEN_READONLY)
+        store.db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         return store
 
     def _set_up(self) -> None:
@@ -191,6 +202,14 @@ class Store:
             "SELECT CAST(received AS INTEGER) FROM posts WHERE seq >= ? ORDER BY seq LIMIT 1", seq
         )
         return received
+
+    def span(self, begin: int, end: int) -> tuple[int, int, int]:
+        """How many posts were received from `begin` to before `end`, the number of the first, and of the last of them."""
+        statement = (
+            "SELECT count(*), ifnull(min(seq), 0), ifnull(max(seq), 0) FROM posts WHERE received >= ? AND received < ?"
+        )
+        count, first, last = next(self.db.execute(statement, (begin, end)))
+        return count, first, last
 
     def forget(self, before_seq: int, received_before: int, limit: int) -> list[int]:
         """Delete up to `limit` of the oldest posts, of those numbered below `before_seq`, up to the last that was received

@@ -1,0 +1,24 @@
+"""Moments as people write them on the command line."""
+
+from datetime import UTC, datetime
+
+from pydantic import TypeAdapter, ValidationError
+
+from sinks.base import Seconds
+
+_seconds = TypeAdapter(Seconds)
+
+
+def moment(text: str, now: int) -> int:
+    """Milliseconds since the epoch, from "2026-01-16T10:05" (UTC, unless it says otherwise) or "24h" (before `now`).
+
+    ValueError where it is neither.
+    """
+    try:
+        written = datetime.fromisoformat(text)
+    except ValueError:
+        try:
+            return now - round(_seconds.validate_python(text) * 1000)
+        except ValidationError:
+            raise ValueError(f'{text!r} is no time: write "2026-01-16T10:05", or "24h" for that long ago') from None
+    return round((written if written.tzinfo else written.replace(tzinfo=UTC)).timestamp() * 1000)
