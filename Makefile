@@ -16,7 +16,7 @@ setup: .venv/ready  ## the virtual environment, from locked versions with hashes
 	$(BIN)/pip install -qq --disable-pip-version-check --no-build-isolation --no-deps --editable .
 	@touch $@
 
-run: setup  ## start the server, post samples to it as AppMon does, show the records
+run: setup  ## start the server, post to it what a web shop's AppMon would, show the records
 	$(BIN)/python examples/first_run.py
 
 test: setup lint  ## everything, real clients and servers included
@@ -41,9 +41,10 @@ lock: setup  ## requirements.txt from pyproject.toml
 	$(BIN)/pip-compile --quiet --extra dev --generate-hashes --allow-unsafe --strip-extras --no-header \
 		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --output-file requirements.txt pyproject.toml
 
-bench: setup  ## what an occurrence costs at each stage
+bench: setup  ## what an occurrence costs at each stage and sink, and how fast posts are made and replayed
 	$(BIN)/python -m benchmarks.bench_stages
 	$(BIN)/python -m benchmarks.bench_bizevents
+	$(BIN)/python -m benchmarks.bench_sources
 
 clean:  ## remove what the others made, but for btfeed-data
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info tests/servers/.cache

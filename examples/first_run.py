@@ -1,4 +1,4 @@
-"""What `make run` does: the server as it is without a configuration, AppMon's sample posts, and what became of them."""
+"""What `make run` does: the server as it is without a configuration, posts of a web shop, and what became of them."""
 
 import json
 import socket
@@ -11,7 +11,7 @@ from pathlib import Path
 
 BTFEED = [sys.executable, "-m", "btfeed.cli"]
 PORTS = (4321, 4322)  # of posts, and of questions how it is
-POSTS = Path(__file__).parent / "posts"
+GENERATE = ["generate", "web-shop", "--since", "1h", "--flows", "100", "--rate", "0.05", "--seed", "1"]
 DATA = Path("btfeed-data")
 LOG = DATA / "serve.log"
 PATIENCE = 20.0
@@ -41,9 +41,8 @@ def main() -> int:
 def show_what_happens(server: "subprocess.Popen[bytes]") -> None:
     """Raises RuntimeError where something does not."""
     wait_until(server, "listening", lambda: ask("/readyz") is not None)
-    shown = POSTS.relative_to(Path.cwd()) if POSTS.is_relative_to(Path.cwd()) else POSTS
-    print(f"$ btfeed replay {shown}")
-    if subprocess.run([*BTFEED, "replay", str(POSTS)], check=False).returncode:
+    print(f"$ btfeed {' '.join(GENERATE)}")
+    if subprocess.run([*BTFEED, *GENERATE], check=False).returncode:
         raise RuntimeError("not every post was taken")
     wait_until(server, "delivered", delivered)
 
@@ -51,10 +50,13 @@ def show_what_happens(server: "subprocess.Popen[bytes]") -> None:
     print("\nEvery occurrence is now a line of JSON in")
     for file in files:
         print(f"    {file}  ({file.stat().st_size:,} bytes)")
-    print("\nOne of each category; the first as people read it, the others as they are:\n")
-    lines = [line for line in files[-1].read_text().splitlines() if '"event.name":"btName"' in line]
-    samples = list({json.loads(line)["event.category"]: line for line in lines}.values())
-    print("\n\n".join([json.dumps(json.loads(samples[0]), indent=2), *samples[1:]]), end="\n\n")
+    lines = files[-1].read_text().splitlines()
+    print("\nOf the last customer who ordered something: the visit as people read it, and its actions as they are:\n")
+    visits = (json.loads(line) for line in reversed(lines) if '"appmon.visit.converted":true' in line)
+    visit = next(visits)
+    mine = [line for line in lines if f'"appmon.visit.id":"{visit["appmon.visit.id"]}"' in line]
+    actions = [line for line in mine if '"event.category":"user_action"' in line]
+    print("\n\n".join([json.dumps(visit, indent=2), *actions]), end="\n\n")
     print("$ btfeed status")
     subprocess.run([*BTFEED, "status"], check=True)
 

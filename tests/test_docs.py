@@ -1,7 +1,9 @@
 """The documentation: it fails here when it lies about commands, keys, metrics, modules, links or the record."""
 
 import json
+import os
 import re
+import socket
 import subprocess
 import sys
 import tomllib
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 import typer
 
-from btfeed import config, profile
+from btfeed import config, postfile, profile
 from btfeed.cli import cli
 from btfeed.mapping import Mapper
 from btfeed.metrics import Metrics
@@ -23,6 +25,7 @@ from btfeed.schema import RECORD_FIELDS
 from btfeed.validate import ValidationSettings
 from sinks.base import Batch, SinkContext, SinkType, Transaction
 from tests import posts
+from tests.harness import Server
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -228,3 +231,26 @@ async def test_the_sink_that_is_shown_is_one(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_changelog_names_the_version() -> None:
     """What is not released yet stands under Unreleased."""
     assert "\n## [Unreleased]\n" in TEXT[ROOT / "CHANGELOG.md"]
+
+
+@pytest.mark.parametrize("name", ["replay", "generate"])
+def test_examples_run(name: str, server: Server, tmp_path: Path) -> None:
+    """Each block of the page, as it stands, one after the other in one folder; the server's port is filled in."""
+    (tmp_path / "posts").mkdir()
+    with (tmp_path / "posts.btposts").open("wb") as file:
+        for number, make in enumerate(posts.SAMPLES.values()):
+            postfile.write_delimited(file, make())
+            (tmp_path / "posts" / f"{number}.bin").write_bytes(make())
+    (tmp_path / "btfeed-data").symlink_to(server.directory / "journal")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    text = TEXT[ROOT / "docs" / f"{name}.md"].replace("http://127.0.0.1:4321/", server.url + "/")
+    with socket.socket() as one, socket.socket() as other:
+        for probe, port in ((one, "4330"), (other, "4331")):
+            probe.bind(("127.0.0.1", 0))
+            text = text.replace(port, str(probe.getsockname()[1]))
+    for block in blocks(text, "sh"):
+        command = ["bash", "-euo", "pipefail", "-c", block]
+        result = subprocess.run(
+            command, cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert result.returncode == 0, block + result.stdout + result.stderr
