@@ -194,12 +194,16 @@ class Url:
 
 
 class File:
-    """A `*.btposts` file. Raises PostFileError."""
+    """A `*.btposts` file. prompt: each post is handed to the system at once, for who reads as it grows.
+
+    Raises PostFileError.
+    """
 
     timed = False
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, prompt: bool = False) -> None:
         self._writer = writer
+        self._prompt = prompt
 
     async def __aenter__(self) -> Self:
         return self
@@ -209,6 +213,8 @@ class File:
 
     async def send(self, body: bytes) -> Answer:
         self._writer.write(body)
+        if self._prompt:
+            self._writer.flush()
         return Answer(200)
 
 
@@ -281,9 +287,11 @@ class Sender:
 
     async def _send(self, post: Outgoing) -> None:
         wait = FIRST_WAIT
+        lost: Answer | None = None  # of an earlier time that may have been taken
         for tries in range(1, self._tries + 1):
             began = time.perf_counter()
             answer = await self._target.send(post.body)
+            lost = answer if answer.unknown else lost
             if answer.status is not None or tries == self._tries or self._stop.is_set():
                 break
             self.summary.retried += 1
@@ -291,7 +299,7 @@ class Sender:
             wait *= 2
         if answer.status is not None and self._target.timed:
             self.summary.latencies.add(time.perf_counter() - began)
-        self._count(post, answer)
+        self._count(post, answer if answer.status is not None else lost or answer)
 
     def _count(self, post: Outgoing, answer: Answer) -> None:
         if answer.taken:

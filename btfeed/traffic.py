@@ -55,13 +55,13 @@ def _moment(text: str | None, option: str) -> int | None:
 
 
 def _target(
-    url: str, out: Path | None, connections: int, user: str | None, ca: Path | None = None, insecure: bool = False
+    url: str, out: Path | None, connections: int, user: str | None, ca: Path | None, insecure: bool, paced: bool
 ) -> Target:
     name, colon, password = (user or ":").partition(":")
     if not colon:
         raise typer.BadParameter("write it as name:password", param_hint="--user")
     if out is not None:
-        return File(_writer(out))
+        return File(_writer(out), prompt=paced)
     terminal.check_url(url)
     basic_auth = (name, password) if user else None
     return Url(url, connections=connections, basic_auth=basic_auth, tls=_tls(ca, insecure))
@@ -195,7 +195,8 @@ def replay(
                 source = Files(_kept(paths, stack) if shift_to_now or loop != 1 else paths)
         except (postfile.PostFileError, SourceError) as error:
             fail(str(error))
-        run = _Run(_target(url, out, connections, user, ca, insecure), out, connections, retry, rejects, as_json)
+        target = _target(url, out, connections, user, ca, insecure, paced=bool(rate or plan.speed))
+        run = _Run(target, out, connections, retry, rejects, as_json)
         total = source.total * loop if source.total and loop else None
         summary, broken_off = run.send(plan.outgoing(source), _over_all_turns(source), total, source.blocking)
     if source.broken:
@@ -335,7 +336,7 @@ def generate(
     if end is None and not live and flows is None:
         end = now
     order = Order(loaded, seed, begin, end, flows, rate, time_scale, bulk_size, live)
-    run = _Run(_target(url, out, connections, user, ca, insecure), out, connections, retry, rejects, as_json)
-    summary, _ = run.send(make(order))
-    if summary.refused or summary.unknown:
+    target = _target(url, out, connections, user, ca, insecure, paced=live)
+    summary, broken_off = _Run(target, out, connections, retry, rejects, as_json).send(make(order))
+    if summary.refused or summary.unknown or (broken_off and not live):
         raise typer.Exit(1)

@@ -1,8 +1,12 @@
 """Generate: what a profile says is what comes out, in numbers and in the way that the occurrences fit together."""
 
+import re
+import signal
+import subprocess
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cache
 from itertools import pairwise
 from math import sqrt
@@ -19,7 +23,7 @@ from btfeed.post import admit, digest, parse
 from btfeed.profile import Profile
 from btfeed.sending import Outgoing
 from tests.fakes import mapper
-from tests.harness import Server
+from tests.harness import BTFEED, DEADLINE, Server, until
 from tests.test_cli import invoke
 
 FLOWS = 10_000
@@ -217,10 +221,10 @@ def test_segments_places_browsers_and_systems_have_their_shares(name: str) -> No
 
 
 def test_flows_begin_when_the_profile_says() -> None:
-    """Hour by hour of two days, a working day and one at the weekend, within what chance allows."""
+    """Hour by hour from a working day into the weekend, within what chance allows."""
     loaded = profile.load("web-shop")
     friday = MONDAY + 4 * 24 * HOUR
-    order = Order(loaded, seed=3, begin=friday + 12 * HOUR, end=friday + 36 * HOUR)
+    order = Order(loaded, seed=3, begin=friday + 19 * HOUR, end=friday + 30 * HOUR)
     starts: dict[int, int] = defaultdict(int)
     for message in messages(generate(order)):
         for transaction in message.businessTransactions:
@@ -229,7 +233,7 @@ def test_flows_begin_when_the_profile_says() -> None:
                     starts[visit.startTime // HOUR] += 1
     times = loaded.times
     mean = sum(times.hours) / 24 * (5 * times.weekday + 2 * times.weekend) / 7
-    for number in range(13, 34):  # whose visits have ended
+    for number in range(20, 28):  # whose visits have ended
         hour = friday // HOUR + number
         day = times.weekday if number < 24 else times.weekend
         expected = loaded.flows_per_hour * times.hours[number % 24] * day / mean
@@ -429,3 +433,41 @@ def test_a_server_takes_what_is_generated(server: Server) -> None:
     records = server.delivered(occurrences)
     assert {record["event.category"] for record in records} == {"purepath", "user_action", "visit"}
     assert server.status()["violations"] == []
+
+
+def test_live_goes_on_until_it_is_stopped(server: Server) -> None:
+    """Records of now arrive while it runs; SIGINT ends it with a summary and exit 0."""
+    command = [*BTFEED, "generate", "web-shop", server.url, "--rate", "200", "--time-scale", "10000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    records = server.delivered(300)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, err) == (0, "")
+    assert re.match(r"\d+ posts, \d+ occurrences, 0 refused in ", out)
+    assert {record["event.category"] for record in records} == {"purepath", "user_action", "visit"}
+    begun = datetime.fromisoformat(records[0]["timestamp"])
+    assert abs((datetime.now(UTC) - begun).total_seconds()) < 2 * DEADLINE
+
+
+def test_live_to_a_file_can_be_followed(tmp_path: Path) -> None:
+    """Each post is there when it is due."""
+    path = tmp_path / "a.btposts"
+    command = [
+        *BTFEED,
+        "generate",
+        "web-shop",
+        "--rate",
+        "200",
+        "--time-scale",
+        "10000",
+        "--bulk-size",
+        "5",
+        "--out",
+        str(path),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    until(lambda: path.exists() and path.stat().st_size > 100, "the first post")
+    process.terminate()
+    assert process.communicate(timeout=DEADLINE)[1] == b""
+    assert process.returncode == 0
+    assert all(1 <= admit(body, 5) <= 5 for body in postfile.read(path))

@@ -18,7 +18,7 @@ from btfeed.journal.store import FILE
 from btfeed.moments import moment
 from btfeed.post import parse
 from btfeed.replay import Files, JournalRange, Plan, Recorded, SourceError, shift
-from btfeed.sending import Answer, Latencies, Outgoing, Sender, Summary
+from btfeed.sending import TRIES, Answer, Latencies, Outgoing, Sender, Summary
 from tests import posts, wire
 from tests.fakes import post as received_post
 from tests.harness import BTFEED, DEADLINE, Server
@@ -292,6 +292,15 @@ async def test_with_retry_it_is_sent_again_until_it_is_answered() -> None:
     summary = await Sender(target, retry=True).send(map(Outgoing, [b"1", b"2"]))
     assert target.bodies == [b"1", b"1", b"1", b"2"]
     assert (summary.posts, summary.unknowns, summary.refusals, summary.retried) == (1, 0, 1, 2)
+
+
+async def test_what_may_have_been_taken_stays_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where later there is not even a connection."""
+    monkeypatch.setattr("btfeed.sending.FIRST_WAIT", 0.0)
+    target = Told(UNKNOWN, *[AWAY] * 20)
+    summary = await Sender(target, retry=True).send(map(Outgoing, [b"1"]))
+    assert len(target.bodies) == TRIES
+    assert (summary.unknown, summary.refused) == ({"no answer: x": 1}, {})
 
 
 def test_rejects_has_the_refused_posts_with_their_answers(server: Server, tmp_path: Path) -> None:
