@@ -99,7 +99,7 @@ async def test_what_does_not_go_together_is_refused_with_a_hint(url: str, creden
             {"url": "https://x", **TOKEN, "on_unknown": "drop"},
             "sinks.biz.on_unknown: Input should be 'retry'",
         ),
-        ({"url": "https://x", **TOKEN, "max_records": 5}, "sinks.biz.max_records: unknown key"),
+        ({"url": "https://x", **TOKEN, "linger": "1s"}, "sinks.biz.linger: unknown key"),
     ],
 )
 def test_a_wrong_table_is_refused(table: dict[str, Any], fault: str) -> None:
