@@ -190,6 +190,7 @@ def main() -> None:
     if arguments.json:
         about: dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine()}
         about |= {"cores": os.cpu_count(), "occurrences_per_post": arguments.occurrences, "microseconds": figures}
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(about, indent=2) + "\n")
 
 
