@@ -3,14 +3,17 @@
 import asyncio
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from btfeed.journal.base import Backlog, Commit, Cursor, DeadLetter, JournalFull, JournalUnavailable
-from btfeed.journal.store import FILE, Store
+from btfeed.journal import ledger
+from btfeed.journal.base import Backlog, Commit, Cursor, DeadLetter, Entry, JournalFull, JournalUnavailable
+from btfeed.journal.ledger import Ledger
+from btfeed.journal.store import FILE, Damaged, Store
 from tests.faulty_disk import FaultyDisk
 from tests.harness import until_async
 from tests.journals import Journal, fill, journal, letter, letters, post
@@ -54,13 +57,49 @@ async def test_a_cancelled_append_does_no_harm(tmp_path: Path) -> None:
         assert len(bodies) == len(set(bodies))
 
 
-async def test_read_keeps_to_max_bytes(tmp_path: Path) -> None:
-    """Reading gives at least one post, then as many as fit."""
+@pytest.mark.parametrize("recent", [0, 3_500, 2**20])
+async def test_read_keeps_to_max_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recent: int) -> None:
+    """Reading gives at least one post, then as many as fit, be they in memory or not."""
+    monkeypatch.setattr(ledger, "RECENT_BYTES", recent)
     async with journal(tmp_path) as opened:
         await fill(opened, range(10), size=1000)
         assert [entry.seq for entry in await opened.read(3, 10)] == [3]
         assert [entry.seq for entry in await opened.read(3, 3_000)] == [3, 4, 5]
         assert await opened.read(11, 1) == []
+
+
+async def test_the_newest_posts_are_read_from_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as fit; what is older comes from the file, without a gap between them."""
+    monkeypatch.setattr(ledger, "RECENT_BYTES", 4_000)
+    reads: list[int] = []
+    read = Store.read
+
+    def noted(store: Store, seq: int, max_bytes: int) -> Iterator[Entry | Damaged]:
+        reads.append(seq)
+        return read(store, seq, max_bytes)
+
+    monkeypatch.setattr(Store, "read", noted)
+    async with journal(tmp_path) as opened:
+        bodies = await fill(opened, range(10), size=1000)
+        assert await opened.bodies() == bodies
+        assert max(reads) < 10
+        reads.clear()
+        assert [entry.post.body for entry in await opened.read(10, 1)] == bodies[9:]
+        assert reads == []
+
+
+async def test_a_post_that_was_rolled_back_is_not_in_memory(tmp_path: Path) -> None:
+    """Where the transaction fails, nobody is given its posts, and the next post has their number."""
+    async with journal(tmp_path) as opened:
+
+        def fail(ledger: Ledger) -> None:
+            ledger.append([post(1)])
+            raise JournalUnavailable("no")
+
+        with pytest.raises(JournalUnavailable):
+            await opened._submit(fail, writes=True)
+        assert await opened.everything() == []
+        assert await fill(opened, [2]) == await opened.bodies()
 
 
 async def test_wait_returns_with_the_post(tmp_path: Path) -> None:

@@ -8,15 +8,18 @@ Invariants
   "drop-oldest"` room is made at the cost of the sinks that are furthest behind, and counted.
 - A row is delivered only if its digest fits its body, and only in turn: one that does not fit is moved to the dead
   letters, one that is missing means that the file is damaged (apsw.CorruptError).
+- The newest posts are kept in memory as well, once they are durable, so that a sink near the head waits for no file.
 
 Methods raise apsw.Error; what is done about it is the engine's affair.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from typing import Literal
 
 import apsw
@@ -41,6 +44,8 @@ ROW_BYTES = 128
 """What a post takes beside its body, about."""
 SLACK = 2 * PAGE_SIZE
 """What a transaction may take beside its posts, about."""
+RECENT_BYTES = 16 * 2**20
+"""Bytes of the newest posts that are kept in memory, as they take them in the file."""
 _EVER = 2**62
 
 
@@ -112,6 +117,8 @@ class Ledger:
         self._max_occurrences = max_occurrences
         self._store: Store | None = None
         self._when_durable: list[Callable[[], object]] = []
+        self._recent: deque[Entry] = deque()  # the newest posts, without gaps
+        self._recent_bytes = 0
         self._refused_bytes = 0  # of the bodies of refused posts, at least
         self.missing_room = 0
         """Bytes that the last refused post lacked."""
@@ -149,6 +156,8 @@ class Ledger:
             self._metrics.journal_lost_posts.inc(marks.next - end)
         self._refused_bytes = store.refused_bytes()
         self.close()
+        self._recent.clear()
+        self._recent_bytes = 0
         self._store, self.marks = store, marks
 
     def close(self) -> None:
@@ -208,6 +217,7 @@ class Ledger:
                 outcomes.append(None)
         if taken:
             self.store.append(self.marks.next, taken)
+            self._when_durable.append(partial(self._remember, self.marks.next, taken))
             self.marks.next += len(taken)
             self.marks.last = self.marks.next - 1
         return outcomes
@@ -215,6 +225,9 @@ class Ledger:
     # Outside of one
 
     def read(self, seq: int, max_bytes: int) -> list[Entry]:
+        seq = self.marks.turn(seq)
+        if self._recent and seq >= self._recent[0].seq:
+            return _fitting(islice(self._recent, seq - self._recent[0].seq, None), max_bytes)
         while True:
             entries, damaged = self._sound(self.marks.turn(seq), max_bytes)
             if entries or damaged is None:
@@ -255,6 +268,12 @@ class Ledger:
         log.error("a damaged post is set aside with the dead letters", post=damaged.seq)
         self._metrics.journal_damaged_posts.inc()
         self._metrics.dead_letters.labels(sink="", reason="damaged").inc()
+
+    def _remember(self, first_seq: int, posts: Sequence[Post]) -> None:
+        self._recent.extend(Entry(seq, post) for seq, post in enumerate(posts, start=first_seq))
+        self._recent_bytes += sum(map(_size, posts))
+        while self._recent_bytes > RECENT_BYTES:
+            self._recent_bytes -= _size(self._recent.popleft().post)
 
     # Room
 
@@ -340,6 +359,17 @@ class Ledger:
             post = Post(letter.body, posts.digest(letter.body), _now(), "dead-letter")
             if self.append([post]) == [None]:
                 self.store.delete_dead_letters([letter.id])
+
+
+def _fitting(entries: Iterable[Entry], max_bytes: int) -> list[Entry]:
+    """The first one, and as many more as fit."""
+    found: list[Entry] = []
+    for entry in entries:
+        max_bytes -= len(entry.post.body)
+        if found and max_bytes < 0:
+            break
+        found.append(entry)
+    return found
 
 
 def _size(post: Post) -> int:
