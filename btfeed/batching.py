@@ -88,7 +88,7 @@ class Batcher:
         self._journal = journal
         self._feed = feed
         self._delivery = delivery
-        self._filter = filter
+        self._filter = None if filter == FilterSettings() else filter
         self._cursor = cursor  # of the next record that is in no slice yet
         self._filtered = filtered
         self._entries: deque[Entry] = deque()  # read, and not yet loaded
@@ -175,7 +175,7 @@ class Batcher:
         return True
 
     def _filtered_batch(self, batch: Batch) -> Batch:
-        if self._filter == FilterSettings():
+        if self._filter is None:
             return batch
         accepted = []
         for index, transaction in enumerate(batch.transactions):
