@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import sinks
-from sinks.base import Batch, Seconds, Settings, SinkType, Size, Template, Transaction, template
+from sinks.base import Batch, Joined, Seconds, Settings, SinkType, Size, Template, Transaction, template
 from tests.fakes import TRANSACTION, batch_of
 
 BODIES = st.lists(st.text(max_size=20).map(lambda text: json.dumps({"t": text}).encode()), max_size=30)
@@ -72,6 +72,19 @@ def test_halves_joined_are_the_whole(bodies: list[bytes], middle: int) -> None:
     batch = batch_of(bodies)
     middle = min(middle, len(batch))
     assert columns(Batch.join([batch.cut(0, middle), batch.cut(middle, len(batch))])) == columns(batch)
+
+
+@given(st.lists(st.lists(st.integers(), max_size=4), max_size=5), st.data())
+def test_joined_columns_are_one_sequence(columns: list[list[int]], data: st.DataObject) -> None:
+    """They have the length, items, slices and order of one list of all, and can be joined and cut again."""
+    whole = [value for column in columns for value in column]
+    joined = Joined([Joined(columns[:2]), *columns[2:]])
+    assert (len(joined), list(joined)) == (len(whole), whole)
+    cut = data.draw(st.slices(len(whole)))
+    assert [*joined[cut]] == whole[cut]
+    assert [joined[index] for index in range(-len(whole), len(whole))] == [*whole, *whole]
+    with pytest.raises(IndexError):
+        joined[len(whole)]
 
 
 def test_an_empty_batch_is_a_batch() -> None:
