@@ -137,7 +137,7 @@ def test_defaults_of_the_journal_validation_and_record() -> None:
 
 
 def test_defaults_of_a_file_sink() -> None:
-    """NDJSON, not compressed, finished after 256 MiB or an hour; batches of 5,000 records or 5 MiB, all categories."""
+    """NDJSON, not compressed, finished after 256 MiB or an hour; batches of 20,000 records or 20 MiB, all categories."""
     (sink,) = config.load(None, {}).sinks.values()
     assert dump(sink.settings) == {
         "directory": "btfeed-data/files",
@@ -150,8 +150,8 @@ def test_defaults_of_a_file_sink() -> None:
         "type": "file",
         "start": "oldest",
         "delivery": {
-            "max_records": 5000,
-            "max_bytes": 5_242_880,
+            "max_records": 20_000,
+            "max_bytes": 20_971_520,
             "linger": 0.2,
             "in_flight": 1,
             "max_age": None,
