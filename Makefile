@@ -1,19 +1,29 @@
 # The targets that people and CI call. Every one of them sets up what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
+CARGO := $(shell command -v cargo)
+CRATES := $(shell find native -name target -prune -o -type f \( -name '*.rs' -o -name Cargo.toml \) -print)
+WHY_PLAIN := $(if $(CARGO),cargo could not: try cargo build --manifest-path native/Cargo.toml,cargo is not here)
+PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup run test lint docs proto lock bench clean
+.PHONY: help setup run test test-native lint docs proto lock bench wheel clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
-setup: .venv/ready  ## the virtual environment, from locked versions with hashes
+setup: .venv/ready .venv/btfeed  ## the virtual environment, from locked versions with hashes, and the native transcoder
 
-.venv/ready: requirements.txt pyproject.toml
+.venv/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit("btfeed needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.txt
-	$(BIN)/pip install -qq --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	$(PIP_INSTALL) --require-hashes --no-deps -r requirements.txt
+	@touch $@
+
+.venv/btfeed: .venv/ready pyproject.toml $(CRATES)
+	@rm -f btfeed/_native*.so
+	$(PIP_INSTALL) -q --no-build-isolation --no-deps --editable .
+	@$(BIN)/python -c 'import btfeed._native' 2>/dev/null && echo 'native transcoder: built' || \
+		echo 'native transcoder: not built, the plain path runs; $(WHY_PLAIN)'
 	@touch $@
 
 run: setup  ## start the server, post to it what a web shop's AppMon would, show the records
@@ -21,7 +31,11 @@ run: setup  ## start the server, post to it what a web shop's AppMon would, show
 
 test: setup lint  ## everything, real clients and servers included
 	tests/servers/java
+	$(if $(CARGO),cd native && cargo test --quiet --workspace)
 	$(BIN)/pytest
+
+test-native: setup  ## the native transcoder against its plain twin, 200,000 cases, and with AddressSanitizer
+	$(BIN)/python -m tests.twins
 
 lint: setup  ## style, types, the direction of imports, generated code
 	$(BIN)/ruff check
@@ -30,6 +44,7 @@ lint: setup  ## style, types, the direction of imports, generated code
 	$(BIN)/lint-imports
 	$(BIN)/python proto/generate.py --check
 	$(BIN)/python -m docs.generate --check
+	$(if $(CARGO),cd native && cargo fmt --all --check && cargo clippy --quiet --workspace --all-targets -- -D warnings)
 
 docs: setup  ## the tables in docs/ that are made from the code
 	$(BIN)/python -m docs.generate
@@ -46,5 +61,12 @@ bench: setup  ## what an occurrence costs at each stage and sink, and how fast p
 	$(BIN)/python -m benchmarks.bench_bizevents
 	$(BIN)/python -m benchmarks.bench_sources
 
+wheel: setup  ## a wheel with the native transcoder, tried in an empty environment
+	rm -rf build dist
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir dist .
+	$(PYTHON) -m venv --clear build/empty
+	build/empty/bin/pip install --quiet --disable-pip-version-check dist/btfeed-*.whl
+	cd build && env PATH=/usr/bin:/bin empty/bin/btfeed --version
+
 clean:  ## remove what the others made, but for btfeed-data
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info tests/servers/.cache
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info tests/servers/.cache native/target btfeed/_native*.so

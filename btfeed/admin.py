@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from btfeed import native
 from btfeed.address import Address, host_and_port
 from btfeed.journal.base import Backlog, Journal, JournalError
 from btfeed.metrics import Metrics
@@ -92,6 +93,7 @@ class Admin:
         backlogs = await self._backlogs()
         status = {
             "version": self._version,
+            "mapping": native.PATH,
             "uptime_seconds": round(time.time() - self._started, 3),
             "ready": self._refusing() is None,
             "refusing": self._refusing(),

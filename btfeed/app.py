@@ -20,12 +20,12 @@ from pathlib import Path
 
 import structlog
 
+from btfeed import transcode
 from btfeed.admin import Admin
 from btfeed.config import Config, SinkConfig
 from btfeed.delivery import Delivery
 from btfeed.feed import Feed
 from btfeed.journal.sqlite import SqliteJournal
-from btfeed.mapping import Mapper
 from btfeed.metrics import Metrics
 from btfeed.receiver import Receiver
 from btfeed.schema import MAPS, RECORD_FIELDS
@@ -51,7 +51,7 @@ async def serve(config: Config, stop: asyncio.Event | None = None) -> None:
     metrics = Metrics()
     starts = {name: sink.common.start for name, sink in config.sinks.items()}
     journal = SqliteJournal(config.journal, starts, metrics, config.receiver.max_occurrences)
-    feed = Feed(Mapper(config.record, config.validation), metrics)
+    feed = Feed(transcode.mapper(config.record, config.validation), metrics)
     deliveries = [_delivery(name, sink, journal, feed, metrics) for name, sink in config.sinks.items()]
     receiver = Receiver(config.receiver, journal, metrics)
     admin = Admin(

@@ -17,7 +17,7 @@ import apsw
 import typer
 import uvloop
 
-from btfeed import app, inspect, logs, postfile
+from btfeed import app, inspect, logs, native, postfile
 from btfeed import config as configuration
 from btfeed.address import host_and_port
 from btfeed.config import Config, ConfigError
@@ -54,7 +54,7 @@ def _load(path: Path | None) -> Config:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"btfeed {version('btfeed')} (mapping: python)")
+        typer.echo(f"btfeed {version('btfeed')} (mapping: {native.PATH})")
         raise typer.Exit
 
 

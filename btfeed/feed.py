@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import structlog
 
 from btfeed.journal.base import DeadLetter, Entry
-from btfeed.mapping import Counts, Mapped, Mapper
+from btfeed.mapping import Counts, Mapped
 from btfeed.metrics import Metrics
 from btfeed.post import Malformed, event_id_prefix
 from btfeed.schema import DIMENSIONS, VALUES
+from btfeed.transcode import PostMapper
 from sinks.base import Batch
 
 log = structlog.get_logger()
@@ -46,7 +47,7 @@ class MappedPost:
 class Feed:
     """Mapped posts by their number in the journal."""
 
-    def __init__(self, mapper: Mapper, metrics: Metrics, budget: int = BUDGET) -> None:
+    def __init__(self, mapper: PostMapper, metrics: Metrics, budget: int = BUDGET) -> None:
         self._mapper = mapper
         self._metrics = metrics
         self._budget = budget

@@ -78,6 +78,8 @@ class Mapped:
 class Mapper:
     """Maps posts under one configuration. Not for use by two threads at a time."""
 
+    threads = 1
+
     def __init__(self, record: RecordSettings, validation: ValidationSettings) -> None:
         self._record = record
         self._validation = validation
@@ -99,21 +101,26 @@ class Mapper:
         return run.result()
 
     def _plan(self, transaction: BusinessTransaction, server: str | None) -> Plan:
-        has = transaction.HasField
-        source = Source(
-            transaction.name,
-            CATEGORIES[transaction.type] if has("type") else UNKNOWN,
-            transaction.application if has("application") else None,
-            transaction.systemProfile if has("systemProfile") else None,
-            server,
-            tuple(transaction.measureNames),
-            tuple(transaction.dimensionNames),
-        )
+        source = source_of(transaction, server)
         plan = self._cache.plans.get(source)
         if plan is None:
             self._cache.charge(len(source.measure_names) + len(source.dimension_names))
             plan = self._cache.plans[source] = Plan(self._record, self._validation, source, self._cache)
         return plan
+
+
+def source_of(transaction: BusinessTransaction, server: str | None) -> Source:
+    """What the plan of `transaction` is compiled from."""
+    has = transaction.HasField
+    return Source(
+        transaction.name,
+        CATEGORIES[transaction.type] if has("type") else UNKNOWN,
+        transaction.application if has("application") else None,
+        transaction.systemProfile if has("systemProfile") else None,
+        server,
+        tuple(transaction.measureNames),
+        tuple(transaction.dimensionNames),
+    )
 
 
 class _Run:

@@ -4,6 +4,8 @@ from collections import Counter as Counts
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from btfeed import native
+
 MAX_TRANSACTIONS = 200
 """Business transactions that the violations metric tells apart; later ones count as "other"."""
 
@@ -39,6 +41,8 @@ class Metrics:
         self.bytes_in_flight = gauge("bytes_in_flight", "Bytes reserved by posts being received")
 
         # mapping
+        self.mapping = gauge("mapping", "1, for the path that maps posts: native or plain", ("path",))
+        self.mapping.labels(native.PATH).set(1)
         self.occurrences = counter("occurrences", "Occurrences mapped, by event.category", ("category",))
         self._violations = counter(
             "violations", "Breaches of the field table, by business transaction", ("transaction", "field", "rule")

@@ -120,6 +120,12 @@ class Cache:
         return True
 
 
+def attributes_overridden(record: RecordSettings) -> list[tuple[str, object]]:
+    """Attributes that stand in a record only where no field of the feed does."""
+    given = record.attributes.items()
+    return [(name, value) for name, value in given if name in BY_RECORD or name.startswith(_FEED_PREFIXES)]
+
+
 class Plan:
     """What all occurrences of one business transaction share."""
 
@@ -139,11 +145,10 @@ class Plan:
         named = (source.name, source.application, source.system_profile)
         self.invalid_utf8 = not_utf8(named) + not_utf8(source.measure_names) + not_utf8(source.dimension_names)
         constants = self._constants(record, source)
-        self.defaults: list[tuple[str, object]] = []  # attributes that a field of the feed may override
+        self.defaults = attributes_overridden(record)
+        overridden = dict(self.defaults)
         for name, value in record.attributes.items():
-            if name in BY_RECORD or name.startswith(_FEED_PREFIXES):
-                self.defaults.append((name, value))
-            elif name not in ("event.kind", "event.id"):
+            if name not in ("event.kind", "event.id") and name not in overridden:
                 constants.setdefault(name, value)
         self.tail = b'"' + (b"," + msgspec.json.encode(constants)[1:-1] if constants else b"")
         self._shapes: dict[tuple[object, ...], Shape] = {}

@@ -14,6 +14,7 @@ from hashlib import blake2b
 from google.protobuf.internal import api_implementation
 from google.protobuf.message import DecodeError
 
+from btfeed import native
 from btfeed.bt_pb2 import BusinessTransactions
 
 if api_implementation.Type() != "upb":
@@ -55,6 +56,9 @@ class Post:
 
 def digest(body: bytes) -> bytes:
     """32 bytes that name the body: equal bodies have equal events."""
+    if native.module:
+        found: bytes = native.module.digest(body)
+        return found
     return blake2b(body, digest_size=32).digest()
 
 
@@ -81,6 +85,24 @@ def missing_required_fields(message: BusinessTransactions) -> list[str]:
 
 def admit(body: bytes, max_occurrences: int) -> int:
     """The number of occurrences in an acceptable `body`. Raises Malformed or TooManyOccurrences."""
+    count: int | None = native.module.admit(body, _limits(max_occurrences)) if native.module else None
+    return admit_plainly(body, max_occurrences) if count is None else count
+
+
+def inspect(body: bytes, max_occurrences: int) -> tuple[int, bytes]:
+    """The number of occurrences in an acceptable `body`, and its digest. Raises Malformed or TooManyOccurrences."""
+    found: tuple[int, bytes] | None = native.module.inspect(body, _limits(max_occurrences)) if native.module else None
+    return (admit_plainly(body, max_occurrences), digest(body)) if found is None else found
+
+
+def _limits(max_occurrences: int) -> tuple[int, int, int, int]:
+    """Occurrences, elements, shared bytes, and what makes an occurrence long."""
+    elements = max(MIN_ELEMENTS, max_occurrences * ELEMENTS_PER_OCCURRENCE)
+    return max_occurrences, elements, max(MIN_SHARED, max_occurrences * SHARED_PER_OCCURRENCE), LONG
+
+
+def admit_plainly(body: bytes, max_occurrences: int) -> int:
+    """The plain twin of the native `admit`: it says what is right, and why what is refused is refused."""
     outline = _Outline(body, max_occurrences)
     outline.walk()
     message = parse(body)
@@ -110,9 +132,7 @@ class _Outline:
 
     def __init__(self, body: bytes, limit: int) -> None:
         self.body = body
-        self.limit = limit
-        self.element_limit = max(MIN_ELEMENTS, limit * ELEMENTS_PER_OCCURRENCE)
-        self.shared_limit = max(MIN_SHARED, limit * SHARED_PER_OCCURRENCE)
+        self.limit, self.element_limit, self.shared_limit, _ = _limits(limit)
         self.occurrences = 0
         self.transactions = 0
         self.elements = 0

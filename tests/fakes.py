@@ -6,14 +6,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
 
+from btfeed import transcode
 from btfeed.batching import DeliverySettings, FilterSettings
 from btfeed.delivery import Delivery
 from btfeed.feed import Feed
 from btfeed.journal.base import Backlog, Commit, Cursor, DeadLetter, Entry, JournalUnavailable
-from btfeed.mapping import Mapper
 from btfeed.metrics import Metrics
 from btfeed.plan import RecordSettings
 from btfeed.post import Post, digest
+from btfeed.transcode import PostMapper
 from btfeed.validate import ValidationSettings
 from sinks.base import Batch, Sink, Transaction, WriteResult
 from tests import posts
@@ -32,9 +33,11 @@ def batch_of(bodies: Sequence[bytes], prefix: str = "post", transaction: Transac
     return Batch(ids, ids, timestamps, [transaction] * len(bodies), [len(line) for line in lines], parts)
 
 
-def mapper(missing: str = "report", unexpected: str = "report") -> Mapper:
+def mapper(missing: str = "report", unexpected: str = "report") -> PostMapper:
     """The mapper of a default configuration."""
-    return Mapper(RecordSettings(), ValidationSettings.model_validate({"missing": missing, "unexpected": unexpected}))
+    return transcode.mapper(
+        RecordSettings(), ValidationSettings.model_validate({"missing": missing, "unexpected": unexpected})
+    )
 
 
 def mapped(occurrences: int, seed: int = 0) -> Batch:

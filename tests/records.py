@@ -8,6 +8,7 @@ from btfeed import post
 from btfeed.bt_pb2 import BtOccurrence, BusinessTransaction
 from btfeed.mapping import Mapped, Mapper
 from btfeed.plan import RecordSettings
+from btfeed.transcode import mapper
 from btfeed.validate import ValidationSettings
 from tests import wire
 
@@ -16,9 +17,21 @@ START = 1358330757840
 
 
 def mapped(body: bytes, record: dict[str, Any] | None = None, **validation: str) -> Mapped:
-    """What becomes of `body` under these tables of the configuration."""
-    mapper = Mapper(RecordSettings.model_validate(record or {}), ValidationSettings.model_validate(validation))
-    return mapper.map(body, post.digest(body))
+    """What becomes of `body` under these tables of the configuration, on the path that runs and on the plain one alike."""
+    settings = RecordSettings.model_validate(record or {}), ValidationSettings.model_validate(validation)
+    found = mapper(*settings).map(body, post.digest(body))
+    equal(found, Mapper(*settings).map(body, post.digest(body)))
+    return found
+
+
+def equal(found: Mapped, expected: Mapped) -> None:
+    """Byte for byte, and count for count."""
+    one, other = found.batch, expected.batch
+    assert one.ndjson == other.ndjson
+    for column in ("ids", "keys", "timestamps", "transactions", "sizes"):
+        assert list(getattr(one, column)) == list(getattr(other, column)), column
+    assert found.refused == expected.refused
+    assert found.counts == expected.counts
 
 
 def parsed(record: bytes) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from btfeed import native
 from btfeed.cli import cli
 from tests import posts
 from tests.harness import BTFEED, DEADLINE, Server, until
@@ -83,7 +84,7 @@ def test_wrong_usage_is_exit_2_with_what_is_wrong(arguments: list[str], what: st
 def test_the_version_is_told() -> None:
     """On stdout, with which mapping is at work."""
     result = run("--version")
-    assert (result.returncode, result.stdout, result.stderr) == (0, "btfeed 0.1.0 (mapping: python)\n", "")
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"btfeed 0.1.0 (mapping: {native.PATH})\n", "")
 
 
 # serve

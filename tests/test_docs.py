@@ -17,11 +17,11 @@ import typer
 
 from btfeed import config, postfile, profile
 from btfeed.cli import cli
-from btfeed.mapping import Mapper
 from btfeed.metrics import Metrics
 from btfeed.plan import RecordSettings
 from btfeed.post import digest
 from btfeed.schema import RECORD_FIELDS
+from btfeed.transcode import mapper
 from btfeed.validate import ValidationSettings
 from sinks.base import Batch, SinkContext, SinkType, Transaction
 from tests import posts
@@ -201,7 +201,7 @@ def test_the_record_shown_is_the_one_that_is_made() -> None:
     """Field by field, of the sample post."""
     (shown,) = (json.loads(block) for block in blocks(TEXT[ROOT / "docs" / "record.md"], "json"))
     body = posts.sample_purepath()
-    mapped = Mapper(RecordSettings(), ValidationSettings()).map(body, digest(body))
+    mapped = mapper(RecordSettings(), ValidationSettings()).map(body, digest(body))
     assert list(shown.items()) == list(json.loads(mapped.batch.body(0)).items())
 
 

@@ -7,8 +7,9 @@ import pytest
 
 from btfeed.feed import Feed, MappedPost
 from btfeed.journal.base import Entry
-from btfeed.mapping import Mapped, Mapper
+from btfeed.mapping import Mapped
 from btfeed.metrics import Metrics
+from btfeed.transcode import PostMapper
 from tests import posts
 from tests.fakes import mapper, post
 
@@ -16,7 +17,7 @@ from tests.fakes import mapper, post
 class CountingMapper:
     """Counts what is mapped, and breaks on bodies in `broken`."""
 
-    def __init__(self, inner: Mapper) -> None:
+    def __init__(self, inner: PostMapper) -> None:
         self.inner = inner
         self.mapped: list[bytes] = []
         self.broken: set[bytes] = set()

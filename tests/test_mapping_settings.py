@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from btfeed import mapping, plan, post
+from btfeed import mapping, plan, post, transcode
 from btfeed.plan import RecordSettings
 from btfeed.schema import BY_RECORD
 from btfeed.validate import ValidationSettings
@@ -38,7 +38,7 @@ def test_an_event_id_is_the_digest_of_the_body_and_an_ordinal() -> None:
 
 def test_records_of_a_post_depend_on_nothing_but_it() -> None:
     """Not on what the same mapper mapped before, nor on when."""
-    mapper = mapping.Mapper(RecordSettings(), ValidationSettings())
+    mapper = transcode.mapper(RecordSettings(), ValidationSettings())
     bodies = [posts.mixed(30), posts.mixed(40, seed=1), posts.mixed(30)]
     one, two, again = [mapper.map(body, post.digest(body)) for body in bodies]
     assert bytes(one.batch.ndjson) == bytes(again.batch.ndjson) == bytes(mapped(bodies[0]).batch.ndjson)

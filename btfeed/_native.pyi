@@ -1,0 +1,81 @@
+"""The transcoder: native/src/lib.rs. None stands for "ask the plain path what is wrong with it"."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeAlias, TypedDict, TypeVar, overload
+
+P = TypeVar("P")
+"""Python's plan."""
+
+INTERFACE: int
+
+Limits: TypeAlias = tuple[int, int, int, int]
+"""Of occurrences, elements, shared bytes; and the bytes from which on an occurrence is long. btfeed/post.py has them."""
+
+def admit(body: bytes, limits: Limits) -> int | None:
+    """The number of occurrences in an acceptable post."""
+
+def inspect(body: bytes, limits: Limits) -> tuple[int, bytes] | None:
+    """That, and its digest."""
+
+def digest(body: bytes) -> bytes:
+    """BLAKE2b-256."""
+
+def number(value: float) -> str:
+    """A finite number as records write it."""
+
+class Texts(Sequence[str]):
+    """Strings in a buffer. They are made when they are asked for; to cut copies nothing."""
+
+    def __len__(self) -> int: ...
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+
+class Roles(TypedDict):
+    """Numbers of the fields that mean more than their value; `visit` is the number of the category that lasts."""
+
+    start_time: int
+    end_time: int
+    duration: int
+    visit_id: int
+    visit: int
+
+class Settings(TypedDict):
+    """What the configuration says. mask: record fields that hold an address. defaults: attributes that a field of the feed
+    overrides, as (name, JSON)."""
+
+    head: bytes
+    missing: str
+    unexpected: str
+    drop: list[str]
+    hash: list[str]
+    key: bytes
+    mask: list[str]
+    defaults: list[tuple[str, bytes]]
+
+Compiled: TypeAlias = tuple[P, int, bytes, int, Sequence[str], Sequence[str]]
+"""Plan, category, tail, invalid_utf8, and the record fields of its measures and dimensions."""
+Refused: TypeAlias = tuple[int, str, str, int, P, str, bytes]
+"""Ordinal, event.id, key, startTime, plan, the rules that it breaks, record."""
+Run: TypeAlias = tuple[P, int, list[tuple[str, str, int]]]
+"""Plan, records delivered, and violations as field, rule, number."""
+Counts: TypeAlias = tuple[
+    list[int], tuple[tuple[int, int], tuple[int, int]], tuple[int, int, int], int, tuple[dict[str, int], int]
+]
+"""Occurrences by category, mismatches, unknown fields, lost, values left out, invalid_utf8."""
+
+class Transcoder(Generic[P]):
+    """Maps posts under one configuration; several threads may use it."""
+
+    def __init__(
+        self,
+        fields: list[tuple[int, str, str, str, str, str]],
+        roles: Roles,
+        settings: Settings,
+        compile: Callable[[bytes | None, bytes], Compiled[P]],
+        names: Callable[[P, bool, int], Sequence[str]],
+    ) -> None: ...
+    def transcode(
+        self, body: bytes, id_prefix: str
+    ) -> tuple[Any, Texts, Texts, bytes, bytes, list[Run[P]], list[Refused[P]], Counts] | None: ...

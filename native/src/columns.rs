@@ -1,0 +1,107 @@
+//! Columns of a batch that Python sees: bytes that are not copied, and texts that are made when they are asked for.
+
+use std::ffi::c_int;
+use std::sync::Arc;
+
+use pyo3::exceptions::{PyBufferError, PyIndexError};
+use pyo3::prelude::*;
+use pyo3::types::{PyIterator, PyList, PySlice, PyString};
+use pyo3::{IntoPyObjectExt, ffi};
+use transcoder::record::Span;
+
+/// Bytes, for Python's buffer protocol. Nothing changes them.
+#[pyclass(frozen)]
+pub struct Buffer {
+    bytes: Vec<u8>,
+}
+
+impl Buffer {
+    pub fn new(mut bytes: Vec<u8>) -> Self {
+        if bytes.capacity() > bytes.len() + bytes.len() / 4 {
+            bytes.shrink_to_fit(); // it is kept for a while
+        }
+        Self { bytes }
+    }
+}
+
+#[pymethods]
+impl Buffer {
+    /// # Safety
+    ///
+    /// Python calls this with a view to fill. The view holds a reference to `slf`, and `slf` never changes or moves its
+    /// bytes, so that the pointer is good for as long as the view.
+    unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
+        if view.is_null() {
+            return Err(PyBufferError::new_err("no view"));
+        }
+        let bytes = &slf.get().bytes;
+        let (start, length) = (bytes.as_ptr().cast_mut().cast(), bytes.len() as ffi::Py_ssize_t);
+        let filled = unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), start, length, 1, flags) };
+        if filled == 0 { Ok(()) } else { Err(PyErr::fetch(slf.py())) }
+    }
+}
+
+/// A sequence of strings that stand somewhere in a buffer. To cut it copies nothing.
+#[pyclass(frozen, sequence)]
+pub struct Texts {
+    buffer: Py<Buffer>,
+    spans: Arc<[Span]>,
+    start: usize,
+    stop: usize,
+}
+
+impl Texts {
+    pub fn new(buffer: Py<Buffer>, spans: Vec<Span>) -> Self {
+        let stop = spans.len();
+        Self { buffer, spans: spans.into(), start: 0, stop }
+    }
+
+    fn text<'py>(&self, py: Python<'py>, (at, length): Span) -> Bound<'py, PyString> {
+        let bytes = &self.buffer.get().bytes[at..at + length];
+        PyString::new(py, &String::from_utf8_lossy(bytes)) // ids and keys are ASCII: it copies nothing
+    }
+
+    fn list<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        PyList::new(py, self.spans[self.start..self.stop].iter().map(|&span| self.text(py, span)))
+    }
+}
+
+#[pymethods]
+impl Texts {
+    fn __len__(&self) -> usize {
+        self.stop - self.start
+    }
+
+    fn __getitem__<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let length = self.__len__() as isize;
+        if let Ok(slice) = key.cast::<PySlice>() {
+            let found = slice.indices(length)?;
+            if found.step != 1 {
+                return self.list(py)?.as_any().get_item(key);
+            }
+            let start = self.start + found.start as usize;
+            let stop = start + found.slicelength;
+            let part = Self { buffer: self.buffer.clone_ref(py), spans: Arc::clone(&self.spans), start, stop };
+            return part.into_bound_py_any(py);
+        }
+        let index: isize = key.extract()?;
+        let index = if index < 0 { index + length } else { index };
+        if !(0..length).contains(&index) {
+            return Err(PyIndexError::new_err("no such text"));
+        }
+        Ok(self.text(py, self.spans[self.start + index as usize]).into_any())
+    }
+
+    fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyIterator>> {
+        self.list(py)?.try_iter()
+    }
+
+    fn __eq__(&self, py: Python<'_>, other: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let theirs = PyList::new(py, other.try_iter()?.collect::<PyResult<Vec<_>>>()?)?;
+        self.list(py)?.eq(theirs)
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(self.list(py)?.repr()?.to_string())
+    }
+}

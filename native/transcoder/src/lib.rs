@@ -1,0 +1,33 @@
+//! From the bytes of a post to records: what btfeed/post.py and btfeed/mapping.py do, at memory speed.
+//!
+//! Those two are the plain twins. They say what is right, and both must give the same bytes. To read it:
+//!
+//! - `wire` reads protobuf's wire format as protobuf's own C parser (upb) does;
+//! - `outline` says whether a body is an acceptable post, within limits;
+//! - `table` holds the field table and the settings, which Python hands in: no field is named here;
+//! - `occurrence` decodes one occurrence, `record` writes its record, with `json`, `time` and `privacy`;
+//! - `plan` holds what all occurrences of a business transaction share, which Python compiles once;
+//! - `post` runs over a whole post and collects the columns and counts.
+//!
+//! Whatever is refused is refused without a reason: the caller asks the plain twin, which finds the words.
+#![forbid(unsafe_code)]
+
+pub mod json;
+pub mod occurrence;
+pub mod outline;
+pub mod plan;
+pub mod post;
+pub mod privacy;
+pub mod record;
+pub mod table;
+pub mod time;
+pub mod wire;
+
+use blake2::digest::consts::U32;
+use blake2::{Blake2b, Digest};
+
+/// BLAKE2b-256 of `body`.
+#[must_use]
+pub fn digest(body: &[u8]) -> [u8; 32] {
+    Blake2b::<U32>::digest(body).into()
+}
