@@ -313,7 +313,7 @@ class Receiver:
         self._count_duplicate(digest)
 
     def _inspect(self, body: bytes) -> tuple[int, bytes]:
-        return posts.admit(body, self._settings.max_occurrences), posts.digest(body)
+        return posts.inspect(body, self._settings.max_occurrences)
 
     def _count_duplicate(self, digest: bytes) -> None:
         if digest in self._seen:

@@ -7,20 +7,30 @@ use pyo3::exceptions::{PyBufferError, PyIndexError};
 use pyo3::prelude::*;
 use pyo3::types::{PyIterator, PyList, PySlice, PyString};
 use pyo3::{IntoPyObjectExt, ffi};
+use transcoder::pool::Pool;
 use transcoder::record::Span;
 
 /// Bytes, for Python's buffer protocol. Nothing changes them.
 #[pyclass(frozen)]
 pub struct Buffer {
     bytes: Vec<u8>,
+    length: usize,
+    pool: Arc<Pool>,
 }
 
 impl Buffer {
-    pub fn new(mut bytes: Vec<u8>) -> Self {
-        if bytes.capacity() > bytes.len() + bytes.len() / 4 {
-            bytes.shrink_to_fit(); // it is kept for a while
-        }
-        Self { bytes }
+    pub fn new(bytes: Vec<u8>, length: usize, pool: Arc<Pool>) -> Self {
+        Self { bytes, length, pool }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.pool.give(std::mem::take(&mut self.bytes));
     }
 }
 
@@ -34,7 +44,7 @@ impl Buffer {
         if view.is_null() {
             return Err(PyBufferError::new_err("no view"));
         }
-        let bytes = &slf.get().bytes;
+        let bytes = slf.get().bytes();
         let (start, length) = (bytes.as_ptr().cast_mut().cast(), bytes.len() as ffi::Py_ssize_t);
         let filled = unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), start, length, 1, flags) };
         if filled == 0 { Ok(()) } else { Err(PyErr::fetch(slf.py())) }
@@ -57,7 +67,7 @@ impl Texts {
     }
 
     fn text<'py>(&self, py: Python<'py>, (at, length): Span) -> Bound<'py, PyString> {
-        let bytes = &self.buffer.get().bytes[at..at + length];
+        let bytes = &self.buffer.get().bytes()[at..at + length];
         PyString::new(py, &String::from_utf8_lossy(bytes)) // ids and keys are ASCII: it copies nothing
     }
 

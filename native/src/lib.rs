@@ -2,6 +2,8 @@
 
 mod columns;
 
+use std::sync::Arc;
+
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
@@ -77,7 +79,7 @@ impl Transcoder {
         let compiler = Callback { compile: &self.compile, names: &self.names };
         let bytes = body.as_bytes();
         match py.detach(|| self.inner.transcode(bytes, id_prefix.as_bytes(), &compiler)) {
-            Ok(mapped) => result(py, self.inner.table(), mapped).map(Some),
+            Ok(mapped) => result(py, &self.inner, mapped).map(Some),
             Err(Failure::Malformed) => Ok(None),
             Err(Failure::Compiler(error)) => Err(error),
         }
@@ -120,9 +122,9 @@ fn digest<'py>(py: Python<'py>, body: &Bound<'py, PyBytes>) -> Bound<'py, PyByte
 /// A number as records write it.
 #[pyfunction]
 fn number(value: f64) -> PyResult<String> {
-    let mut json = transcoder::json::Writer::new(0);
+    let mut json = transcoder::json::Writer::default();
     json.number(value);
-    Ok(String::from_utf8(json.finish())?)
+    Ok(String::from_utf8(json.written().to_vec())?)
 }
 
 fn field(row: (u32, String, String, String, String, String)) -> PyResult<Field> {
@@ -163,7 +165,12 @@ fn settings(table: &Bound<'_, PyDict>) -> PyResult<Settings> {
     })
 }
 
-fn result<'py>(py: Python<'py>, table: &Table, mapped: Mapped<Plan>) -> PyResult<Bound<'py, PyTuple>> {
+fn result<'py>(
+    py: Python<'py>,
+    transcoder: &transcoder::post::Transcoder<Plan>,
+    mapped: Mapped<Plan>,
+) -> PyResult<Bound<'py, PyTuple>> {
+    let table = transcoder.table();
     let runs = mapped.runs.iter().map(|run| run_of(py, table, run)).collect::<PyResult<Vec<_>>>()?;
     let refused = PyList::empty(py);
     for one in &mapped.refused {
@@ -175,7 +182,7 @@ fn result<'py>(py: Python<'py>, table: &Table, mapped: Mapped<Plan>) -> PyResult
     }
     let odd = (mapped.odd.left_out, mapped.odd.invalid_utf8);
     let counts = (occurrences(&mapped.runs), mapped.mismatches, mapped.unknown, mapped.lost, odd);
-    let json = Bound::new(py, Buffer::new(mapped.json))?.unbind();
+    let json = Bound::new(py, Buffer::new(mapped.json, mapped.length, Arc::clone(transcoder.pool())))?.unbind();
     let ids = Texts::new(json.clone_ref(py), mapped.ids);
     let keys = Texts::new(json.clone_ref(py), mapped.keys);
     let numbers = |column: Vec<i64>| {

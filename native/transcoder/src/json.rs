@@ -1,12 +1,7 @@
 //! A buffer of JSON, written as msgspec writes it: the shortest numbers that are read back the same, UTF-8 as it is.
 //!
-//! Bytes are written into room that is there already, in steps of a fixed size where that is faster, and moved to the
-//! whole when a record is done.
+//! Its bytes are there before they are written, so that what is short is written in steps of a fixed size, which is faster.
 
-/// Bytes from which on the room is moved to the whole, at the end of a record.
-const FULL: usize = 1 << 15;
-/// Bytes of the room, at least.
-const ROOM: usize = FULL + (1 << 14);
 /// Bytes that the steps of a fixed size may write beyond what they are asked to.
 const SLACK: usize = 48;
 
@@ -23,11 +18,11 @@ impl Key {
     /// The key of a field called `name`.
     #[must_use]
     pub fn new(name: &str) -> Self {
-        let mut writer = Writer::new(0);
+        let mut writer = Writer::default();
         writer.bytes(b",");
         writer.text(name.as_bytes());
         writer.bytes(b":");
-        let bytes = writer.finish();
+        let bytes = writer.written().to_vec();
         let mut padded = [0; SLACK];
         let room = padded.get_mut(..bytes.len());
         let short = room.map(|room| room.copy_from_slice(&bytes)).is_some();
@@ -42,73 +37,64 @@ impl Key {
 }
 
 /// JSON that grows at its end.
+#[derive(Default)]
 pub struct Writer {
-    whole: Vec<u8>,
-    room: Vec<u8>,
-    at: usize,
+    bytes: Vec<u8>,
+    length: usize,
 }
 
 impl Writer {
-    /// Expects to hold about `expected` bytes.
+    /// Writes into `bytes`, whatever they say.
     #[must_use]
-    pub fn new(expected: usize) -> Self {
-        Self { whole: Vec::with_capacity(expected), room: Vec::new(), at: 0 }
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self { bytes, length: 0 }
     }
 
-    /// How many bytes there are.
+    /// How many bytes were written.
     #[inline]
     #[must_use]
     pub fn len(&self) -> usize {
-        self.whole.len() + self.at
+        self.length
     }
 
     /// There are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.length == 0
     }
 
-    /// Ends a record: what was written before is not taken back.
-    #[inline]
-    pub fn settle(&mut self) {
-        if self.at >= FULL {
-            self.flush();
-        }
-    }
-
-    /// Takes back what was written since `start`, which was the end after the last `settle` or later.
+    /// Takes back what was written since `start`.
     pub fn take_back(&mut self, start: usize) -> Vec<u8> {
-        let start = start - self.whole.len();
-        let taken = self.room[start..self.at].to_vec();
-        self.at = start;
+        let taken = self.bytes[start..self.length].to_vec();
+        self.length = start;
         taken
     }
 
-    /// All of it.
+    /// Bytes, and how many of them were written.
     #[must_use]
-    pub fn finish(mut self) -> Vec<u8> {
-        self.flush();
-        self.whole
+    pub fn finish(self) -> (Vec<u8>, usize) {
+        (self.bytes, self.length)
     }
 
-    fn flush(&mut self) {
-        self.whole.extend_from_slice(&self.room[..self.at]);
-        self.at = 0;
+    /// What was written.
+    #[must_use]
+    pub fn written(&self) -> &[u8] {
+        &self.bytes[..self.length]
     }
 
     /// Room for so many bytes, and some.
     #[inline]
     fn room(&mut self, bytes: usize) -> &mut [u8] {
-        if self.room.len() - self.at < bytes + SLACK {
+        if self.bytes.len() - self.length < bytes + SLACK {
             self.grow(bytes);
         }
-        &mut self.room[self.at..]
+        &mut self.bytes[self.length..]
     }
 
     #[cold]
     fn grow(&mut self, bytes: usize) {
-        let needed = self.at + bytes + SLACK;
-        self.room.resize(needed.next_power_of_two().max(ROOM), 0);
+        let needed = self.length + bytes + SLACK;
+        self.bytes.resize(needed + needed / 2, 0);
     }
 
     /// These bytes as they are.
@@ -117,7 +103,7 @@ impl Writer {
         let length = bytes.len();
         let room = self.room(length);
         room[..length].copy_from_slice(bytes);
-        self.at += length;
+        self.length += length;
     }
 
     /// The first `length` of these bytes, in one step of a fixed size.
@@ -125,7 +111,7 @@ impl Writer {
     pub fn some<const N: usize>(&mut self, bytes: &[u8; N], length: usize) {
         const { assert!(N <= SLACK) };
         self.room(0)[..N].copy_from_slice(bytes);
-        self.at += length;
+        self.length += length;
     }
 
     /// A name and its colon.
@@ -141,7 +127,7 @@ impl Writer {
     #[inline]
     pub fn byte(&mut self, byte: u8) {
         self.room(1)[0] = byte;
-        self.at += 1;
+        self.length += 1;
     }
 
     /// An integer.
@@ -170,7 +156,7 @@ impl Writer {
         room[0] = b'"';
         if copy_plain(text, &mut room[1..]) {
             room[length + 1] = b'"';
-            self.at += length + 2;
+            self.length += length + 2;
             return true;
         }
         self.escaped(text)

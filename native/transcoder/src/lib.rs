@@ -16,6 +16,7 @@ pub mod json;
 pub mod occurrence;
 pub mod outline;
 pub mod plan;
+pub mod pool;
 pub mod post;
 pub mod privacy;
 pub mod record;

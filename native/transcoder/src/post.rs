@@ -1,9 +1,11 @@
 //! A whole post: from its body to columns of records, and all that is to be said of it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::occurrence::Occurrence;
 use crate::plan::{Compiler, List, Place, Plan, Plans};
+use crate::pool::Pool;
 use crate::record::{Context, Oddities, Records, Span};
 use crate::table::{CATEGORIES, FIELDS, Policy, Table, UNKNOWN};
 use crate::wire::{DELIMITED, MAX_DEPTH, Reader, VARINT};
@@ -24,6 +26,8 @@ mod tags {
         [1 << 3 | DELIMITED, 3 << 3 | DELIMITED, 4 << 3 | DELIMITED, 5 << 3 | DELIMITED, 7 << 3 | DELIMITED];
 }
 
+/// Bytes of records from which on a post says something of the next.
+const SIGNIFICANT: usize = 1 << 12;
 /// Values of the closed enum BusinessTransaction.Type; others are unknown fields.
 const TYPES: u32 = 3;
 
@@ -76,8 +80,10 @@ pub struct Refused {
 
 /// All that a post became.
 pub struct Mapped<P> {
-    /// The records, one JSON object and a newline each.
+    /// The records, one JSON object and a newline each, and behind them what means nothing.
     pub json: Vec<u8>,
+    /// Bytes of the records.
+    pub length: usize,
     /// Bytes of each record, its newline included.
     pub sizes: Vec<i64>,
     /// The startTime of each.
@@ -104,19 +110,27 @@ pub struct Mapped<P> {
 pub struct Transcoder<P> {
     table: Table,
     plans: Plans<P>,
+    pool: Arc<Pool>,
+    growth: AtomicUsize, // bytes of records to 1024 of a body, in the last post
 }
 
 impl<P: Send + Sync> Transcoder<P> {
     /// Of this field table, under these settings.
     #[must_use]
     pub fn new(table: Table) -> Self {
-        Self { table, plans: Plans::default() }
+        Self { table, plans: Plans::default(), pool: Arc::default(), growth: AtomicUsize::new(4 << 10) }
     }
 
     /// The field table and the settings.
     #[must_use]
     pub fn table(&self) -> &Table {
         &self.table
+    }
+
+    /// Where the memory of records goes when nobody uses it any more.
+    #[must_use]
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
     }
 
     /// The records of a post. `id_prefix`: what its event.ids begin with.
@@ -127,12 +141,13 @@ impl<P: Send + Sync> Transcoder<P> {
         compiler: &C,
     ) -> Result<Mapped<P>, Failure<C::Error>> {
         let outline = Outline::read(body).ok_or(Failure::Malformed)?;
+        let growth = self.growth.load(Ordering::Relaxed).clamp(1 << 10, 16 << 10);
         let head = [self.table.settings.head.as_slice(), id_prefix].concat();
         let mut post = Post {
             table: &self.table,
             compiler,
             head: &head,
-            records: Records::new(&self.table, body.len() * 4),
+            records: Records::new(&self.table, self.pool.take(((body.len() * growth) >> 10) + SIGNIFICANT)),
             ordinal: 0,
             mapped: outline.begin(),
         };
@@ -148,7 +163,12 @@ impl<P: Send + Sync> Transcoder<P> {
         let server_is_text = outline.server.is_none_or(|server| std::str::from_utf8(server).is_ok());
         mapped.odd = post.records.odd;
         mapped.odd.invalid_utf8 += u64::from(!server_is_text);
-        mapped.json = post.records.json.finish();
+        let (json, length) = post.records.json.finish();
+        if length >= SIGNIFICANT {
+            self.growth.store((length << 10) / body.len(), Ordering::Relaxed);
+        }
+        mapped.json = self.pool.fit(json, length);
+        mapped.length = length;
         Ok(mapped)
     }
 }
@@ -183,6 +203,7 @@ impl<'a> Outline<'a> {
     fn begin<P>(&self) -> Mapped<P> {
         Mapped {
             json: Vec::new(),
+            length: 0,
             sizes: Vec::new(),
             timestamps: Vec::new(),
             ids: Vec::new(),
@@ -330,7 +351,6 @@ impl<C: Compiler> Post<'_, C> {
                 body,
             });
         }
-        self.records.json.settle();
     }
 
     /// The rules for which an occurrence is refused, in the order of the field table.

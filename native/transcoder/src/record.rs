@@ -61,11 +61,11 @@ pub struct Records {
 }
 
 impl Records {
-    /// Expects about so many bytes of records.
+    /// Writes into `bytes`.
     #[must_use]
-    pub fn new(table: &Table, expected: usize) -> Self {
+    pub fn new(table: &Table, bytes: Vec<u8>) -> Self {
         Self {
-            json: Writer::new(expected),
+            json: Writer::new(bytes),
             odd: Oddities::default(),
             clock: Clock::default(),
             hasher: Hasher::new(&table.settings.key),
