@@ -155,7 +155,7 @@ class Batcher:
                 if time.time() >= deadline:
                     return False
         entry = self._entries.popleft()
-        post = await self._feed.map(entry)
+        post = await self._feed.map(entry, self._entries)
         batch = post.batch
         if entry.seq == self._cursor.seq and self._cursor.ordinal:
             batch = batch.cut(bisect_left(batch.ids, self._cursor.ordinal, key=_ordinal), len(batch))

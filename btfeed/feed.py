@@ -1,14 +1,17 @@
 """The journal as the sinks see it: mapped posts, each decoded and mapped once for all sinks near the head.
 
-Mapping runs on a thread of its own, so that the event loop answers posts meanwhile. What was mapped is kept, the least
+Mapping runs on threads of its own, so that the event loop answers posts meanwhile: the native one on as many as there are
+processors, several posts at a time; whoever asks gets them in the journal's order. What was mapped is kept, the least
 recently used going first, up to a budget of bytes: sinks near the head share it, a sink far behind maps again what the
 others have long had, and costs no more memory for it.
 """
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
 import structlog
 
@@ -51,31 +54,44 @@ class Feed:
         self._mapper = mapper
         self._metrics = metrics
         self._budget = budget
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="mapping")
+        self._threads = ThreadPoolExecutor(mapper.threads, thread_name_prefix="mapping")
+        self._others = mapper.threads - 1  # posts that are worth mapping beside the one that is asked for
         self._posts: OrderedDict[int, MappedPost] = OrderedDict()
         self._pending: dict[int, asyncio.Task[MappedPost]] = {}
         self._total = 0
-        self._counted = 0  # posts up to this number are in the metrics
+        self._counted = 0  # posts up to this number are in the metrics, or will be when they are mapped
 
-    async def map(self, entry: Entry) -> MappedPost:
-        """What the post in `entry` became, now or when another sink asked."""
+    async def map(self, entry: Entry, following: Iterable[Entry] = ()) -> MappedPost:
+        """What the post in `entry` became, now or when another sink asked. Of those `following`, which will be asked for,
+        as many are begun as can be mapped beside it."""
         post = self._posts.get(entry.seq)
-        if post:
-            self._posts.move_to_end(entry.seq)
-            return post
-        task = self._pending.get(entry.seq)
-        if task is None:
-            task = self._pending[entry.seq] = asyncio.create_task(self._map(entry))
-            task.add_done_callback(lambda _: self._pending.pop(entry.seq))
-        return await asyncio.shield(task)
+        task = None if post else self._begin(entry)
+        for other in islice(following, self._others):
+            if other.seq not in self._posts:
+                self._begin(other)
+        if task:
+            return await asyncio.shield(task)
+        assert post
+        self._posts.move_to_end(entry.seq)
+        return post
 
     def close(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _map(self, entry: Entry) -> MappedPost:
+    def _begin(self, entry: Entry) -> "asyncio.Task[MappedPost]":
+        task = self._pending.get(entry.seq)
+        if task is None:
+            first = entry.seq > self._counted
+            self._counted = max(entry.seq, self._counted)
+            task = self._pending[entry.seq] = asyncio.create_task(self._map(entry, first))
+            task.add_done_callback(lambda _: self._pending.pop(entry.seq))
+        return task
+
+    async def _map(self, entry: Entry, first: bool) -> MappedPost:
+        """Map a post, and count it where it is the `first` time."""
         body, digest = entry.post.body, entry.post.digest
         try:
-            mapped = await asyncio.get_running_loop().run_in_executor(self._thread, self._mapper.map, body, digest)
+            mapped = await asyncio.get_running_loop().run_in_executor(self._threads, self._mapper.map, body, digest)
         except Exception as error:
             if not isinstance(error, Malformed):
                 log.exception("a bug in mapping; the post is kept with the dead letters", post=entry.seq)
@@ -89,8 +105,7 @@ class Feed:
                            refused.timestamp, refused.transaction)
                 for refused in mapped.refused
             ]  # fmt: skip
-        if entry.seq > self._counted:
-            self._counted = entry.seq
+        if first:
             self._count(mapped.counts, letters)
         post = MappedPost(entry.seq, entry.post.received, mapped.batch, letters)
         self._keep(post)

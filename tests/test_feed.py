@@ -1,6 +1,7 @@
 """The feed: each post mapped once for the sinks near the head, within a budget, and counted once."""
 
 import asyncio
+from threading import Barrier, Event
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from btfeed.feed import Feed, MappedPost
 from btfeed.journal.base import Entry
 from btfeed.mapping import Mapped
 from btfeed.metrics import Metrics
+from btfeed.schema import CATEGORIES
 from btfeed.transcode import PostMapper
 from tests import posts
 from tests.fakes import mapper, post
@@ -16,6 +18,8 @@ from tests.fakes import mapper, post
 
 class CountingMapper:
     """Counts what is mapped, and breaks on bodies in `broken`."""
+
+    threads = 1
 
     def __init__(self, inner: PostMapper) -> None:
         self.inner = inner
@@ -33,7 +37,7 @@ class Bench:
     def __init__(self, budget: int = 2**20, unexpected: str = "report") -> None:
         self.mapper = CountingMapper(mapper(unexpected=unexpected))
         self.metrics = Metrics()
-        self.feed = Feed(self.mapper, self.metrics, budget)  # type: ignore[arg-type]  # all that it needs of a Mapper
+        self.feed = Feed(self.mapper, self.metrics, budget)
 
     async def map(self, seq: int, body: bytes) -> MappedPost:
         return await self.feed.map(Entry(seq, post(body)))
@@ -65,6 +69,38 @@ async def test_a_sink_that_goes_away_does_not_spoil_it_for_another(bench: Bench)
     assert len((await other).batch) == 5
     assert gone.cancelled()
     assert len(bench.mapper.mapped) == 1
+
+
+class Meeting:
+    """Maps two posts at a time, or none, and the second of them first."""
+
+    threads = 2
+
+    def __init__(self) -> None:
+        self.inner = mapper()
+        self.both, self.turn = Barrier(2, timeout=30), Event()
+
+    def map(self, body: bytes, digest: bytes) -> Mapped:
+        self.both.wait()
+        found = self.inner.map(body, digest)
+        if body == posts.mixed(1):
+            assert self.turn.wait(30)
+        self.turn.set()
+        return found
+
+
+async def test_posts_are_mapped_at_the_same_time_and_come_in_order() -> None:
+    """Those that follow are begun beside the one that is asked for; all are counted, whichever is done first."""
+    metrics = Metrics()
+    feed = Feed(Meeting(), metrics)
+    entries = [Entry(seq, post(posts.mixed(seq))) for seq in (1, 2)]
+    first = await feed.map(entries[0], entries[1:])
+    assert [first.seq, len(first.batch)] == [1, 1]
+    assert list(feed._posts) == [2, 1]
+    assert len((await feed.map(entries[1])).batch) == 2
+    counted = [metrics.occurrences.labels(category)._value.get() for category in CATEGORIES]
+    assert sum(counted) == 3
+    feed.close()
 
 
 @pytest.mark.parametrize("bench", [{"budget": 20_000}], indirect=True)
