@@ -4,6 +4,8 @@ BIN := .venv/bin
 CARGO := $(shell command -v cargo)
 CRATES := $(shell find native -name target -prune -o -type f \( -name '*.rs' -o -name Cargo.toml \) -print)
 WHY_PLAIN := $(if $(CARGO),cargo could not: try cargo build --manifest-path native/Cargo.toml,cargo is not here)
+SANITIZED := cd native && MUTATIONS=2000000 SEED=$$(date +%s) RUSTFLAGS='-Zsanitizer=address -Cdebug-assertions' \
+	cargo +nightly test --quiet --release -p transcoder --test mutations --target $$(rustc -vV | sed -n 's/host: //p')
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .PHONY: help setup run test test-native lint docs proto lock bench wheel clean
@@ -36,6 +38,7 @@ test: setup lint  ## everything, real clients and servers included
 
 test-native: setup  ## the native transcoder against its plain twin, 200,000 cases, and with AddressSanitizer
 	$(BIN)/python -m tests.twins
+	@if cargo +nightly --version >/dev/null 2>&1; then $(SANITIZED); else echo 'AddressSanitizer needs a nightly toolchain.'; fi
 
 lint: setup  ## style, types, the direction of imports, generated code
 	$(BIN)/ruff check

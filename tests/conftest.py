@@ -5,8 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from btfeed import native
 from tests.harness import Server
 from tests.servers.bizevents import BizeventsServer
+
+collect_ignore = [] if native.module else ["test_native.py", "test_native_columns.py"]
+
+
+def pytest_report_header() -> str:
+    return f"mapping: {native.PATH}"
 
 
 @pytest.fixture

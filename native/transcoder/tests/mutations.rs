@@ -89,5 +89,5 @@ fn no_mutation_does_harm() {
         }
         last = body;
     }
-    assert!(taken > number_of / 20, "hardly any was a post");
+    assert!(taken >= number_of / 20, "hardly any was a post");
 }
