@@ -1,17 +1,17 @@
 """The journal as the sinks see it: mapped posts, each decoded and mapped once for all sinks near the head.
 
 Mapping runs on threads of its own, so that the event loop answers posts meanwhile: the native one on as many as there are
-processors, several posts at a time; whoever asks gets them in the journal's order. What was mapped is kept, the least
-recently used going first, up to a budget of bytes: sinks near the head share it, a sink far behind maps again what the
-others have long had, and costs no more memory for it.
+processors. Small posts go there in groups, since the way to a thread and back costs more than to map one. Whoever asks gets
+them in the journal's order. What was mapped is kept until each sink has had it, the least recently used going first, up to
+a budget of bytes: sinks near the head share it, a sink far behind maps again what the others have long had, and costs no
+more memory for it.
 """
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 
 import structlog
 
@@ -29,6 +29,10 @@ BUDGET = 64 * 2**20
 """Bytes of mapped posts that are kept."""
 RECORD_OVERHEAD = 400
 """Bytes that a record takes beside its body, about; a post without records as much."""
+GROUP_BYTES = 2**18
+"""Bodies that are mapped at a time on one thread, about,"""
+GROUP_MAPPED = 2**24
+"""as long as they do not become more than this; what is left of the group is mapped when it is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,76 +51,128 @@ class MappedPost:
         return self.batch.nbytes + letters + records * RECORD_OVERHEAD
 
 
-class Feed:
-    """Mapped posts by their number in the journal."""
+Group = dict[int, MappedPost]
+"""Posts that were mapped together, by their number in the journal."""
 
-    def __init__(self, mapper: PostMapper, metrics: Metrics, budget: int = BUDGET) -> None:
+
+class Feed:
+    """Mapped posts by their number in the journal, for so many `sinks`."""
+
+    def __init__(self, mapper: PostMapper, metrics: Metrics, sinks: int, budget: int = BUDGET) -> None:
         self._mapper = mapper
         self._metrics = metrics
+        self._sinks = sinks
         self._budget = budget
         self._threads = ThreadPoolExecutor(mapper.threads, thread_name_prefix="mapping")
-        self._others = mapper.threads - 1  # posts that are worth mapping beside the one that is asked for
         self._posts: OrderedDict[int, MappedPost] = OrderedDict()
-        self._pending: dict[int, asyncio.Task[MappedPost]] = {}
+        self._had: dict[int, int] = {}  # how many sinks have had those of them that some have
+        self._pending: dict[int, asyncio.Task[Group]] = {}
         self._total = 0
-        self._counted = 0  # posts up to this number are in the metrics, or will be when they are mapped
+        self._begun = 0  # the highest number that was begun
+        self._uncounted: set[int] = set()  # posts up to there that are not in the metrics yet
 
     async def map(self, entry: Entry, following: Iterable[Entry] = ()) -> MappedPost:
         """What the post in `entry` became, now or when another sink asked. Of those `following`, which will be asked for,
-        as many are begun as can be mapped beside it."""
-        post = self._posts.get(entry.seq)
-        task = None if post else self._begin(entry)
-        for other in islice(following, self._others):
-            if other.seq not in self._posts:
-                self._begin(other)
-        if task:
-            return await asyncio.shield(task)
-        assert post
-        self._posts.move_to_end(entry.seq)
+        as many are begun as keep all threads busy."""
+        seq = entry.seq
+        while (post := self._posts.get(seq)) is None:
+            if seq not in self._pending:
+                self._begin(entry, following)
+            post = (await asyncio.shield(self._pending[seq])).get(seq)
+            if post:
+                break
+        self._let_go(post)
         return post
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _begin(self, entry: Entry) -> "asyncio.Task[MappedPost]":
-        task = self._pending.get(entry.seq)
-        if task is None:
-            first = entry.seq > self._counted
-            self._counted = max(entry.seq, self._counted)
-            task = self._pending[entry.seq] = asyncio.create_task(self._map(entry, first))
-            task.add_done_callback(lambda _: self._pending.pop(entry.seq))
-        return task
+    def _begin(self, entry: Entry, following: Iterable[Entry]) -> None:
+        """Begin a group for each thread, the first one with `entry`."""
+        groups, size = [[entry]], len(entry.post.body)
+        for other in following:
+            if size >= GROUP_BYTES:
+                if len(groups) == self._mapper.threads:
+                    break
+                groups.append([])
+                size = 0
+            if other.seq not in self._posts and other.seq not in self._pending:
+                groups[-1].append(other)
+                size += len(other.post.body)
+        for group in filter(None, groups):
+            seqs = [each.seq for each in group]
+            self._pending |= dict.fromkeys(seqs, asyncio.create_task(self._map(group)))
+            self._uncounted.update(seq for seq in seqs if seq > self._begun)
+            self._begun = max(self._begun, seqs[-1])
 
-    async def _map(self, entry: Entry, first: bool) -> MappedPost:
-        """Map a post, and count it where it is the `first` time."""
-        body, digest = entry.post.body, entry.post.digest
+    async def _map(self, group: Sequence[Entry]) -> Group:
+        """The first of them at least."""
         try:
-            mapped = await asyncio.get_running_loop().run_in_executor(self._threads, self._mapper.map, body, digest)
-        except Exception as error:
-            if not isinstance(error, Malformed):
-                log.exception("a bug in mapping; the post is kept with the dead letters", post=entry.seq)
-            reason = str(error) if isinstance(error, Malformed) else f"mapping failed: {error!r}"
-            prefix = event_id_prefix(digest)  # so that it is kept once, however many sinks come by
-            letter = DeadLetter("post", "", reason, entry.post.received, body, event_id=prefix)
-            mapped, letters = Mapped(Batch(), [], Counts()), [letter]
+            results = await asyncio.get_running_loop().run_in_executor(self._threads, self._map_all, group)
+            posts = {}
+            for entry, mapped in zip(group, results, strict=False):
+                posts[entry.seq] = self._mapped_post(entry, mapped)
+                self._keep(posts[entry.seq])
+            return posts
+        finally:
+            for entry in group:
+                del self._pending[entry.seq]
+
+    def _map_all(self, group: Sequence[Entry]) -> list[Mapped | Exception]:
+        results: list[Mapped | Exception] = []
+        room = GROUP_MAPPED
+        for entry in group:
+            try:
+                mapped = self._mapper.map(entry.post.body, entry.post.digest)
+                room -= mapped.batch.nbytes
+                results.append(mapped)
+            except Exception as error:  # noqa: BLE001 - its neighbours must not suffer from it
+                results.append(error)
+            if room < 0:
+                break
+        return results
+
+    def _mapped_post(self, entry: Entry, mapped: Mapped | Exception) -> MappedPost:
+        received = entry.post.received
+        if isinstance(mapped, Exception):
+            malformed = isinstance(mapped, Malformed)
+            if not malformed:
+                log.error("a bug in mapping; the post is kept with the dead letters", post=entry.seq, exc_info=mapped)
+            reason = str(mapped) if malformed else f"mapping failed: {mapped!r}"
+            prefix = event_id_prefix(entry.post.digest)  # so that it is kept once, however many sinks come by
+            letters = [DeadLetter("post", "", reason, received, entry.post.body, event_id=prefix)]
+            mapped = Mapped(Batch(), [], Counts())
         else:
             letters = [
-                DeadLetter("record", "", refused.reason, entry.post.received, refused.body, 1, refused.id, refused.key,
+                DeadLetter("record", "", refused.reason, received, refused.body, 1, refused.id, refused.key,
                            refused.timestamp, refused.transaction)
                 for refused in mapped.refused
             ]  # fmt: skip
-        if first:
+        if entry.seq in self._uncounted:
+            self._uncounted.discard(entry.seq)
             self._count(mapped.counts, letters)
-        post = MappedPost(entry.seq, entry.post.received, mapped.batch, letters)
-        self._keep(post)
-        return post
+        return MappedPost(entry.seq, received, mapped.batch, letters)
 
     def _keep(self, post: MappedPost) -> None:
         self._posts[post.seq] = post
         self._total += post.nbytes
         while self._total > self._budget and len(self._posts) > 1:
-            _, oldest = self._posts.popitem(last=False)
-            self._total -= oldest.nbytes
+            self._drop(next(iter(self._posts)))
+
+    def _let_go(self, post: MappedPost) -> None:
+        """One sink more has had it; the last one takes it along."""
+        had = self._had.get(post.seq, 0) + 1
+        if post.seq not in self._posts:
+            return
+        if had >= self._sinks:
+            self._drop(post.seq)
+        else:
+            self._had[post.seq] = had
+            self._posts.move_to_end(post.seq)
+
+    def _drop(self, seq: int) -> None:
+        self._total -= self._posts.pop(seq).nbytes
+        self._had.pop(seq, None)
 
     def _count(self, counts: Counts, letters: list[DeadLetter]) -> None:
         metrics = self._metrics

@@ -225,7 +225,7 @@ class Rig:
         self.sink = sink
         self.journal = journal or FakeJournal()
         self.metrics = Metrics()
-        self.feed = feed or Feed(mapper(), self.metrics)
+        self.feed = feed or Feed(mapper(), self.metrics, sinks=1)
         self.name = name
         self.delivery = Delivery(
             name, sink, serial, self.settings, filter or FilterSettings(), self.journal, self.feed, self.metrics

@@ -26,7 +26,7 @@ class Bench:
         self.settings = DeliverySettings.model_validate({"linger": "0s"} | settings)
         self.filter = filter or FilterSettings()
         self.journal = FakeJournal()
-        self.feed = Feed(mapper(unexpected=unexpected), Metrics())
+        self.feed = Feed(mapper(unexpected=unexpected), Metrics(), sinks=1)
         self.held_back = 0
         self.restart(Cursor(1))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from btfeed import feed
 from btfeed.feed import Feed, MappedPost
 from btfeed.journal.base import Entry
 from btfeed.mapping import Mapped
@@ -34,13 +35,15 @@ class CountingMapper:
 
 
 class Bench:
-    def __init__(self, budget: int = 2**20, unexpected: str = "report") -> None:
+    def __init__(self, budget: int = 2**20, unexpected: str = "report", sinks: int = 3) -> None:
         self.mapper = CountingMapper(mapper(unexpected=unexpected))
         self.metrics = Metrics()
-        self.feed = Feed(self.mapper, self.metrics, budget)
+        self.feed = Feed(self.mapper, self.metrics, sinks, budget)
 
-    async def map(self, seq: int, body: bytes) -> MappedPost:
-        return await self.feed.map(Entry(seq, post(body)))
+    async def map(self, seq: int, *bodies: bytes) -> MappedPost:
+        """Ask for the first of them, which is numbered `seq`; the others follow."""
+        entry, *following = [Entry(seq + place, post(body)) for place, body in enumerate(bodies)]
+        return await self.feed.map(entry, following)
 
     def total(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(f"btfeed_{name}_total", labels) or 0.0
@@ -71,6 +74,41 @@ async def test_a_sink_that_goes_away_does_not_spoil_it_for_another(bench: Bench)
     assert len(bench.mapper.mapped) == 1
 
 
+async def test_small_posts_are_mapped_together(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as make a group go to a thread at once, and are there when they are asked for."""
+    bodies = [posts.mixed(5, seed) for seed in range(10)]
+    monkeypatch.setattr(feed, "GROUP_BYTES", sum(map(len, bodies[:3])) - 1)
+    assert len((await bench.map(1, *bodies)).batch) == 5
+    assert bench.mapper.mapped == bodies[:3]
+    assert [len((await bench.map(seq, bodies[seq - 1])).batch) for seq in (2, 3)] == [5, 5]
+    assert bench.mapper.mapped == bodies[:3]
+
+
+async def test_a_group_ends_where_it_becomes_too_much(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest of it is mapped when it is asked for, also by a sink that had waited for it, and counted once."""
+    bodies = [posts.sample_purepath()] * 3
+    monkeypatch.setattr(feed, "GROUP_MAPPED", 1)
+    found = await asyncio.gather(bench.map(1, *bodies), bench.map(2, *bodies[1:]))
+    assert [one.seq for one in found] == [1, 2]
+    assert len(bench.mapper.mapped) == 2
+    assert bench.total("occurrences", category="purepath") == 2
+
+
+@pytest.mark.parametrize("bench", [{"sinks": 2}], indirect=True)
+async def test_what_all_sinks_have_had_is_let_go(bench: Bench) -> None:
+    """Nobody will ask for it again; one that does after all gets it mapped again."""
+    bodies = [posts.mixed(5, seed) for seed in range(2)]
+    await bench.map(1, *bodies)
+    await bench.map(2, bodies[1])
+    assert list(bench.feed._posts) == [1, 2]
+    await bench.map(1, bodies[0])
+    assert list(bench.feed._posts) == [2]
+    await bench.map(2, bodies[1])
+    assert (list(bench.feed._posts), bench.feed._had, bench.feed._total) == ([], {}, 0)
+    assert len((await bench.map(1, bodies[0])).batch) == 5
+    assert len(bench.mapper.mapped) == 3
+
+
 class Meeting:
     """Maps two posts at a time, or none, and the second of them first."""
 
@@ -89,18 +127,19 @@ class Meeting:
         return found
 
 
-async def test_posts_are_mapped_at_the_same_time_and_come_in_order() -> None:
+async def test_posts_are_mapped_at_the_same_time_and_come_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that follow are begun beside the one that is asked for; all are counted, whichever is done first."""
+    monkeypatch.setattr(feed, "GROUP_BYTES", 1)
     metrics = Metrics()
-    feed = Feed(Meeting(), metrics)
+    both = Feed(Meeting(), metrics, sinks=2)
     entries = [Entry(seq, post(posts.mixed(seq))) for seq in (1, 2)]
-    first = await feed.map(entries[0], entries[1:])
+    first = await both.map(entries[0], entries[1:])
     assert [first.seq, len(first.batch)] == [1, 1]
-    assert list(feed._posts) == [2, 1]
-    assert len((await feed.map(entries[1])).batch) == 2
+    assert list(both._posts) == [2, 1]
+    assert len((await both.map(entries[1])).batch) == 2
     counted = [metrics.occurrences.labels(category)._value.get() for category in CATEGORIES]
     assert sum(counted) == 3
-    feed.close()
+    both.close()
 
 
 @pytest.mark.parametrize("bench", [{"budget": 20_000}], indirect=True)
