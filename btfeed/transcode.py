@@ -5,8 +5,6 @@ transactions for it (btfeed/plan.py), so that templates, names and constants hav
 plain mapper finds the words.
 """
 
-from collections import Counter
-from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -29,7 +27,7 @@ from btfeed.schema import (
     VISIT_ID,
 )
 from btfeed.validate import ValidationSettings
-from sinks.base import Batch
+from sinks.base import Batch, Transaction
 
 if TYPE_CHECKING:
     from btfeed import _native
@@ -92,7 +90,9 @@ class NativeMapper:
         if found is None:
             return Mapper(self._record, self._validation).map(body, digest)
         json, ids, keys, timestamps, sizes, runs, refused, counts = found
-        transactions = list(chain.from_iterable(repeat(plan.transaction, number) for plan, number, _ in runs))
+        transactions: list[Transaction] = []
+        for plan, number, _ in runs:
+            transactions += [plan.transaction] * number
         batch = Batch(
             ids, keys, memoryview(timestamps).cast("q"), transactions, memoryview(sizes).cast("q"), [memoryview(json)]
         )
@@ -125,14 +125,20 @@ def _refused(ordinal: int, id: str, key: str, timestamp: int, plan: Plan, broken
 
 
 def _counts(runs: Any, occurrences: Any, mismatches: Any, unknown: Any, lost: int, odd: Any) -> Counts:
-    counts = Counts(lost=lost, left_out=Counter(odd[0]), invalid_utf8=odd[1])
-    counts.occurrences.update({name: number for name, number in zip(_CATEGORIES, occurrences, strict=True) if number})
-    counts.unknown_fields.update({name: number for name, number in zip(_MESSAGES, unknown, strict=True) if number})
-    for field, numbers in zip(_LISTS, mismatches, strict=True):
-        for kind, number in zip(("fewer", "more"), numbers, strict=True):
+    """What was odd, by name. Most is zero, and most posts are short: what is not zero alone is looked at."""
+    counts = Counts(lost=lost, invalid_utf8=odd[1])
+    for category, number in enumerate(occurrences):
+        if number:
+            counts.occurrences[_CATEGORIES[category]] = number
+    if any(unknown):
+        counts.unknown_fields.update({name: number for name, number in zip(_MESSAGES, unknown, strict=True) if number})
+    for field, numbers in enumerate(mismatches):
+        for kind, number in enumerate(numbers):
             if number:
-                counts.mismatches[field.name, kind] = number
+                counts.mismatches[_LISTS[field].name, ("fewer", "more")[kind]] = number
+    if odd[0]:
+        counts.left_out.update(odd[0])
     for plan, _, violations in runs:
-        for field, rule, number in violations:
-            counts.violations[plan.transaction.name, field, rule] += number
+        for broken, rule, number in violations:
+            counts.violations[plan.transaction.name, broken, rule] += number
     return counts

@@ -51,8 +51,6 @@ pub trait Compiler {
 /// A place in a list, as a record writes it.
 #[derive(Clone)]
 pub struct Place {
-    /// The record field.
-    pub name: Arc<str>,
     /// How its value is written.
     pub step: Step,
     /// No record has it.
@@ -121,11 +119,7 @@ impl<P> Plan<P> {
 
 fn places(table: &Table, list: List, names: Vec<String>) -> Arc<[Place]> {
     let encoding = if list == List::Values { Encoding::Measures } else { Encoding::Dimensions };
-    let place = |name: String| Place {
-        step: table.step(&name, encoding),
-        dropped: table.settings.drop.contains(&name),
-        name: name.into(),
-    };
+    let place = |name: String| Place { step: table.step(&name, encoding), dropped: table.settings.drop.contains(&name) };
     names.into_iter().map(place).collect()
 }
 

@@ -147,7 +147,7 @@ impl<P: Send + Sync> Transcoder<P> {
             table: &self.table,
             compiler,
             head: &head,
-            records: Records::new(&self.table, self.pool.take(((body.len() * growth) >> 10) + SIGNIFICANT)),
+            records: Records::new(self.pool.take(((body.len() * growth) >> 10) + SIGNIFICANT)),
             ordinal: 0,
             mapped: outline.begin(),
         };

@@ -9,6 +9,12 @@ use sha2::Sha256;
 #[derive(Clone)]
 pub struct Hasher(Hmac<Sha256>);
 
+impl std::fmt::Debug for Hasher {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Hasher") // and not its key
+    }
+}
+
 impl Hasher {
     /// Hashes under `key`.
     #[must_use]

@@ -57,19 +57,13 @@ pub struct Records {
     /// What was odd about them.
     pub odd: Oddities,
     clock: Clock,
-    hasher: Hasher,
 }
 
 impl Records {
     /// Writes into `bytes`.
     #[must_use]
-    pub fn new(table: &Table, bytes: Vec<u8>) -> Self {
-        Self {
-            json: Writer::new(bytes),
-            odd: Oddities::default(),
-            clock: Clock::default(),
-            hasher: Hasher::new(&table.settings.key),
-        }
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self { json: Writer::new(bytes), odd: Oddities::default(), clock: Clock::default() }
     }
 
     /// Writes a record and its newline.
@@ -130,7 +124,7 @@ impl Records {
                     self.json.key(&step.key);
                     self.json.integer(occurrence.signed(number));
                 }
-                None => self.leave_out(step, &table.fields, number),
+                None => self.leave_out(step),
             },
             Encoding::Nanoseconds => {
                 let nanoseconds = (f64::from_bits(occurrence.numbers[index]) * 1e6).round_ties_even();
@@ -138,7 +132,7 @@ impl Records {
                     self.json.key(&step.key);
                     self.json.integer(nanoseconds as i64);
                 } else {
-                    self.leave_out(step, &table.fields, number);
+                    self.leave_out(step);
                 }
             }
             Encoding::Number => {
@@ -147,7 +141,7 @@ impl Records {
                     self.json.key(&step.key);
                     self.json.number(value);
                 } else {
-                    self.leave_out(step, &table.fields, number);
+                    self.leave_out(step);
                 }
             }
             Encoding::Integer => {
@@ -170,7 +164,7 @@ impl Records {
                     identity.key = (start + 1, self.json.len() - start - 2);
                 }
             }
-            Encoding::String if step.masked => self.masked(step, number, occurrence, &table.fields),
+            Encoding::String if step.masked => self.masked(step, occurrence.texts[index]),
             Encoding::String => {
                 self.json.key(&step.key);
                 self.text(step, occurrence.texts[index]);
@@ -183,30 +177,29 @@ impl Records {
     /// A text, hashed where that is wanted.
     #[inline]
     fn text(&mut self, step: &Step, text: &[u8]) {
-        if step.hashed {
-            self.hashed(text);
+        if let Some(hasher) = &step.hasher {
+            self.hashed(hasher, text);
         } else if !self.json.text(text) {
             self.odd.invalid_utf8 += 1;
         }
     }
 
     #[cold]
-    fn hashed(&mut self, text: &[u8]) {
+    fn hashed(&mut self, hasher: &Hasher, text: &[u8]) {
         let valid = String::from_utf8_lossy(text);
         self.odd.invalid_utf8 += u64::from(std::str::from_utf8(text).is_err());
-        let digits = self.hasher.hash(valid.as_bytes());
+        let digits = hasher.hash(valid.as_bytes());
         self.json.text(&digits);
     }
 
-    fn masked(&mut self, step: &Step, number: u32, occurrence: &Occurrence<'_>, fields: &[crate::table::Field]) {
-        let text = occurrence.texts[number as usize];
+    fn masked(&mut self, step: &Step, text: &[u8]) {
         self.odd.invalid_utf8 += u64::from(std::str::from_utf8(text).is_err());
         match mask_ip(&String::from_utf8_lossy(text)) {
             Some(masked) => {
                 self.json.key(&step.key);
                 self.text(step, masked.as_bytes());
             }
-            None => self.leave_out(step, fields, number),
+            None => self.leave_out(step),
         }
     }
 
@@ -234,7 +227,7 @@ impl Records {
                     self.json.key(&place.step.key);
                     self.json.number(value);
                 } else {
-                    self.without(&place.step, &place.name);
+                    self.leave_out(&place.step);
                 }
             }
         } else {
@@ -257,24 +250,18 @@ impl Records {
                 self.json.key(&step.key);
                 self.json.integer(nanoseconds);
             }
-            Err(_) => self.leave_out(step, &table.fields, roles.duration),
+            Err(_) => self.leave_out(step),
         }
-    }
-
-    #[cold]
-    fn leave_out(&mut self, step: &Step, fields: &[crate::table::Field], number: u32) {
-        let name = fields.iter().find(|field| field.number == number).map_or("", |field| &field.record);
-        self.without(step, name);
     }
 
     /// Count a value that is left out; the attribute of its name, if there is one, takes its place.
     #[cold]
-    fn without(&mut self, step: &Step, name: &str) {
+    fn leave_out(&mut self, step: &Step) {
         if let Some(default) = &step.default {
             self.json.key(&step.key);
             self.json.bytes(default);
         }
-        *self.odd.left_out.entry(name.to_owned()).or_default() += 1;
+        *self.odd.left_out.entry(step.name.clone()).or_default() += 1;
     }
 
     /// Attributes that no field of this record overrides.
@@ -286,11 +273,10 @@ impl Records {
             let field = table.fields.iter().any(|field| {
                 field.record == *name && shown >> field.number & 1 == 1 && !table.lists.contains(&field.number)
             });
-            let listed = context
-                .places
-                .iter()
-                .zip(counts)
-                .any(|(places, count)| places.iter().take(count).any(|place| *place.name == **name && !place.dropped));
+            let listed =
+                context.places.iter().zip(counts).any(|(places, count)| {
+                    places.iter().take(count).any(|place| place.step.name == *name && !place.dropped)
+                });
             if !field && !listed {
                 self.json.byte(b',');
                 self.json.text(name.as_bytes());

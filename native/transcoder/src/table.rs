@@ -1,6 +1,9 @@
 //! The field table and the settings, as Python hands them in: btfeed/schema.py is the only place that names fields.
 
+use std::sync::Arc;
+
 use crate::json::Key;
+use crate::privacy::Hasher;
 use crate::wire::{DELIMITED, FIXED64, VARINT};
 
 /// Field numbers are below this, so that a set of fields is the bits of a word.
@@ -115,7 +118,7 @@ impl Policy {
 }
 
 /// What the configuration says.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Settings {
     /// What a record begins with, up to the digest in its event.id.
     pub head: Vec<u8>,
@@ -163,12 +166,14 @@ pub enum Action {
 /// How the value of one record field is written.
 #[derive(Clone, Debug)]
 pub struct Step {
-    /// Its name.
+    /// The record field.
+    pub name: String,
+    /// Its name and a colon, as a record has it.
     pub key: Key,
     /// How the value is written.
     pub encoding: Encoding,
     /// The value is hashed.
-    pub hashed: bool,
+    pub hasher: Option<Arc<Hasher>>,
     /// The value is an address whose end is made zero.
     pub masked: bool,
     /// What is written where the value can't be: the value of the attribute of that name.
@@ -176,7 +181,7 @@ pub struct Step {
 }
 
 /// All that is the same for every post.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Table {
     /// The field table.
     pub fields: Vec<Field>,
@@ -197,6 +202,7 @@ pub struct Table {
     /// Numbers of the values and of the dimensions.
     pub lists: [u32; 2],
     actions: Vec<Action>,
+    hasher: Arc<Hasher>,
 }
 
 impl Table {
@@ -225,6 +231,7 @@ impl Table {
             lists,
             actions: vec![Action::Unknown; FIELDS << 3],
             roles,
+            hasher: Arc::new(Hasher::new(&settings.key)),
             settings,
             fields: Vec::new(),
         };
@@ -275,9 +282,10 @@ impl Table {
         let settings = &self.settings;
         let default = settings.defaults.iter().find(|(given, _)| given == name);
         Step {
+            name: name.to_owned(),
             key: Key::new(name),
             encoding,
-            hashed: settings.hash.iter().any(|given| given == name),
+            hasher: settings.hash.iter().any(|given| given == name).then(|| Arc::clone(&self.hasher)),
             masked: settings.mask.iter().any(|given| given == name),
             default: default.map(|(_, json)| json.clone()),
         }
