@@ -69,7 +69,7 @@ wheel: setup  ## a wheel with the native transcoder, tried in an empty environme
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir dist .
 	$(PYTHON) -m venv --clear build/empty
 	build/empty/bin/pip install --quiet --disable-pip-version-check dist/btfeed-*.whl
-	cd build && env PATH=/usr/bin:/bin empty/bin/btfeed --version
+	cd build && env PATH=/usr/bin:/bin empty/bin/python ../tests/wheel.py ../examples/posts/mixed.btposts
 
 clean:  ## remove what the others made, but for btfeed-data
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info tests/servers/.cache native/target btfeed/_native*.so
