@@ -5,7 +5,8 @@ To understand it, follow a post:
     app         joins the chain; start there
     receiver    takes the post over HTTP, within limits; post says whether it is one
     journal     makes it durable, and remembers how far each sink has come
-    mapping     turns it into records: schema names the fields, validate and privacy judge them, names makes names
+    mapping     turns it into records: schema names the fields, validate and privacy judge them, names makes names;
+                transcode does the same natively, where native/ was built
     feed        maps each post once for all sinks
     batching    cuts what follows a sink's cursor into batches
     delivery    writes them to the sink, retries, keeps dead letters; settlement moves the cursor
