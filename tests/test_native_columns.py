@@ -151,6 +151,22 @@ def test_an_error_in_compiling_is_raised(monkeypatch: pytest.MonkeyPatch) -> Non
     equal(mapped(posts.mixed(5), one), expected(posts.mixed(5)))
 
 
+def test_a_panic_leaves_the_post_to_the_plain_path(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is a bug, and says so on stderr; nothing is lost by it, and the next post is mapped natively."""
+    one = mapper()
+    body = posts.mixed(5)
+    with monkeypatch.context() as patch:
+        patch.setattr(transcode, "_CATEGORIES", ("?",) * 7 + transcode._CATEGORIES)  # a place that no table has
+        assert one._native.transcode(body, "id-") is None
+        equal(mapped(body, one), expected(body))
+    assert "panicked at" in capfd.readouterr().err
+    other = posts.mixed(5, 1).replace(b"easyTravel", b"easyFlight")
+    equal(mapped(other, one), expected(other))
+    assert one._native.transcode(other, "id-") is not None
+
+
 FIELD = (1, "startTime", "int64", "YYY", "timestamp", "timestamp")
 LISTS = [(6, "v", "double", "YYY", "m.", "measures"), (7, "d", "string", "YYY", "d.", "dimensions"),
          (36, "s", "string", "NNY", "s", "strings")]  # fmt: skip

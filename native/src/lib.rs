@@ -2,6 +2,7 @@
 
 mod columns;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use pyo3::exceptions::PyValueError;
@@ -78,10 +79,10 @@ impl Transcoder {
     ) -> PyResult<Option<Bound<'py, PyTuple>>> {
         let compiler = Callback { compile: &self.compile, names: &self.names };
         let bytes = body.as_bytes();
-        match py.detach(|| self.inner.transcode(bytes, id_prefix.as_bytes(), &compiler)) {
-            Ok(mapped) => result(py, &self.inner, mapped).map(Some),
-            Err(Failure::Malformed) => Ok(None),
-            Err(Failure::Compiler(error)) => Err(error),
+        match py.detach(|| soundly(|| self.inner.transcode(bytes, id_prefix.as_bytes(), &compiler))) {
+            Some(Ok(mapped)) => result(py, &self.inner, mapped).map(Some),
+            Some(Err(Failure::Malformed)) | None => Ok(None),
+            Some(Err(Failure::Compiler(error))) => Err(error),
         }
     }
 }
@@ -108,7 +109,13 @@ fn admit(py: Python<'_>, body: &Bound<'_, PyBytes>, limits: (u64, u64, u64, usiz
 }
 
 fn admit_bytes(body: &[u8], (occurrences, elements, shared, long): (u64, u64, u64, usize)) -> Option<u64> {
-    outline::admit(body, &Limits { occurrences, elements, shared, long })
+    soundly(|| outline::admit(body, &Limits { occurrences, elements, shared, long })).flatten()
+}
+
+/// None where `work` panics: that is a bug, which the panic says on stderr, and no reason to end the server or to lose a
+/// post that the plain path can take.
+fn soundly<T>(work: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(work)).ok()
 }
 
 /// BLAKE2b-256.
