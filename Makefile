@@ -34,6 +34,7 @@ run: setup  ## start the server, post to it what a web shop's AppMon would, show
 test: setup lint  ## everything, real clients and servers included
 	tests/servers/java
 	$(if $(CARGO),cd native && cargo test --quiet --workspace)
+	tests/servers/kafka-install
 	$(BIN)/pytest
 
 test-native: setup  ## the native transcoder against its plain twin, 200,000 cases, and with AddressSanitizer

@@ -244,6 +244,7 @@ class Delivery:
         for index, reason in result.refused.items():
             self._bury(assignment, piece, index, "refused", reason)
         self._metrics.refused.labels(self.name).inc(len(result.refused))
+        self._metrics.unknown.labels(self.name).inc(result.unknown)
         for what, number in result.noted.items():
             self._metrics.noted.labels(self.name, what).inc(number)
         not_delivered = {*result.refused, *result.retry}

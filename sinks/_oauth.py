@@ -71,10 +71,10 @@ class OAuth:
             "grant_type": "client_credentials",
             "client_id": self._settings.client_id,
             "client_secret": self._settings.client_secret,
-            "scope": self._settings.scope,
         }
-        if self._settings.resource:
-            form["resource"] = self._settings.resource
+        for name in ("scope", "resource"):
+            if value := getattr(self._settings, name):
+                form[name] = value
         try:
             status, headers, body = await self._client.post(self._settings.token_url, aiohttp.FormData(form), {})
         except Unavailable as error:  # what became of it does not matter: another token may be asked for

@@ -182,6 +182,7 @@ class WriteResult:
     state        what `open` needs to go on from here; it is saved with the cursor, in one transaction
     again_after  of a serial sink: write again after this many seconds, with an empty batch if need be
     noted        what is worth counting of the records that were delivered -> how many of them it is true of
+    unknown      how many of those to write again may have been taken, and nobody can say; they are counted
     """
 
     retry: Sequence[int] = ()
@@ -189,6 +190,7 @@ class WriteResult:
     state: str | None = None
     again_after: float | None = None
     noted: dict[str, int] = field(default_factory=dict)
+    unknown: int = 0
 
 
 class Sink(Protocol):

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 from pydantic import AfterValidator, Field, model_validator
 
+from sinks._cloud_events import SPEC_VERSION, read_head
 from sinks._http import Client, decoded, explain, message, retry_after, short, web_url
 from sinks._oauth import OAuth, OAuthSettings
 from sinks.base import (
@@ -178,23 +179,12 @@ def plain(batch: Batch) -> bytes:
     return b"[" + batch.ndjson[:-1].replace(b"\n", b",") + b"]"
 
 
-class _Head(msgspec.Struct):
-    """What a CloudEvent says itself of a record."""
-
-    provider: str = msgspec.field(default="appmon", name="event.provider")
-    type: str = msgspec.field(default="unknown", name="event.type")
-    timestamp: str | None = None
-
-
-_head = msgspec.json.Decoder(_Head)
-
-
 def cloud_events(batch: Batch) -> bytes:
     """A CloudEvents batch: each record as the data of an event that has its id, provider, type and time."""
     events = []
     for event_id, body in zip(batch.ids, batch.bodies, strict=True):
-        head = _head.decode(body)
-        event = {"specversion": "1.0", "id": event_id, "source": head.provider or "appmon", "type": head.type or "unknown"}
+        head = read_head(body)
+        event = {"specversion": SPEC_VERSION, "id": event_id, "source": head.source, "type": head.kind}
         if head.timestamp:
             event["time"] = head.timestamp
         event["datacontenttype"] = "application/json"

@@ -12,10 +12,10 @@ from structlog.testing import capture_logs
 
 from sinks import _oauth
 from sinks.base import Misconfigured, Unavailable
+from tests.certificates import Authority
 from tests.fakes import Rig
 from tests.servers.bizevents import CLIENT_SECRET, BizeventsServer, Fault
 from tests.sink_drivers.bizevents import TOKEN, Opened, bizevents_sink, oauth, small
-from tests.test_tls import Authority
 
 PLATFORM = "/platform/classic/environment-api"
 SECRETS = ("SECRETAPITOKEN", "SECRETOFCLIENT", "STANDINBEARER")

@@ -1,0 +1,256 @@
+"""Real Kafka brokers, in KRaft mode, on free ports of the loopback. tests/servers/kafka-install fetches them.
+
+    with Kafka(directory) as kafka:              one broker
+    with Kafka(directory, brokers=3) as kafka:   three, for fail-over
+
+Every broker listens without security (there everybody is a super user, so that tests may look at everything) and, where
+there is an authority, with SASL_SSL and SSL. Others may do what the ACLs say, and everything with topics that have none.
+
+USER, PASSWORD are good for PLAIN and SCRAM; `bearer` makes tokens for OAUTHBEARER, which the broker takes unsigned.
+"""
+
+import atexit
+import base64
+import functools
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.certificates import Authority
+from tests.harness import until
+
+HERE = Path(__file__).parent
+USER, PASSWORD = "btfeed", "SECRETOFKAFKA"
+READY = 60.0
+"""Seconds that a broker may take to start."""
+CLUSTER = "YnRmZWVkLXRlc3RzLWthZg"
+_PROTOCOLS = {"CONTROLLER": "PLAINTEXT"}
+_MECHANISMS = "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER"
+_PLAIN_LOGIN = "org.apache.kafka.common.security.plain.PlainLoginModule"
+_OAUTH_LOGIN = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule"
+_SCRAM_LOGIN = "org.apache.kafka.common.security.scram.ScramLoginModule"
+
+
+@functools.cache
+def _command() -> list[str]:
+    """`java -cp ...`; the install script says where, and fetches what is missing."""
+    subprocess.run([HERE / "kafka-install"], check=True)
+    java = subprocess.run([HERE / "java"], check=True, capture_output=True, text=True).stdout.strip()
+    (libs,) = (path for path in (HERE / ".cache").glob("kafka-*") if path.suffix != ".part")
+    # started quickly rather than fast for long, and ended with whoever started it
+    options = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
+    return ["setpriv", "--pdeathsig", "KILL", java, *options, "-cp", f"{libs}/*"]
+
+
+def free_ports(number: int) -> list[int]:
+    """Ports on which nobody listens, all different."""
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    try:
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+def tool(name: str, *arguments: str, timeout: float = 60.0) -> str:
+    """What one of the broker's own command line tools, by the name of its class, writes to standard output."""
+    command = [*_command(), "-Xmx128m", name, *arguments]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def bearer(user: str = USER, life: float = 300.0, scope: str = "kafka") -> str:
+    """An unsigned JSON web token of `user`."""
+
+    def part(value: dict[str, object]) -> str:
+        return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+
+    now = time.time()
+    return f"{part({'alg': 'none'})}.{part({'sub': user, 'iat': now - 1, 'exp': now + life, 'scope': scope})}."
+
+
+@dataclass
+class Broker:
+    """One of them. port: without security; sasl_port, tls_port: where there are certificates."""
+
+    node: int
+    directory: Path
+    port: int
+    sasl_port: int
+    tls_port: int
+    controller_port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with (self.directory / "log").open("ab") as log:
+            command = [*_command(), "-Xms256m", "-Xmx256m", "kafka.Kafka", str(self.directory / "server.properties")]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+
+    def wait(self) -> None:
+        """Return when it takes connections."""
+        until(self._listens, f"broker {self.node} listening, see {self.directory / 'log'}", READY)
+
+    def _listens(self) -> bool:
+        assert self.process
+        assert self.process.poll() is None, (self.directory / "log").read_text()[-5000:]
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay, and nothing is answered."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """SIGKILL, without warning."""
+        self._signal(signal.SIGKILL)
+        assert self.process
+        self.process.wait(READY)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(number)
+
+
+@dataclass
+class Kafka:
+    """A cluster. Settings of its brokers that differ from Kafka's own defaults are in `settings`.
+
+    authority: who signs certificates, of the brokers and of clients; without it there is no TLS
+    """
+
+    directory: Path
+    brokers: int = 1
+    authority: Authority | None = None
+    settings: dict[str, str] = field(default_factory=dict)
+    nodes: list[Broker] = field(default_factory=list)
+
+    def __enter__(self) -> "Kafka":
+        return self.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def start(self) -> "Kafka":
+        for node in range(1, self.brokers + 1):
+            port, sasl, tls, controller = free_ports(4)
+            self.nodes.append(Broker(node, self.directory / f"broker-{node}", port, sasl, tls, controller))
+        for broker in self.nodes:
+            self._format(broker)
+        for broker in self.nodes:
+            broker.start()
+        for broker in self.nodes:
+            broker.wait()
+        return self
+
+    def stop(self) -> None:
+        for broker in self.nodes:
+            broker.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    @property
+    def bootstrap(self) -> str:
+        return ",".join(f"127.0.0.1:{broker.port}" for broker in self.nodes)
+
+    @property
+    def sasl(self) -> str:
+        return ",".join(f"localhost:{broker.sasl_port}" for broker in self.nodes)
+
+    @property
+    def tls(self) -> str:
+        return ",".join(f"localhost:{broker.tls_port}" for broker in self.nodes)
+
+    def console_consumer(self, topic: str, messages: int, *more: str) -> list[str]:
+        """What Kafka's own consumer prints of the first so many messages of a topic, a line each."""
+        wanted = ("--topic", topic, "--from-beginning", "--max-messages", str(messages), "--timeout-ms", "30000")
+        printed = tool(
+            "org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server", self.bootstrap, *wanted, *more
+        )
+        return printed.splitlines()
+
+    def _format(self, broker: Broker) -> None:
+        broker.directory.mkdir(parents=True)
+        path = broker.directory / "server.properties"
+        path.write_text("".join(f"{name}={value}\n" for name, value in self._properties(broker).items()))
+        scram = [f"SCRAM-SHA-{bits}=[name={USER},password={PASSWORD}]" for bits in (256, 512)]
+        users = [word for one in scram for word in ("--add-scram", one)]
+        tool("kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", str(path), *users)
+
+    def _properties(self, broker: Broker) -> dict[str, str]:
+        replicas = str(min(3, self.brokers))
+        listeners: dict[str, tuple[str, int]] = {"PLAINTEXT": ("127.0.0.1", broker.port)}
+        if self.authority:
+            listeners |= {"SASL_SSL": ("localhost", broker.sasl_port), "SSL": ("localhost", broker.tls_port)}
+        advertised = _listeners(listeners)
+        listeners["CONTROLLER"] = ("127.0.0.1", broker.controller_port)
+        voters = (f"{each.node}@127.0.0.1:{each.controller_port}" for each in self.nodes)
+        properties = {
+            "process.roles": "broker,controller",
+            "node.id": str(broker.node),
+            "controller.quorum.voters": ",".join(voters),
+            "controller.listener.names": "CONTROLLER",
+            "listener.security.protocol.map": ",".join(f"{name}:{_PROTOCOLS.get(name, name)}" for name in listeners),
+            "listeners": _listeners(listeners),
+            "advertised.listeners": advertised,
+            "log.dirs": str(broker.directory / "data"),
+            "offsets.topic.replication.factor": replicas,
+            "transaction.state.log.replication.factor": replicas,
+            "transaction.state.log.min.isr": "1",
+            "offsets.topic.num.partitions": "1",
+            "group.initial.rebalance.delay.ms": "0",
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": "User:ANONYMOUS",
+            "allow.everyone.if.no.acl.found": "true",
+        }
+        return properties | self._security() | self.settings
+
+    def _security(self) -> dict[str, str]:
+        if not self.authority:
+            return {}
+        certificate, key = self.authority.sign("broker")
+        pair = self.directory / "pair.pem"
+        pair.write_text(_pkcs8(key) + certificate.read_text())
+        sasl = "listener.name.sasl_ssl"
+        plain = f'{_PLAIN_LOGIN} required username="b" password="b" user_{USER}="{PASSWORD}";'
+        return {
+            "ssl.keystore.type": "PEM",
+            "ssl.keystore.location": str(pair),
+            "ssl.truststore.type": "PEM",
+            "ssl.truststore.location": str(self.authority.certificate),
+            "listener.name.ssl.ssl.client.auth": "required",
+            "sasl.enabled.mechanisms": _MECHANISMS,
+            f"{sasl}.plain.sasl.jaas.config": plain,
+            f"{sasl}.scram-sha-256.sasl.jaas.config": f"{_SCRAM_LOGIN} required;",
+            f"{sasl}.scram-sha-512.sasl.jaas.config": f"{_SCRAM_LOGIN} required;",
+            f"{sasl}.oauthbearer.sasl.jaas.config": f'{_OAUTH_LOGIN} required unsecuredLoginStringClaim_sub="broker";',
+        }
+
+
+def _listeners(places: dict[str, tuple[str, int]]) -> str:
+    return ",".join(f"{name}://{host}:{port}" for name, (host, port) in places.items())
+
+
+def _pkcs8(key: Path) -> str:
+    command: Sequence[str | Path] = ["openssl", "pkcs8", "-topk8", "-nocrypt", "-in", key]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@functools.cache
+def shared() -> Kafka:
+    """One broker for all tests that do it no harm, until they end. It has Kafka's own defaults, and makes missing topics
+    for whoever asks."""
+    directory = Path(tempfile.mkdtemp(prefix="btfeed-kafka-"))
+    kafka = Kafka(directory / "kafka", authority=Authority(directory / "ca")).start()
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    atexit.register(kafka.stop)
+    return kafka

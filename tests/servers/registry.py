@@ -1,0 +1,182 @@
+"""A stand-in for a schema registry, strict about what is documented of Confluent's.
+
+It keeps Avro schemas by subject and id, and takes a new version of a subject only where readers with it could read what was
+written with the latest (BACKWARD, the default); Apache's own library decides that. Errors have the documented codes: 401,
+403, 404 with 40401 or 40402, 409, 422 with 42201, and what a test wants in `faults`.
+"""
+
+import asyncio
+import base64
+import json
+import threading
+from collections import deque
+from ssl import SSLContext
+from typing import Any
+
+from aiohttp import web
+from avro.compatibility import ReaderWriterCompatibilityChecker, SchemaCompatibilityType
+from avro.errors import AvroException
+from avro.schema import parse
+
+CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
+USER, PASSWORD, TOKEN = "registrar", "SECRETOFREGISTRY", "SECRETREGISTRYTOKEN"
+
+
+class Refused(Exception):
+    """Answered with this status, code and message."""
+
+    def __init__(self, status: int, code: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class RegistryServer:
+    """`with RegistryServer() as registry`: at `registry.url`, on a thread of its own.
+
+    locked     nobody without credentials is let in
+    read_only  nothing may be registered
+    faults     statuses to answer the next requests with, instead of what would be right
+    subjects   subject -> ids of its versions; schemas: id -> text
+    requests   method and path of each
+    """
+
+    def __init__(self, *, tls: SSLContext | None = None) -> None:
+        self.locked = self.read_only = False
+        self.faults: deque[int] = deque()
+        self.subjects: dict[str, list[int]] = {}
+        self.schemas: dict[int, str] = {}
+        self.requests: list[str] = []
+        self._tls = tls
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="registry stand-in", daemon=True)
+        self._started = threading.Event()
+        self._stopping = asyncio.Event()
+
+    def start(self) -> "RegistryServer":
+        self._thread.start()
+        assert self._started.wait(30)
+        return self
+
+    def stop(self) -> None:
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stopping.set)
+            self._thread.join()
+
+    def __enter__(self) -> "RegistryServer":
+        return self.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def _run(self) -> None:
+        self._loop.run_until_complete(self._serve())
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        app = web.Application(middlewares=[self._guard])
+        app.router.add_get("/subjects", self._list)
+        app.router.add_get("/schemas/ids/{id}", self._schema)
+        app.router.add_post("/subjects/{subject}", self._look_up)
+        app.router.add_post("/subjects/{subject}/versions", self._register)
+        app.router.add_get("/subjects/{subject}/versions/latest", self._latest)
+        app.router.add_post("/compatibility/subjects/{subject}/versions/latest", self._compatible)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self._tls).start()
+        self.url = f"{'https' if self._tls else 'http'}://localhost:{runner.addresses[0][1]}"
+        self._started.set()
+        await self._stopping.wait()
+        await runner.cleanup()
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        self.requests.append(f"{request.method} {request.path}")
+        try:
+            if self.faults:
+                status = self.faults.popleft()
+                raise Refused(status, status * 100 + 1, "a fault that a test wants")
+            self._authorize(request)
+            found = await handler(request)
+        except Refused as refused:
+            return _answer({"error_code": refused.code, "message": str(refused)}, refused.status)
+        except web.HTTPNotFound:
+            return _answer({"error_code": 404, "message": "HTTP 404 Not Found"}, 404)
+        return _answer(found)
+
+    def _authorize(self, request: web.Request) -> None:
+        pair = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        if self.locked and request.headers.get("Authorization") not in (f"Basic {pair}", f"Bearer {TOKEN}"):
+            raise Refused(401, 401, f"Unauthorized: {request.headers.get('Authorization')}")
+
+    async def _list(self, request: web.Request) -> Any:
+        return sorted(self.subjects)
+
+    async def _schema(self, request: web.Request) -> Any:
+        schema = self.schemas.get(int(request.match_info["id"]))
+        if schema is None:
+            raise Refused(404, 40403, "Schema not found")
+        return {"schema": schema}
+
+    async def _look_up(self, request: web.Request) -> Any:
+        text = await _schema_in(request)
+        return self._version(request, next((i for i in self._ids(request) if self.schemas[i] == text), None))
+
+    async def _latest(self, request: web.Request) -> Any:
+        return self._version(request, self._ids(request)[-1])
+
+    async def _register(self, request: web.Request) -> Any:
+        text = await _schema_in(request)
+        if self.read_only:
+            raise Refused(403, 40301, "Operation not allowed")
+        ids = self.subjects.get(request.match_info["subject"], [])
+        known = next((i for i, schema in self.schemas.items() if schema == text), None)
+        if known is None or known not in ids:
+            if ids and not self._reads(text, ids[-1]):
+                raise Refused(409, 409, "Schema being registered is incompatible with an earlier schema")
+            known = known or len(self.schemas) + 1
+            self.schemas[known] = text
+            self.subjects[request.match_info["subject"]] = [*ids, known]
+        return {"id": known}
+
+    async def _compatible(self, request: web.Request) -> Any:
+        text = await _schema_in(request)
+        return {"is_compatible": self._reads(text, self._ids(request)[-1])}
+
+    def _ids(self, request: web.Request) -> list[int]:
+        subject = request.match_info["subject"]
+        if subject not in self.subjects:
+            raise Refused(404, 40401, f"Subject '{subject}' not found.")
+        return self.subjects[subject]
+
+    def _version(self, request: web.Request, schema_id: int | None) -> Any:
+        if schema_id is None:
+            raise Refused(404, 40403, "Schema not found")
+        subject, schema = request.match_info["subject"], self.schemas[schema_id]
+        return {
+            "subject": subject,
+            "id": schema_id,
+            "version": self.subjects[subject].index(schema_id) + 1,
+            "schema": schema,
+        }
+
+    def _reads(self, text: str, written: int) -> bool:
+        checker: Any = ReaderWriterCompatibilityChecker()  # type: ignore[no-untyped-call]
+        found = checker.get_compatibility(parse(text), parse(self.schemas[written]))
+        return bool(found.compatibility is SchemaCompatibilityType.compatible)
+
+
+async def _schema_in(request: web.Request) -> str:
+    """The schema of a request, as text. What is not asked for as documented is refused."""
+    if request.content_type not in (CONTENT_TYPE, "application/json"):
+        raise Refused(415, 415, "HTTP 415 Unsupported Media Type")
+    try:
+        text: str = (await request.json())["schema"]
+        parse(text)
+    except (ValueError, KeyError, AvroException) as error:
+        raise Refused(422, 42201, f"Invalid schema: {error}") from error
+    return text
+
+
+def _answer(body: Any, status: int = 200) -> web.Response:
+    return web.Response(status=status, text=json.dumps(body), content_type=CONTENT_TYPE)
