@@ -120,9 +120,11 @@ class Access:
             try:
                 connection = await create_conn(host, port, **arguments)
                 try:
-                    await connection.send(MetadataRequest([]))
+                    answer = await connection.send(MetadataRequest([]))
                 finally:
                     connection.close()
+                if not answer.brokers:  # so it ends a connection on which a token was refused
+                    raise errors.KafkaConnectionError("no broker is named")
                 return
             except Exception as error:  # noqa: BLE001 - a server that is none may answer anything
                 failures.append(refusal(error, f"{host}:{port}", self._security))
@@ -144,26 +146,37 @@ def refusal(error: Exception, where: str, security: SecuritySettings) -> SinkErr
     if isinstance(error, ssl.SSLError):
         return Misconfigured(f"{where}: TLS fails: {error.reason or error}; does that port speak TLS?")
     if isinstance(error, (errors.SaslAuthenticationFailed, errors.AuthenticationFailedError)):
-        return Misconfigured(f"{where}: the broker refuses user {security.username!r}: {_words(error)}")
+        whom = "the token" if security.oauth else f"user {security.username!r}"
+        return Misconfigured(f"{where}: the broker refuses {whom}: {_words(error)}")
     if isinstance(error, (errors.UnsupportedSaslMechanismError, errors.IllegalSaslStateError)):
         return Misconfigured(f"{where}: the broker does not take {security.sasl}: {_words(error)}")
     if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
         return Unavailable(f"{where}: no answer in time")
     if isinstance(error, socket.gaierror):
         return Unavailable(f"{where}: no such host: {error.strerror}")
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and not isinstance(
+        error, (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
+    ):
         return Unavailable(f"{where}: no connection: {error.strerror or error}")
-    if isinstance(error, errors.KafkaConnectionError) and security.sasl == "OAUTHBEARER":
-        return Misconfigured(f"{where}: the broker closed the connection; does it take tokens of security.oauth?")
-    if isinstance(error, errors.KafkaConnectionError):
-        hint = "" if security.sasl and security.tls else "; does it want security.tls or security.sasl?"
-        return Unavailable(f"{where}: the broker closed the connection{hint}")
+    if isinstance(error, (OSError, errors.KafkaConnectionError)):
+        if security.sasl == "OAUTHBEARER":  # its refusal of a token is a closed connection
+            return Misconfigured(f"{where}: the broker closed the connection; does it take tokens of security.oauth?")
+        return Unavailable(f"{where}: the broker closed the connection; {_hint(security)}")
     return Unavailable(f"{where}: it does not answer as a Kafka broker does: {error!r}")
+
+
+def _hint(security: SecuritySettings) -> str:
+    """What may be wrong where a broker ends a connection without a word."""
+    if not security.tls:
+        return "does it want security.tls or security.sasl?"
+    wanted = [name for name in ("sasl", "certificate") if getattr(security, name) is None]
+    return f"does that port speak TLS, and does it want {' or '.join(f'security.{name}' for name in wanted)}?"
 
 
 def _words(error: Exception) -> str:
     """What a broker said, else what its error is called."""
-    return str(error.args[0]) if error.args and error.args[0] else type(error).__name__
+    said = next((text for text in error.args if isinstance(text, str) and text), "")
+    return said or getattr(error, "description", "") or type(error).__name__
 
 
 def _tls(security: SecuritySettings) -> ssl.SSLContext:

@@ -8,6 +8,8 @@ import pytest
 from btfeed import native
 from tests.harness import Server
 from tests.servers.bizevents import BizeventsServer
+from tests.servers.kafka import Kafka, shared
+from tests.servers.registry import RegistryServer
 
 collect_ignore = [] if native.module else ["test_native.py", "test_native_columns.py"]
 
@@ -28,4 +30,17 @@ def dynatrace() -> Iterator[BizeventsServer]:
     """A stand-in for Dynatrace that keeps events of all times."""
     with BizeventsServer() as running:
         running.silent_drop = False
+        yield running
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Kafka:
+    """One broker for all tests that leave it as they found it."""
+    return shared()
+
+
+@pytest.fixture
+def registry() -> Iterator[RegistryServer]:
+    """A stand-in for a schema registry, empty."""
+    with RegistryServer() as running:
         yield running

@@ -23,6 +23,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    NewTopic,
+    PartitionMetadata,
+    ResourcePatternType,
+    ResourceType,
+)
+
 from tests.certificates import Authority
 from tests.harness import until
 
@@ -59,10 +70,10 @@ def free_ports(number: int) -> list[int]:
             probe.close()
 
 
-def tool(name: str, *arguments: str, timeout: float = 60.0) -> str:
+def tool(name: str, *arguments: str, given: str = "") -> str:
     """What one of the broker's own command line tools, by the name of its class, writes to standard output."""
     command = [*_command(), "-Xmx128m", name, *arguments]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=timeout)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, input=given, timeout=READY)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -169,6 +180,31 @@ class Kafka:
     @property
     def tls(self) -> str:
         return ",".join(f"localhost:{broker.tls_port}" for broker in self.nodes)
+
+    def admin(self) -> AdminClient:
+        """Confluent's admin client, as a super user. What it was asked for ends with it."""
+        return AdminClient({"bootstrap.servers": self.bootstrap})
+
+    def make_topic(self, name: str, partitions: int = 1, replicas: int = 1, **config: str) -> str:
+        """Make it, and return its name. Underscores in names of `config` stand for dots."""
+        settings = {key.replace("_", "."): value for key, value in config.items()}
+        admin = self.admin()
+        for made in admin.create_topics([NewTopic(name, partitions, replicas, config=settings)]).values():
+            made.result(READY)
+        return name
+
+    def partitions(self, topic: str) -> dict[int, PartitionMetadata]:
+        """Of a topic, with their leaders and replicas; none where there is no such topic."""
+        known = self.admin().list_topics(timeout=READY).topics
+        return dict(known[topic].partitions) if topic in known else {}
+
+    def allow(self, topic: str, user: str, operation: AclOperation) -> None:
+        """Let `user` do that with a topic; from then on nobody may do anything that is not allowed."""
+        resource = (ResourceType.TOPIC, topic, ResourcePatternType.LITERAL)
+        binding = AclBinding(*resource, f"User:{user}", "*", operation, AclPermissionType.ALLOW)
+        admin = self.admin()
+        for done in admin.create_acls([binding]).values():
+            done.result(READY)
 
     def console_consumer(self, topic: str, messages: int, *more: str) -> list[str]:
         """What Kafka's own consumer prints of the first so many messages of a topic, a line each."""
