@@ -72,7 +72,7 @@ async def test_an_incompatible_schema_is_misconfigured(kafka: Kafka, registry: R
     kafka.make_topic(later + "easyTravel")
     async with Opened(kafka.bootstrap, avro(later + "{application}", registry.url)) as sink:
         put(registry, f"{later}easyTravel-value", other)
-        with pytest.raises(Misconfigured, match="HTTP 409.*not compatible"):
+        with pytest.raises(Misconfigured, match=r"HTTP 409.*not compatible"):
             await sink.write(mapped(1))
     assert read_topic(kafka, later + "easyTravel") == []
 

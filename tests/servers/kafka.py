@@ -20,6 +20,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -156,8 +157,8 @@ class Kafka:
         for node in range(1, self.brokers + 1):
             port, sasl, tls, controller = free_ports(4)
             self.nodes.append(Broker(node, self.directory / f"broker-{node}", port, sasl, tls, controller))
-        for broker in self.nodes:
-            self._format(broker)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(self._format, self.nodes))
         for broker in self.nodes:
             broker.start()
         for broker in self.nodes:
