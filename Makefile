@@ -63,6 +63,8 @@ lock: setup  ## requirements.txt from pyproject.toml
 bench: setup  ## what an occurrence costs at each stage and sink, and how fast posts are made and replayed
 	$(BIN)/python -m benchmarks.bench_stages
 	$(BIN)/python -m benchmarks.bench_bizevents
+	tests/servers/kafka-install
+	$(BIN)/python -m benchmarks.bench_kafka
 	$(BIN)/python -m benchmarks.bench_sources
 
 wheel: setup  ## a wheel with the native transcoder, tried in an empty environment

@@ -13,6 +13,9 @@ _URI = "!#$%&'()*+,/:;=?@[]~"
 _ID, _TIME = b'{"event.kind":"BIZ_EVENT","event.id":"', b',"timestamp":"'
 _TYPE, _PROVIDER, _NAME = b'"event.type":"', b'"event.provider":"', b'"event.name":"'
 
+_ID_SIZE = len(_ID)
+_TIME_SIZE = len("2026-01-31T12:00:00.000Z")
+
 Header = tuple[str, bytes]
 
 
@@ -38,18 +41,27 @@ read_head = msgspec.json.Decoder(Head).decode
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What all records of a business transaction have in common. name: empty where that is not known of all."""
+    """What all records of a business transaction have in common.
 
+    text  what stands between event.id and the timestamp, both of which it touches
+    name  event.name, empty where that is not in `text`
+    """
+
+    text: bytes
     name: str
     type: Header
     source: Header
+
+
+_NOTHING = Known(b"\0", "", ("", b""), ("", b""))
+"""What no record begins with."""
 
 
 class Envelopes:
     """The headers of messages that hold records as JSON or otherwise.
 
     To decode a record for three of its fields would cost more than to send it. What stands between its event.id and its
-    timestamp is the same for all records of a business transaction, so that is looked up; where a record is laid out
+    timestamp is the same for all records of a business transaction, so that is compared; where a record is laid out
     otherwise it is decoded.
     """
 
@@ -57,38 +69,41 @@ class Envelopes:
         self._version = ("ce_specversion", SPEC_VERSION.encode())
         self._content_type = ("content-type", content_type.encode())
         self._known: dict[bytes, Known] = {}
-
-    def name(self, event_id: str, body: bytes) -> str:
-        """The record's event.name, empty where it has none."""
-        known = self._known.get(body[len(_ID) + len(event_id) : body.find(_TIME)])
-        return known.name if known and known.name else read_head(body).name
+        self._last = _NOTHING
 
     def headers(self, event_id: str, body: bytes) -> list[Header]:
         """The record's attributes: those that are required, and its time where it has one."""
-        end = len(_ID) + len(event_id)
-        time = body.find(_TIME, end)
-        common = body[end:time]
-        known = self._known.get(common)
-        if known is None:
-            return self._learn(event_id, body, common if time > 0 and body.startswith(_ID) else b"")
-        start = time + len(_TIME)
-        return [
-            ("ce_id", event_id.encode()),
-            known.type,
-            known.source,
-            self._version,
-            ("ce_time", body[start : body.find(b'"', start)]),
-            self._content_type,
-        ]
+        end = _ID_SIZE + len(event_id)
+        known = self._last
+        if not body.startswith(known.text, end):
+            known = self._find(body, end)
+        start = end + len(known.text)
+        if known.text and body.startswith(b'"', start + _TIME_SIZE):
+            time = [("ce_time", body[start : start + _TIME_SIZE])]
+        else:
+            head = read_head(body)
+            time = [("ce_time", head.timestamp.encode())] if head.timestamp else []
+        return [("ce_id", event_id.encode()), known.type, known.source, self._version, *time, self._content_type]
 
-    def _learn(self, event_id: str, body: bytes, common: bytes) -> list[Header]:
-        """Of a record whose business transaction is not known. `common`: what it shares with others, empty if unclear."""
-        head = read_head(body)
-        source = quote(head.source, safe=_URI).encode()
-        known = Known(head.name if _NAME in common else "", ("ce_type", head.kind.encode()), ("ce_source", source))
-        if _TYPE in common and _PROVIDER in common:
+    def name(self, event_id: str, body: bytes) -> str:
+        """The record's event.name, empty where it has none."""
+        return self._find(body, _ID_SIZE + len(event_id)).name or read_head(body).name
+
+    def _find(self, body: bytes, end: int) -> Known:
+        """Of a record's business transaction; `end`: where event.id ends, if it stands where records have it."""
+        time = body.find(_TIME, end) + len(_TIME)
+        text = body[end:time]
+        known = self._known.get(text)
+        if known is None:
+            head = read_head(body)
+            source = quote(head.source, safe=_URI).encode()
+            laid_out = body.startswith(_ID) and _TYPE in text and _PROVIDER in text
+            name = head.name if _NAME in text else ""
+            known = Known(text if laid_out else b"", name, ("ce_type", head.kind.encode()), ("ce_source", source))
+            if not laid_out:
+                return known
             if len(self._known) >= MAX_KNOWN:
                 self._known.clear()
-            self._known[common] = known
-        time = [("ce_time", head.timestamp.encode())] if head.timestamp else []
-        return [("ce_id", event_id.encode()), known.type, known.source, self._version, *time, self._content_type]
+            self._known[text] = known
+        self._last = known
+        return known

@@ -15,7 +15,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Annotated, Any, Literal
@@ -93,7 +93,7 @@ class KafkaSettings(Settings):
     format: Literal["json", "avro"] = "json"
     schema_registry: Annotated[RegistrySettings, BeforeValidator(_registry)] | None = None
     headers: Literal["cloudevents", "none"] = "cloudevents"
-    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"
+    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "zstd"
     batch_size: Annotated[Size, Field(ge=1)] = 2**20
     timestamp: Literal["sent", "event"] = "sent"
     create_topics: bool = False
@@ -116,13 +116,19 @@ class KafkaSettings(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Messages:
-    """Records as messages: columns of equal length. timestamps: milliseconds since the epoch."""
+    """Records as messages: columns of equal length. timestamps: milliseconds since the epoch.
+
+    headers  gives those of a record by its event.id and body. They are made when they are needed: kept for a whole batch,
+             so many lists would cost more in garbage collection than in their making
+    """
 
     topics: Sequence[str]
     keys: Sequence[bytes]
     values: Sequence[bytes]
-    headers: Sequence[list[Header]]
     timestamps: Sequence[int]
+    ids: Sequence[str]
+    bodies: Sequence[bytes]
+    headers: Callable[[str, bytes], list[Header]]
 
 
 @dataclass(slots=True)
@@ -144,12 +150,12 @@ class Lane:
 
     def fill(self, batch: Any, messages: Messages) -> int:
         """Append what comes next, as far as there is room for it; how many records that was."""
-        append, keys, values = batch.append, messages.keys, messages.values
-        headers, timestamps = messages.headers, messages.timestamps
+        append, headers, ids, bodies = batch.append, messages.headers, messages.ids, messages.bodies
+        keys, values, timestamps = messages.keys, messages.values, messages.timestamps
         wanted = self.pieces.pop() if self.pieces else len(self.left)
         taken = 0
-        for index in islice(self.left, wanted):
-            if not append(timestamp=timestamps[index], key=keys[index], value=values[index], headers=headers[index]):
+        for i in islice(self.left, wanted):
+            if not append(timestamp=timestamps[i], key=keys[i], value=values[i], headers=headers(ids[i], bodies[i])):
                 self.pieces.append(wanted - taken)
                 break
             taken += 1
@@ -173,6 +179,7 @@ class KafkaSink:
         self._making = Making(settings.partitions, settings.replication_factor) if settings.create_topics else None
         self._avro = AvroValues(settings.schema_registry, context) if settings.schema_registry else None
         self._envelopes = Envelopes("avro/binary" if self._avro else "application/json")
+        self._headers = self._envelopes.headers if settings.headers == "cloudevents" else no_headers
         self._template = Template(settings.topic)
         self._lock = asyncio.Lock()
         self._producer: Producer | None = None
@@ -268,15 +275,9 @@ class KafkaSink:
     async def _messages(self, batch: Batch, topics: Sequence[str]) -> tuple[Messages, dict[int, str]]:
         """The messages, and why some records can be none: index -> reason. Raises Unavailable or Misconfigured."""
         bodies: Sequence[bytes] = batch.bodies
-        named = self._settings.key == "name"
-        keys = (
-            map(self._envelopes.name, batch.ids, bodies)
-            if named
-            else (self._settings.key == "id" and batch.ids) or batch.keys
-        )
-        headers: Sequence[list[Header]] = [[]] * len(batch)
-        if self._settings.headers == "cloudevents":
-            headers = list(map(self._envelopes.headers, batch.ids, bodies))
+        keys: Iterable[str] = batch.ids if self._settings.key == "id" else batch.keys
+        if self._settings.key == "name":
+            keys = map(self._envelopes.name, batch.ids, bodies)
         timestamps = batch.timestamps
         if self._settings.timestamp == "sent":
             timestamps = [time.time_ns() // 1_000_000] * len(batch)
@@ -284,7 +285,8 @@ class KafkaSink:
         if self._avro:
             ids = await self._avro.registry.ids(sorted(map(subject, set(topics))))
             values, refused = await asyncio.to_thread(self._avro.encode, bodies, [ids[subject(topic)] for topic in topics])
-        return Messages(topics, list(map(str.encode, keys)), values, headers, timestamps), refused
+        encoded = list(map(str.encode, keys))
+        return Messages(topics, encoded, values, timestamps, batch.ids, bodies, self._headers), refused
 
     # From messages to brokers
 
@@ -314,6 +316,10 @@ class KafkaSink:
                 lane.unknown = taken if isinstance(error, OutcomeUnknown) else 0
             else:
                 del lane.left[:taken]
+
+
+def no_headers(event_id: str, body: bytes) -> list[Header]:
+    return []
 
 
 def subject(topic: str) -> str:
