@@ -99,6 +99,9 @@ class Producer:
             kind = OutcomeUnknown if full or batch.closed() else Unavailable  # it is closed when it is sent, if not before
             said = await self._trouble(topic, partition)
             raise kind(f"topic {topic}, partition {partition}: no progress in {self._patience:g} s{said}") from error
+        except asyncio.CancelledError:
+            self.bad = True  # it would still be sent
+            raise
         except errors.KafkaError as error:
             self.bad = True
             raise verdict(error, topic, sent=full or batch.closed()) from error

@@ -7,6 +7,7 @@ is one for every lane. That costs 0.4 us a key.
 Constants and steps: org.apache.kafka.common.utils.Utils.murmur2; the sign is dropped as in Utils.toPositive.
 """
 
+import sys
 from array import array
 from collections.abc import Iterable, Sequence
 
@@ -38,6 +39,8 @@ def _hash(keys: Sequence[bytes], length: int) -> Iterable[int]:
     whole, rest = divmod(length, 4)
     row = whole + bool(rest)  # words of a key
     words = array("I", data)
+    if sys.byteorder == "big":
+        words.byteswap()
     h = ones * (SEED ^ length)
     for place in range(whole):
         k = _lanes(words[place::row]) * M & word
@@ -49,8 +52,8 @@ def _hash(keys: Sequence[bytes], length: int) -> Iterable[int]:
     h ^= h >> 13 & ones * 0x7FFFF
     h = h * M & word
     h ^= h >> 15 & ones * 0x1FFFF
-    return array("Q", (h & ones * 0x7FFFFFFF).to_bytes(_LANE * len(keys), "little"))
+    return array("Q", (h & ones * 0x7FFFFFFF).to_bytes(_LANE * len(keys), sys.byteorder))
 
 
 def _lanes(words: "array[int]") -> int:
-    return int.from_bytes(array("Q", words).tobytes(), "little")
+    return int.from_bytes(array("Q", words).tobytes(), sys.byteorder)

@@ -162,6 +162,17 @@ async def test_what_a_sink_notes_is_counted() -> None:
     assert rig.sample("sink_noted_total", what="far_future") == 4
 
 
+async def test_what_may_have_been_taken_is_counted_though_others_were() -> None:
+    """Of a batch whose records fared differently: those to write again, as far as their outcome is unknown."""
+    sink = FakeSink(WriteResult([1, 2], unknown=1))
+    async with Rig(sink) as rig:
+        bodies = await rig.post(3)
+        await rig.saved(2)
+    assert rig.sample("sink_unknown_total") == 1
+    assert rig.sample("sink_retried_total") == 2
+    assert sorted(sink.bodies) == sorted(bodies)
+
+
 @pytest.mark.parametrize("where", ["open", "write"])
 async def test_a_misconfigured_sink_waits_where_people_can_see_it(where: str) -> None:
     """Status and sink_up say so and why; when it is mended, it goes on, and nothing was lost."""
