@@ -78,12 +78,13 @@ class Envelopes:
         if not body.startswith(known.text, end):
             known = self._find(body, end)
         start = end + len(known.text)
-        if known.text and body.startswith(b'"', start + _TIME_SIZE):
-            time = [("ce_time", body[start : start + _TIME_SIZE])]
-        else:
-            head = read_head(body)
-            time = [("ce_time", head.timestamp.encode())] if head.timestamp else []
-        return [("ce_id", event_id.encode()), known.type, known.source, self._version, *time, self._content_type]
+        stop = start + _TIME_SIZE
+        if not known.text or not body.startswith(b'"', stop):
+            time = read_head(body).timestamp
+            timed = [("ce_time", time.encode())] if time else []
+            return [("ce_id", event_id.encode()), known.type, known.source, self._version, self._content_type, *timed]
+        time_header = ("ce_time", body[start:stop])
+        return [("ce_id", event_id.encode()), known.type, known.source, self._version, self._content_type, time_header]
 
     def name(self, event_id: str, body: bytes) -> str:
         """The record's event.name, empty where it has none."""

@@ -260,33 +260,34 @@ class KafkaSink:
 
     def _topics(self, batch: Batch) -> list[str]:
         """Of each record. Those of one business transaction stand together, and share the object."""
-        known: dict[int, str] = {}
+        known: dict[Transaction, str] = {}
         found = []
         last, name = None, ""
         for transaction in batch.transactions:
             if transaction is not last:
                 last = transaction
-                if id(transaction) not in known:
-                    known[id(transaction)] = self._topic(transaction)
-                name = known[id(transaction)]
+                if transaction not in known:
+                    known[transaction] = self._topic(transaction)
+                name = known[transaction]
             found.append(name)
         return found
 
     async def _messages(self, batch: Batch, topics: Sequence[str]) -> tuple[Messages, dict[int, str]]:
         """The messages, and why some records can be none: index -> reason. Raises Unavailable or Misconfigured."""
         bodies: Sequence[bytes] = batch.bodies
-        keys: Iterable[str] = batch.ids if self._settings.key == "id" else batch.keys
+        event_ids = list(batch.ids)  # one that is joined of several is slow to look into
+        keys: Iterable[str] = event_ids if self._settings.key == "id" else batch.keys
         if self._settings.key == "name":
-            keys = map(self._envelopes.name, batch.ids, bodies)
-        timestamps = batch.timestamps
-        if self._settings.timestamp == "sent":
-            timestamps = [time.time_ns() // 1_000_000] * len(batch)
+            keys = map(self._envelopes.name, event_ids, bodies)
+        timestamps = [time.time_ns() // 1_000_000] * len(batch)
+        if self._settings.timestamp == "event":
+            timestamps = list(batch.timestamps)
         values, refused = bodies, dict[int, str]()
         if self._avro:
             ids = await self._avro.registry.ids(sorted(map(subject, set(topics))))
             values, refused = await asyncio.to_thread(self._avro.encode, bodies, [ids[subject(topic)] for topic in topics])
         encoded = list(map(str.encode, keys))
-        return Messages(topics, encoded, values, timestamps, batch.ids, bodies, self._headers), refused
+        return Messages(topics, encoded, values, timestamps, event_ids, bodies, self._headers), refused
 
     # From messages to brokers
 
