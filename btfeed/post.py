@@ -28,6 +28,8 @@ ELEMENTS_PER_OCCURRENCE, MIN_ELEMENTS = 10, 10_000
 that it may have, and so many in any case."""
 SHARED_PER_OCCURRENCE, MIN_SHARED = 512, 64 * 2**20
 """Likewise how many bytes may be repeated in its records: names, times the occurrences that share them."""
+MOST = 2**40
+"""No limit of occurrences is higher: no post has so many."""
 LONG = 2**16
 """Bytes of an occurrence from which the walk looks into it."""
 
@@ -96,7 +98,8 @@ def inspect(body: bytes, max_occurrences: int) -> tuple[int, bytes]:
 
 
 def _limits(max_occurrences: int) -> tuple[int, int, int, int]:
-    """Occurrences, elements, shared bytes, and what makes an occurrence long."""
+    """Occurrences, elements, shared bytes, and what makes an occurrence long; all of 64 bits."""
+    max_occurrences = min(max_occurrences, MOST)
     elements = max(MIN_ELEMENTS, max_occurrences * ELEMENTS_PER_OCCURRENCE)
     return max_occurrences, elements, max(MIN_SHARED, max_occurrences * SHARED_PER_OCCURRENCE), LONG
 

@@ -4,6 +4,8 @@ use std::sync::Mutex;
 
 /// Bytes that wait here to be used again, at most.
 const KEPT: usize = 32 << 20;
+/// Bytes of one that waits, at most.
+const LARGEST: usize = KEPT / 4;
 /// Bytes that a buffer may have beyond what it needs.
 const SPARE: usize = 1 << 16;
 
@@ -30,10 +32,11 @@ impl Pool {
 
     /// Gives a buffer back.
     pub fn give(&self, buffer: Vec<u8>) {
-        let mut free = self.free.lock().unwrap_or_else(|broken| broken.into_inner());
-        if buffer.len() >= SPARE {
-            free.push(buffer);
+        if !(SPARE..=LARGEST).contains(&buffer.len()) {
+            return; // what is small costs nothing to get
         }
+        let mut free = self.free.lock().unwrap_or_else(|broken| broken.into_inner());
+        free.push(buffer);
         let mut kept: usize = free.iter().map(Vec::len).sum();
         while kept > KEPT {
             kept -= free.remove(0).len();

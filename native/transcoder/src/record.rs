@@ -79,10 +79,9 @@ impl Records {
         self.json.bytes(context.tail);
 
         let duration = table.roles.duration;
-        let computed = context.lasts && occurrence.has(table.roles.end_time);
-        let at_end = computed && !occurrence.has(duration) && table.dropped >> duration & 1 == 0;
-        let in_place = computed && occurrence.has(duration) && context.dropped >> duration & 1 == 1;
-        let in_place = in_place && table.dropped >> duration & 1 == 0;
+        let computed = context.lasts && occurrence.has(table.roles.end_time) && table.dropped >> duration & 1 == 0;
+        let at_end = computed && !occurrence.has(duration);
+        let in_place = computed && occurrence.has(duration) && context.dropped >> duration & 1 == 1; // of one not wanted
         let shown = occurrence.present & !context.dropped | u64::from(in_place) << duration;
         if !table.settings.defaults.is_empty() {
             self.defaults(context, occurrence, shown | u64::from(at_end) << duration);
