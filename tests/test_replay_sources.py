@@ -21,7 +21,7 @@ from btfeed.replay import Files, JournalRange, Plan, Recorded, SourceError, shif
 from btfeed.sending import TRIES, Answer, Latencies, Outgoing, Sender, Summary
 from tests import posts, wire
 from tests.fakes import post as received_post
-from tests.harness import BTFEED, DEADLINE, Server
+from tests.harness import BTFEED, DEADLINE, Server, until
 from tests.journals import journal
 from tests.test_cli import invoke
 from tests.test_replay import EXAMPLES, MALFORMED, free_port
@@ -130,6 +130,7 @@ def test_a_running_servers_journal_is_read_and_left_as_it_is(server: Server, tmp
     for body in BODIES:
         server.post(body)
     server.delivered(12)
+    until(lambda: server.status()["sinks"]["files"]["backlog_posts"] == 0, "the cursor is saved")
     directory = server.directory / "journal"
     before = (directory / FILE).read_bytes(), (directory / f"{FILE}-wal").read_bytes()
     result = invoke("replay", "--journal", directory, "--from", "1h", "--out", tmp_path / "a.btposts")
