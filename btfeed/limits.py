@@ -204,6 +204,10 @@ class Budget:
 
     async def take(self, size: int) -> None:
         """Raises Overloaded where `size` bytes are not to be had in time."""
+        if not self._waiting and size <= self._free:
+            self._free -= size
+            self._gauge.set(self._total - self._free)
+            return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((size, turn))
         self._hand_out()
