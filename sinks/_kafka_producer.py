@@ -95,16 +95,16 @@ class Producer:
             async with asyncio.timeout(self._patience):
                 await (await self._producer.send_batch(batch, topic, partition=partition))
         except TimeoutError as error:
-            self.bad = True
-            kind = OutcomeUnknown if full or batch.closed() else Unavailable  # it is closed when it is sent, if not before
+            self.bad = True  # it has the batch still, and may send it until it is let go of
             said = await self._trouble(topic, partition)
-            raise kind(f"topic {topic}, partition {partition}: no progress in {self._patience:g} s{said}") from error
+            message = f"topic {topic}, partition {partition}: no progress in {self._patience:g} s{said}"
+            raise OutcomeUnknown(message) from error
         except asyncio.CancelledError:
             self.bad = True  # it would still be sent
             raise
         except errors.KafkaError as error:
             self.bad = True
-            raise verdict(error, topic, sent=full or batch.closed()) from error
+            raise verdict(error, topic, sent=full or batch.closed()) from error  # closed when it is sent, if not before
 
     async def end(self, patience: float) -> None:
         """Let go of it. What is on its way may arrive for `patience` seconds, nothing else is sent.

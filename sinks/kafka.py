@@ -183,7 +183,7 @@ class KafkaSink:
         self._template = Template(settings.topic)
         self._lock = asyncio.Lock()
         self._producer: Producer | None = None
-        self._given_up: set[asyncio.Task[None]] = set()
+        self._given_up: dict[asyncio.Task[None], Producer] = {}  # those that replies are still waited for
 
     async def open(self, state: str | None) -> None:
         await self._prove(await self._ready())
@@ -204,17 +204,20 @@ class KafkaSink:
             partitions = await (await self._ready()).partitions(set(topics))
             messages, refused = await self._messages(batch, topics)
             lanes = lay_out(messages, partitions, refused)
-            while going := [lane for lane in lanes if lane.left and not lane.error]:
-                await self._send(going, messages, refused)
+            try:
+                while going := [lane for lane in lanes if lane.left and not lane.error]:
+                    await self._send(going, messages, refused)
+            finally:
+                self._let_go()
             return outcome(lanes, refused, len(batch))
 
     async def close(self) -> None:
         if self._producer:
             producer, self._producer = self._producer, None
             await producer.end(GRACE)
-        for task in self._given_up:
+        for task, producer in list(self._given_up.items()):
             task.cancel()
-        await asyncio.gather(*self._given_up, return_exceptions=True)
+            await producer.end(0)
         await self._access.close()
         if self._avro:
             await self._avro.registry.close()
@@ -228,14 +231,18 @@ class KafkaSink:
 
     async def _ready(self) -> Producer:
         """The producer; a new one where there is none, or where it went bad. Raises Unavailable or Misconfigured."""
-        if self._producer and self._producer.bad:
-            task = asyncio.create_task(self._producer.end(LINGERING))
-            self._given_up.add(task)
-            task.add_done_callback(self._given_up.discard)
-            self._producer = None
+        self._let_go()
         if self._producer is None:
             self._producer = await self._start()
         return self._producer
+
+    def _let_go(self) -> None:
+        """Of the producer, if it went bad. It must not send anything while the next one does."""
+        if self._producer and self._producer.bad:
+            task = asyncio.create_task(self._producer.end(LINGERING))
+            self._given_up[task] = self._producer
+            task.add_done_callback(self._given_up.pop)
+            self._producer = None
 
     async def _prove(self, producer: Producer) -> None:
         """That topics and schemas are as they should be, where the template says which they are."""
