@@ -101,7 +101,7 @@ class KafkaSettings(Settings):
     replication_factor: Annotated[int, Field(ge=1, le=32767)] | None = None
     security: SecuritySettings = SecuritySettings()
     request_timeout: Annotated[Seconds, Field(ge=0.1)] = 10.0
-    timeout: Annotated[Seconds, Field(ge=0.1)] = 30.0
+    timeout: Annotated[Seconds, Field(ge=0.1)] = 20.0
 
     @model_validator(mode="after")
     def _go_together(self) -> "KafkaSettings":
