@@ -33,6 +33,7 @@ run: setup  ## start the server, post to it what a web shop's AppMon would, show
 
 test: setup lint  ## everything, real clients and servers included
 	tests/servers/java
+	tests/servers/elasticsearch
 	$(if $(CARGO),cd native && cargo test --quiet --workspace)
 	tests/servers/kafka-install
 	$(BIN)/pytest

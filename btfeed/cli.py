@@ -87,6 +87,7 @@ def serve(
 def check(config: ConfigFile = None) -> None:
     """Check the configuration, and try each sink's connection. Nothing is received, delivered or changed."""
     loaded = _load(config)
+    logs.configure()
     typer.echo(f"configuration: ok, {config or 'the default one'}")
     checks = asyncio.run(app.check(loaded))
     for check in checks:

@@ -42,7 +42,7 @@ class Client:
         if self._session:
             return
         self._proxies = urllib.request.getproxies()
-        connector = aiohttp.TCPConnector(ssl=_trusting(self._ca) if self._ca else True, limit=0)
+        connector = aiohttp.TCPConnector(ssl=trusting(self._ca), limit=0)
         self._session = aiohttp.ClientSession(
             connector=connector,
             timeout=self._timeout,
@@ -103,10 +103,12 @@ def web_url(url: str) -> str:
     return url
 
 
-def _trusting(ca: str) -> ssl.SSLContext:
+def trusting(ca: str | None) -> ssl.SSLContext:
+    """The system's certificates, and those in the PEM file `ca`. Raises Misconfigured."""
     context = ssl.create_default_context()
     try:
-        context.load_verify_locations(ca)
+        if ca:
+            context.load_verify_locations(ca)
     except OSError as error:  # ssl.SSLError is one
         raise Misconfigured(f"can't take certificates from {ca}: {error}") from error
     return context

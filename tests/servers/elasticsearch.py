@@ -1,0 +1,303 @@
+"""Real Elasticsearch servers: nodes that a test has to itself and may freeze and kill, and one of each kind for all tests.
+
+A node runs in a directory of its own under the system's: it must not run as root, and another user can't read pytest's.
+"""
+
+import atexit
+import base64
+import hashlib
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tests.certificates import Authority
+from tests.harness import until
+
+HERE = Path(__file__).parent
+NINE, EIGHT = "9.2.0", "8.19.7"
+USER, PASSWORD = "admin", "SECRETPASSWORD"
+START = 120.0
+"""Seconds within which a node has to be up."""
+PAGE = 10_000
+"""Documents that a search gives at most."""
+JVM = ("-Xms512m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.io.tmpdir=${ES_TMPDIR}")
+"""Small and quick to start, not quick at work."""
+SETTINGS = {
+    # limits that tests can reach
+    "http.max_content_length": "16mb",
+    "indexing_pressure.memory.limit": "24mb",
+    # how it is to be alone, on this machine and in tests
+    "discovery.type": "single-node",
+    "http.host": "127.0.0.1",
+    "transport.host": "127.0.0.1",
+    "action.destructive_requires_name": "false",
+    "cluster.routing.allocation.disk.threshold_enabled": "false",
+}
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Where a version of Elasticsearch is, and the JDK that runs it."""
+
+    home: Path
+    java: str
+
+
+@cache
+def distributions() -> Mapping[str, Distribution]:
+    """By version. Fetches what is missing."""
+    listed = subprocess.run([HERE / "elasticsearch"], check=True, stdout=subprocess.PIPE, text=True).stdout
+    found = (line.split(maxsplit=2) for line in listed.splitlines())
+    return {version: Distribution(Path(home), java) for version, home, java in found}
+
+
+class Document(msgspec.Struct):
+    """A document that was found; source is as it was sent, to the byte."""
+
+    index: str = msgspec.field(name="_index")
+    id: str = msgspec.field(name="_id")
+    source: msgspec.Raw = msgspec.field(name="_source")
+    sort: list[Any]
+
+
+class _Hits(msgspec.Struct):
+    hits: list[Document]
+
+
+class _Page(msgspec.Struct):
+    hits: _Hits
+
+
+_pages = msgspec.json.Decoder(_Page)
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+class Elasticsearch:
+    """One node. Its data and ports stay over `stop`, `kill` and another `start`.
+
+    secured   with security: TLS, and the user USER who may do everything
+    settings  further ones, for elasticsearch.yml
+    """
+
+    def __init__(self, version: str = NINE, secured: bool = False, settings: Mapping[str, str] | None = None) -> None:
+        self.version = version
+        self.secured = secured
+        self.port = free_port()
+        self.url = f"{'https' if secured else 'http'}://127.0.0.1:{self.port}"
+        self.directory = Path(tempfile.mkdtemp(prefix="btfeed-es-"))
+        self.process: subprocess.Popen[bytes] | None = None
+        self._settings = SETTINGS | dict(settings or {})
+        self._settings |= {"http.port": str(self.port), "transport.port": str(free_port())}
+        self._tls: ssl.SSLContext | None = None
+        self._user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+        self._prepare()
+
+    @property
+    def ca(self) -> Path:
+        """Of who signed its certificate."""
+        return self.directory / "ca" / "ca.pem"
+
+    def _prepare(self) -> None:
+        distribution = distributions()[self.version]
+        self._home = self._readable(distribution.home)
+        config = self.directory / "config"
+        shutil.copytree(distribution.home / "config", config)
+        (config / "jvm.options").write_text("\n".join(JVM) + "\n")
+        (config / "elasticsearch.yml").write_text("")
+        for name in ("data", "logs", "tmp"):
+            (self.directory / name).mkdir()
+        self._settings |= {"path.data": f"{self.directory / 'data'}", "path.logs": f"{self.directory / 'logs'}"}
+        self._settings["xpack.security.enabled"] = str(self.secured).lower()
+        if self.secured:
+            self._secure(config)
+        if self._user:
+            for path in (self.directory, *self.directory.rglob("*")):
+                os.chown(path, self._user.pw_uid, self._user.pw_gid)
+        self.directory.chmod(0o755)
+
+    def _readable(self, home: Path) -> Path:
+        """`home`, or a copy of it where the other user could not reach it."""
+        if self._user is None or all(parent.stat().st_mode & 0o001 for parent in home.parents):
+            return home
+        shutil.copytree(home, self.directory / "home", symlinks=True)
+        return self.directory / "home"
+
+    def _secure(self, config: Path) -> None:
+        certificate, key = Authority(self.directory / "ca").sign("server")
+        shutil.copy(certificate, config / "server.pem")
+        shutil.copy(key, config / "server.key")
+        self._tls = ssl.create_default_context(cafile=str(self.ca))
+        self._settings |= {
+            "xpack.security.http.ssl.enabled": "true",
+            "xpack.security.http.ssl.certificate": "server.pem",
+            "xpack.security.http.ssl.key": "server.key",
+            "xpack.security.autoconfiguration.enabled": "false",
+        }
+        hashed = base64.b64encode(hashlib.sha1(PASSWORD.encode()).digest()).decode()
+        (config / "users").write_text(f"{USER}:{{SHA}}{hashed}\n")
+        (config / "users_roles").write_text(f"superuser:{USER}\n")
+
+    # Its life
+
+    def start(self) -> "Elasticsearch":
+        """Start, and return when it takes requests."""
+        self.launch()
+        until(self._up, f"Elasticsearch {self.version} up", START)
+        return self
+
+    def launch(self) -> None:
+        """Start, and return at once."""
+        options = [part for name, value in self._settings.items() for part in ("-E", f"{name}={value}")]
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.directory),
+            "ES_JAVA_HOME": distributions()[self.version].java,
+            "ES_PATH_CONF": str(self.directory / "config"),
+            "ES_TMPDIR": str(self.directory / "tmp"),
+            "CLI_JAVA_OPTS": "-XX:TieredStopAtLevel=1",
+        }
+        other: dict[str, Any] = {}
+        if self._user:
+            other = {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
+        with (self.directory / "output.log").open("ab") as output:
+            self.process = subprocess.Popen(
+                [self._home / "bin" / "elasticsearch", *options],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=self.directory,
+                env=environment,
+                start_new_session=True,
+                **other,
+            )
+        atexit.register(self.remove)
+
+    def _up(self) -> bool:
+        assert self.process
+        if self.process.poll() is not None:
+            raise AssertionError(f"Elasticsearch ended:\n{(self.directory / 'output.log').read_text()[-5000:]}")
+        try:
+            return self.ask("GET", "/_cluster/health")[0] == 200
+        except OSError:
+            return False
+
+    def stop(self) -> None:
+        """SIGTERM, and wait for its end."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL, without warning."""
+        self._end(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """SIGSTOP: connections stay, and nobody answers."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def remove(self) -> None:
+        """End it, and clear its directory away."""
+        atexit.unregister(self.remove)
+        self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _end(self, number: signal.Signals) -> None:
+        """The first process started the server as its child; both have ended when the group has."""
+        if self.process is None:
+            return
+        process, self.process = self.process, None
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        process.wait(60)
+        until(lambda: not _alive(process.pid), "the server ended", 60)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self.process
+        os.killpg(self.process.pid, number)
+
+    # Asking it, not by the client that is tested
+
+    def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        """Status and decoded answer. body: bytes as they are, else as JSON."""
+        status, answer = self.fetch(method, path, body)
+        return status, msgspec.json.decode(answer or b"null")
+
+    def fetch(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
+        """Status and answer as it is, with all rights."""
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"}, method=method)
+        if self.secured:
+            pair = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+            request.add_header("Authorization", f"Basic {pair}")
+        handlers = [urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=self._tls)]
+        try:
+            with urllib.request.build_opener(*handlers).open(request, timeout=60) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+
+    def must(self, method: str, path: str, body: object = None) -> Any:
+        """The answer, which has to be good."""
+        status, answer = self.ask(method, path, body)
+        assert status in (200, 201), answer
+        return answer
+
+    def documents(self, pattern: str) -> list["Document"]:
+        """All that is in indexes like that, however many they are."""
+        self.must("POST", f"/{pattern}/_refresh?ignore_unavailable=true")
+        pit = self.must("POST", f"/{pattern}/_pit?keep_alive=1m&ignore_unavailable=true")["id"]
+        query: dict[str, Any] = {"size": PAGE, "sort": ["_shard_doc"], "pit": {"id": pit, "keep_alive": "1m"}}
+        found: list[Document] = []
+        while True:
+            status, answer = self.fetch("POST", "/_search", query)
+            assert status == 200, answer
+            hits = _pages.decode(answer).hits.hits
+            found += hits
+            if len(hits) < PAGE:
+                self.must("DELETE", "/_pit", {"id": pit})
+                return found
+            query["search_after"] = hits[-1].sort
+
+    def api_key(self, index: str = "*", *privileges: str, cluster: Sequence[str] = ()) -> str:
+        """An API key that may do no more than that with these indexes."""
+        role = {"cluster": list(cluster), "indices": [{"names": [index], "privileges": list(privileges)}]}
+        made = self.must("POST", "/_security/api_key", {"name": "btfeed", "role_descriptors": {"btfeed": role}})
+        encoded: str = made["encoded"]
+        return encoded
+
+
+def _alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@cache
+def shared(version: str = NINE, secured: bool = False) -> Elasticsearch:
+    """A node for all tests of this process. Who uses it takes names of its own for indexes, and leaves none behind."""
+    return Elasticsearch(version, secured).start()

@@ -1,0 +1,100 @@
+"""Real Elasticsearch servers, 9 without security and 8 with it; indexes, and a data stream."""
+
+import re
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from btfeed.schema import MAPS, RECORD_FIELDS
+from sinks.base import Sink, SinkContext
+from sinks.elasticsearch import ElasticsearchSettings, ElasticsearchSink
+from tests.servers.elasticsearch import EIGHT, NINE, PASSWORD, USER, Elasticsearch, free_port, shared
+
+CONTEXT = SinkContext("search", RECORD_FIELDS, MAPS)
+BASIC = {"basic": {"username": USER, "password": PASSWORD}}
+_SENT = re.compile(rb'\{"@timestamp":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z",')
+
+
+def elasticsearch_sink(url: str, **settings: object) -> ElasticsearchSink:
+    """A sink to `url`."""
+    return ElasticsearchSink(ElasticsearchSettings.model_validate({"hosts": [url]} | settings), CONTEXT)
+
+
+def record_of(source: bytes) -> bytes:
+    """The record that a document was: what is in it but for the time in front."""
+    match = _SENT.match(source)
+    assert match, source
+    return b"{" + source[match.end() :]
+
+
+class Place:
+    """Names on a shared server that nobody else uses: `prefix` begins them all. Cleared away by `close`."""
+
+    def __init__(self, server: Elasticsearch) -> None:
+        self.server = server
+        self.prefix = f"t{uuid.uuid4().hex[:12]}"
+        self.pattern = f"{self.prefix}-*"
+        self.settings: dict[str, object] = {"index": f"{self.prefix}-{{category}}-{{date}}"}
+        if server.secured:
+            self.settings |= {"ca": str(server.ca), "auth": BASIC}
+
+    def sink(self, **settings: object) -> ElasticsearchSink:
+        """A sink that writes there."""
+        return elasticsearch_sink(self.server.url, **self.settings | settings)
+
+    def records(self) -> list[bytes]:
+        """Every record that is there."""
+        return [record_of(bytes(document.source)) for document in self.server.documents(self.pattern)]
+
+    def close(self) -> None:
+        """Delete what is there."""
+        for kind in ("/_data_stream", "", "/_index_template"):
+            self.server.ask("DELETE", f"{kind}/*{self.prefix}*")
+
+
+class ElasticsearchDriver:
+    """Indexes of its own, or a data stream."""
+
+    serial = False
+    once = True
+
+    def __init__(self, place: Place, **settings: object) -> None:
+        self._place = place
+        self._settings = settings
+
+    def create(self) -> Sink:
+        return self._place.sink(**self._settings)
+
+    def create_broken(self) -> Sink:
+        return elasticsearch_sink(f"http://127.0.0.1:{free_port()}", index=f"{self._place.prefix}-x")
+
+    async def read(self) -> list[bytes]:
+        return self._place.records()
+
+    def expected(self, bodies: list[bytes]) -> list[bytes]:
+        return bodies
+
+    async def snapshot(self) -> object:
+        ask = self._place.server.ask
+        found = [ask("GET", path + self._place.prefix + "*") for path in ("/", "/_index_template/btfeed-")]
+        return found, await self.read()
+
+    async def close(self) -> None:
+        self._place.close()
+
+
+def _driver(version: str, secured: bool) -> Callable[[Path], ElasticsearchDriver]:
+    return lambda directory: ElasticsearchDriver(Place(shared(version, secured)))
+
+
+def _data_stream(directory: Path) -> ElasticsearchDriver:
+    place = Place(shared())
+    del place.settings["index"]
+    return ElasticsearchDriver(place, data_stream=f"{place.prefix}-events")
+
+
+DRIVERS = {
+    "9": _driver(NINE, secured=False),
+    "9-data-stream": _data_stream,
+    "8-secured": _driver(EIGHT, secured=True),
+}
