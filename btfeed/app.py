@@ -98,7 +98,9 @@ async def check(config: Config) -> list[Check]:
     writable = asyncio.to_thread(_prove_writable, directory)
     found.append(await _check("journal.directory", f"{directory} can be written", writable))
     for name, sink in config.sinks.items():
-        found.append(await _check(f"sinks.{name}", f"a {sink.common.type} sink that could open", _check_sink(name, sink)))
+        article = "an" if sink.common.type[0] in "aeiou" else "a"
+        what = f"{article} {sink.common.type} sink that could open"
+        found.append(await _check(f"sinks.{name}", what, _check_sink(name, sink)))
     return found
 
 

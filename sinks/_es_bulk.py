@@ -70,8 +70,9 @@ def verdict(status: int, headers: Mapping[str, str], answer: Any, records: int) 
     400          a line that Elasticsearch can't read refuses the whole request; halved
     413          too large; halved
     429, 503     later
-    401, 403, other 4xx and redirects need a person
-    other 5xx    nobody knows
+    408, other 5xx
+                 nobody knows
+    401, 403, 501, other 4xx and redirects need a person
     """
     if status == 200:
         return _items(answer, records)
@@ -80,7 +81,7 @@ def verdict(status: int, headers: Mapping[str, str], answer: Any, records: int) 
         raise BatchRefused(said)
     if status in (429, 503):
         raise Unavailable(said, retry_after(headers))
-    if status == 408 or status >= 500:
+    if status == 408 or (status >= 500 and status != 501):
         raise OutcomeUnknown(said, retry_after(headers))
     raise Misconfigured(f"{said}; {_HINTS.get(status, _NOT_THE_API)}")
 

@@ -49,7 +49,7 @@ class IndexName:
     @property
     def pattern(self) -> str:
         """What all of these names match, with `*` for each placeholder."""
-        return "*".join(_clean(part) for part in _PLACEHOLDER.split(self.text)[::2]).lstrip("-_+.")
+        return "*".join(_clean(part) for part in _PLACEHOLDER.split(self.text)[::2]).lstrip("-_+.") or _EMPTY
 
 
 def check_name(text: str) -> str:

@@ -195,9 +195,13 @@ class ElasticsearchSink:
         nobody asks for any. Raises a SinkError."""
         index = {"names": [self._index.pattern], "privileges": ["create_doc", "auto_configure"]}
         cluster = [TEMPLATES] if self._settings.manage_template else []
-        status, headers, answer = await self._ask(
-            lambda client: client.security.has_privileges(cluster=cluster, index=[index])
-        )
+        try:
+            status, headers, answer = await self._ask(
+                lambda client: client.security.has_privileges(cluster=cluster, index=[index])
+            )
+        except OutcomeUnknown as error:  # which matters to writes alone
+            plain = any(host.startswith("http:") for host in self._settings.hosts)
+            raise Unavailable(f"{error}; does it want https?" if plain else str(error)) from error
         if status in (400, 404, 405) and headers.get("X-Elastic-Product") == "Elasticsearch":
             return []
         if status != 200:
@@ -291,6 +295,8 @@ def _failure(error: TransportError) -> Unavailable | Misconfigured:
     if isinstance(error, SerializationError):
         return OutcomeUnknown("the reply is no JSON")
     cause = error.__context__
+    if isinstance(cause, aiohttp.ClientConnectorSSLError):
+        return Unavailable(f"{failure(cause)}; does it speak https?")
     return failure(cause) if isinstance(cause, aiohttp.ClientError) else OutcomeUnknown(str(error))
 
 

@@ -7,9 +7,11 @@ import pytest
 
 from btfeed import native
 from tests.harness import Server
+from tests.servers import elasticsearch
 from tests.servers.bizevents import BizeventsServer
 from tests.servers.kafka import Kafka, shared
 from tests.servers.registry import RegistryServer
+from tests.sink_drivers.elasticsearch import Place
 
 collect_ignore = [] if native.module else ["test_native.py", "test_native_columns.py"]
 
@@ -44,3 +46,11 @@ def registry() -> Iterator[RegistryServer]:
     """A stand-in for a schema registry, empty."""
     with RegistryServer() as running:
         yield running
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    """Names of its own on Elasticsearch 9 without security."""
+    found = Place(elasticsearch.shared())
+    yield found
+    found.close()

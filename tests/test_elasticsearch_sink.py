@@ -1,58 +1,18 @@
-"""The Elasticsearch sink at real servers: mappings, the template, data streams, and everything that a server says no to."""
+"""The Elasticsearch sink at real servers: what is in an index, and everything that a server says no to."""
 
 import asyncio
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
-from sinks._es_index import VERSION
 from sinks.base import Batch, BatchRefused, Misconfigured, OutcomeUnknown, Transaction, Unavailable
-from sinks.elasticsearch import ElasticsearchSink
-from tests.fakes import TRANSACTION, batch_of, mapped
-from tests.servers.elasticsearch import free_port, shared
-from tests.servers.forward import Forward
-from tests.sink_drivers.elasticsearch import Place
+from tests.fakes import batch_of, mapped
+from tests.sink_drivers.elasticsearch import Opened, Place, records
 
 NOBODY = {"index.routing.allocation.require._name": "nobody"}
-
-
-@pytest.fixture
-def place() -> Iterator[Place]:
-    """On Elasticsearch 9 without security."""
-    found = Place(shared())
-    yield found
-    found.close()
-
-
-class Opened:
-    """A sink to a place that is open: `async with Opened(place) as sink`."""
-
-    def __init__(self, place: Place, **settings: object) -> None:
-        self._sink = place.sink(**settings)
-
-    async def __aenter__(self) -> ElasticsearchSink:
-        try:
-            await self._sink.open(None)
-        except BaseException:
-            await self._sink.close()
-            raise
-        return self._sink
-
-    async def __aexit__(self, *exception: object) -> None:
-        await self._sink.close()
-
-
-def records(*fields: Mapping[str, object], category: str = "purepath", prefix: str = "post") -> Batch:
-    """Records with these fields."""
-    transaction = replace(TRANSACTION, category=category)
-    always = {"event.kind": "BIZ_EVENT", "event.id": "", "timestamp": "2026-01-31T12:00:00.000Z"}
-    bodies = [json.dumps(always | {"event.id": f"{prefix}-{n}"} | dict(more)).encode() for n, more in enumerate(fields)]
-    return batch_of(bodies, prefix, transaction)
 
 
 def both(number: int = 3) -> Batch:
@@ -149,88 +109,6 @@ async def test_names_of_users_become_indexes(place: Place) -> None:
         result = await sink.write(batch)
     assert (list(result.retry), result.refused) == ([], {})
     assert len(place.records()) == len(names)
-
-
-# The index template
-
-
-def template_at(place: Place) -> tuple[str, dict[str, Any]]:
-    """Its name, and what of it was put there."""
-    (found,) = place.server.must("GET", f"/_index_template/btfeed-{place.prefix}*")["index_templates"]
-    made = {key: value for key, value in found["index_template"].items() if "_date" not in key and key != "composed_of"}
-    return found["name"], made
-
-
-async def test_an_older_template_is_replaced_and_a_newer_one_stays(place: Place) -> None:
-    """And one of the same version, which a person may have changed."""
-    async with Opened(place):
-        name, made = template_at(place)
-    assert made["version"] == VERSION
-    for version in (VERSION, VERSION + 1):
-        place.server.must("PUT", f"/_index_template/{name}", made | {"version": version, "_meta": {"by": "a person"}})
-        async with Opened(place):
-            assert template_at(place)[1]["_meta"] == {"by": "a person"}
-    unversioned = {key: value for key, value in made.items() if key != "version"}
-    for older in (made | {"version": VERSION - 1}, unversioned):
-        place.server.must("PUT", f"/_index_template/{name}", older | {"_meta": {"by": "a person"}})
-        async with Opened(place):
-            assert template_at(place)[1] == made
-
-
-async def test_no_template_where_none_is_wanted(place: Place) -> None:
-    """manage_template = false leaves it to the user."""
-    async with Opened(place, manage_template=False) as sink:
-        await sink.write(mapped(3))
-    assert place.server.ask("GET", f"/_index_template/btfeed-{place.prefix}*")[1]["index_templates"] == []
-    assert len(place.records()) == 3
-
-
-async def test_a_template_for_everybody_is_not_installed(place: Place) -> None:
-    """An index that begins with a placeholder: it says so, once, and works."""
-    settings = {"index": f"{{name}}-{place.prefix}-{{date}}"}
-    with capture_logs() as logs:
-        async with Opened(place, **settings) as sink:
-            await sink.open(None)
-    assert [(line["event"], line["log_level"]) for line in logs] == [("no index template is installed", "warning")]
-    assert place.server.ask("GET", f"/_index_template/*{place.prefix}*")[1]["index_templates"] == []
-
-
-async def test_a_template_that_clashes_needs_a_person(place: Place) -> None:
-    """Two of equal priority for one index; what Elasticsearch says of it is told."""
-    async with Opened(place):
-        name, made = template_at(place)
-    place.server.must("DELETE", f"/_index_template/{name}")
-    place.server.must("PUT", f"/_index_template/other-{place.prefix}", made)
-    with pytest.raises(Misconfigured, match=f"other-{place.prefix}.*same priority"):
-        async with Opened(place):
-            """It does not open."""
-
-
-# Data streams
-
-
-async def test_a_data_stream_is_made_and_keeps_each_record_once_but_for_a_rollover(place: Place) -> None:
-    """As the documentation says: the same record again after a rollover is there twice."""
-    stream = f"{place.prefix}-events"
-    del place.settings["index"]
-    async with Opened(place, data_stream=stream) as sink:
-        await sink.write(mapped(10))
-        assert (await sink.write(mapped(10))).noted == {"duplicate": 10}
-        documents = place.server.documents(stream)
-        assert len(documents) == 10
-        assert all(document.index.startswith(f".ds-{stream}-") for document in documents)
-        place.server.must("POST", f"/{stream}/_rollover")
-        assert (await sink.write(mapped(10))).noted == {}
-    assert len(place.server.documents(stream)) == 20
-
-
-async def test_a_data_stream_without_a_template_makes_no_index_instead(place: Place) -> None:
-    """It waits for a person."""
-    del place.settings["index"]
-    async with Opened(place, data_stream=f"{place.prefix}-events", manage_template=False) as sink:
-        with pytest.raises(Misconfigured, match="requires a data stream"):
-            await sink.write(mapped(3))
-    assert place.server.must("GET", f"/{place.prefix}*") == {}
 
 
 # What a server says no to
@@ -377,61 +255,3 @@ async def test_fewer_requests_at_once_when_elasticsearch_pushes_back(place: Plac
             await asyncio.gather(*(write(mapped(5, turn * 8 + number)) for number in range(8)))
         assert sink._limiter.limit > fewest
     assert len(place.records()) == 80 + 32 * 5
-
-
-# Hosts
-
-
-async def test_a_lost_reply_is_sent_again_and_counted(place: Place) -> None:
-    """Taken, and the answer gone: what comes again is there already. The client itself sends once more where a connection
-    that it had used before breaks."""
-    batch = mapped(50)
-    async with Forward(place.server.port) as forward:
-        sink = place.sink(hosts=[forward.url])
-        await sink.open(None)
-        forward.lose = 2
-        with pytest.raises(OutcomeUnknown):
-            await sink.write(batch)
-        assert forward.lost == 2
-        assert len(place.records()) == 50
-        assert (await sink.write(batch)).noted == {"duplicate": 50}
-        await sink.close()
-    assert sorted(place.records()) == sorted(batch.bodies)
-
-
-async def test_a_dead_host_is_passed_over(place: Place) -> None:
-    """From the start, and when it dies between two writes; nobody hears of it."""
-    nobody = f"http://127.0.0.1:{free_port()}"
-    async with Forward(place.server.port) as first, Forward(place.server.port) as second:
-        sink = place.sink(hosts=[nobody, first.url, second.url])
-        await sink.check()
-        await sink.open(None)
-        for number in range(6):
-            assert not (await sink.write(mapped(10, number))).retry
-        await first.stop()
-        for number in range(6, 12):
-            assert not (await sink.write(mapped(10, number))).retry
-        await second.stop()
-        with pytest.raises(Unavailable, match="no connection"):
-            await sink.write(mapped(10, 12))
-        await sink.close()
-    assert len(place.records()) == 120
-
-
-async def test_a_node_that_says_nothing_is_given_up_in_time(place: Place) -> None:
-    """A time-out is an outcome that nobody knows; it frees the place of the next write."""
-
-    async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.transport.abort()
-
-    server = await asyncio.start_server(silence, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    sink = place.sink(hosts=[f"http://127.0.0.1:{port}"], timeout="200ms")
-    for _ in range(3):
-        with pytest.raises(OutcomeUnknown, match="no reply in time"):
-            await sink.write(mapped(10))
-    with pytest.raises(Unavailable, match="no reply in time"):
-        await sink.check()
-    await sink.close()
-    server.close()

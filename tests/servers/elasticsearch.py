@@ -165,6 +165,8 @@ class Elasticsearch:
         """Start, and return when it takes requests."""
         self.launch()
         until(self._up, f"Elasticsearch {self.version} up", START)
+        if self.secured:  # the first API key makes the index that all credentials are looked for in
+            until(lambda: self.ask("POST", "/_security/api_key", {"name": "first"})[0] == 200, "API keys", START)
         return self
 
     def launch(self) -> None:

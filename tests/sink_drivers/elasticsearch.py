@@ -1,13 +1,16 @@
 """Real Elasticsearch servers, 9 without security and 8 with it; indexes, and a data stream."""
 
+import json
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from btfeed.schema import MAPS, RECORD_FIELDS
-from sinks.base import Sink, SinkContext
+from sinks.base import Batch, Sink, SinkContext
 from sinks.elasticsearch import ElasticsearchSettings, ElasticsearchSink
+from tests.fakes import TRANSACTION, batch_of
 from tests.servers.elasticsearch import EIGHT, NINE, PASSWORD, USER, Elasticsearch, free_port, shared
 
 CONTEXT = SinkContext("search", RECORD_FIELDS, MAPS)
@@ -50,6 +53,32 @@ class Place:
         """Delete what is there."""
         for kind in ("/_data_stream", "", "/_index_template"):
             self.server.ask("DELETE", f"{kind}/*{self.prefix}*")
+
+
+class Opened:
+    """A sink to a place that is open: `async with Opened(place) as sink`."""
+
+    def __init__(self, place: Place, **settings: object) -> None:
+        self._sink = place.sink(**settings)
+
+    async def __aenter__(self) -> ElasticsearchSink:
+        try:
+            await self._sink.open(None)
+        except BaseException:
+            await self._sink.close()
+            raise
+        return self._sink
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._sink.close()
+
+
+def records(*fields: Mapping[str, object], category: str = "purepath", prefix: str = "post") -> Batch:
+    """Records with these fields."""
+    transaction = replace(TRANSACTION, category=category)
+    always = {"event.kind": "BIZ_EVENT", "event.id": "", "timestamp": "2026-01-31T12:00:00.000Z"}
+    bodies = [json.dumps(always | {"event.id": f"{prefix}-{n}"} | dict(more)).encode() for n, more in enumerate(fields)]
+    return batch_of(bodies, prefix, transaction)
 
 
 class ElasticsearchDriver:
