@@ -8,7 +8,7 @@ SANITIZED := cd native && MUTATIONS=2000000 SEED=$$(date +%s) RUSTFLAGS='-Zsanit
 	cargo +nightly test --quiet --release -p transcoder --test mutations --target $$(rustc -vV | sed -n 's/host: //p')
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup run test test-native lint docs proto lock bench wheel clean
+.PHONY: help setup run test test-native chaos lint docs proto lock bench wheel clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -42,6 +42,10 @@ test-native: setup  ## the native transcoder against its plain twin, 200,000 cas
 	$(BIN)/python -m tests.twins
 	@if cargo +nightly --version >/dev/null 2>&1; then $(SANITIZED); else echo 'AddressSanitizer needs a nightly toolchain.'; fi
 
+chaos: setup  ## the tests of faults that take minutes
+	tests/servers/elasticsearch
+	$(BIN)/pytest -m chaos
+
 lint: setup  ## style, types, the direction of imports, generated code
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -66,6 +70,7 @@ bench: setup  ## what an occurrence costs at each stage and sink, and how fast p
 	$(BIN)/python -m benchmarks.bench_bizevents
 	tests/servers/kafka-install
 	$(BIN)/python -m benchmarks.bench_kafka
+	$(BIN)/python -m benchmarks.bench_elasticsearch
 	$(BIN)/python -m benchmarks.bench_sources
 
 wheel: setup  ## a wheel with the native transcoder, tried in an empty environment

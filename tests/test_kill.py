@@ -50,9 +50,11 @@ delivery = {{ max_records = 500, linger = "20ms" }}
 
 
 class Load:
-    """Bodies that are all different, posted over several connections, and what was answered."""
+    """Bodies that are all different, posted over several connections, and what was answered. pause: seconds between two
+    posts of a connection."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, pause: float = 0.0) -> None:
+        self._pause = pause
         self.answered: list[bytes] = []
         self.unanswered: list[bytes] = []
         self.refused: list[bytes] = []
@@ -76,6 +78,7 @@ class Load:
                     self.unanswered.append(body)
                     return
                 (self.answered if answer.status == 200 else self.refused).append(body)
+                time.sleep(self._pause)
 
 
 def live(server: Server, load: Load, seconds: float) -> None:

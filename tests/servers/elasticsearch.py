@@ -99,9 +99,16 @@ class Elasticsearch:
 
     secured   with security: TLS, and the user USER who may do everything
     settings  further ones, for elasticsearch.yml
+    jvm       options of the Java virtual machine
     """
 
-    def __init__(self, version: str = NINE, secured: bool = False, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        version: str = NINE,
+        secured: bool = False,
+        settings: Mapping[str, str] | None = None,
+        jvm: Sequence[str] = JVM,
+    ) -> None:
         self.version = version
         self.secured = secured
         self.port = free_port()
@@ -112,19 +119,19 @@ class Elasticsearch:
         self._settings |= {"http.port": str(self.port), "transport.port": str(free_port())}
         self._tls: ssl.SSLContext | None = None
         self._user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
-        self._prepare()
+        self._prepare(jvm)
 
     @property
     def ca(self) -> Path:
         """Of who signed its certificate."""
         return self.directory / "ca" / "ca.pem"
 
-    def _prepare(self) -> None:
+    def _prepare(self, jvm: Sequence[str]) -> None:
         distribution = distributions()[self.version]
         self._home = self._readable(distribution.home)
         config = self.directory / "config"
         shutil.copytree(distribution.home / "config", config)
-        (config / "jvm.options").write_text("\n".join(JVM) + "\n")
+        (config / "jvm.options").write_text("\n".join(jvm) + "\n")
         (config / "elasticsearch.yml").write_text("")
         for name in ("data", "logs", "tmp"):
             (self.directory / name).mkdir()
