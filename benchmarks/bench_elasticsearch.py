@@ -2,10 +2,10 @@
 
     python -m benchmarks.bench_elasticsearch [--posts 50] [--occurrences 1000] [--rounds 5] [--json FILE]
 
-A server is started for it. In each round the sink, the bare client twice, and the sink again write all documents, so that what
-else the machine does hits both alike; the median of the rounds' ratios counts. The bare client gets requests that were
-made before. Both have as many in flight, and each time the documents go to an index of their own, with the same template.
-Rounds before the first that counts warm up the server. CPU is the client's own, in microseconds a document.
+A server is started for it. In each round the sink, the bare client twice, and the sink again write all documents, so that
+what else the machine does hits both alike; the median of the rounds' ratios counts. The bare client gets requests that
+were made before. Both have as many in flight, and each time the documents go to an index of their own, with the same
+template. Rounds before the first that counts warm up the server. CPU is the client's own, in microseconds a document.
 """
 
 import argparse
@@ -116,7 +116,7 @@ class Sides:
 
 
 def run(load: Load, rounds: int) -> Iterator[dict[str, tuple[float, float]]]:
-    """Of each round, side -> documents a second and CPU microseconds a document; and under "making" those of making requests."""
+    """Of each round, side -> documents a second and CPU microseconds a document. "making" is of the requests alone."""
     server = Elasticsearch(NINE, settings=LIMITS, jvm=JVM)
     try:
         sides = Sides(load, server.start())

@@ -58,7 +58,7 @@ _UNREADABLE = re.compile(r"\[?[\w-]*(pars|e_o_f|eof)\w*_exception|action/metadat
 """What is said where a whole request is refused for what is in it. Other reasons of a 400 would refuse every batch."""
 _HINTS = {
     401: "are the credentials in `auth` right, and not expired?",
-    403: "the role of these credentials has to allow it",
+    403: "a role has to allow it, or a block to be lifted",
 }
 _NOT_THE_API = "this is not how Elasticsearch answers: are `hosts` right?"
 
@@ -92,7 +92,7 @@ def _items(answer: Any, records: int) -> WriteResult:
     2xx            taken
     409            taken before: delivered, counted as a duplicate
     429, 5xx       again
-    403, 404, and what is in _WAITING
+    401, 403, 404, and what is in _WAITING
                    again: it waits for a person, and is no fault of the record
     other 4xx      refused: a dead letter
 
@@ -116,7 +116,7 @@ def _items(answer: Any, records: int) -> WriteResult:
         elif status == 429 or not 400 <= status < 500:
             retry.append(index)
             later = later or f"{status} {kind}: {short(reason)}"
-        elif status in (403, 404) or kind in _WAITING or _WAITING_REASONS.search(reason):
+        elif status in (401, 403, 404) or kind in _WAITING or _WAITING_REASONS.search(reason):
             retry.append(index)
             person = person or f"{kind}: {short(reason)}"
         else:

@@ -11,7 +11,14 @@ from typing import Annotated, Any
 import aiohttp
 import msgspec
 import structlog
-from elastic_transport import ApiResponse, ConnectionTimeout, JsonSerializer, SerializationError, TransportError
+from elastic_transport import (
+    ApiResponse,
+    ConnectionTimeout,
+    JsonSerializer,
+    NdjsonSerializer,
+    SerializationError,
+    TransportError,
+)
 from elastic_transport.client_utils import url_to_node_config
 from elasticsearch import ApiError, AsyncElasticsearch, UnsupportedProductError
 from pydantic import AfterValidator, Field, model_validator
@@ -185,7 +192,7 @@ class ElasticsearchSink:
         """An error's body without our own secrets."""
         text = msgspec.json.encode(answer)
         for secret in self._settings.auth.secrets() if self._settings.auth else []:
-            text = text.replace(secret.encode(), b"***")
+            text = text.replace(msgspec.json.encode(secret)[1:-1], b"***")
         return msgspec.json.decode(text)
 
     # What open needs
@@ -271,6 +278,13 @@ class _Json(JsonSerializer):
         return msgspec.json.decode(data)
 
 
+class _Prepared(NdjsonSerializer):
+    """A bulk that is made already goes out as it is, uncopied."""
+
+    def dumps(self, data: Any) -> bytes:
+        return data if isinstance(data, bytes) else super().dumps(data)
+
+
 def connect(settings: ElasticsearchSettings) -> AsyncElasticsearch:
     """A client for these hosts and credentials; nothing is sent. Raises Misconfigured."""
     context = trusting(settings.ca)
@@ -282,7 +296,7 @@ def connect(settings: ElasticsearchSettings) -> AsyncElasticsearch:
         basic_auth=(auth.basic.username, auth.basic.password) if auth.basic else None,
         bearer_auth=auth.bearer,
         headers={"User-Agent": "btfeed"},
-        serializers={JsonSerializer.mimetype: _Json()},
+        serializers={JsonSerializer.mimetype: _Json(), NdjsonSerializer.mimetype: _Prepared()},
         request_timeout=settings.timeout,
         connections_per_node=64,  # as many as delivery.in_flight may be
         max_retries=0,

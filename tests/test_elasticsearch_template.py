@@ -69,7 +69,6 @@ async def test_a_template_that_clashes_needs_a_person(place: Place) -> None:
 async def test_a_data_stream_is_made_and_keeps_each_record_once_but_for_a_rollover(place: Place) -> None:
     """As the documentation says: the same record again after a rollover is there twice."""
     stream = f"{place.prefix}-events"
-    del place.settings["index"]
     async with Opened(place, data_stream=stream) as sink:
         await sink.write(mapped(10))
         assert (await sink.write(mapped(10))).noted == {"duplicate": 10}
@@ -83,7 +82,6 @@ async def test_a_data_stream_is_made_and_keeps_each_record_once_but_for_a_rollov
 
 async def test_a_data_stream_without_a_template_makes_no_index_instead(place: Place) -> None:
     """It waits for a person."""
-    del place.settings["index"]
     async with Opened(place, data_stream=f"{place.prefix}-events", manage_template=False) as sink:
         with pytest.raises(Misconfigured, match="requires a data stream"):
             await sink.write(mapped(3))

@@ -306,7 +306,11 @@ def _alive(group: int) -> bool:
     return True
 
 
-@cache
+_shared: dict[tuple[str, bool], Elasticsearch] = {}
+
+
 def shared(version: str = NINE, secured: bool = False) -> Elasticsearch:
     """A node for all tests of this process. Who uses it takes names of its own for indexes, and leaves none behind."""
-    return Elasticsearch(version, secured).start()
+    if (version, secured) not in _shared:
+        _shared[version, secured] = Elasticsearch(version, secured).start()
+    return _shared[version, secured]

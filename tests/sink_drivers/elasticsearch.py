@@ -42,16 +42,17 @@ class Place:
             self.settings |= {"ca": str(server.ca), "auth": BASIC}
 
     def sink(self, **settings: object) -> ElasticsearchSink:
-        """A sink that writes there."""
-        return elasticsearch_sink(self.server.url, **self.settings | settings)
+        """A sink that writes there: to the place's index, unless it is to be a data stream."""
+        own = {key: value for key, value in self.settings.items() if key != "index" or "data_stream" not in settings}
+        return elasticsearch_sink(self.server.url, **own | settings)
 
     def records(self) -> list[bytes]:
         """Every record that is there."""
         return [record_of(bytes(document.source)) for document in self.server.documents(self.pattern)]
 
     def close(self) -> None:
-        """Delete what is there."""
-        for kind in ("/_data_stream", "", "/_index_template"):
+        """Delete what is there, but for data streams: these servers have no way to."""
+        for kind in ("", "/_index_template"):
             self.server.ask("DELETE", f"{kind}/*{self.prefix}*")
 
 
@@ -113,12 +114,15 @@ class ElasticsearchDriver:
 
 
 def _driver(version: str, secured: bool) -> Callable[[Path], ElasticsearchDriver]:
-    return lambda directory: ElasticsearchDriver(Place(shared(version, secured)))
+    def create(directory: Path) -> ElasticsearchDriver:
+        place = Place(shared(version, secured))
+        return ElasticsearchDriver(place, index=f"{place.prefix}-{{date}}")
+
+    return create
 
 
 def _data_stream(directory: Path) -> ElasticsearchDriver:
     place = Place(shared())
-    del place.settings["index"]
     return ElasticsearchDriver(place, data_stream=f"{place.prefix}-events")
 
 
