@@ -1,6 +1,6 @@
 """Documents a second into a real Elasticsearch: the sink beside a bare bulk client with the same documents.
 
-    python -m benchmarks.bench_elasticsearch [--posts 50] [--occurrences 1000] [--rounds 5] [--json FILE]
+    python -m benchmarks.bench_elasticsearch [--posts 40] [--occurrences 1000] [--rounds 8] [--json FILE]
 
 A server is started for it. In each round the sink, the bare client twice, and the sink again write all documents, so that
 what else the machine does hits both alike; the median of the rounds' ratios counts. The bare client gets requests that
@@ -43,8 +43,12 @@ WARM = 2
 JVM = ("-Xms1g", "-Xmx1g", "-Djava.io.tmpdir=${ES_TMPDIR}")
 
 
+Spent = tuple[float, float]
+"""Seconds, and the client's own CPU seconds."""
+
+
 class Sides:
-    """Each writes all documents once, and returns seconds and its own CPU seconds."""
+    """Each writes all documents once."""
 
     def __init__(self, load: Load, server: Elasticsearch) -> None:
         mapper = Mapper(RecordSettings(), ValidationSettings())
@@ -54,47 +58,40 @@ class Sides:
         self.server = server
         self._turn = 0
 
-    def _target(self, side: str) -> str:
-        self._turn += 1
-        return f"bench-{side}{self._turn}"
+    async def sink(self) -> Spent:
+        return await self._side("sink")
 
-    async def sink(self) -> tuple[float, float]:
-        target = self._target("sink")
+    async def bare(self) -> Spent:
+        return await self._side("bare")
+
+    async def _side(self, side: str) -> Spent:
+        """Both have the same done before, so that the server has rested as long."""
+        self._turn += 1
+        target = f"bench-{side}{self._turn}"
         sink = elasticsearch_sink(self.server.url, index=target)
         await sink.open(None)
-        left = iter(self.batches)
+        client = AsyncElasticsearch([self.server.url], request_timeout=60)
+        requests: list[Any] = [bulk(batch, IndexName(target)) for batch in self.batches]
+        batches, prepared = iter(self.batches), iter(requests)
 
-        async def worker() -> None:
-            for batch in left:
+        async def sinks_worker() -> None:
+            for batch in batches:
                 result = await sink.write(batch)
                 assert not result.refused
                 assert not result.retry
 
-        spent = await self._measured(worker)
-        await sink.close()
-        self._counted(target)
-        return spent
-
-    async def bare(self) -> tuple[float, float]:
-        target = self._target("bare")
-        opened = elasticsearch_sink(self.server.url, index=target)
-        await opened.open(None)  # for its template
-        await opened.close()
-        requests: list[Any] = [bulk(batch, IndexName(target)) for batch in self.batches]
-        client = AsyncElasticsearch([self.server.url], request_timeout=60)
-        left = iter(requests)
-
-        async def worker() -> None:
-            for request in left:
+        async def bare_worker() -> None:
+            for request in prepared:
                 reply = await client.bulk(operations=request)
                 assert not reply["errors"]
 
-        spent = await self._measured(worker)
+        spent = await self._measured(sinks_worker if side == "sink" else bare_worker)
+        await sink.close()
         await client.close()
         self._counted(target)
         return spent
 
-    async def _measured(self, worker: Callable[[], Awaitable[None]]) -> tuple[float, float]:
+    async def _measured(self, worker: Callable[[], Awaitable[None]]) -> Spent:
         started, cpu = time.perf_counter(), time.process_time()
         await asyncio.gather(*(worker() for _ in range(IN_FLIGHT)))
         return time.perf_counter() - started, time.process_time() - cpu
@@ -136,9 +133,9 @@ def run(load: Load, rounds: int) -> Iterator[dict[str, tuple[float, float]]]:
 def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     parser = argparse.ArgumentParser(description="Documents a second into Elasticsearch, beside a bare bulk client.")
-    parser.add_argument("--posts", type=int, default=50)
+    parser.add_argument("--posts", type=int, default=40)
     parser.add_argument("--occurrences", type=int, default=1_000, help="in a post")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--json", type=Path, help="write the figures here too")
     arguments = parser.parse_args()
     load = Load.make(arguments.posts, arguments.occurrences)

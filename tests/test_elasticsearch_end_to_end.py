@@ -21,7 +21,7 @@ import pytest
 from btfeed.post import digest, event_id_prefix
 from tests.harness import BTFEED, DEADLINE, Server, until
 from tests.posts import mixed
-from tests.servers.elasticsearch import Elasticsearch, free_port
+from tests.servers.elasticsearch import EIGHT, NINE, Elasticsearch, free_port
 from tests.sink_drivers.elasticsearch import Place
 from tests.test_kill import OCCURRENCES, Load
 
@@ -116,9 +116,9 @@ def test_kill_9_of_btfeed_loses_and_doubles_nothing(tmp_path: Path, place: Place
 
 
 @pytest.fixture
-def lonely() -> Iterator[Place]:
+def lonely(request: pytest.FixtureRequest) -> Iterator[Place]:
     """On a server that nobody else uses, and which may be killed."""
-    server = Elasticsearch()
+    server = Elasticsearch(request.param)
     try:
         yield Place(server.start())
     finally:
@@ -165,12 +165,14 @@ def held_up(tmp_path: Path, place: Place, faults: list[tuple[Callable[[Elasticse
     assert_each_once(place, load)
 
 
+@pytest.mark.parametrize("lonely", [EIGHT], indirect=True)
 def test_a_node_that_stops_loses_and_doubles_nothing(tmp_path: Path, lonely: Place) -> None:
     """Frozen for longer than the time-out, then killed and started anew, under load."""
     held_up(tmp_path, lonely, [(frozen, 3), (killed, 0.5)])
 
 
 @pytest.mark.chaos
+@pytest.mark.parametrize("lonely", [NINE, EIGHT], indirect=True)
 def test_a_node_that_stops_for_long_loses_and_doubles_nothing(tmp_path: Path, lonely: Place) -> None:
     """Frozen for a minute, and killed or stopped and started anew, several times under load."""
     held_up(tmp_path, lonely, [(frozen, 60), *[(killed, 1.0), (restarted, 1.0), (frozen, 5)] * 3])

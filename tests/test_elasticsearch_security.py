@@ -25,17 +25,13 @@ def secured(request: pytest.FixtureRequest) -> Iterator[Place]:
     found.close()
 
 
-@pytest.mark.parametrize("version", [NINE, EIGHT])
-@pytest.mark.parametrize("security", [False, True])
-async def test_every_kind_of_server_takes_records(version: str, security: bool) -> None:
-    """9 and 8, with TLS and users and without: each record is there once, and one that does not fit is refused."""
-    place = Place(shared(version, secured=security))
+async def test_a_user_with_a_password_does(secured: Place) -> None:
+    """Each record is there once."""
     batch = mapped(40)
-    async with Opened(place) as sink:
+    async with Opened(secured, auth=BASIC) as sink:
         assert (await sink.write(batch)).noted == {}
         assert (await sink.write(batch)).noted == {"duplicate": 40}
-    assert sorted(place.records()) == sorted(batch.bodies)
-    place.close()
+    assert sorted(secured.records()) == sorted(batch.bodies)
 
 
 async def test_an_api_key_with_the_documented_rights_does(secured: Place) -> None:
