@@ -15,25 +15,28 @@ import msgspec
 
 from sinks._es_index import IndexName
 from sinks._http import retry_after, short
-from sinks.base import Batch, BatchRefused, Misconfigured, OutcomeUnknown, Unavailable, WriteResult
+from sinks.base import Batch, BatchRefused, Misconfigured, OutcomeUnknown, Transaction, Unavailable, WriteResult
 
+DAY = 86_400
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def bulk(batch: Batch, index: IndexName) -> bytes:
     """The request: a line that says where to, and the record's own bytes with `@timestamp` in front, for each record."""
     whole = memoryview(batch.ndjson)
-    targets: dict[tuple[int, int], str] = {}  # transaction, day -> how the line begins
+    targets: dict[tuple[Transaction, int], str] = {}  # transaction, day -> how the line begins
+    target, last, today = "", None, None
     parts: list[bytes | memoryview] = []
     columns = zip(batch.ids, batch.timestamps, batch.transactions, batch.sizes, accumulate(batch.sizes), strict=True)
     for event_id, at, transaction, size, end in columns:
         second, millisecond = divmod(at, 1000)
-        moment = _second(second)
-        key = id(transaction), second // 86400
-        target = targets.get(key)
-        if target is None:
-            name = msgspec.json.encode(index.of(transaction, moment[:10])).decode()
-            target = targets[key] = f'{{"create":{{"_index":{name},"_id":"'
+        moment, day = _second(second), second // DAY
+        if transaction is not last or day != today:  # most records go where the one before went
+            last, today = transaction, day
+            if (transaction, day) not in targets:
+                name = msgspec.json.encode(index.of(transaction, moment[:10])).decode()
+                targets[transaction, day] = f'{{"create":{{"_index":{name},"_id":"'
+            target = targets[transaction, day]
         parts.append(f'{target}{event_id}"}}}}\n{{"@timestamp":"{moment}.{millisecond:03}Z",'.encode())
         parts.append(whole[end - size + 1 : end])  # but for the brace that opens it
     return b"".join(parts)

@@ -48,6 +48,8 @@ _BY_HAND = "install or replace the index template by hand, or set manage_templat
 _NO_INDEX = "indexes that are not there yet have to be created by hand"
 REPLY = "errors,items.*.status,items.*.error.type,items.*.error.reason,items.*.error.caused_by.reason"
 """What of a bulk's reply is looked at; Elasticsearch leaves out the rest."""
+OPENING = 10.0
+"""Seconds for each request when it opens, or the time-out of a write where that is shorter."""
 PATIENCE = 1 / 3
 """Of the time-out, the part for which Elasticsearch may wait for a shard; saying that there is none takes some, too."""
 
@@ -142,7 +144,7 @@ class ElasticsearchSink:
         body = bulk(batch, self._index)
         async with self._limiter.place():
             try:
-                result = verdict(*await self._ask(lambda client: self._bulk(client, body)), len(batch))
+                result = verdict(*await self._ask(lambda client: self._bulk(client, body), writing=True), len(batch))
             except Unavailable:
                 self._limiter.less()
                 raise
@@ -166,23 +168,24 @@ class ElasticsearchSink:
         return client.bulk(operations=prepared, filter_path=REPLY, timeout=patience, require_data_stream=stream)
 
     async def _ask(
-        self, call: Callable[[AsyncElasticsearch], Awaitable[ApiResponse[Any]]]
+        self, call: Callable[[AsyncElasticsearch], Awaitable[ApiResponse[Any]]], writing: bool = False
     ) -> tuple[int, Mapping[str, str], Any]:
         """Status, headers and decoded body of a reply. Where one host fails, the client passes it over, and the next is
-        asked at once; that is safe, since every request may come twice. Raises a SinkError where none replied."""
-        self._client = self._client or connect(self._settings)
+        asked at once; that is safe, since every request may come twice. Only a write that had no reply in time waits for
+        the delivery loop: the next host may be as slow. Raises a SinkError where none replied."""
+        client = self._client = self._client or connect(self._settings)
+        if not writing:
+            client = client.options(request_timeout=min(OPENING, self._settings.timeout))
         hosts = len(self._settings.hosts)
         for host in range(1, hosts + 1):
             try:
-                reply = await call(self._client)
+                reply = await call(client)
             except UnsupportedProductError:
                 raise Misconfigured("somebody answers who is not Elasticsearch: are `hosts` right?") from None
             except ApiError as error:
                 return error.meta.status, error.meta.headers, self._struck_out(error.body)
-            except ConnectionTimeout:
-                raise OutcomeUnknown("no reply in time") from None
             except TransportError as error:
-                if host == hosts:
+                if host == hosts or (writing and isinstance(error, ConnectionTimeout)):
                     raise _failure(error) from error
             else:
                 return reply.meta.status, reply.meta.headers, reply.body
@@ -306,6 +309,8 @@ def connect(settings: ElasticsearchSettings) -> AsyncElasticsearch:
 
 def _failure(error: TransportError) -> Unavailable | Misconfigured:
     """What a request without a reply says of its outcome. The transport leaves aiohttp's error where Python keeps it."""
+    if isinstance(error, ConnectionTimeout):
+        return OutcomeUnknown("no reply in time")
     if isinstance(error, SerializationError):
         return OutcomeUnknown("the reply is no JSON")
     cause = error.__context__

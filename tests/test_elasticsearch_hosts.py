@@ -48,19 +48,22 @@ async def test_a_dead_host_is_passed_over(place: Place) -> None:
 
 
 async def test_a_node_that_says_nothing_is_given_up_in_time(place: Place) -> None:
-    """A time-out is an outcome that nobody knows; it frees the place of the next write."""
+    """A time-out is an outcome that nobody knows. Opening passes it over."""
 
     async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.transport.abort()
 
     server = await asyncio.start_server(silence, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    sink = place.sink(hosts=[f"http://127.0.0.1:{port}"], timeout="200ms")
+    silent = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    sink = place.sink(hosts=[silent], timeout="200ms")
     for _ in range(3):
         with pytest.raises(OutcomeUnknown, match="no reply in time"):
             await sink.write(mapped(10))
     with pytest.raises(Unavailable, match="no reply in time"):
         await sink.check()
+    await sink.close()
+    sink = place.sink(hosts=[silent, place.server.url], timeout="2s")
+    await sink.open(None)
     await sink.close()
     server.close()
