@@ -187,19 +187,18 @@ class Elasticsearch:
             "ES_TMPDIR": str(self.directory / "tmp"),
             "CLI_JAVA_OPTS": "-XX:TieredStopAtLevel=1",
         }
-        other: dict[str, Any] = {}
+        prefix = ["setpriv", "--pdeathsig", "KILL"]  # it ends with the tests, also where they are killed
         if self._user:
-            other = {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
+            prefix += ["--reuid", str(self._user.pw_uid), "--regid", str(self._user.pw_gid), "--clear-groups"]
         with (self.directory / "output.log").open("ab") as output:
             self.process = subprocess.Popen(
-                [self._home / "bin" / "elasticsearch", *options],
+                [*prefix, self._home / "bin" / "elasticsearch", *options],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 cwd=self.directory,
                 env=environment,
                 start_new_session=True,
-                **other,
             )
         atexit.register(self.remove)
 
