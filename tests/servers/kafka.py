@@ -192,6 +192,7 @@ class Kafka:
         admin = self.admin()
         for made in admin.create_topics([NewTopic(name, partitions, replicas, config=settings)]).values():
             made.result(READY)
+        until(lambda: len(self.partitions(name)) == partitions, f"topic {name} known to the brokers", READY)
         return name
 
     def partitions(self, topic: str) -> dict[int, PartitionMetadata]:
