@@ -36,7 +36,7 @@ test: setup lint  ## everything, real clients and servers included
 	tests/servers/elasticsearch
 	$(if $(CARGO),cd native && cargo test --quiet --workspace)
 	tests/servers/kafka-install
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 test-native: setup  ## the native transcoder against its plain twin, 200,000 cases, and with AddressSanitizer
 	$(BIN)/python -m tests.twins

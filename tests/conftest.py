@@ -20,6 +20,16 @@ def pytest_report_header() -> str:
     return f"mapping: {native.PATH}"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes share the tests, those of one module run in one process, and so do all that want
+    Elasticsearch, which takes long to start."""
+    for item in items:
+        module = item.path.stem
+        wants_elasticsearch = module.startswith("test_elasticsearch") or module == "test_sink_contract"
+        item.add_marker(pytest.mark.xdist_group("elasticsearch" if wants_elasticsearch else module))
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     """A running btfeed with one file sink."""
