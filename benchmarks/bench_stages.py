@@ -2,10 +2,10 @@
 
     python -m benchmarks.bench_stages [--occurrences 1000] [--posts 40] [--rounds 7] [--json FILE]
 
-All stages run on the same seeded posts. Each round measures every stage once, in turn, so that a slow moment of the
-machine hits all of them; of each stage the best round counts. CPU is that of the process, threads included. The whole
-server runs in a process of its own, and its CPU is read from the kernel; the client's is not in it. Counts are checked: a
-stage that lost a record has no figure.
+All stages run on the same seeded posts. Each round measures every stage once, in turn, between two parses: see
+benchmarks/measuring.py. CPU is that of the process, threads included. The whole server runs in a process of its own, and
+its CPU is read from the kernel; the client's is not in it. It is measured in bursts of about half a second, each a round,
+with a parse before and after each in the client's process. Counts are checked: a stage that lost a record has no figure.
 """
 
 import argparse
@@ -16,20 +16,19 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from btfeed import native, post, replay, transcode
+from benchmarks.measuring import Baseline, Round, Spread, cpu_seconds
+from btfeed import post, replay
 from btfeed.bt_pb2 import BusinessTransactions
 from btfeed.journal.sqlite import SqliteJournal, SqliteSettings
-from btfeed.mapping import Mapper
+from btfeed.mapping import Mapped, Mapper
 from btfeed.metrics import Metrics
 from btfeed.plan import RecordSettings
 from btfeed.schema import MAPS, RECORD_FIELDS
-from btfeed.transcode import PostMapper
 from btfeed.validate import ValidationSettings
 from sinks.base import Batch, SinkContext
 from sinks.file import FileSettings, FileSink
@@ -58,8 +57,7 @@ class Stages:
         self.load = load
         self.directory = directory
         self.digests = [post.digest(body) for body in load.bodies]
-        self.mapper = transcode.mapper(RecordSettings(), ValidationSettings())
-        self.plain_mapper = Mapper(RecordSettings(), ValidationSettings())
+        self.mapper = Mapper(RecordSettings(), ValidationSettings())
         self.mapped = [self.mapper.map(body, digest) for body, digest in zip(load.bodies, self.digests, strict=True)]
         self.turn = 0
 
@@ -67,27 +65,18 @@ class Stages:
         for body in self.load.bodies:
             BusinessTransactions.FromString(body)
 
-    async def inspect(self) -> None:
-        assert sum(post.inspect(body, 100_000)[0] for body in self.load.bodies) == self.load.occurrences
-
-    async def inspect_plainly(self) -> None:
+    async def admit(self) -> None:
         found = 0
         for body in self.load.bodies:
-            found += post.admit_plainly(body, 100_000)
-            blake2b(body, digest_size=32).digest()
+            found += post.admit(body, 100_000)
+            post.digest(body)
         assert found == self.load.occurrences
 
     async def map(self) -> None:
-        self._map(self.mapper)
-
-    async def map_plainly(self) -> None:
-        self._map(self.plain_mapper)
-
-    def _map(self, mapper: PostMapper) -> None:
-        found = 0
+        mapped: list[Mapped] = []
         for body, digest in zip(self.load.bodies, self.digests, strict=True):
-            found += len(mapper.map(body, digest).batch)
-        assert found == self.load.occurrences
+            mapped.append(self.mapper.map(body, digest))
+        assert sum(len(one.batch) for one in mapped) == self.load.occurrences
 
     async def journal(self) -> None:
         """Append each post, and read all of them back."""
@@ -128,17 +117,20 @@ async def measure(stage: Callable[[], Awaitable[None]], occurrences: int) -> flo
     return (time.process_time() - before) / occurrences * 1e6
 
 
-def measure_server(load: Load, directory: Path) -> float:
-    """CPU microseconds an occurrence of `btfeed serve`, from the first post until all is in the file."""
+def measure_server(load: Load, directory: Path, rounds: int) -> Iterator[Round]:
+    """CPU of `btfeed serve`, each round from the first post of a burst until all is in the file."""
+    baseline = Baseline(load.bodies, load.occurrences)
     with Server(directory) as server:
-        asyncio.run(replay.replay(iter(load.bodies[:2]), server.url))  # warm: plans compiled, file open
-        _wait_for(server, 2 * load.occurrences // len(load.bodies))
-        before = _cpu_seconds(server.pid)
-        summary = asyncio.run(replay.replay(iter(load.bodies[2:]), server.url, connections=8))
-        assert not summary.refused, summary.refused
-        _wait_for(server, load.occurrences)
-        spent = _cpu_seconds(server.pid) - before
-    return spent / summary.occurrences * 1e6
+        for number in range(rounds + 1):
+            before, started = baseline.measure(), cpu_seconds(server.pid)
+            summary = asyncio.run(replay.replay(iter(load.bodies), server.url, connections=8))
+            assert not summary.refused, summary.refused
+            _wait_for(server, (number + 1) * load.occurrences)
+            spent = cpu_seconds(server.pid) - started
+            if number:  # the first one warms: plans compiled, file open
+                yield baseline.round(spent / load.occurrences * 1e6, before)
+        lines = sum(path.read_bytes().count(b"\n") for path in server.files.iterdir())
+        assert lines == (rounds + 1) * load.occurrences
 
 
 def _wait_for(server: Server, records: int) -> None:
@@ -146,35 +138,31 @@ def _wait_for(server: Server, records: int) -> None:
         time.sleep(0.3)  # asking costs the server, too
 
 
-def _cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def run(posts: int, occurrences: int, rounds: int) -> dict[str, float]:
-    """Stage -> CPU microseconds an occurrence, the best of `rounds`."""
+def run(posts: int, occurrences: int, rounds: int) -> dict[str, list[Round]]:
+    """Stage -> its rounds."""
     load = Load.make(posts, occurrences)
-    best: dict[str, float] = {}
+    found: dict[str, list[Round]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         stages = Stages(load, Path(scratch))
         cases: dict[str, Callable[[], Awaitable[None]]] = {
             BASELINE: stages.parse,
-            f"receive: limits, parse, digest ({native.PATH})": stages.inspect,
-            "receive (plain)": stages.inspect_plainly,
-            f"map: parse, validate, map, encode ({native.PATH})": stages.map,
-            "map (plain)": stages.map_plainly,
+            "receive: limits, parse, digest": stages.admit,
+            "map: parse, validate, map, encode": stages.map,
             "join batches": stages.join,
             "journal: append and read": stages.journal,
             "file sink: NDJSON": stages.file_sink,
         }
-        for number in range(rounds):
+        baseline = Baseline(load.bodies, load.occurrences)
+        for number in range(rounds + 1):
             for name, stage in cases.items():
-                best[name] = min(best.get(name, 1e9), asyncio.run(measure(stage, load.occurrences)))
-            _progress(number + 1, rounds)
+                before = baseline.measure()
+                measured = baseline.round(asyncio.run(measure(stage, load.occurrences)), before)
+                if number:  # the first one warms
+                    found.setdefault(name, []).append(measured)
+            _progress(number, rounds)
         whole = "whole server, fsync before each answer"
-        big = Load.make(max(posts, 200_000 // occurrences), occurrences)
-        best[whole] = min(measure_server(big, Path(scratch) / f"server-{number}") for number in range(rounds))
-    return best
+        found[whole] = list(measure_server(load, Path(scratch) / "server", 2 * rounds))
+    return found
 
 
 def _progress(done: int, of: int) -> None:
@@ -182,12 +170,21 @@ def _progress(done: int, of: int) -> None:
         sys.stderr.write(f"\rround {done} of {of}" + ("\n" if done == of else ""))
 
 
-def report(figures: dict[str, float]) -> str:
+def report(found: dict[str, list[Round]]) -> str:
     """The table that people read."""
-    lines = [f"{'stage':46} {'us CPU':>9} {'x parse':>9}"]
-    for name, cost in figures.items():
-        lines.append(f"{name:46} {cost:9.3f} {cost / figures[BASELINE]:9.1f}")
+    lines = [f"{'stage':40} {'us CPU':>9} {'x parse':>9} {'least':>7} {'most':>7}"]
+    for name, rounds in found.items():
+        cost, ratio = Spread.of([one.cost for one in rounds]), Spread.of([one.ratio for one in rounds])
+        lines.append(f"{name:40} {cost.median:9.3f} {ratio.median:9.2f} {ratio.least:7.2f} {ratio.most:7.2f}")
     return "\n".join(lines)
+
+
+def as_json(found: dict[str, list[Round]]) -> dict[str, Any]:
+    """Every round of each stage."""
+    return {
+        name: {"microseconds": [one.cost for one in rounds], "parse_microseconds": [one.baseline for one in rounds]}
+        for name, rounds in found.items()
+    }
 
 
 def main() -> None:
@@ -197,13 +194,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path, help="write the figures here too")
     arguments = parser.parse_args()
-    figures = run(arguments.posts, arguments.occurrences, arguments.rounds)
+    found = run(arguments.posts, arguments.occurrences, arguments.rounds)
     size = len(mixed(arguments.occurrences)) / arguments.occurrences
     print(f"posts of {arguments.occurrences} occurrences, {size:.0f} bytes each; CPU microseconds an occurrence")
-    print(report(figures))
+    print(report(found))
     if arguments.json:
         about: dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine()}
-        about |= {"cores": os.cpu_count(), "occurrences_per_post": arguments.occurrences, "microseconds": figures}
+        about |= {"cores": os.cpu_count(), "occurrences_per_post": arguments.occurrences, "stages": as_json(found)}
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(about, indent=2) + "\n")
 
