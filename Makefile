@@ -8,10 +8,10 @@ SANITIZED := cd native && MUTATIONS=2000000 SEED=$$(date +%s) RUSTFLAGS='-Zsanit
 	cargo +nightly test --quiet --release -p transcoder --test mutations --target $$(rustc -vV | sed -n 's/host: //p')
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup run test test-native chaos lint docs proto lock bench wheel clean
+.PHONY: help setup run test test-native chaos lint docs proto lock bench bench-full bench-compare bench-peers wheel clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 setup: .venv/ready .venv/btfeed  ## the virtual environment, from locked versions with hashes, and the native transcoder
 
@@ -65,13 +65,17 @@ lock: setup  ## requirements.txt from pyproject.toml
 	$(BIN)/pip-compile --quiet --extra dev --generate-hashes --allow-unsafe --strip-extras --no-header \
 		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --output-file requirements.txt pyproject.toml
 
-bench: setup  ## what an occurrence costs at each stage and sink, and how fast posts are made and replayed
-	$(BIN)/python -m benchmarks.bench_stages
-	$(BIN)/python -m benchmarks.bench_bizevents
-	tests/servers/kafka-install
-	$(BIN)/python -m benchmarks.bench_kafka
-	$(BIN)/python -m benchmarks.bench_elasticsearch
-	$(BIN)/python -m benchmarks.bench_sources
+bench: setup  ## what an occurrence costs, in minutes: table, pictures and page in benchmarks/results/latest
+	$(BIN)/python -m benchmarks run
+
+bench-full: setup  ## the same with all that grows, in hours
+	$(BIN)/python -m benchmarks run --full
+
+bench-compare: setup  ## the latest result beside BASE=FILE; fails where a case is worse
+	$(BIN)/python -m benchmarks compare $(BASE)
+
+bench-peers:  ## build the servers that the benchmarks compare with, from locked versions (needs Go)
+	cd benchmarks/peers/bento && go build -o ../../.cache/bento .
 
 wheel: setup  ## a wheel with the native transcoder, tried in an empty environment
 	rm -rf build dist
@@ -81,4 +85,5 @@ wheel: setup  ## a wheel with the native transcoder, tried in an empty environme
 	cd build && env PATH=/usr/bin:/bin empty/bin/python ../tests/wheel.py ../examples/posts/mixed.btposts
 
 clean:  ## remove what the others made, but for btfeed-data
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info tests/servers/.cache native/target btfeed/_native*.so
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info tests/servers/.cache \
+		benchmarks/.cache native/target btfeed/_native*.so

@@ -1,6 +1,7 @@
 """Posts for tests, benchmarks and the examples: AppMon's three samples, and seeded mixtures that look like real traffic."""
 
 import random
+from collections.abc import Sequence
 
 from btfeed.bt_pb2 import BtOccurrence, BusinessTransaction, BusinessTransactions
 
@@ -106,9 +107,13 @@ _PLACES = (
 
 def mixed(occurrences: int, seed: int = 0, start: int = START) -> bytes:
     """A post of so many occurrences, of all three types, about 170 bytes each. Equal arguments give equal bytes."""
+    return post_of((occurrences // 2, occurrences // 3, occurrences - occurrences // 2 - occurrences // 3), seed, start)
+
+
+def post_of(shares: Sequence[int], seed: int = 0, start: int = START) -> bytes:
+    """A post of so many PurePaths, user actions and visits."""
     rng = random.Random(seed)
     message = BusinessTransactions(serverName="appmon-01")
-    shares = (occurrences // 2, occurrences // 3, occurrences - occurrences // 2 - occurrences // 3)
     for kind, number in enumerate(shares):
         if not number:
             continue

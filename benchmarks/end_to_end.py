@@ -1,0 +1,212 @@
+"""The whole server: posts in over HTTP from another process, records out at a far end that counts them.
+
+`btfeed serve` runs as users run it, on all cores; the load generator is kept on the last one. As fast as possible means
+bursts of about SECONDS each: the load generator sends until all is answered, and a burst has ended when its last record has
+arrived at the far end. Each burst is a round between two parses (benchmarks/measuring.py), in this process. CPU is that of
+each process, as the kernel counts it; bytes are what the kernel was told to write to disk.
+
+What was sent and what has arrived are compared to the record at the end of each turn: who loses has no figure.
+"""
+
+import json
+import sqlite3
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.far_ends import FarEnd, toml
+from benchmarks.job import Sample
+from benchmarks.load import Load, occurrences_in
+from benchmarks.measuring import Baseline, bytes_written, cpu_seconds, cpu_seconds_of_all
+from benchmarks.workshop import Child, Workshop, child
+from tests.harness import Server, peak_memory
+
+SECONDS = 0.7
+"""What a burst should take."""
+WARM, WARM_POSTS = 20_000, 500
+"""Occurrences before the first burst, in so many posts at most: plans compiled, connections open, files begun."""
+PATIENCE = 120.0
+"""Seconds without another record after which those that are missing are taken to be lost."""
+SETTLE = 0.05
+"""Seconds from the last record at the far end until the server has noted it."""
+MEBIBYTE = 2**20
+
+
+class Lost(Exception):
+    """What was answered with 200 has not arrived, or more has."""
+
+
+@dataclass
+class Subject:
+    """A server that is being measured, ours or another. pids: the far end's processes. count: records that arrived."""
+
+    url: str
+    pid: int
+    count: Callable[[], int]
+    pids: Mapping[str, int] = field(default_factory=dict)
+    patience: float = 0.02
+
+
+@contextmanager
+def btfeed(workshop: Workshop, far_end: FarEnd | None, more: str = "") -> Iterator[Subject]:
+    """`btfeed serve` with these sinks. Without a far end it has none, and what is counted is the journal.
+
+    more: further TOML for [journal].
+    """
+    directory = workshop.directory()
+    with Server(directory, toml(far_end.sinks) if far_end else "", journal=more) as server:
+        if far_end:
+            yield Subject(server.url, server.pid, far_end.count, far_end.pids, far_end.patience)
+        else:
+            yield Subject(server.url, server.pid, Journal(directory).count)
+
+
+class Journal:
+    """Counts the occurrences in a journal that a server is writing; reads each post once."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "journal" / "journal.db"
+        self._last = self._found = 0
+
+    def count(self) -> int:
+        with sqlite3.connect(f"file:{self._path}?mode=ro", uri=True) as reader:
+            for seq, body in reader.execute("SELECT seq, body FROM posts WHERE seq > ?", (self._last,)):
+                self._last, self._found = seq, self._found + occurrences_in(body)
+        return self._found
+
+
+class Sender:
+    """The load generator, and what was sent so far."""
+
+    def __init__(self, process: Child, per_post: int) -> None:
+        self._process = process
+        self._per_post = per_post
+        self.pid: int = json.loads(process.said)["pid"]
+        self.sent = 0  # occurrences
+
+    def send(self, posts: int, rate: float | None = None) -> dict[str, Any]:
+        """See Generator.run; raises Lost where a post was not taken."""
+        command = {"posts": posts} if rate is None else {"posts": posts, "rate": rate}
+        summary: dict[str, Any] = json.loads(self._process.ask(json.dumps(command)))
+        if summary["refused"]:
+            raise Lost(f"not all posts were taken: {summary['refused']}")
+        self.sent += posts * self._per_post
+        return summary
+
+
+@contextmanager
+def sender(load: Path, url: str, connections: int, per_post: int) -> Iterator[Sender]:
+    with child("benchmarks.generator", load, url, connections) as process:
+        yield Sender(process, per_post)
+
+
+def bursts(subject: Subject, path: Path, connections: int, rounds: int, seconds: float = SECONDS) -> Iterator[Sample]:
+    """As fast as answers come: a sample for each of `rounds` bursts."""
+    load = Load.read(path)
+    baseline = Baseline(load.bodies, load.occurrences)
+    with sender(path, subject.url, connections, load.per_post) as generator:
+        posts = _size(subject, generator, load.per_post, seconds)
+        for _ in range(rounds):
+            before = baseline.measure()
+            sample = _burst(subject, generator, posts, posts * load.per_post)
+            yield baseline.round(sample.pop("cpu_us"), before).sample() | sample
+        _verify(subject, generator.sent)
+    yield {"rss_mib": peak_memory(subject.pid) / MEBIBYTE}
+
+
+def _size(subject: Subject, generator: Sender, per_post: int, seconds: float) -> int:
+    """Warm the server, and find out how many posts take about `seconds`."""
+    posts = min(WARM_POSTS, max(2, WARM // per_post))
+    for _ in range(2):  # the second time it is warm
+        started = time.perf_counter()
+        generator.send(posts)
+        wait_for(subject, generator.sent)
+        took = time.perf_counter() - started
+    return max(2, round(posts * min(20.0, seconds / took)))
+
+
+def _burst(subject: Subject, generator: Sender, posts: int, occurrences: int) -> Sample:
+    written, cpu = bytes_written(subject.pid), cpu_seconds(subject.pid)
+    others, started = cpu_seconds_of_all(subject.pids), time.perf_counter()
+    summary = generator.send(posts)
+    wait_for(subject, generator.sent)
+    took = time.perf_counter() - started
+    time.sleep(SETTLE)
+    each = 1e6 / occurrences
+    sample = {
+        "cpu_us": (cpu_seconds(subject.pid) - cpu) * each,
+        "occurrences_per_s": occurrences / took,
+        "acknowledged_per_s": occurrences / summary["seconds"],
+        "disk_bytes": (bytes_written(subject.pid) - written) / occurrences,
+        "generator_cpu_us": summary["cpu"] * each,
+        "generator_busy": summary["cpu"] / summary["seconds"],
+    }
+    for name, spent in cpu_seconds_of_all(subject.pids).items():
+        sample[f"{name} cpu_us"] = (spent - others[name]) * each
+    return sample | latencies(summary)
+
+
+def latencies(summary: Mapping[str, Any]) -> Sample:
+    return {f"ack_{name}_ms": value for name, value in summary["latency_ms"].items()}
+
+
+def wait_for(subject: Subject, records: int) -> None:
+    """Return when so many have arrived. Raises Lost."""
+    found, last = -1, time.monotonic()
+    while (now := subject.count()) < records:
+        if now > found:
+            found, last = now, time.monotonic()
+        elif time.monotonic() - last > PATIENCE:
+            raise Lost(f"{records} were sent, {now} have arrived")
+        time.sleep(subject.patience)
+
+
+def _verify(subject: Subject, sent: int) -> None:
+    time.sleep(2 * SETTLE)
+    arrived = subject.count()
+    if arrived != sent:
+        raise Lost(f"{sent} were sent, {arrived} have arrived")
+
+
+def paced(subject: Subject, path: Path, rate: float, seconds: float, connections: int = 64) -> Iterator[Sample]:
+    """At `rate` posts a second, whatever is answered; latencies count from when a post should have left."""
+    per_post = Load.read(path).per_post
+    with sender(path, subject.url, connections, per_post) as generator:
+        generator.send(min(WARM_POSTS, max(2, WARM // per_post)))
+        wait_for(subject, generator.sent)
+        cpu, posts = cpu_seconds(subject.pid), max(1, round(rate * seconds))
+        summary = generator.send(posts, rate)
+        wait_for(subject, generator.sent)
+        time.sleep(SETTLE)
+        spent = cpu_seconds(subject.pid) - cpu
+        _verify(subject, generator.sent)
+    sample = {"cpu_us": spent / posts / per_post * 1e6, "generator_late_ms": summary["late_ms"]}
+    yield sample | latencies(summary) | {"rss_mib": peak_memory(subject.pid) / MEBIBYTE}
+
+
+def black_hole(workshop: Workshop, path: Path, connections: int, rounds: int) -> Iterator[Sample]:
+    """What the load generator reaches where nothing is done with its posts."""
+    hole = workshop.black_hole("receiver")
+    load = Load.read(path)
+    with sender(path, hole.said, connections, load.per_post) as generator:
+        posts = min(WARM_POSTS, max(2, WARM // load.per_post))
+        posts = round(posts * min(50.0, SECONDS / generator.send(posts)["seconds"]))
+        for _ in range(rounds):
+            summary = generator.send(posts)
+            yield {
+                "posts_per_s": posts / summary["seconds"],
+                "occurrences_per_s": posts * load.per_post / summary["seconds"],
+                "generator_busy": summary["cpu"] / summary["seconds"],
+            }
+
+
+def first_answer(url: str, body: bytes) -> float:
+    """Seconds that one post takes from nothing: connection, post, answer."""
+    started = time.perf_counter()
+    with urllib.request.urlopen(urllib.request.Request(url, body), timeout=PATIENCE) as answer:
+        assert answer.status == 200
+    return time.perf_counter() - started

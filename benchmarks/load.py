@@ -1,0 +1,109 @@
+"""The posts that everything is measured with: seeded, of one size, made once and read by every process.
+
+A load is a few thousand posts at most. Where more are sent, each is made unlike all others by its first startTime, so that
+no far end takes two of them for one (event.id is a digest of the post).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from btfeed import postfile
+from btfeed.bt_pb2 import BusinessTransactions
+from tests.posts import mixed, post_of
+
+SIZES = (1, 10, 100, 1_000, 10_000)
+"""Occurrences in a post."""
+KINDS = ("purepath", "user_action", "visit")
+MIXTURE = (0, 0, 0, 1, 1, 2)
+"""Kinds in posts of one occurrence, one after the other: the shares of a mixed post."""
+BLOCK = 10
+"""Occurrences of a business transaction, where there are many of those."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """bodies: the posts. occurrences: in all of them together."""
+
+    bodies: Sequence[bytes]
+    occurrences: int
+
+    @property
+    def per_post(self) -> int:
+        return self.occurrences // len(self.bodies)
+
+    @staticmethod
+    def make(size: int, occurrences: int, kind: str = "mixed", seed: int = 0) -> "Load":
+        """About so many `occurrences`, `size` in each post. kind: one of KINDS, or "mixed"."""
+        seeds = range(seed, seed + max(1, occurrences // size))
+        bodies = [_body(size, kind, number) for number in seeds]
+        return Load(bodies, size * len(bodies))
+
+    @staticmethod
+    def of_many(transactions: int, occurrences: int) -> "Load":
+        """Posts of 100 business transactions with 10 occurrences each, of so many different names one after the other."""
+        plain = [BusinessTransactions.FromString(body) for body in Load.make(1_000, occurrences, "purepath").bodies]
+        number, bodies = 0, []
+        for message in plain:
+            whole = message.businessTransactions[0]
+            regrouped = BusinessTransactions(serverName=message.serverName)
+            for start in range(0, 1_000, BLOCK):
+                part = regrouped.businessTransactions.add()
+                part.CopyFrom(whole)
+                part.name = f"Checkout {number % transactions}"
+                del part.occurrences[:]
+                part.occurrences.extend(whole.occurrences[start : start + BLOCK])
+                number += 1
+            bodies.append(regrouped.SerializeToString())
+        return Load(bodies, 1_000 * len(bodies))
+
+    def save(self, path: Path) -> Path:
+        """Write the posts to a `*.btposts` file."""
+        writer = postfile.Writer(path)
+        for body in self.bodies:
+            writer.write(body)
+        writer.close()
+        return path
+
+    @staticmethod
+    def read(path: Path) -> "Load":
+        """What `save` wrote."""
+        bodies = list(postfile.read(path))
+        return Load(bodies, sum(map(occurrences_in, bodies)))
+
+
+def _body(size: int, kind: str, seed: int) -> bytes:
+    if kind == "mixed" and size > 1:
+        return mixed(size, seed)
+    number = KINDS.index(kind) if kind in KINDS else MIXTURE[seed % len(MIXTURE)]
+    shares = [0, 0, 0]
+    shares[number] = size
+    return post_of(shares, seed)
+
+
+def occurrences_in(body: bytes) -> int:
+    """How many there are in a post."""
+    return sum(len(part.occurrences) for part in BusinessTransactions.FromString(body).businessTransactions)
+
+
+class Unique:
+    """Posts without end: those of a load over and over, each with another startTime in its first occurrence."""
+
+    def __init__(self, bodies: Sequence[bytes]) -> None:
+        self._templates = [_split(body) for body in bodies]
+        self._number = 0
+
+    def next(self) -> tuple[bytes, bytes, bytes]:
+        """A post in three parts."""
+        turn, place = divmod(self._number, len(self._templates))
+        head, start, tail = self._templates[place]
+        self._number += 1
+        return head, postfile.varint(start + turn), tail
+
+
+def _split(body: bytes) -> tuple[bytes, int, bytes]:
+    """What is before the first startTime, the startTime, what is behind it."""
+    start: int = BusinessTransactions.FromString(body).businessTransactions[0].occurrences[0].startTime
+    written = postfile.varint(start)
+    at = body.index(b"\x08" + written) + 1
+    return body[:at], start, body[at + len(written) :]

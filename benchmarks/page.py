@@ -1,0 +1,117 @@
+"""A result as pictures (SVG and PNG) and as one HTML page that needs no other file: pictures, tables, machine, raw JSON."""
+
+import html
+import json
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from benchmarks.peers import PEERS
+from benchmarks.plots import PICTURES, STYLE
+from benchmarks.results import Case, Result
+
+TITLES = {
+    "throughput": "Throughput and CPU",
+    "stages": "Where the time goes",
+    "latency": "Latency",
+    "growth": "What grows",
+    "hour": "Over time",
+    "peers": "Peers",
+}
+NOTES = {
+    "throughput": "As fast as answers come, fsync before each answer. Medians; bars from the least round to the most.",
+    "stages": "Each stage alone, in its own process. The whole server takes HTTP and the event loop beyond that.",
+    "latency": "Posts leave at a fixed rate whatever is answered, and latency counts from when a post should have left.",
+    "growth": "All else is the same: a flat line is what costs no more.",
+    "hour": "A steady rate; one point a minute.",
+    "peers": "The same posts from the same load generator; records counted at the end.",
+}
+CSS = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2rem auto; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; font-size: 13px; margin: 1rem 0 } td, th { padding: 2px 10px; text-align: right }
+td:first-child, th:first-child { text-align: left } tr:nth-child(even) { background: #f5f5f5 }
+svg { max-width: 100%; height: auto }
+pre { white-space: pre-wrap; background: #f5f5f5; padding: 1rem; font-size: 12px }
+"""
+
+
+def write(result: Result, directory: Path) -> None:
+    """index.html and the pictures, into `directory`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    pictures = {}
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]  # the stubs know no mapping of mixed values
+        for name, draw in PICTURES.items():
+            figure = draw(result)
+            if figure:
+                pictures[name] = _save(figure, directory / name)
+    (directory / "index.html").write_text("\n".join(_page(result, pictures)) + "\n", encoding="utf-8")
+
+
+def _save(figure: Figure, path: Path) -> str:
+    """Both files; returns the SVG as HTML takes it."""
+    figure.savefig(path.with_suffix(".png"), dpi=110)
+    written = BytesIO()
+    figure.savefig(written, format="svg", metadata={"Date": None})
+    text = "\n".join(line.rstrip() for line in written.getvalue().decode().splitlines()) + "\n"
+    path.with_suffix(".svg").write_text(text, encoding="utf-8")
+    return text[text.index("<svg") :]
+
+
+def _page(result: Result, pictures: dict[str, str]) -> Iterator[str]:
+    yield '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>btfeed: benchmarks</title>'
+    yield f"<style>{CSS}</style></head>"
+    yield "<body><h1>What btfeed costs</h1>"
+    yield from _about(result.about)
+    for name, svg in pictures.items():
+        yield f"<h2>{TITLES[name]}</h2>\n<p>{html.escape(NOTES[name])}</p>\n{svg}"
+        if name == "peers":
+            yield from _lacks()
+    yield "<h2>All cases</h2>"
+    groups = list(dict.fromkeys(case.group for case in result.cases))
+    for group in groups:
+        yield from _table(group, list(result.of(group)))
+    raw = json.dumps({"about": result.about, "cases": [vars(case) for case in result.cases], "failures": result.failures})
+    yield f'<h2>Raw</h2><details><summary>JSON</summary><pre id="raw">{html.escape(raw)}</pre></details></body></html>'
+
+
+def _about(about: dict[str, Any]) -> Iterator[str]:
+    yield "<table>"
+    for name, value in about.items():
+        told = ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else value
+        yield f"<tr><td>{html.escape(name)}</td><td style='text-align:left'>{html.escape(str(told))}</td></tr>"
+    yield "</table>"
+
+
+def _lacks() -> Iterator[str]:
+    yield "<p>What they do not do:</p><ul>"
+    for name, peer in PEERS.items():
+        yield f"<li>{html.escape(name)}: {html.escape('; '.join(peer.lacks))}</li>"
+    yield "</ul>"
+
+
+def _table(group: str, cases: list[Case]) -> Iterator[str]:
+    """Medians, and behind them the least and the most round."""
+    quantities = list(dict.fromkeys(name for case in cases for name in case.samples))
+    yield f"<h3>{html.escape(group)}</h3><table><tr><th>case</th>"
+    yield "".join(f"<th>{html.escape(name)}</th>" for name in quantities) + "</tr>"
+    for case in cases:
+        cells = "".join(f"<td>{_cell(case, name)}</td>" for name in quantities)
+        yield f"<tr><td>{html.escape(case.key.removeprefix(group + ': '))}</td>{cells}</tr>"
+    yield "</table>"
+
+
+def _cell(case: Case, quantity: str) -> str:
+    if quantity not in case.samples:
+        return ""
+    spread = case.spread(quantity)
+    if spread.rounds == 1:
+        return _short(spread.median)
+    return f"{_short(spread.median)} <small>{_short(spread.least)}..{_short(spread.most)}</small>"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.3g}"

@@ -1,0 +1,100 @@
+"""Other servers at the same work, on the same posts, measured in the same way; a peer that is not installed is left out.
+
+A peer is an entry of PEERS: how it is started, and what it does not do, which stands beside its figures. It is set up as
+its documentation advises. `make bench-peers` installs what can be had; README.md here tells of the rest.
+"""
+
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import end_to_end
+from benchmarks.end_to_end import Subject
+from benchmarks.far_ends import Lines
+from benchmarks.job import Job, Plan, Sample
+from benchmarks.results import Case
+from benchmarks.workshop import Workshop
+from tests.harness import until
+
+HERE = Path(__file__).parent
+INSTALLED = HERE.parent / ".cache"
+PROTO = HERE.parent.parent / "proto"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """program, config: in INSTALLED and here. lacks: what btfeed does and it does not, in this configuration."""
+
+    program: str
+    config: str
+    lacks: tuple[str, ...]
+
+    @property
+    def installed(self) -> bool:
+        return (INSTALLED / self.program).exists()
+
+
+NOT_DURABLE = "answers once its records are written, and syncs nothing: what was answered may be lost with the power"
+NO_QUEUE = "no journal: a second output that is down would hold up the first"
+NO_RULES = "no validation, no dead letters, no limit on occurrences in a post"
+
+PEERS = {
+    "bento, file": Peer("bento", "bento-file.yaml", (NOT_DURABLE, NO_QUEUE, NO_RULES)),
+    "bento, file, fields as they are": Peer(
+        "bento",
+        "bento-as-is.yaml",
+        (
+            NOT_DURABLE,
+            NO_QUEUE,
+            NO_RULES,
+            "no event.id, no names of measures and dimensions, numbers for times, ids as text",
+        ),
+    ),
+}
+
+
+def jobs(plan: Plan) -> Iterator[Job]:
+    for name, peer in PEERS.items():
+        if peer.installed:
+            for size in (100, 1_000):
+                parameters = {"occurrences": size, "connections": 8}
+                yield Job(Case("peers", name, parameters), plan.rounds, _bursts(peer, size, plan))
+
+
+def _bursts(peer: Peer, size: int, plan: Plan) -> Callable[[Workshop], Iterator[Sample]]:
+    def run(workshop: Workshop) -> Iterator[Sample]:
+        with serving(workshop, peer) as subject:
+            yield from end_to_end.bursts(subject, workshop.load(size, 20_000), 8, plan.rounds, plan.burst)
+
+    return run
+
+
+@contextmanager
+def serving(workshop: Workshop, peer: Peer) -> Iterator[Subject]:
+    """The peer as a process, when it listens."""
+    directory = workshop.directory()
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    environment = os.environ | {
+        "ADDRESS": f"127.0.0.1:{port}",
+        "PROTO": str(PROTO),
+        "OUTPUT": str(directory / "records.ndjson"),
+    }
+    with (directory / "log").open("wb") as log:
+        command = [str(INSTALLED / peer.program), "-c", str(HERE / peer.config)]
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+    try:
+        until(lambda: _listens(port), f"{peer.program} listens")
+        yield Subject(f"http://127.0.0.1:{port}/", process.pid, Lines(directory).count)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

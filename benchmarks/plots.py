@@ -1,0 +1,258 @@
+"""Pictures of a result: one function for each, which gives None where the result has nothing to show."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.results import Case, Result
+from benchmarks.stages import STAGES
+
+mpl.use("Agg")
+STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#e4e4e4",
+    "axes.axisbelow": True,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "svg.hashsalt": "btfeed",
+    "figure.constrained_layout.use": True,
+}
+COLOURS = ("#3b6ea5", "#d98032", "#5a9367", "#a3475b", "#7d6aa8", "#8a8a8a", "#c2a83e", "#4f9da6", "#b0724b", "#333333")
+IN_MAP = ("encode",)
+"""Stages that are part of another one."""
+
+
+def _labelled(axes: Axes, title: str, x: str, y: str) -> None:
+    axes.set_title(title)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+
+
+def _lines(axes: Axes, series: Mapping[str, Sequence[Case]], x: str, quantity: str) -> None:
+    """A line for each series: its medians over parameter `x`, with bars from the least to the most round."""
+    for (name, cases), colour in zip(series.items(), COLOURS, strict=False):
+        ordered = sorted((case for case in cases if quantity in case.samples), key=lambda case: float(case.parameters[x]))
+        spreads = [case.spread(quantity) for case in ordered]
+        middle = [spread.median for spread in spreads]
+        below = [spread.median - spread.least for spread in spreads]
+        above = [spread.most - spread.median for spread in spreads]
+        places = [float(case.parameters[x]) for case in ordered]
+        if places:
+            axes.errorbar(
+                places, middle, [below, above], label=name, color=colour, marker="o", markersize=4, capsize=2, lw=1.5
+            )
+    places = sorted({float(case.parameters[x]) for cases in series.values() for case in cases})
+    if places and places[0] > 0 and places[-1] / places[0] > 20:
+        axes.set_xscale("log")
+    axes.set_xticks(places, [f"{place:,.0f}" for place in places])
+    axes.minorticks_off()
+
+
+def _by_name(result: Result, group: str) -> dict[str, list[Case]]:
+    found: dict[str, list[Case]] = {}
+    for case in result.of(group):
+        found.setdefault(case.name, []).append(case)
+    return found
+
+
+def throughput(result: Result) -> Figure | None:
+    """Occurrences a second, and CPU an occurrence, by sink and post size."""
+    series = _by_name(result, "whole server")
+    if not series:
+        return None
+    figure = Figure(figsize=(10, 4))
+    left, right = figure.subplots(1, 2)
+    _lines(left, series, "occurrences", "occurrences_per_s")
+    left.set_ylim(bottom=0)
+    left.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    _labelled(left, "Throughput, to the last record at the far end", "occurrences in a post", "occurrences / s")
+    _lines(right, series, "occurrences", "cpu_us")
+    right.set_yscale("log")
+    right.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    _labelled(right, "CPU of btfeed serve", "occurrences in a post", "µs / occurrence")
+    _legend(right)
+    return figure
+
+
+def _legend(axes: Axes) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def latency(result: Result) -> Figure | None:
+    """How long a post waits for its 200 at fixed rates."""
+    cases = sorted(result.of("latency"), key=lambda case: float(case.parameters["posts_per_s"]))
+    if not cases:
+        return None
+    figure = Figure(figsize=(7, 4))
+    axes = figure.subplots()
+    points = ("p50", "p99", "p99.9", "max")
+    for case, colour in zip(cases, COLOURS, strict=False):
+        values = [case.median(f"ack_{point}_ms") for point in points]
+        label = f"{case.parameters['posts_per_s']:g} posts/s"
+        axes.plot(points, values, label=label, color=colour, marker="o", markersize=4)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    _labelled(axes, "Time to the 200, from when a post of 100 occurrences should have left", "share of posts", "ms")
+    axes.set_xticks(range(len(points)), ["50 %", "99 %", "99.9 %", "all"])
+    _legend(axes)
+    return figure
+
+
+def stages(result: Result) -> Figure | None:
+    """Where the time goes, stacked: by post size and by type."""
+    loads = sorted(
+        {(int(c.parameters["occurrences"]), str(c.parameters["posts"])) for c in result.of("stages")}, key=_order
+    )
+    if not loads:
+        return None
+    names = _stacked(result)
+    figure = Figure(figsize=(10, 4.2))
+    axes = figure.subplots()
+    bottom = [0.0] * len(loads)
+    for (name, of), colour in zip(names.items(), COLOURS, strict=False):
+        heights = [max(0.0, of(result, load)) for load in loads]
+        axes.bar(range(len(loads)), heights, bottom=bottom, label=name, color=colour, width=0.65)
+        bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
+    for place, top in enumerate(bottom):
+        axes.annotate(f"{top:.1f}", (place, top), ha="center", va="bottom", fontsize=9)
+    told = [f"{size:,}\n{kind.replace('_', ' ')}" for size, kind in loads]
+    axes.set_xticks(range(len(loads)), told)
+    _labelled(
+        axes,
+        "Where the time goes, with the file sink",
+        "occurrences in a post, and their type",
+        "× parse of the same posts",
+    )
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(handles[::-1], labels[::-1], frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+def _order(load: tuple[int, str]) -> tuple[bool, int, str]:
+    return load[1] != "mixed", load[0], load[1]
+
+
+def _stacked(result: Result) -> dict[str, Callable[[Result, tuple[int, str]], float]]:
+    """Parts that add up. Receiving has a parse of its own, which stands below `limits`."""
+    there = {case.name for case in result.of("stages")}
+    parts: dict[str, Callable[[Result, tuple[int, str]], float]] = {
+        "receive: parse": _stage("parse"),
+        "receive: limits": _stage("limits"),
+        "receive: digest": _stage("digest"),
+        "journal: append": _stage("journal append"),
+        "journal: read": _stage("journal read"),
+        "map: parse": _stage("parse"),
+        "map: encode": _stage("encode"),
+        "map: the rest": lambda of, load: _stage("map")(of, load) - _stage("parse")(of, load) - _stage("encode")(of, load),
+        "batch": _stage("batch"),
+        "file sink": _stage("sink: file"),
+    }
+    assert "parse" in STAGES
+    return parts if there else {}
+
+
+def _stage(name: str) -> Callable[[Result, tuple[int, str]], float]:
+    def cost(result: Result, load: tuple[int, str]) -> float:
+        found = list(result.of("stages", name, occurrences=load[0], posts=load[1]))
+        return found[0].median("x_parse") if found else 0.0
+
+    return cost
+
+
+def growth(result: Result) -> Figure | None:
+    """What grows with what."""
+    series = {name: cases for name, cases in _by_name(result, "growth").items() if name != "time"}
+    told = {
+        "business transactions": ("number", "x_parse", "different names"),
+        "file sinks": ("number", "x_parse", "sinks"),
+        "connections": ("number", "x_parse", "connections"),
+        "backlog": ("mebibytes", "take_x_parse", "MiB that wait; cost of taking more"),
+    }
+    series = {name: cases for name, cases in series.items() if name in told}
+    if not series:
+        return None
+    figure = Figure(figsize=(3.1 * len(series), 3.4))
+    for axes, (name, cases) in zip(figure.subplots(1, len(series), squeeze=False)[0], series.items(), strict=True):
+        parameter, quantity, x = told[name]
+        _lines(axes, {name: cases}, parameter, quantity)
+        axes.set_ylim(bottom=0)
+        axes.tick_params(axis="x", labelrotation=45)
+        _labelled(axes, name, x, "× parse")
+    return figure
+
+
+def hour(result: Result) -> Figure | None:
+    """CPU, memory and latency, minute by minute at a steady rate."""
+    case = next(result.of("growth", "time"), None)
+    if case is None:
+        return None
+    figure = Figure(figsize=(10, 3.2))
+    for axes, (quantity, title, y) in zip(
+        figure.subplots(1, 3),
+        (
+            ("x_parse", "CPU", "× parse"),
+            ("rss_mib", "memory, at most so far", "MiB"),
+            ("ack_p99_ms", "99 % of answers", "ms"),
+        ),
+        strict=True,
+    ):
+        axes.plot(range(1, len(case.samples[quantity]) + 1), case.samples[quantity], color=COLOURS[0])
+        axes.set_ylim(bottom=0)
+        _labelled(axes, title, "minute", y)
+    return figure
+
+
+def peers(result: Result) -> Figure | None:
+    """Others at the same work, beside btfeed."""
+    others = _by_name(result, "peers")
+    if not others:
+        return None
+    rows = {"btfeed, file": list(result.of("whole server", "file"))} | others
+    sizes = sorted({int(case.parameters["occurrences"]) for cases in others.values() for case in cases})
+    figure = Figure(figsize=(10, 1.2 + 0.7 * len(rows)))
+    for axes, (quantity, title, x) in zip(
+        figure.subplots(1, 2, sharey=True),
+        (("occurrences_per_s", "Throughput", "occurrences / s"), ("cpu_us", "CPU", "µs / occurrence")),
+        strict=True,
+    ):
+        for place, (size, colour) in enumerate(zip(sizes, COLOURS, strict=False)):
+            _bars(axes, rows, quantity, size, place / len(sizes), 0.8 / len(sizes), colour)
+        axes.grid(visible=True, axis="x")
+        axes.grid(visible=False, axis="y")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.set_yticks([place + 0.25 for place in range(len(rows))], list(rows))
+        axes.margins(x=0.15)
+        _labelled(axes, title, x, "")
+    figure.axes[0].invert_yaxis()
+    figure.axes[1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), title="occurrences\nin a post")
+    return figure
+
+
+def _bars(
+    axes: Axes, rows: Mapping[str, Sequence[Case]], quantity: str, size: int, offset: float, height: float, colour: str
+) -> None:
+    for place, cases in enumerate(rows.values()):
+        for case in cases:
+            if case.parameters["occurrences"] == size and quantity in case.samples:
+                value = case.median(quantity)
+                label = f"{size:,}" if place == 0 else None
+                (bar,) = axes.barh(place + offset, value, height, color=colour, label=label)
+                axes.annotate(f" {value:,.0f}", (value, bar.get_y() + height / 2), va="center", fontsize=9)
+
+
+PICTURES: dict[str, Callable[[Result], Figure | None]] = {
+    "throughput": throughput,
+    "stages": stages,
+    "latency": latency,
+    "growth": growth,
+    "hour": hour,
+    "peers": peers,
+}
+"""By the name of the file."""

@@ -1,0 +1,128 @@
+"""A result: where and of what it was measured, and every sample of every case; and how it is read again.
+
+    {"about": {...}, "cases": [{"group": ..., "name": ..., "parameters": {...}, "samples": {QUANTITY: [...]}}]}
+
+Units stand at the end of a quantity's name: `_us` microseconds an occurrence, `_ms` milliseconds, `_per_s` a second, `_mib`
+MiB; `x_parse` is a ratio to the parse of the same posts, `disk_bytes` and `allocations` are for an occurrence.
+"""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from benchmarks.measuring import Spread
+
+ROOT = Path(__file__).parent.parent
+LATEST = Path(__file__).parent / "results" / "latest.json"
+PACKAGES = ("aiohttp", "aiokafka", "apsw", "btfeed", "elasticsearch", "msgspec", "protobuf", "uvloop")
+
+
+@dataclass
+class Case:
+    """samples: by quantity, a value for each round."""
+
+    group: str
+    name: str
+    parameters: Mapping[str, str | int | float] = field(default_factory=dict)
+    samples: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """What names it, in tables and when results are compared."""
+        told = ", ".join(f"{name} {value}" for name, value in self.parameters.items())
+        return f"{self.group}: {self.name}" + (f" ({told})" if told else "")
+
+    def add(self, sample: Mapping[str, float]) -> None:
+        for name, value in sample.items():
+            self.samples.setdefault(name, []).append(value)
+
+    def spread(self, quantity: str) -> Spread:
+        return Spread.of(self.samples[quantity])
+
+    def median(self, quantity: str) -> float:
+        return self.spread(quantity).median
+
+
+@dataclass
+class Result:
+    """failures: cases that gave nothing, and why."""
+
+    about: dict[str, Any]
+    cases: list[Case]
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def of(self, group: str, name: str | None = None, **parameters: str | float) -> Iterator[Case]:
+        """The cases of a group, of that name if one is given, that have these parameters."""
+        for case in self.cases:
+            if case.group == group and name in (None, case.name) and parameters.items() <= case.parameters.items():
+                yield case
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cases = [{"group": c.group, "name": c.name, "parameters": c.parameters, "samples": _short(c)} for c in self.cases]
+        # one line a case: a long file, and yet one that can be read and compared
+        lines = ",\n".join("  " + json.dumps(case) for case in cases)
+        head = json.dumps({"about": self.about, "failures": self.failures}, indent=1)[:-2]
+        path.write_text(f'{head},\n "cases": [\n{lines}\n ]\n}}\n', encoding="utf-8")
+
+    @staticmethod
+    def load(path: Path) -> "Result":
+        """Raises OSError, or ValueError where the file is no result."""
+        read = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            return Result(read["about"], [Case(**case) for case in read["cases"]], read.get("failures", {}))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no result of the benchmarks: {error!r}") from None
+
+
+def _short(case: Case) -> dict[str, list[float]]:
+    return {name: [float(f"{value:.5g}") for value in values] for name, values in case.samples.items()}
+
+
+def about(command: str, seed: int) -> dict[str, Any]:
+    """The machine, the versions, the commit; nothing that names the machine or a folder on it."""
+    return {
+        "command": command,
+        "time": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": _commit(),
+        "seed": seed,
+        "machine": {
+            "cpu": _cpu(),
+            "cores": len(os.sched_getaffinity(0)),
+            "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+            "system": f"{platform.system()} {platform.release().partition('-')[0]} {platform.machine()}",
+            "load_at_start": round(os.getloadavg()[0], 2),
+        },
+        "versions": {"python": platform.python_version(), "sqlite": apsw.sqlite_lib_version()} | dict(_packages()),
+    }
+
+
+def _packages() -> Iterator[tuple[str, str]]:
+    for name in PACKAGES:
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:  # a sink's library that is not installed
+            continue
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    """Of the source, marked where it was changed since."""
+    command = ["git", "describe", "--always", "--dirty=, with changes", "--abbrev=12", "--exclude=*"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"

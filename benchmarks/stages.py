@@ -1,0 +1,307 @@
+"""What an occurrence costs at each stage, each in a process of its own, on one core, between two parses.
+
+    parse            upb's parser alone: the baseline itself, measured as if it were a case
+    limits           what `post.admit` takes beyond the parse that is in it
+    digest           BLAKE2b of the body, of which event.id is made
+    journal append   until it is durable, in group commits of what waits
+    journal read     as deliveries read, from a journal that was opened anew
+    validate         what is asked of the field table: once for each shape of occurrences, not for each occurrence
+    encode           msgspec alone, of rows that are ready
+    map              the whole of `Mapper.map`: parse, validate, map, encode
+    batch            join and cut mapped posts to a sink's batches
+    sink: NAME       its writes to a black hole, or to the disk
+
+Whoever wants another stage adds a function to STAGES: an asynchronous context manager that prepares, and gives what is to
+be measured, and what is to be taken off that, or None.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import msgspec
+
+from benchmarks.load import Load
+from benchmarks.measuring import Baseline, pin
+from btfeed import app, config, mapping, plan, post, validate
+from btfeed.bt_pb2 import BusinessTransactions
+from btfeed.journal.sqlite import SqliteJournal, SqliteSettings
+from btfeed.mapping import Mapper
+from btfeed.metrics import Metrics
+from btfeed.plan import RecordSettings
+from btfeed.validate import ValidationSettings
+from sinks.base import Batch
+
+LEAST = 0.03
+"""Seconds of CPU that a round takes at least: short ones are repeated."""
+MAX_OCCURRENCES = 100_000
+
+Work = Callable[[], Awaitable[None]]
+Stage = Callable[["Bench"], AbstractAsyncContextManager[tuple[Work, Work | None]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """load: what to work on. directory: an empty one. sink: the table of the sink to be measured."""
+
+    load: Load
+    directory: Path
+    sink: Mapping[str, Any] | None = None
+
+
+def _mapper() -> Mapper:
+    return Mapper(RecordSettings(), ValidationSettings())
+
+
+def _plain(work: Callable[[bytes], object]) -> Stage:
+    """A stage that is one call for each post."""
+
+    @asynccontextmanager
+    async def stage(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
+        async def turn() -> None:
+            for body in bench.load.bodies:
+                work(body)
+
+        yield turn, None
+
+    return stage
+
+
+@asynccontextmanager
+async def _limits(bench: Bench) -> AsyncIterator[tuple[Work, Work]]:
+    async def admit() -> None:
+        assert sum(post.admit(body, MAX_OCCURRENCES) for body in bench.load.bodies) == bench.load.occurrences
+
+    async def parse() -> None:
+        for body in bench.load.bodies:
+            post.parse(body)
+
+    yield admit, parse
+
+
+@asynccontextmanager
+async def _validate(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
+    """The calls that a mapper made are made again."""
+    asked: list[tuple[Any, ...]] = []
+
+    def note(*arguments: Any) -> tuple[validate.Violation, ...]:
+        asked.append(arguments)
+        return validate.violations(*arguments)
+
+    with patch.object(plan, "violations", note):
+        _map(bench.load, _mapper())
+
+    async def turn() -> None:
+        for arguments in asked:
+            validate.violations(*arguments)
+
+    yield turn, None
+
+
+@asynccontextmanager
+async def _encode(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
+    """The rows that a mapper encoded are encoded again."""
+    rows: list[Any] = []
+    encoder = msgspec.json.Encoder()
+
+    class Keeping:
+        def encode_into(self, row: Any, buffer: bytearray, offset: int) -> None:
+            rows.append(row)
+            encoder.encode_into(row, buffer, offset)
+
+    with patch.object(mapping, "_encoder", Keeping()):
+        _map(bench.load, _mapper())
+    assert len(rows) == bench.load.occurrences
+
+    async def turn() -> None:
+        buffer = bytearray()
+        for row in rows:
+            encoder.encode_into(row, buffer, len(buffer))
+
+    yield turn, None
+
+
+def _map(load: Load, mapper: Mapper) -> list[Batch]:
+    batches = [mapper.map(body, post.digest(body)).batch for body in load.bodies]
+    assert sum(map(len, batches)) == load.occurrences
+    return batches
+
+
+@asynccontextmanager
+async def _mapping(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
+    """Plans are compiled in the first turn, which is not counted."""
+    mapper = _mapper()
+    digests = [post.digest(body) for body in bench.load.bodies]
+
+    async def turn() -> None:
+        found = 0
+        for body, digest in zip(bench.load.bodies, digests, strict=True):
+            found += len(mapper.map(body, digest).batch)
+        assert found == bench.load.occurrences
+
+    yield turn, None
+
+
+@asynccontextmanager
+async def _append(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
+    posts = [post.Post(body, post.digest(body), 0, "peer") for body in bench.load.bodies]
+    async with _journal(bench.directory) as journal:
+
+        async def turn() -> None:
+            await asyncio.gather(*map(journal.append, posts))
+
+        yield turn, None
+
+
+@asynccontextmanager
+async def _read(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
+    """The journal was closed in between, so that nothing of it is in its memory."""
+    async with _journal(bench.directory) as journal:
+        await asyncio.gather(*(journal.append(post.Post(b, post.digest(b), 0, "peer")) for b in bench.load.bodies))
+    async with _journal(bench.directory) as journal:
+
+        async def turn() -> None:
+            seq, found = 1, 0
+            while found < len(bench.load.bodies):
+                entries = await journal.read(seq, 2**20)
+                seq, found = entries[-1].seq + 1, found + len(entries)
+
+        yield turn, None
+
+
+@asynccontextmanager
+async def _journal(directory: Path) -> AsyncIterator[SqliteJournal]:
+    settings = SqliteSettings(directory=str(directory / "journal"))
+    journal = SqliteJournal(settings, {"sink": "oldest"}, Metrics(), MAX_OCCURRENCES)
+    await journal.open()
+    try:
+        yield journal
+    finally:
+        await journal.close()
+
+
+@asynccontextmanager
+async def _batch(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
+    posts = _map(bench.load, _mapper())
+    delivery = config.parse({"sinks": {"s": {"type": "file"}}}, {}).sinks["s"].common.delivery
+
+    async def turn() -> None:
+        _batches(posts, delivery.max_records, delivery.max_bytes)
+
+    yield turn, None
+
+
+def _batches(posts: list[Batch], max_records: int, max_bytes: int) -> list[Batch]:
+    """As btfeed/batching.py makes them of posts that are there already."""
+    found: list[Batch] = []
+    waiting: list[Batch] = []
+    records = nbytes = 0
+    for one in posts:
+        rest = one
+        while len(rest):
+            take = rest.fitting(max_records - records, max_bytes - nbytes)
+            if take:
+                waiting.append(rest.cut(0, take))
+                records, nbytes = records + take, nbytes + waiting[-1].nbytes
+                rest = rest.cut(take, len(rest))
+            if len(rest):
+                found.append(Batch.join(waiting))
+                waiting, records, nbytes = [], 0, 0
+    return [*found, Batch.join(waiting)]
+
+
+@asynccontextmanager
+async def _sink(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
+    """All batches once, as many at a time as delivery would have in flight."""
+    assert bench.sink
+    found = config.parse({"sinks": {"bench": bench.sink}}, {}).sinks["bench"]
+    delivery = found.common.delivery
+    batches = _batches(_map(bench.load, _mapper()), delivery.max_records, delivery.max_bytes)
+    sink = app.create_sink("bench", found)
+    await sink.open(None)
+
+    async def worker(left: Iterator[Batch]) -> None:
+        for batch in left:
+            result = await sink.write(batch)
+            assert not result.refused
+            assert not result.retry
+
+    async def turn() -> None:
+        left = iter(batches)
+        await asyncio.gather(*(worker(left) for _ in range(delivery.in_flight)))
+
+    try:
+        yield turn, None
+    finally:
+        await sink.close()
+
+
+STAGES: dict[str, Stage] = {
+    "parse": _plain(BusinessTransactions.FromString),
+    "limits": _limits,
+    "digest": _plain(post.digest),
+    "journal append": _append,
+    "journal read": _read,
+    "validate": _validate,
+    "encode": _encode,
+    "map": _mapping,
+    "batch": _batch,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """samples: one for each round. occurrences: how many went through in all, those that warmed included."""
+
+    samples: list[dict[str, float]]
+    occurrences: int
+
+
+def measure(path: Path, directory: Path, name: str, sink: Mapping[str, Any] | None, rounds: int) -> Measured:
+    """To be called in a process of its own. name: one of STAGES, unless it is that of `sink`."""
+    pin(0)
+    return asyncio.run(_measure(Bench(Load.read(path), directory, sink), name, rounds))
+
+
+async def _measure(bench: Bench, name: str, rounds: int) -> Measured:
+    baseline = Baseline(bench.load.bodies, bench.load.occurrences)
+    samples = []
+    async with (_sink if bench.sink else STAGES[name])(bench) as (turn, off):
+        await _cpu(turn)  # the first turn warms
+        times = max(1, round(LEAST / max(1e-6, await _cpu(turn))))
+        for _ in range(rounds):
+            before, started = baseline.measure(), time.perf_counter()
+            spent = await _cpu(turn, times)
+            took = time.perf_counter() - started
+            if off:
+                spent -= await _cpu(off, times)
+            each = 1e6 / times / bench.load.occurrences
+            samples.append(baseline.round(spent * each, before).sample() | {"wall_us": took * each})
+    return Measured(samples, (2 + rounds * times) * bench.load.occurrences)
+
+
+async def _cpu(work: Work, times: int = 1) -> float:
+    """Seconds of CPU, those of threads too."""
+    started = time.process_time()
+    for _ in range(times):
+        await work()
+    return time.process_time() - started
+
+
+async def allocations(bench: Bench, name: str, counted: Callable[[], int]) -> float:
+    """How often memory is asked for, for an occurrence. counted: how often it was so far."""
+    async with (_sink if bench.sink else STAGES[name])(bench) as (turn, off):
+
+        async def count(work: Work) -> int:
+            await work()
+            before = counted()
+            await work()
+            return counted() - before
+
+        found = await count(turn) - (await count(off) if off else 0)
+    return found / bench.load.occurrences

@@ -1,0 +1,209 @@
+"""What is measured, in which order: jobs in turns, each turn in an order of its own.
+
+The turns are repeated, so that what is slow for minutes hits all cases alike; the order comes from a seed that stands in
+the result.
+"""
+
+import multiprocessing
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from benchmarks import allocations, end_to_end, growth, peers, sources, stages
+from benchmarks.end_to_end import Lost
+from benchmarks.far_ends import FAR_ENDS, all_of, available
+from benchmarks.job import Job, Plan, Sample
+from benchmarks.load import KINDS, SIZES
+from benchmarks.results import Case
+from benchmarks.workshop import Workshop
+
+
+def jobs(plan: Plan) -> Iterator[Job]:
+    """All of them."""
+    yield from _stages(plan)
+    yield from _whole_server(plan)
+    yield from _latency(plan)
+    yield from _generator(plan)
+    yield from growth.jobs(plan)
+    yield from peers.jobs(plan)
+    yield from sources.jobs(plan)
+
+
+def connections(size: int) -> int:
+    """Over which posts of that size come: many for small ones, so that commits have something to group."""
+    return 64 if size <= 100 else 8
+
+
+def _stages(plan: Plan) -> Iterator[Job]:
+    names = [*stages.STAGES, *(f"sink: {name}" for name in available())]
+    for size, kind in [*((size, "mixed") for size in SIZES), *((1_000, kind) for kind in KINDS)]:
+        for name in names:
+            case = Case("stages", name, {"occurrences": size, "posts": kind})
+            yield Job(case, plan.rounds, _stage(case, plan))
+
+
+def _stage(case: Case, plan: Plan) -> Callable[[Workshop], Iterator[Sample]]:
+    def run(workshop: Workshop) -> Iterator[Sample]:
+        with _sink_of(workshop, case.name) as (sink, count):
+            work = (_posts_of(workshop, case, plan), workshop.directory(), case.name, sink, plan.rounds)
+            measured = workshop.kept("processes", _processes).submit(stages.measure, *work).result()
+            if sink and count() != measured.occurrences:
+                raise Lost(f"{measured.occurrences} were written, {count()} have arrived")
+        yield from measured.samples
+
+    return run
+
+
+def _processes() -> ProcessPoolExecutor:
+    """A new process for each task, of one that has imported all it needs and done nothing yet."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.stages"])
+    return ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1)
+
+
+def _posts_of(workshop: Workshop, case: Case, plan: Plan) -> Any:
+    return workshop.load(int(case.parameters["occurrences"]), plan.occurrences, str(case.parameters["posts"]))
+
+
+@contextmanager
+def _sink_of(workshop: Workshop, stage: str) -> Iterator[tuple[Mapping[str, Any] | None, Callable[[], int]]]:
+    """The table of the sink, where the stage is one, and the count at its far end."""
+    name = stage.removeprefix("sink: ")
+    if name not in FAR_ENDS:
+        yield None, lambda: 0
+        return
+    with FAR_ENDS[name].open(workshop) as far_end:
+        (sink,) = far_end.sinks.values()
+        yield sink, far_end.count
+
+
+def count_allocations(workshop: Workshop, plan: Plan, cases: Sequence[Case]) -> None:
+    """Into the cases of stages, where they can be counted here."""
+    counted = [case for case in cases if case.group == "stages" and case.samples]
+    if allocations.missing() or not counted:
+        return
+    with ExitStack() as stack:
+        asked = []
+        for case in counted:
+            sink, _ = stack.enter_context(_sink_of(workshop, case.name))
+            asked.append((case.name, _posts_of(workshop, case, plan), sink))
+        for case, number in zip(counted, allocations.count(asked, workshop.directory()), strict=True):
+            case.add({"allocations": number})
+
+
+def _whole_server(plan: Plan) -> Iterator[Job]:
+    for name in ("none", *available(), "all"):
+        for size in SIZES if name == "file" else plan.sizes:
+            parameters = {"occurrences": size, "connections": connections(size)}
+            yield Job(Case("whole server", name, parameters), plan.rounds, _bursts(name, size, plan))
+
+
+def _bursts(name: str, size: int, plan: Plan) -> Callable[[Workshop], Iterator[Sample]]:
+    def run(workshop: Workshop) -> Iterator[Sample]:
+        with far_end_and_server(workshop, name) as subject:
+            path = workshop.load(size, 20_000)
+            yield from end_to_end.bursts(subject, path, connections(size), plan.rounds, plan.burst)
+
+    return run
+
+
+@contextmanager
+def far_end_and_server(workshop: Workshop, name: str) -> Iterator[end_to_end.Subject]:
+    """name: one of FAR_ENDS, "all" of them that are available, or "none"."""
+    with ExitStack() as stack:
+        far_end = None
+        if name != "none":
+            opened = all_of if name == "all" else FAR_ENDS[name].open
+            far_end = stack.enter_context(opened(workshop))
+        yield stack.enter_context(end_to_end.btfeed(workshop, far_end))
+
+
+def _latency(plan: Plan) -> Iterator[Job]:
+    for rate in plan.rates:
+        parameters = {"occurrences": 100, "posts_per_s": rate}
+        yield Job(Case("latency", "file", parameters), 1, _paced(rate, plan.paced))
+
+
+def _paced(rate: float, seconds: float) -> Callable[[Workshop], Iterator[Sample]]:
+    def run(workshop: Workshop) -> Iterator[Sample]:
+        with far_end_and_server(workshop, "file") as subject:
+            yield from end_to_end.paced(subject, workshop.load(100, 20_000), rate, seconds)
+
+    return run
+
+
+def _generator(plan: Plan) -> Iterator[Job]:
+    for size in SIZES:
+        yield Job(Case("load generator", "black hole", {"occurrences": size}), plan.rounds, _black_hole(size, plan.rounds))
+
+
+def _black_hole(size: int, rounds: int) -> Callable[[Workshop], Iterator[Sample]]:
+    def run(workshop: Workshop) -> Iterator[Sample]:
+        yield from end_to_end.black_hole(workshop, workshop.load(size, 20_000), connections(size), rounds)
+
+    return run
+
+
+def run(plan: Plan, seed: int, wanted: Callable[[Case], bool], console: Console) -> tuple[list[Case], dict[str, str]]:
+    """The cases that are `wanted`, and why others of those failed."""
+    rng = random.Random(seed)
+    chosen = [job for job in jobs(plan) if wanted(job.case)]
+    with Workshop() as workshop:
+        with bars(console) as show:
+            for turn in range(plan.turns):
+                due = [job for job in chosen if not (job.once and turn) and not job.failure]
+                rng.shuffle(due)
+                show.turn(turn + 1, plan.turns, len(due))
+                for job in due:
+                    _run(job, workshop, show)
+        count_allocations(workshop, plan, [job.case for job in chosen])
+    cases = [job.case for job in chosen if not job.failure]
+    return cases, {job.case.key: job.failure for job in chosen if job.failure}
+
+
+def _run(job: Job, workshop: Workshop, show: "Bars") -> None:
+    show.begin(job.case.key, job.rounds)
+    try:
+        for sample in job.run(workshop):
+            job.case.add(sample)
+            show.sampled()
+    except Exception as error:  # noqa: BLE001 - the other cases are worth having
+        job.failure = f"{type(error).__name__}: {error}"
+    show.end()
+
+
+class Bars:
+    """One for the turn, one for the case at hand, each with the time that is left."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._turn = progress.add_task("", total=1)
+        self._case: TaskID | None = None
+
+    def turn(self, number: int, of: int, cases: int) -> None:
+        self._progress.reset(self._turn, total=cases, description=f"turn {number} of {of}")
+
+    def begin(self, name: str, rounds: int) -> None:
+        self._case = self._progress.add_task(name, total=rounds)
+
+    def sampled(self) -> None:
+        assert self._case is not None
+        self._progress.advance(self._case)
+
+    def end(self) -> None:
+        assert self._case is not None
+        self._progress.remove_task(self._case)
+        self._progress.advance(self._turn)
+
+
+@contextmanager
+def bars(console: Console) -> Iterator[Bars]:
+    """Drawn on a terminal only."""
+    columns = (TextColumn("{task.description:64.64}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        yield Bars(progress)
