@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks import end_to_end, far_ends
-from benchmarks.end_to_end import MEBIBYTE, WARM_POSTS, Subject
+from benchmarks.end_to_end import MEBIBYTE, Subject
 from benchmarks.far_ends import Lines
 from benchmarks.job import Job, Plan, Sample
 from benchmarks.load import Load
@@ -23,6 +23,8 @@ DRAIN = 5.0
 """Seconds that a backlog is watched while it is delivered."""
 STEADY = 50
 """Posts of 100 occurrences a second, over the hour."""
+AT_ONCE = 500
+"""Posts that are sent in one go while a backlog is made, and to see what taking them costs."""
 STALLED = [sys.executable, "-m", "tests.stalled"]
 
 
@@ -100,11 +102,11 @@ def _fill(directory: Path, path: Path, load: Load, mebibytes: int) -> Sample:
         generator.send(20)
         left = round(mebibytes * MEBIBYTE / size)
         while left > 0:
-            generator.send(min(left, 1_000))
-            left -= 1_000
+            generator.send(min(left, AT_ONCE))
+            left -= AT_ONCE
         before, cpu = baseline.measure(), cpu_seconds(server.pid)
-        generator.send(WARM_POSTS)
-        cost = (cpu_seconds(server.pid) - cpu) / WARM_POSTS / load.per_post * 1e6
+        generator.send(AT_ONCE)
+        cost = (cpu_seconds(server.pid) - cpu) / AT_ONCE / load.per_post * 1e6
         taking = baseline.round(cost, before)
         server.kill()
     return {"take_x_parse": taking.ratio, "journal_mib": (directory / "journal" / "journal.db").stat().st_size / MEBIBYTE}
@@ -121,7 +123,7 @@ def _steady(minutes: int) -> Callable[[Workshop], Iterator[Sample]]:
             far_end = stack.enter_context(far_ends.file(workshop))
             subject = stack.enter_context(end_to_end.btfeed(workshop, far_end, _ROOMY))
             generator = stack.enter_context(end_to_end.sender(path, subject.url, 64, load.per_post))
-            generator.send(WARM_POSTS)
+            generator.send(AT_ONCE)
             for _ in range(minutes):
                 yield _minute(subject, generator, baseline)
 

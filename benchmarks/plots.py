@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from benchmarks.results import Case, Result
-from benchmarks.stages import STAGES
 
 mpl.use("Agg")
 STYLE = {
@@ -24,8 +24,6 @@ STYLE = {
     "figure.constrained_layout.use": True,
 }
 COLOURS = ("#3b6ea5", "#d98032", "#5a9367", "#a3475b", "#7d6aa8", "#8a8a8a", "#c2a83e", "#4f9da6", "#b0724b", "#333333")
-IN_MAP = ("encode",)
-"""Stages that are part of another one."""
 
 
 def _labelled(axes: Axes, title: str, x: str, y: str) -> None:
@@ -54,6 +52,21 @@ def _lines(axes: Axes, series: Mapping[str, Sequence[Case]], x: str, quantity: s
     axes.minorticks_off()
 
 
+def _logarithmic(axes: Axes) -> None:
+    """The y axis, with plain numbers at 1, 2 and 5 and their tenfolds, and at least one decade."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    low, high = axes.get_ylim()
+    if high / low < 10:
+        axes.set_ylim(high / 10, high)
+
+
+def _from_zero(axes: Axes) -> None:
+    axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
+
+
 def _by_name(result: Result, group: str) -> dict[str, list[Case]]:
     found: dict[str, list[Case]] = {}
     for case in result.of(group):
@@ -69,12 +82,11 @@ def throughput(result: Result) -> Figure | None:
     figure = Figure(figsize=(10, 4))
     left, right = figure.subplots(1, 2)
     _lines(left, series, "occurrences", "occurrences_per_s")
-    left.set_ylim(bottom=0)
+    _from_zero(left)
     left.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     _labelled(left, "Throughput, to the last record at the far end", "occurrences in a post", "occurrences / s")
     _lines(right, series, "occurrences", "cpu_us")
-    right.set_yscale("log")
-    right.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    _logarithmic(right)
     _labelled(right, "CPU of btfeed serve", "occurrences in a post", "µs / occurrence")
     _legend(right)
     return figure
@@ -97,8 +109,7 @@ def latency(result: Result) -> Figure | None:
         values = [case.median(f"ack_{point}_ms") for point in points]
         label = f"{case.parameters['posts_per_s']:g} posts/s"
         axes.plot(points, values, label=label, color=colour, marker="o", markersize=4)
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    _logarithmic(axes)
     _labelled(axes, "Time to the 200, from when a post of 100 occurrences should have left", "share of posts", "ms")
     axes.set_xticks(range(len(points)), ["50 %", "99 %", "99.9 %", "all"])
     _legend(axes)
@@ -112,11 +123,10 @@ def stages(result: Result) -> Figure | None:
     )
     if not loads:
         return None
-    names = _stacked(result)
     figure = Figure(figsize=(10, 4.2))
     axes = figure.subplots()
     bottom = [0.0] * len(loads)
-    for (name, of), colour in zip(names.items(), COLOURS, strict=False):
+    for (name, of), colour in zip(_stacked().items(), COLOURS, strict=False):
         heights = [max(0.0, of(result, load)) for load in loads]
         axes.bar(range(len(loads)), heights, bottom=bottom, label=name, color=colour, width=0.65)
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
@@ -139,10 +149,12 @@ def _order(load: tuple[int, str]) -> tuple[bool, int, str]:
     return load[1] != "mixed", load[0], load[1]
 
 
-def _stacked(result: Result) -> dict[str, Callable[[Result, tuple[int, str]], float]]:
+Part = Callable[[Result, tuple[int, str]], float]
+
+
+def _stacked() -> dict[str, Part]:
     """Parts that add up. Receiving has a parse of its own, which stands below `limits`."""
-    there = {case.name for case in result.of("stages")}
-    parts: dict[str, Callable[[Result, tuple[int, str]], float]] = {
+    return {
         "receive: parse": _stage("parse"),
         "receive: limits": _stage("limits"),
         "receive: digest": _stage("digest"),
@@ -154,11 +166,9 @@ def _stacked(result: Result) -> dict[str, Callable[[Result, tuple[int, str]], fl
         "batch": _stage("batch"),
         "file sink": _stage("sink: file"),
     }
-    assert "parse" in STAGES
-    return parts if there else {}
 
 
-def _stage(name: str) -> Callable[[Result, tuple[int, str]], float]:
+def _stage(name: str) -> Part:
     def cost(result: Result, load: tuple[int, str]) -> float:
         found = list(result.of("stages", name, occurrences=load[0], posts=load[1]))
         return found[0].median("x_parse") if found else 0.0
@@ -182,7 +192,7 @@ def growth(result: Result) -> Figure | None:
     for axes, (name, cases) in zip(figure.subplots(1, len(series), squeeze=False)[0], series.items(), strict=True):
         parameter, quantity, x = told[name]
         _lines(axes, {name: cases}, parameter, quantity)
-        axes.set_ylim(bottom=0)
+        _from_zero(axes)
         axes.tick_params(axis="x", labelrotation=45)
         _labelled(axes, name, x, "× parse")
     return figure
@@ -204,7 +214,7 @@ def hour(result: Result) -> Figure | None:
         strict=True,
     ):
         axes.plot(range(1, len(case.samples[quantity]) + 1), case.samples[quantity], color=COLOURS[0])
-        axes.set_ylim(bottom=0)
+        _from_zero(axes)
         _labelled(axes, title, "minute", y)
     return figure
 
@@ -214,7 +224,8 @@ def peers(result: Result) -> Figure | None:
     others = _by_name(result, "peers")
     if not others:
         return None
-    rows = {"btfeed, file": list(result.of("whole server", "file"))} | others
+    ours = list(result.of("whole server", "file"))
+    rows = {"btfeed, file": ours} | others if ours else others
     sizes = sorted({int(case.parameters["occurrences"]) for cases in others.values() for case in cases})
     figure = Figure(figsize=(10, 1.2 + 0.7 * len(rows)))
     for axes, (quantity, title, x) in zip(
@@ -242,7 +253,7 @@ def _bars(
         for case in cases:
             if case.parameters["occurrences"] == size and quantity in case.samples:
                 value = case.median(quantity)
-                label = f"{size:,}" if place == 0 else None
+                label = f"{size:,}" if place == 0 else None  # once in the legend
                 (bar,) = axes.barh(place + offset, value, height, color=colour, label=label)
                 axes.annotate(f" {value:,.0f}", (value, bar.get_y() + height / 2), va="center", fontsize=9)
 

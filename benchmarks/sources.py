@@ -35,7 +35,7 @@ def _generate(name: str, occurrences: int) -> Callable[[Workshop], Iterator[Samp
 
 def _replay(workshop: Workshop) -> Iterator[Sample]:
     hole = workshop.black_hole("receiver")
-    yield _command("replay", workshop.load(1_000, 200_000), "--connections", 8, hole.said)
+    yield _command("replay", workshop.load(1_000, 20_000), "--loop", 40, "--connections", 8, hole.said)
 
 
 def _command(*arguments: object) -> Sample:

@@ -1,0 +1,295 @@
+"""The benchmarks: their statistics, their verdicts, and each kind of case once, as small as it can be."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from benchmarks import __main__ as command_line
+from benchmarks import compare, end_to_end, far_ends, growth, job, page, plots, suite
+from benchmarks.end_to_end import Lost, Subject
+from benchmarks.load import KINDS, Load, Unique, occurrences_in
+from benchmarks.measuring import Baseline, Round, Spread, cpu_seconds
+from benchmarks.results import Case, Result, about
+from benchmarks.workshop import Workshop
+from btfeed import post
+from btfeed.bt_pb2 import BusinessTransactions
+
+TINY = job.Plan(
+    turns=1, rounds=1, occurrences=60, burst=0.01, sizes=(10,), paced=0.2, rates=(20,), backlogs=(0, 1),
+    transactions=(1, 20), sinks=(1, 2), connections=(1, 2), minutes=0,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here depends on how long a server was warmed."""
+    monkeypatch.setattr(end_to_end, "WARM", 200)
+    monkeypatch.setattr(growth, "DRAIN", 0.5)
+    monkeypatch.setattr(growth, "AT_ONCE", 20)
+
+
+@pytest.fixture(scope="module")
+def workshop() -> Iterator[Workshop]:
+    with Workshop() as made:
+        yield made
+
+
+def result(**medians: list[float]) -> Result:
+    """A result with a case for each keyword, of these rounds."""
+    return Result({}, [Case("g", name, {}, {"x_parse": values}) for name, values in medians.items()])
+
+
+# The load
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "mixed"])
+@pytest.mark.parametrize("size", [1, 10, 1_000])
+def test_a_load_holds_what_was_asked_for(kind: str, size: int, tmp_path: Path) -> None:
+    """So many occurrences of that kind, and the same when it is read again."""
+    load = Load.make(size, 2_000, kind)
+    assert load.occurrences == sum(map(occurrences_in, load.bodies)) == 2_000
+    assert load.per_post == size
+    types = {part.type for body in load.bodies for part in BusinessTransactions.FromString(body).businessTransactions}
+    assert types == ({KINDS.index(kind)} if kind in KINDS else {0, 1, 2})
+    assert Load.read(load.save(tmp_path / "posts.btposts")) == load
+
+
+def test_a_load_of_many_business_transactions_has_as_many_names() -> None:
+    """However many posts they are spread over; each post has 100 of them."""
+    load = Load.of_many(150, 2_000)
+    parsed = [BusinessTransactions.FromString(body) for body in load.bodies]
+    assert {len(message.businessTransactions) for message in parsed} == {100}
+    assert len({part.name for message in parsed for part in message.businessTransactions}) == 150
+    assert load.occurrences == 2_000
+
+
+def test_no_two_posts_are_equal() -> None:
+    """Each is a post that would be taken, with as many occurrences as the one it was made of."""
+    unique = Unique(Load.make(10, 30).bodies)
+    bodies = [b"".join(unique.next()) for _ in range(100)]
+    assert len({post.digest(body) for body in bodies}) == 100
+    assert {post.admit(body, 10) for body in bodies} == {10}
+
+
+# Measuring
+
+
+def test_a_spread_says_what_the_rounds_gave() -> None:
+    """Median, least and most, and where the middle half lies; also of one round."""
+    assert Spread.of([5, 1, 2, 3, 4]) == Spread(3, 1, 5, 2, 4, 5)
+    assert Spread.of([7]) == Spread(7, 7, 7, 7, 7, 1)
+
+
+def test_a_round_stands_between_two_parses() -> None:
+    """Its baseline is their mean."""
+    load = Load.make(10, 100)
+    baseline = Baseline(load.bodies, load.occurrences)
+    before = baseline.measure()
+    measured = baseline.round(10.0, before)
+    assert measured.cost == 10.0
+    assert measured.ratio == pytest.approx(10.0 / measured.baseline)
+    assert measured.baseline > before / 2
+    assert Round(6.0, 2.0).ratio == 3.0
+
+
+def test_the_cpu_of_another_process_is_counted() -> None:
+    """One that computes has some, and more than one that sleeps."""
+    busy = "import time\nend = time.process_time() + 0.2\nwhile time.process_time() < end: pass\nprint(flush=True)\ninput()"
+    with subprocess.Popen([sys.executable, "-c", busy], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        assert 0.2 <= cpu_seconds(process.pid) < 20
+        process.communicate(b"\n")
+
+
+# Comparing
+
+
+@pytest.mark.parametrize(
+    ("base", "new", "verdict"),
+    [
+        ([10, 10, 10], [10.5, 10.5, 10.5], "same"),
+        ([10, 10, 10], [12, 12, 12], "worse"),
+        ([12, 12, 12], [10, 10, 10], "better"),
+        ([9, 10, 15, 16], [11, 15, 16, 17], "noise"),
+        ([0.0, 0.0, 0.0], [0.0, 0.0, 0.0], "same"),
+    ],
+)
+def test_a_verdict_needs_more_than_noise(base: list[float], new: list[float], verdict: str) -> None:
+    """Past the threshold, and the middle halves of both apart."""
+    (found,) = compare.compare(result(a=base), result(a=new), 0.1)
+    assert found.verdict == verdict
+
+
+def test_of_rates_the_higher_one_is_better() -> None:
+    """Where a case has no ratio, its rate is compared."""
+    base = Result({}, [Case("g", "a", {}, {"occurrences_per_s": [100.0] * 3})])
+    new = Result({}, [Case("g", "a", {}, {"occurrences_per_s": [50.0] * 3})])
+    assert [one.verdict for one in compare.compare(base, new, 0.1)] == ["worse"]
+    assert [one.verdict for one in compare.compare(new, base, 0.1)] == ["better"]
+
+
+@pytest.mark.parametrize(("new", "status"), [([10.0] * 3, 0), ([20.0] * 3, 1), ([5.0] * 3, 0)])
+def test_compare_ends_with_1_where_a_case_is_worse(
+    new: list[float], status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And prints every case, those that are gone too."""
+    result(a=[10.0] * 3, gone=[1.0]).save(tmp_path / "base.json")
+    result(a=new).save(tmp_path / "new.json")
+    assert command_line.main(["compare", str(tmp_path / "base.json"), str(tmp_path / "new.json")]) == status
+    printed = capsys.readouterr().out
+    assert "g: a" in printed
+    assert "only in the base: g: gone" in printed
+    assert f"1 compared, {status} worse" in printed
+
+
+def test_what_can_not_be_compared_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that is not there, one that is no result, results without a case in common."""
+    (tmp_path / "no.json").write_text('{"cases": 1}')
+    result(a=[1.0]).save(tmp_path / "a.json")
+    result(b=[1.0]).save(tmp_path / "b.json")
+    for other, told in (("nowhere.json", "No such file"), ("no.json", "is no result"), ("b.json", "no case in common")):
+        assert command_line.main(["compare", str(tmp_path / "a.json"), str(tmp_path / other)]) == 2
+        assert told in capsys.readouterr().err
+
+
+# Running
+
+
+def run(text: str, plan: job.Plan = TINY) -> list[Case]:
+    """The cases that have `text` in their name; none failed."""
+    cases, failures = suite.run(plan, 1, lambda case: text in case.key, Console(file=sys.stderr))
+    assert failures == {}
+    assert cases
+    return cases
+
+
+@pytest.mark.parametrize(
+    ("text", "quantities"),
+    [
+        ("stages: map (occurrences 10, posts mixed)", {"cpu_us", "x_parse", "wall_us", "allocations"}),
+        ("stages: sink: file (occurrences 10, posts mixed)", {"cpu_us", "x_parse", "wall_us", "allocations"}),
+        ("whole server: all (occurrences 10,", {"x_parse", "occurrences_per_s", "disk_bytes", "ack_p99.9_ms", "rss_mib"}),
+        ("whole server: none (occurrences 10,", {"x_parse", "occurrences_per_s", "generator_busy"}),
+        ("latency: file", {"ack_p50_ms", "ack_p99_ms", "ack_p99.9_ms", "generator_late_ms"}),
+        ("load generator: black hole (occurrences 100)", {"posts_per_s", "generator_busy"}),
+        ("sources: replay", {"occurrences_per_s", "cpu_us"}),
+    ],
+)
+def test_a_case_of_each_kind_gives_its_quantities(text: str, quantities: set[str]) -> None:
+    """One value for the round, and none below zero."""
+    for case in run(text):
+        assert quantities <= case.samples.keys(), case.key
+        assert all(values and min(values) >= 0 for values in case.samples.values()), case.samples
+
+
+def test_every_stage_can_be_measured() -> None:
+    """On posts of one type, the records counted where there is a sink."""
+    assert len(run("posts visit")) >= 11
+
+
+def test_what_grows_is_measured() -> None:
+    """A server that starts with a backlog delivers it, and costs of all that grows are told."""
+    cases = {case.key: case for case in run("growth")}
+    assert {case.name for case in cases.values()} == {"business transactions", "file sinks", "connections", "backlog"}
+    waiting = cases["growth: backlog (mebibytes 1)"]
+    assert waiting.median("journal_mib") >= 1
+    assert waiting.median("x_parse") > 0
+
+
+def test_the_order_comes_from_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal seeds, equal orders; each turn has one of its own."""
+    orders: list[list[str]] = []
+
+    def note(one: job.Job, workshop: Workshop, show: object) -> None:
+        orders[-1].append(one.case.key)
+
+    monkeypatch.setattr(suite, "_run", note)
+    for seed in (1, 1, 2):
+        orders.append([])
+        suite.run(replace(TINY, turns=2), seed, lambda case: case.group == "stages", Console(file=sys.stderr))
+    half = len(orders[0]) // 2
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[0][:half]) == sorted(orders[0][half:])
+    assert orders[0][:half] != orders[0][half:]
+
+
+def test_who_loses_records_has_no_figure(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A far end that counts fewer than were sent fails the case, and one that counts more does."""
+    monkeypatch.setattr(end_to_end, "PATIENCE", 0.1)
+    hole = workshop.black_hole("receiver")
+    path = workshop.load(10, 60)
+    for count in (lambda: 5, lambda: 10**9):
+        subject = Subject(hole.said, hole.pid, count)
+        with pytest.raises(Lost, match="were sent"):
+            list(end_to_end.bursts(subject, path, 1, 1, 0.01))
+
+
+def test_a_refused_post_is_an_error(workshop: Workshop) -> None:
+    """A server that does not take a post is not measured."""
+    hole = workshop.black_hole("bizevents")  # which answers 202
+    with end_to_end.sender(workshop.load(10, 60), hole.said, 1, 10) as generator, pytest.raises(Lost, match="202"):
+        generator.send(3)
+
+
+def test_a_case_that_fails_is_told_and_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name and the reason are in the result."""
+
+    def broken(*arguments: object, **more: object) -> None:
+        raise Lost("7 were sent, 6 have arrived")
+
+    monkeypatch.setattr(growth, "_fill", broken)
+    cases, failures = suite.run(
+        TINY, 1, lambda case: "backlog" in case.key or "replay" in case.key, Console(file=sys.stderr)
+    )
+    assert [case.name for case in cases] == ["replay"]
+    assert set(failures.values()) == {"Lost: 7 were sent, 6 have arrived"}
+
+
+def test_lines_are_counted_once_as_files_grow_and_are_renamed(tmp_path: Path) -> None:
+    """A file that is finished is the one that was open."""
+    lines = far_ends.Lines(tmp_path)
+    file = tmp_path / "a.ndjson.open"
+    file.write_bytes(b"{}\n" * 3)
+    assert lines.count() == 3
+    with file.open("ab") as more:
+        more.write(b"{}\n" * 2)
+    file.rename(tmp_path / "a.ndjson")
+    assert (lines.count(), lines.count()) == (5, 5)
+
+
+# Results
+
+
+def test_a_result_is_drawn(tmp_path: Path) -> None:
+    """Each picture that it has something for, and a page that needs no other file."""
+    cases = run("whole server: none (occurrences 10,") + run("stages: digest (occurrences 10, ") + run("latency")
+    made = Result(about("make bench", 1), cases)
+    made.save(tmp_path / "r.json")
+    assert command_line.main(["draw", str(tmp_path / "r.json")]) == 0
+    there = {path.stem for path in (tmp_path / "r").glob("*.png")}
+    assert there == {"throughput", "stages", "latency"}
+    assert {path.stem for path in (tmp_path / "r").glob("*.svg")} == there
+    text = (tmp_path / "r" / "index.html").read_text()
+    assert text.count("<svg") == len(there)
+    assert made.about["commit"] in text
+    assert 'id="raw"' in text
+    assert "src=" not in text
+    assert "<link" not in text
+
+
+def test_every_picture_has_a_title_and_a_note() -> None:
+    """The page says what is to be seen."""
+    assert plots.PICTURES.keys() == page.TITLES.keys() == page.NOTES.keys()
+
+
+def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
+    """With its failures."""
+    made = Result({"seed": 1}, [Case("g", "a", {"number": 3}, {"x_parse": [1.5, 2.0]})], {"g: b": "Lost: all"})
+    made.save(tmp_path / "r.json")
+    assert Result.load(tmp_path / "r.json") == made
