@@ -55,7 +55,7 @@ lint: setup  ## style, types, the direction of imports, generated code
 	$(BIN)/python -m docs.generate --check
 	$(if $(CARGO),cd native && cargo fmt --all --check && cargo clippy --quiet --workspace --all-targets -- -D warnings)
 
-docs: setup  ## the tables in docs/ that are made from the code
+docs: setup  ## the tables in docs/ and README.md that are made from the code and the figures
 	$(BIN)/python -m docs.generate
 
 proto: setup  ## btfeed/bt_pb2.py and .pyi from proto/bt.proto
@@ -66,13 +66,13 @@ lock: setup  ## requirements.txt from pyproject.toml
 		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --output-file requirements.txt pyproject.toml
 
 bench: setup  ## what an occurrence costs, in minutes: table, pictures and page in benchmarks/results/latest
-	$(BIN)/python -m benchmarks run
+	$(BIN)/python -m benchmarks run $(if $(OUT),--out $(OUT))
 
 bench-full: setup  ## the same with all that grows, in hours
 	$(BIN)/python -m benchmarks run --full
 
 bench-compare: setup  ## the latest result beside BASE=FILE; fails where a case is worse
-	$(BIN)/python -m benchmarks compare $(BASE)
+	$(BIN)/python -m benchmarks compare $(or $(BASE),$(error say what to compare with: make bench-compare BASE=FILE))
 
 bench-peers:  ## build the servers that the benchmarks compare with, from locked versions (needs Go)
 	cd benchmarks/peers/bento && go build -o ../../.cache/bento .

@@ -1,0 +1,13 @@
+"""What an occurrence costs, and how it compares: docs/benchmarks.md tells how to use it. To understand it:
+
+__main__    the command line
+suite       what is measured, in which order; job says what a case and a plan are
+measuring   costs beside their own baseline, as ratios
+load        the posts
+stages      each step alone, in a process of its own; allocations counts what it asks of memory
+end_to_end  the whole server; generator sends to it, far_ends count what arrives, black_hole is one of them
+growth      what costs more with what
+peers       others at the same work
+sources     `btfeed generate` and `btfeed replay`
+results     how a result is kept; compare puts two side by side, plots and page draw one, figures tells README.md's
+"""

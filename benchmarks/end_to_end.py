@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.far_ends import FarEnd, toml
+from benchmarks.far_end import FarEnd
+from benchmarks.far_ends import toml
 from benchmarks.job import Sample
 from benchmarks.load import Load, occurrences_in
 from benchmarks.measuring import Baseline, bytes_written, cpu_seconds, cpu_seconds_of_all
@@ -52,17 +53,18 @@ class Subject:
 
 
 @contextmanager
-def btfeed(workshop: Workshop, far_end: FarEnd | None, more: str = "") -> Iterator[Subject]:
+def btfeed(workshop: Workshop, far_end: FarEnd | None, more: str = "", plain: bool = False) -> Iterator[Subject]:
     """`btfeed serve` with these sinks. Without a far end it has none, and what is counted is the journal.
 
-    more: further TOML for [journal].
+    more: further TOML for [journal]. plain: without the native transcoder, where there is one.
     """
-    directory = workshop.directory()
-    with Server(directory, toml(far_end.sinks) if far_end else "", journal=more) as server:
+    sinks = toml(far_end.sinks) if far_end else ""
+    environment = {"BTFEED_PLAIN": "1"} if plain else {}
+    with Server(workshop.directory(), sinks, journal=more, environment=environment) as server:
         if far_end:
             yield Subject(server.url, server.pid, far_end.count, far_end.pids, far_end.patience)
         else:
-            yield Subject(server.url, server.pid, Journal(directory).count)
+            yield Subject(server.url, server.pid, Journal(server.directory).count)
 
 
 class Journal:

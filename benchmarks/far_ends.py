@@ -6,27 +6,12 @@ To measure another sink, add its entry to FAR_ENDS; stages, whole server, growth
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.far_end import FarEnd
 from benchmarks.workshop import Workshop
-
-
-@dataclass
-class FarEnd:
-    """An empty one.
-
-    sinks     the tables [sinks.NAME] that lead to it
-    count     how many records have arrived there since it was made; of several sinks, at the slowest
-    pids      its processes, whose CPU is told apart
-    patience  seconds between two counts, since counting costs
-    """
-
-    sinks: Mapping[str, Mapping[str, Any]]
-    count: Callable[[], int]
-    pids: Mapping[str, int] = field(default_factory=dict)
-    patience: float = 0.02
 
 
 class Lines:

@@ -71,12 +71,12 @@ def _backlog(mebibytes: int) -> Callable[[Workshop], Iterator[Sample]]:
         yield _fill(directory, path, load, mebibytes)
         baseline = Baseline(load.bodies, load.occurrences)
         lines = Lines(directory / "files")
-        started = time.perf_counter()
+        before, started = baseline.measure(), time.perf_counter()
         with Server(directory, journal=_ROOMY) as server:
-            sample = {"start_s": time.perf_counter() - started}
-            sample["first_answer_ms"] = end_to_end.first_answer(server.url, load.bodies[0]) * 1e3
-            before, cpu, records = baseline.measure(), cpu_seconds(server.pid), lines.count()
             began = time.perf_counter()
+            cpu, records = cpu_seconds(server.pid), lines.count()
+            sample = {"start_s": began - started}
+            sample["first_answer_ms"] = end_to_end.first_answer(server.url, load.bodies[0]) * 1e3
             while time.perf_counter() - began < DRAIN and server.status()["sinks"]["files"]["backlog_posts"]:
                 time.sleep(0.25)
             spent, delivered = cpu_seconds(server.pid) - cpu, lines.count() - records

@@ -52,12 +52,12 @@ class Plan:
 
 
 SHORT = Plan(
-    turns=2, rounds=2, occurrences=10_000, burst=0.7, sizes=(100, 1_000), paced=4.0, rates=(20, 100), backlogs=(0, 50),
+    turns=2, rounds=2, occurrences=10_000, burst=0.7, sizes=(100, 1_000), paced=10.0, rates=(100, 200), backlogs=(0, 50),
     transactions=(1, 10_000), sinks=(1, 4), connections=(1, 64), minutes=0,
 )  # fmt: skip
 """A few minutes."""
 FULL = Plan(
-    turns=5, rounds=3, occurrences=40_000, burst=1.5, sizes=(1, 10, 100, 1_000, 10_000), paced=15.0,
+    turns=5, rounds=3, occurrences=40_000, burst=1.5, sizes=(1, 10, 100, 1_000, 10_000), paced=60.0,
     rates=(20, 100, 200, 400), backlogs=(0, 1_000, 10_000), transactions=(1, 10, 100, 1_000, 10_000), sinks=(1, 2, 4, 8),
     connections=(1, 8, 64, 256, 900), minutes=60,
 )  # fmt: skip

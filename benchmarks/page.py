@@ -17,6 +17,7 @@ from benchmarks.results import Case, Result
 TITLES = {
     "throughput": "Throughput and CPU",
     "stages": "Where the time goes",
+    "stages-plain": "Where the time goes without the native transcoder",
     "latency": "Latency",
     "growth": "What grows",
     "hour": "Over time",
@@ -25,6 +26,7 @@ TITLES = {
 NOTES = {
     "throughput": "As fast as answers come, fsync before each answer. Medians; bars from the least round to the most.",
     "stages": "Each stage alone, in its own process. The whole server takes HTTP and the event loop beyond that.",
+    "stages-plain": "The plain path runs where the native one was not built.",
     "latency": "Posts leave at a fixed rate whatever is answered, and latency counts from when a post should have left.",
     "growth": "All else is the same: a flat line is what costs no more.",
     "hour": "A steady rate; one point a minute.",

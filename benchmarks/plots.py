@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from benchmarks.results import Case, Result
 
@@ -21,6 +21,7 @@ STYLE = {
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
     "svg.hashsalt": "btfeed",
+    "svg.fonttype": "none",  # text as text: small, and it can be found
     "figure.constrained_layout.use": True,
 }
 COLOURS = ("#3b6ea5", "#d98032", "#5a9367", "#a3475b", "#7d6aa8", "#8a8a8a", "#c2a83e", "#4f9da6", "#b0724b", "#333333")
@@ -117,7 +118,18 @@ def latency(result: Result) -> Figure | None:
 
 
 def stages(result: Result) -> Figure | None:
-    """Where the time goes, stacked: by post size and by type."""
+    """Where the time goes on the path that runs, stacked: by post size and by type."""
+    there = any(result.of("stages", "map, native"))
+    return _stages(result, _NATIVE if there else _PLAIN, "Where the time goes, with the file sink")
+
+
+def stages_plain(result: Result) -> Figure | None:
+    """The same of the plain path, where the native one runs too."""
+    there = any(result.of("stages", "map, native"))
+    return _stages(result, _PLAIN, "Where the time goes on the plain path") if there else None
+
+
+def _stages(result: Result, parts: "Mapping[str, Part]", title: str) -> Figure | None:
     loads = sorted(
         {(int(c.parameters["occurrences"]), str(c.parameters["posts"])) for c in result.of("stages")}, key=_order
     )
@@ -126,7 +138,7 @@ def stages(result: Result) -> Figure | None:
     figure = Figure(figsize=(10, 4.2))
     axes = figure.subplots()
     bottom = [0.0] * len(loads)
-    for (name, of), colour in zip(_stacked().items(), COLOURS, strict=False):
+    for (name, of), colour in zip(parts.items(), COLOURS, strict=False):
         heights = [max(0.0, of(result, load)) for load in loads]
         axes.bar(range(len(loads)), heights, bottom=bottom, label=name, color=colour, width=0.65)
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
@@ -136,10 +148,11 @@ def stages(result: Result) -> Figure | None:
     axes.set_xticks(range(len(loads)), told)
     _labelled(
         axes,
-        "Where the time goes, with the file sink",
+        title,
         "occurrences in a post, and their type",
         "× parse of the same posts",
     )
+    axes.set_xlim(-0.6, max(3, len(loads)) - 0.4)
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles[::-1], labels[::-1], frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
@@ -152,28 +165,35 @@ def _order(load: tuple[int, str]) -> tuple[bool, int, str]:
 Part = Callable[[Result, tuple[int, str]], float]
 
 
-def _stacked() -> dict[str, Part]:
-    """Parts that add up. Receiving has a parse of its own, which stands below `limits`."""
-    return {
-        "receive: parse": _stage("parse"),
-        "receive: limits": _stage("limits"),
-        "receive: digest": _stage("digest"),
-        "journal: append": _stage("journal append"),
-        "journal: read": _stage("journal read"),
-        "map: parse": _stage("parse"),
-        "map: encode": _stage("encode"),
-        "map: the rest": lambda of, load: _stage("map")(of, load) - _stage("parse")(of, load) - _stage("encode")(of, load),
-        "batch": _stage("batch"),
-        "file sink": _stage("sink: file"),
-    }
-
-
 def _stage(name: str) -> Part:
     def cost(result: Result, load: tuple[int, str]) -> float:
         found = list(result.of("stages", name, occurrences=load[0], posts=load[1]))
         return found[0].median("x_parse") if found else 0.0
 
     return cost
+
+
+_PLAIN: dict[str, Part] = {
+    "receive: parse": _stage("parse"),
+    "receive: limits": _stage("limits"),
+    "receive: digest": _stage("digest"),
+    "journal: append": _stage("journal append"),
+    "journal: read": _stage("journal read"),
+    "map: parse": _stage("parse"),
+    "map: encode": _stage("encode"),
+    "map: the rest": lambda of, load: _stage("map")(of, load) - _stage("parse")(of, load) - _stage("encode")(of, load),
+    "batch": _stage("batch"),
+    "file sink": _stage("sink: file"),
+}
+"""Parts that add up. Receiving has a parse of its own, which stands below `limits`."""
+_NATIVE: dict[str, Part] = {
+    "receive: limits, digest": _stage("inspect, native"),
+    "journal: append": _stage("journal append"),
+    "journal: read": _stage("journal read"),
+    "map": _stage("map, native"),
+    "batch": _stage("batch"),
+    "file sink": _stage("sink: file"),
+}
 
 
 def growth(result: Result) -> Figure | None:
@@ -239,6 +259,7 @@ def peers(result: Result) -> Figure | None:
         axes.grid(visible=False, axis="y")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.set_yticks([place + 0.25 for place in range(len(rows))], list(rows))
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.margins(x=0.15)
         _labelled(axes, title, x, "")
     figure.axes[0].invert_yaxis()
@@ -261,6 +282,7 @@ def _bars(
 PICTURES: dict[str, Callable[[Result], Figure | None]] = {
     "throughput": throughput,
     "stages": stages,
+    "stages-plain": stages_plain,
     "latency": latency,
     "growth": growth,
     "hour": hour,

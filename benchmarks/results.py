@@ -20,6 +20,7 @@ from typing import Any
 import apsw
 
 from benchmarks.measuring import Spread
+from btfeed import native
 
 ROOT = Path(__file__).parent.parent
 LATEST = Path(__file__).parent / "results" / "latest.json"
@@ -102,6 +103,7 @@ def about(command: str, seed: int) -> dict[str, Any]:
             "system": f"{platform.system()} {platform.release().partition('-')[0]} {platform.machine()}",
             "load_at_start": round(os.getloadavg()[0], 2),
         },
+        "mapping": native.PATH,
         "versions": {"python": platform.python_version(), "sqlite": apsw.sqlite_lib_version()} | dict(_packages()),
     }
 
@@ -122,7 +124,12 @@ def _cpu() -> str:
 
 
 def _commit() -> str:
-    """Of the source, marked where it was changed since."""
-    command = ["git", "describe", "--always", "--dirty=, with changes", "--abbrev=12", "--exclude=*"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+    """The last one that changed what is measured, marked where that was changed since."""
+    measured = ("btfeed", "sinks", "native")
+    commit = _git("log", "-1", "--abbrev=12", "--format=%h", "--", *measured)
+    return (commit or "unknown") + (", with changes" if _git("status", "--porcelain", "--", *measured) else "")
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip()

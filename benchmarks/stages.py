@@ -1,13 +1,15 @@
 """What an occurrence costs at each stage, each in a process of its own, on one core, between two parses.
 
     parse            upb's parser alone: the baseline itself, measured as if it were a case
-    limits           what `post.admit` takes beyond the parse that is in it
+    limits           what the plain `post.admit` takes beyond the parse that is in it
     digest           BLAKE2b of the body, of which event.id is made
+    inspect, native  both of these, without a parse
     journal append   until it is durable, in group commits of what waits
     journal read     as deliveries read, from a journal that was opened anew
     validate         what is asked of the field table: once for each shape of occurrences, not for each occurrence
     encode           msgspec alone, of rows that are ready
-    map              the whole of `Mapper.map`: parse, validate, map, encode
+    map              the whole of the plain `Mapper.map`: parse, validate, map, encode
+    map, native      the same, by the native transcoder
     batch            join and cut mapped posts to a sink's batches
     sink: NAME       its writes to a black hole, or to the disk
 
@@ -20,6 +22,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -28,18 +31,20 @@ import msgspec
 
 from benchmarks.load import Load
 from benchmarks.measuring import Baseline, pin
-from btfeed import app, config, mapping, plan, post, validate
+from btfeed import app, config, mapping, native, plan, post, transcode, validate
 from btfeed.bt_pb2 import BusinessTransactions
 from btfeed.journal.sqlite import SqliteJournal, SqliteSettings
 from btfeed.mapping import Mapper
 from btfeed.metrics import Metrics
 from btfeed.plan import RecordSettings
+from btfeed.transcode import PostMapper
 from btfeed.validate import ValidationSettings
 from sinks.base import Batch
 
 LEAST = 0.03
 """Seconds of CPU that a round takes at least: short ones are repeated."""
 MAX_OCCURRENCES = 100_000
+DEFAULTS = (RecordSettings(), ValidationSettings())
 
 Work = Callable[[], Awaitable[None]]
 Stage = Callable[["Bench"], AbstractAsyncContextManager[tuple[Work, Work | None]]]
@@ -52,10 +57,6 @@ class Bench:
     load: Load
     directory: Path
     sink: Mapping[str, Any] | None = None
-
-
-def _mapper() -> Mapper:
-    return Mapper(RecordSettings(), ValidationSettings())
 
 
 def _plain(work: Callable[[bytes], object]) -> Stage:
@@ -75,7 +76,10 @@ def _plain(work: Callable[[bytes], object]) -> Stage:
 @asynccontextmanager
 async def _limits(bench: Bench) -> AsyncIterator[tuple[Work, Work]]:
     async def admit() -> None:
-        assert sum(post.admit(body, MAX_OCCURRENCES) for body in bench.load.bodies) == bench.load.occurrences
+        found = 0
+        for body in bench.load.bodies:
+            found += post.admit_plainly(body, MAX_OCCURRENCES)
+        assert found == bench.load.occurrences
 
     async def parse() -> None:
         for body in bench.load.bodies:
@@ -94,7 +98,7 @@ async def _validate(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
         return validate.violations(*arguments)
 
     with patch.object(plan, "violations", note):
-        _map(bench.load, _mapper())
+        _map(bench.load, Mapper(*DEFAULTS))
 
     async def turn() -> None:
         for arguments in asked:
@@ -115,7 +119,7 @@ async def _encode(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
             encoder.encode_into(row, buffer, offset)
 
     with patch.object(mapping, "_encoder", Keeping()):
-        _map(bench.load, _mapper())
+        _map(bench.load, Mapper(*DEFAULTS))
     assert len(rows) == bench.load.occurrences
 
     async def turn() -> None:
@@ -126,25 +130,29 @@ async def _encode(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
     yield turn, None
 
 
-def _map(load: Load, mapper: Mapper) -> list[Batch]:
+def _map(load: Load, mapper: PostMapper) -> list[Batch]:
     batches = [mapper.map(body, post.digest(body)).batch for body in load.bodies]
     assert sum(map(len, batches)) == load.occurrences
     return batches
 
 
-@asynccontextmanager
-async def _mapping(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
+def _mapping(made: Callable[[RecordSettings, ValidationSettings], PostMapper]) -> Stage:
     """Plans are compiled in the first turn, which is not counted."""
-    mapper = _mapper()
-    digests = [post.digest(body) for body in bench.load.bodies]
 
-    async def turn() -> None:
-        found = 0
-        for body, digest in zip(bench.load.bodies, digests, strict=True):
-            found += len(mapper.map(body, digest).batch)
-        assert found == bench.load.occurrences
+    @asynccontextmanager
+    async def stage(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
+        mapper = made(*DEFAULTS)
+        digests = [post.digest(body) for body in bench.load.bodies]
 
-    yield turn, None
+        async def turn() -> None:
+            found = 0
+            for body, digest in zip(bench.load.bodies, digests, strict=True):
+                found += len(mapper.map(body, digest).batch)
+            assert found == bench.load.occurrences
+
+        yield turn, None
+
+    return stage
 
 
 @asynccontextmanager
@@ -187,7 +195,7 @@ async def _journal(directory: Path) -> AsyncIterator[SqliteJournal]:
 
 @asynccontextmanager
 async def _batch(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
-    posts = _map(bench.load, _mapper())
+    posts = _map(bench.load, transcode.mapper(*DEFAULTS))
     delivery = config.parse({"sinks": {"s": {"type": "file"}}}, {}).sinks["s"].common.delivery
 
     async def turn() -> None:
@@ -221,7 +229,7 @@ async def _sink(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
     assert bench.sink
     found = config.parse({"sinks": {"bench": bench.sink}}, {}).sinks["bench"]
     delivery = found.common.delivery
-    batches = _batches(_map(bench.load, _mapper()), delivery.max_records, delivery.max_bytes)
+    batches = _batches(_map(bench.load, transcode.mapper(*DEFAULTS)), delivery.max_records, delivery.max_bytes)
     sink = app.create_sink("bench", found)
     await sink.open(None)
 
@@ -244,14 +252,19 @@ async def _sink(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
 STAGES: dict[str, Stage] = {
     "parse": _plain(BusinessTransactions.FromString),
     "limits": _limits,
-    "digest": _plain(post.digest),
+    "digest": _plain(lambda body: blake2b(body, digest_size=32).digest()),
     "journal append": _append,
     "journal read": _read,
     "validate": _validate,
     "encode": _encode,
-    "map": _mapping,
+    "map": _mapping(Mapper),
     "batch": _batch,
 }
+if native.module:
+    STAGES |= {
+        "inspect, native": _plain(lambda body: post.inspect(body, MAX_OCCURRENCES)),
+        "map, native": _mapping(transcode.NativeMapper),
+    }
 
 
 @dataclass(frozen=True, slots=True)

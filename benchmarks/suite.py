@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 from benchmarks import allocations, end_to_end, growth, peers, sources, stages
 from benchmarks.end_to_end import Lost
@@ -21,6 +22,11 @@ from benchmarks.job import Job, Plan, Sample
 from benchmarks.load import KINDS, SIZES
 from benchmarks.results import Case
 from benchmarks.workshop import Workshop
+from btfeed import native
+
+PLAIN = ", plain path"
+FILE_PLAIN = "file" + PLAIN
+"""The whole server without the native transcoder."""
 
 
 def jobs(plan: Plan) -> Iterator[Job]:
@@ -97,8 +103,8 @@ def count_allocations(workshop: Workshop, plan: Plan, cases: Sequence[Case]) -> 
 
 
 def _whole_server(plan: Plan) -> Iterator[Job]:
-    for name in ("none", *available(), "all"):
-        for size in SIZES if name == "file" else plan.sizes:
+    for name in ("none", *available(), "all", *([FILE_PLAIN] if native.module else [])):
+        for size in SIZES if name in ("file", FILE_PLAIN) else plan.sizes:
             parameters = {"occurrences": size, "connections": connections(size)}
             yield Job(Case("whole server", name, parameters), plan.rounds, _bursts(name, size, plan))
 
@@ -114,13 +120,13 @@ def _bursts(name: str, size: int, plan: Plan) -> Callable[[Workshop], Iterator[S
 
 @contextmanager
 def far_end_and_server(workshop: Workshop, name: str) -> Iterator[end_to_end.Subject]:
-    """name: one of FAR_ENDS, "all" of them that are available, or "none"."""
+    """name: one of FAR_ENDS, "all" of them that are available, "none", or FILE_PLAIN."""
     with ExitStack() as stack:
         far_end = None
         if name != "none":
-            opened = all_of if name == "all" else FAR_ENDS[name].open
+            opened = all_of if name == "all" else FAR_ENDS[name.removesuffix(PLAIN)].open
             far_end = stack.enter_context(opened(workshop))
-        yield stack.enter_context(end_to_end.btfeed(workshop, far_end))
+        yield stack.enter_context(end_to_end.btfeed(workshop, far_end, plain=name.endswith(PLAIN)))
 
 
 def _latency(plan: Plan) -> Iterator[Job]:
@@ -174,6 +180,7 @@ def _run(job: Job, workshop: Workshop, show: "Bars") -> None:
             show.sampled()
     except Exception as error:  # noqa: BLE001 - the other cases are worth having
         job.failure = f"{type(error).__name__}: {error}"
+    workshop.clear()
     show.end()
 
 
@@ -204,6 +211,7 @@ class Bars:
 @contextmanager
 def bars(console: Console) -> Iterator[Bars]:
     """Drawn on a terminal only."""
-    columns = (TextColumn("{task.description:64.64}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+    name = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
+    columns = (name, BarColumn(20), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True, expand=True) as progress:
         yield Bars(progress)

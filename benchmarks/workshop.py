@@ -1,5 +1,6 @@
 """What measurements share: a scratch directory, posts that were made once, black holes that are up already."""
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ class Workshop:
         self._stack = ExitStack()
         self._made: dict[Any, Any] = {}
         self._numbers = count(1)
+        self._passing: list[Path] = []
 
     def __enter__(self) -> Self:
         self.scratch = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="btfeed-bench-")))
@@ -28,10 +30,16 @@ class Workshop:
         self._stack.close()
 
     def directory(self) -> Path:
-        """A new one, whose name sorts behind the last."""
+        """A new one, until `clear`."""
         made = self.scratch / f"{next(self._numbers):04}"
         made.mkdir()
+        self._passing.append(made)
         return made
+
+    def clear(self) -> None:
+        """Remove what one measurement has written: all of them together would fill the disk."""
+        while self._passing:
+            shutil.rmtree(self._passing.pop(), ignore_errors=True)
 
     def load(self, size: int, occurrences: int, kind: str = "mixed") -> Path:
         """The file that holds this load: see Load.make; size 0 stands for posts of `kind` business transactions."""
@@ -45,7 +53,9 @@ class Workshop:
     def kept(self, name: str, opened: Callable[[], Any]) -> Any:
         """What the context manager that `opened` gives enters; it is entered once, and left at the end."""
         if name not in self._made:
+            passing, self._passing = self._passing, []
             self._made[name] = self._stack.enter_context(opened())
+            self._passing = passing  # its directories stay
         return self._made[name]
 
     def black_hole(self, speaks: str) -> "Child":

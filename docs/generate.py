@@ -1,4 +1,4 @@
-"""The tables in docs/ that are made from the code: settings, metrics, the record, modules. `--check` only compares.
+"""The tables in docs/ and README.md that are made: settings, metrics, record, modules, figures. `--check` only compares.
 
     python -m docs.generate [--check]
 
@@ -16,6 +16,7 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import sinks
+from benchmarks import figures
 from btfeed.address import Address
 from btfeed.config import Common, Sections
 from btfeed.metrics import Metrics
@@ -220,6 +221,7 @@ def tables() -> dict[str, Callable[[], Iterator[str]]]:
         "metrics": metrics,
         "record": record,
         "record constants": constants,
+        "figures": figures.tables,
     }
     for name in sinks.types():
         made[f"delivery of {name}"] = lambda name=name: delivery(sinks.load(name).delivery)  # type: ignore[misc]
@@ -238,7 +240,7 @@ def generate(text: str) -> str:
 
 def main() -> None:
     stale = []
-    for path in sorted(DOCS.rglob("*.md")):
+    for path in (ROOT / "README.md", *sorted(DOCS.rglob("*.md"))):
         text = path.read_text(encoding="utf-8")
         new = generate(text)
         if new != text:
