@@ -7,6 +7,7 @@ load        the posts
 stages      each step alone, in a process of its own; allocations counts what it asks of memory
 end_to_end  the whole server; generator sends to it, far_ends count what arrives, black_hole is one of them
 growth      what costs more with what
+bare        a sink beside the bare client that it uses; real_servers has the servers
 peers       others at the same work
 sources     `btfeed generate` and `btfeed replay`
 results     how a result is kept; compare puts two side by side, plots and page draw one, figures tells README.md's

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from benchmarks.measuring import Spread
 from benchmarks.results import Case, Result
 
-QUANTITIES = ("x_parse", "ack_p99_ms", "occurrences_per_s")
+QUANTITIES = ("x_parse", "x_bare", "ack_p99_ms", "occurrences_per_s")
 """The first one that a case has counts."""
 COUNTED = ("allocations",)
 """These count besides: they have no noise."""

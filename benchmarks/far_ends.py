@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import real_servers
 from benchmarks.far_end import FarEnd
 from benchmarks.workshop import Workshop
 
@@ -70,6 +71,7 @@ class Entry:
 FAR_ENDS: dict[str, Entry] = {
     "file": Entry(file),
     "bizevents": Entry(bizevents),
+    "kafka": Entry(real_servers.kafka, lambda: real_servers.fetched("kafka-*")),
 }
 
 

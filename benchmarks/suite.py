@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
-from benchmarks import allocations, end_to_end, growth, peers, sources, stages
+from benchmarks import allocations, bare, end_to_end, growth, peers, sources, stages
 from benchmarks.end_to_end import Lost
 from benchmarks.far_ends import FAR_ENDS, all_of, available
 from benchmarks.job import Job, Plan, Sample
@@ -36,6 +36,7 @@ def jobs(plan: Plan) -> Iterator[Job]:
     yield from _latency(plan)
     yield from _generator(plan)
     yield from growth.jobs(plan)
+    yield from bare.jobs(plan)
     yield from peers.jobs(plan)
     yield from sources.jobs(plan)
 

@@ -1,0 +1,142 @@
+"""A sink beside the bare client that it uses, sending the same records: what the sink adds.
+
+Both run in this process, one after the other in each round, and write to the same server. `x_bare` is the sink's CPU by the
+client's, `rate_of_bare` the sink's rate by the client's. What is sent is made before.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+
+from benchmarks import real_servers
+from benchmarks.job import Job, Plan, Sample
+from benchmarks.load import Load
+from benchmarks.results import Case
+from benchmarks.workshop import Workshop
+from btfeed import post, transcode
+from btfeed.plan import RecordSettings
+from btfeed.schema import MAPS, RECORD_FIELDS
+from btfeed.validate import ValidationSettings
+from sinks._cloud_events import Header
+from sinks.base import Batch, Sink, SinkContext
+from sinks.kafka import KafkaSettings, KafkaSink, Lane, Messages, lay_out
+
+RECORDS = 5_000
+"""In a batch, as by default."""
+PARTITIONS = 4
+CATEGORIES = ("purepath", "user_action", "visit")
+CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
+CONTEXT = SinkContext("bench", RECORD_FIELDS, MAPS)
+
+Work = Callable[[], Awaitable[None]]
+
+
+def jobs(plan: Plan) -> Iterator[Job]:
+    if not real_servers.fetched("kafka-*"):
+        for codec in CODECS:
+            case = Case("bare client", "kafka", {"compression": codec})
+            yield Job(case, plan.rounds, _bound(_kafka, codec, plan.rounds, plan.occurrences))
+
+
+def _bound(run: Callable[..., Iterator[Sample]], *arguments: Any) -> Callable[[Workshop], Iterator[Sample]]:
+    return lambda workshop: run(workshop, *arguments)
+
+
+def _batches(occurrences: int) -> list[Batch]:
+    """Of RECORDS, mapped from posts of 1,000; at least two, and equal ones."""
+    mapper = transcode.mapper(RecordSettings(), ValidationSettings())
+    number = max(2, occurrences // RECORDS)
+    mapped = [mapper.map(body, post.digest(body)).batch for body in Load.make(1_000, number * RECORDS).bodies]
+    each = RECORDS // 1_000
+    return [Batch.join(mapped[start : start + each]) for start in range(0, len(mapped), each)]
+
+
+async def _pair(sink: Work, bare: Work, records: int, first: bool) -> Sample:
+    """Both once, the sink `first` or second."""
+    spent: dict[str, tuple[float, float]] = {}
+    for name, work in (("sink", sink), ("bare", bare)) if first else (("bare", bare), ("sink", sink)):
+        cpu, started = time.process_time(), time.perf_counter()
+        await work()
+        spent[name] = time.process_time() - cpu, time.perf_counter() - started
+    (cost, seconds), (bare_cost, bare_seconds) = spent["sink"], spent["bare"]
+    each = 1e6 / records
+    sample = {"cpu_us": cost * each, "bare_cpu_us": bare_cost * each, "x_bare": cost / bare_cost}
+    return sample | {"occurrences_per_s": records / seconds, "rate_of_bare": bare_seconds / seconds}
+
+
+async def _write(sink: Sink, batches: Sequence[Batch], in_flight: int) -> None:
+    left = iter(batches)
+
+    async def worker() -> None:
+        for batch in left:
+            result = await sink.write(batch)
+            assert not result.refused
+            assert not result.retry
+
+    await asyncio.gather(*(worker() for _ in range(in_flight)))
+
+
+Prepared = tuple[Messages, list[list[Header]], list[Lane]]
+
+
+def _kafka(workshop: Workshop, codec: str, rounds: int, occurrences: int) -> Iterator[Sample]:
+    """Three topics of four partitions. The bare client gets keys, values, headers and partitions ready-made."""
+    broker = real_servers.broker(workshop)
+    prefix = f"bare{workshop.directory().name}"
+    for category in CATEGORIES:
+        broker.make_topic(f"{prefix}.{category}", PARTITIONS)
+    table = {"bootstrap_servers": broker.bootstrap, "topic": prefix + ".{category}", "compression": codec}
+    batches = _batches(occurrences)
+
+    async def run() -> list[Sample]:
+        sink = KafkaSink(KafkaSettings.model_validate(table), CONTEXT)
+        await sink.open(None)
+        producer = AIOKafkaProducer(
+            bootstrap_servers=broker.bootstrap, acks="all", enable_idempotence=True,
+            compression_type=None if codec == "none" else codec, max_batch_size=2**20,
+        )  # fmt: skip
+        await producer.start()
+        prepared = [await _prepare(sink, prefix, batch) for batch in batches]
+
+        async def bare() -> None:
+            for one in prepared:
+                await _send(producer, *one)
+
+        async def through() -> None:
+            await _write(sink, batches, 1)
+
+        records = len(batches) * RECORDS
+        samples = [await _pair(through, bare, records, bool(number % 2)) for number in range(rounds + 1)]
+        await producer.stop()
+        await sink.close()
+        return samples[1:]  # the first one warms
+
+    samples = asyncio.run(run())
+    topics = [f"{prefix}.{category}" for category in CATEGORIES]
+    arrived = sum(asyncio.run(real_servers.messages(broker.bootstrap, topic, PARTITIONS)) for topic in topics)
+    assert arrived == 2 * (rounds + 1) * len(batches) * RECORDS
+    logs = (path.stat().st_size for node in broker.nodes for path in node.directory.glob(f"data/{prefix}*/*.log"))
+    yield {"log_bytes": sum(logs) / arrived}
+    yield from samples
+
+
+async def _prepare(sink: KafkaSink, prefix: str, batch: Batch) -> Prepared:
+    messages, _ = await sink._messages(batch, sink._topics(batch))
+    partitions = dict.fromkeys([f"{prefix}.{category}" for category in CATEGORIES], PARTITIONS)
+    headers = list(map(messages.headers, batch.ids, messages.bodies))
+    return messages, headers, lay_out(messages, partitions, {})
+
+
+async def _send(producer: Any, messages: Messages, headers: Sequence[list[Header]], lanes: Sequence[Lane]) -> None:
+    async def lane(one: Lane) -> None:
+        made = producer.create_batch()
+        stamp = time.time_ns() // 1_000_000
+        for index in one.left:
+            key, value = messages.keys[index], messages.values[index]
+            assert made.append(timestamp=stamp, key=key, value=value, headers=headers[index])
+        await (await producer.send_batch(made, one.topic, partition=one.partition))
+
+    await asyncio.gather(*map(lane, lanes))

@@ -1,0 +1,53 @@
+"""Far ends that are real servers, those of the tests: where one was fetched already, it is started once and kept."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from benchmarks.far_end import FarEnd
+from benchmarks.workshop import Workshop
+from tests import servers
+from tests.servers.kafka import Kafka
+
+CACHE = Path(servers.__file__).parent / ".cache"
+COUNT_EVERY = 0.2
+"""Seconds between two counts: these servers work for each."""
+
+
+def fetched(pattern: str) -> str | None:
+    """Why the server that is so named can't be had without a download, None where it can."""
+    return None if any(CACHE.glob(pattern)) else "run `make test` once: it fetches the server"
+
+
+def broker(workshop: Workshop) -> Kafka:
+    kept: Kafka = workshop.kept("kafka", lambda: Kafka(workshop.directory() / "kafka"))
+    return kept
+
+
+@contextmanager
+def kafka(workshop: Workshop, **settings: Any) -> Iterator[FarEnd]:
+    """A topic of one partition, on one broker."""
+    server = broker(workshop)
+    topic = f"bench{workshop.directory().name}"
+    table = {"type": "kafka", "bootstrap_servers": server.bootstrap, "topic": topic, "create_topics": True, "partitions": 1}
+    process = server.nodes[0].process
+    assert process
+    pids = {"Kafka": process.pid}
+    yield FarEnd({"kafka": table | settings}, lambda: asyncio.run(messages(server.bootstrap, topic, 1)), pids, COUNT_EVERY)
+
+
+async def messages(bootstrap: str, topic: str, partitions: int) -> int:
+    """All that a topic has taken: it loses none meanwhile."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap)
+    await consumer.start()
+    try:
+        if topic not in await consumer.topics():
+            return 0
+        ends = await consumer.end_offsets([TopicPartition(topic, number) for number in range(partitions)])
+        return sum(ends.values())
+    finally:
+        await consumer.stop()
