@@ -244,8 +244,8 @@ def peers(result: Result) -> Figure | None:
     others = _by_name(result, "peers")
     if not others:
         return None
-    ours = list(result.of("whole server", "file"))
-    rows = {"btfeed, file": ours} | others if ours else others
+    ours = {f"btfeed, {name}": list(result.of("whole server", name)) for name in ("file", "kafka")}
+    rows = {name: cases for name, cases in ours.items() if cases} | others
     sizes = sorted({int(case.parameters["occurrences"]) for cases in others.values() for case in cases})
     figure = Figure(figsize=(10, 1.2 + 0.7 * len(rows)))
     for axes, (quantity, title, x) in zip(

@@ -8,13 +8,13 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import end_to_end
 from benchmarks.end_to_end import Subject
-from benchmarks.far_ends import Lines
+from benchmarks.far_ends import FAR_ENDS
 from benchmarks.job import Job, Plan, Sample
 from benchmarks.results import Case
 from benchmarks.workshop import Workshop
@@ -27,15 +27,17 @@ PROTO = HERE.parent.parent / "proto"
 
 @dataclass(frozen=True)
 class Peer:
-    """program, config: in INSTALLED and here. lacks: what btfeed does and it does not, in this configuration."""
+    """program, config: in INSTALLED and here. far_end: where its records are counted. lacks: what btfeed does and it does
+    not, in this configuration."""
 
     program: str
     config: str
     lacks: tuple[str, ...]
+    far_end: str = "file"
 
     @property
     def installed(self) -> bool:
-        return (INSTALLED / self.program).exists()
+        return (INSTALLED / self.program).exists() and not FAR_ENDS[self.far_end].missing()
 
 
 NOT_DURABLE = "answers once its records are written, and syncs nothing: what was answered may be lost with the power"
@@ -54,6 +56,7 @@ PEERS = {
             "no event.id, no names of measures and dimensions, numbers for times, ids as text",
         ),
     ),
+    "bento, kafka": Peer("bento", "bento-kafka.yaml", (NO_QUEUE, NO_RULES), "kafka"),
 }
 
 
@@ -76,23 +79,27 @@ def _bursts(peer: Peer, size: int, plan: Plan) -> Callable[[Workshop], Iterator[
 @contextmanager
 def serving(workshop: Workshop, peer: Peer) -> Iterator[Subject]:
     """The peer as a process, when it listens."""
-    directory = workshop.directory()
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    environment = os.environ | {
-        "ADDRESS": f"127.0.0.1:{port}",
-        "PROTO": str(PROTO),
-        "OUTPUT": str(directory / "records.ndjson"),
-    }
-    with (directory / "log").open("wb") as log:
+    with ExitStack() as stack:
+        far_end = stack.enter_context(FAR_ENDS[peer.far_end].open(workshop))
+        (table,) = far_end.sinks.values()
+        environment = os.environ | {
+            "ADDRESS": f"127.0.0.1:{port}",
+            "PROTO": str(PROTO),
+            "OUTPUT": str(Path(table.get("directory", "")) / "records.ndjson"),
+            "BROKERS": str(table.get("bootstrap_servers")),
+            "TOPIC": str(table.get("topic")),
+        }
+        log = stack.enter_context((workshop.directory() / "log").open("wb"))
         command = [str(INSTALLED / peer.program), "-c", str(HERE / peer.config)]
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-    try:
-        until(lambda: _listens(port), f"{peer.program} listens")
-        yield Subject(f"http://127.0.0.1:{port}/", process.pid, Lines(directory).count)
-    finally:
-        process.terminate()
-        process.wait(30)
+        try:
+            until(lambda: _listens(port), f"{peer.program} listens")
+            yield Subject(f"http://127.0.0.1:{port}/", process.pid, far_end.count, far_end.pids, far_end.patience)
+        finally:
+            process.terminate()
+            process.wait(30)
 
 
 def _listens(port: int) -> bool:
