@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
+from elasticsearch import AsyncElasticsearch
 
 from benchmarks import real_servers
 from benchmarks.job import Job, Plan, Sample
@@ -21,8 +22,12 @@ from btfeed.plan import RecordSettings
 from btfeed.schema import MAPS, RECORD_FIELDS
 from btfeed.validate import ValidationSettings
 from sinks._cloud_events import Header
+from sinks._es_bulk import bulk
+from sinks._es_index import IndexName
 from sinks.base import Batch, Sink, SinkContext
+from sinks.elasticsearch import SINK as ELASTICSEARCH
 from sinks.kafka import KafkaSettings, KafkaSink, Lane, Messages, lay_out
+from tests.servers.elasticsearch import Elasticsearch
 
 RECORDS = 5_000
 """In a batch, as by default."""
@@ -39,6 +44,9 @@ def jobs(plan: Plan) -> Iterator[Job]:
         for codec in CODECS:
             case = Case("bare client", "kafka", {"compression": codec})
             yield Job(case, plan.rounds, _bound(_kafka, codec, plan.rounds, plan.occurrences))
+    if not real_servers.fetched("elasticsearch/*"):
+        case = Case("bare client", "elasticsearch")
+        yield Job(case, plan.rounds, _bound(_elasticsearch, plan.rounds, plan.occurrences))
 
 
 def _bound(run: Callable[..., Iterator[Sample]], *arguments: Any) -> Callable[[Workshop], Iterator[Sample]]:
@@ -140,3 +148,52 @@ async def _send(producer: Any, messages: Messages, headers: Sequence[list[Header
         await (await producer.send_batch(made, one.topic, partition=one.partition))
 
     await asyncio.gather(*map(lane, lanes))
+
+
+# Elasticsearch
+
+
+def _elasticsearch(workshop: Workshop, rounds: int, occurrences: int) -> Iterator[Sample]:
+    """Indexes of one shard, of the same template; the bare client gets its requests ready-made. Both begin anew each time.
+
+    Only the sink's figures have the making of requests in them.
+    """
+    node = real_servers.node(workshop)
+    batches = _batches(max(occurrences, 4 * RECORDS))
+
+    async def run() -> list[Sample]:
+        return [await _documents(workshop, node, batches, bool(number % 2)) for number in range(rounds + 1)]
+
+    yield from asyncio.run(run())[1:]  # the first one warms
+
+
+async def _documents(workshop: Workshop, node: Elasticsearch, batches: list[Batch], first: bool) -> Sample:
+    """One round, into indexes that are gone afterwards."""
+    in_flight = ELASTICSEARCH.delivery["in_flight"]
+    names = [f"bare{workshop.directory().name}{side}" for side in ("sink", "client")]
+    tables = [{"hosts": [node.url], "index": name} for name in names]
+    sink, other = (ELASTICSEARCH.create(ELASTICSEARCH.settings.model_validate(table), CONTEXT) for table in tables)
+    requests: list[Any] = [bulk(batch, IndexName(names[1])) for batch in batches]
+    async with AsyncElasticsearch([node.url], request_timeout=60) as client:
+        await sink.open(None)
+        await other.open(None)  # for its template
+        await client.cluster.health()  # connected, as the sink is
+
+        async def through() -> None:
+            await _write(sink, batches, in_flight)
+
+        async def bare() -> None:
+            left = iter(requests)
+
+            async def worker() -> None:
+                for request in left:
+                    assert not (await client.bulk(operations=request))["errors"]
+
+            await asyncio.gather(*(worker() for _ in range(in_flight)))
+
+        sample = await _pair(through, bare, len(batches) * RECORDS, first)
+    for one, name in ((sink, names[0]), (other, names[1])):
+        await one.close()
+        assert real_servers.documents(node, name) == len(batches) * RECORDS
+        real_servers.forget(node, name)
+    return sample

@@ -62,16 +62,19 @@ Open = Callable[[Workshop], AbstractContextManager[FarEnd]]
 
 @dataclass(frozen=True)
 class Entry:
-    """open: makes it. missing: why it can't be had on this machine, None where it can."""
+    """open: makes it. missing: why it can't be had on this machine, None where it can. again: whether it takes a record
+    that comes again, as those of a stage do; one that does not has its writes measured in benchmarks/bare.py."""
 
     open: Open
     missing: Callable[[], str | None] = lambda: None
+    again: bool = True
 
 
 FAR_ENDS: dict[str, Entry] = {
     "file": Entry(file),
     "bizevents": Entry(bizevents),
     "kafka": Entry(real_servers.kafka, lambda: real_servers.fetched("kafka-*")),
+    "elasticsearch": Entry(real_servers.elasticsearch, lambda: real_servers.fetched("elasticsearch/*"), again=False),
 }
 
 

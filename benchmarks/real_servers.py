@@ -9,13 +9,16 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from benchmarks.far_end import FarEnd
+from benchmarks.measuring import cpu_seconds
 from benchmarks.workshop import Workshop
 from tests import servers
+from tests.servers.elasticsearch import NINE, Elasticsearch
 from tests.servers.kafka import Kafka
 
 CACHE = Path(servers.__file__).parent / ".cache"
 COUNT_EVERY = 0.2
 """Seconds between two counts: these servers work for each."""
+JVM = ("-Xms1g", "-Xmx1g", "-Djava.io.tmpdir=${ES_TMPDIR}")
 
 
 def fetched(pattern: str) -> str | None:
@@ -51,3 +54,53 @@ async def messages(bootstrap: str, topic: str, partitions: int) -> int:
         return sum(ends.values())
     finally:
         await consumer.stop()
+
+
+def node(workshop: Workshop) -> Elasticsearch:
+    kept: Elasticsearch = workshop.kept("elasticsearch", _node)
+    return kept
+
+
+@contextmanager
+def elasticsearch(workshop: Workshop, **settings: Any) -> Iterator[FarEnd]:
+    """An index of one shard, on one node."""
+    server = node(workshop)
+    index = f"bench{workshop.directory().name}"
+    table = {"type": "elasticsearch", "hosts": [server.url], "index": index} | settings
+    yield FarEnd({"elasticsearch": table}, lambda: documents(server, index), {"Elasticsearch": _java(server)}, COUNT_EVERY)
+    forget(server, index)
+
+
+@contextmanager
+def _node() -> Iterator[Elasticsearch]:
+    server = Elasticsearch(NINE, jvm=JVM)
+    try:
+        yield server.start()
+    finally:
+        server.remove()
+
+
+def documents(server: Elasticsearch, index: str) -> int:
+    """All that are in an index; none where there is no such index."""
+    server.ask("POST", f"/{index}/_refresh")
+    status, answer = server.ask("GET", f"/{index}/_count")
+    return int(answer["count"]) if status == 200 else 0
+
+
+def forget(server: Elasticsearch, index: str) -> None:
+    """Delete an index, and the template that the sink made for it."""
+    server.ask("DELETE", f"/{index}")
+    server.ask("DELETE", f"/_index_template/btfeed-{index}")
+
+
+def _java(server: Elasticsearch) -> int:
+    """The process that works: of those that the first one started, the one that has worked most."""
+    assert server.process
+    return max(_descendants(server.process.pid), key=cpu_seconds)
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    yield pid
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        for child in (thread / "children").read_text().split():
+            yield from _descendants(int(child))

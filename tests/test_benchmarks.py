@@ -179,6 +179,8 @@ def run(text: str, plan: job.Plan = TINY) -> list[Case]:
         ("whole server: none (occurrences 10,", {"x_parse", "occurrences_per_s", "generator_busy"}),
         ("latency: file", {"ack_p50_ms", "ack_p99_ms", "ack_p99.9_ms", "generator_late_ms"}),
         ("load generator: black hole (occurrences 100)", {"posts_per_s", "generator_busy"}),
+        ("bare client: kafka (compression none", {"x_bare", "rate_of_bare", "log_bytes"}),
+        ("bare client: elasticsearch", {"x_bare", "rate_of_bare"}),
         ("sources: replay", {"occurrences_per_s", "cpu_us"}),
     ],
 )
