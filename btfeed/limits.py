@@ -17,6 +17,8 @@ log = structlog.get_logger()
 
 RETRY_AFTER = 5
 """Seconds that a 503 asks for. AppMon does not retry; load balancers and replay do."""
+ANSWERED_YET = 0.1
+"""Seconds between looks at whether a client that has shut down its side has had all of its answers."""
 READ_BUFFER = 2**16
 """Bytes of a body that a connection reads ahead; at most twice as many wait there."""
 
@@ -122,7 +124,16 @@ class Connection(web.RequestHandler):
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's own may return something
         """True keeps the connection open, for the answers to what was sent in whole."""
         self._ended = not self._waits() and self._body is not None and self._body.is_eof() and self.ssl_context is None
+        if self._ended:
+            self._close_when_answered()
         return self._ended
+
+    def _close_when_answered(self) -> None:
+        """Where the end came just after the last answer was begun, nothing else closes."""
+        if self._waits():
+            self.force_close()
+        elif self.transport:
+            self._loop.call_later(ANSWERED_YET, self._close_when_answered)
 
     def pause_writing(self) -> None:
         super().pause_writing()

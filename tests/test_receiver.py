@@ -13,6 +13,7 @@ import pytest_asyncio
 from btfeed.bt_pb2 import BusinessTransactions
 from btfeed.config import load
 from btfeed.journal.base import JournalFull, JournalUnavailable
+from btfeed.limits import Connection
 from btfeed.receiver import ReceiverSettings
 from tests.posts import mixed, sample_purepath, sample_visit
 from tests.rawhttp import Site, chunked, gzipped, request, site
@@ -356,6 +357,12 @@ async def test_answers_a_client_that_has_shut_down_its_side(running: Site) -> No
         await running.until(lambda it: it.journal.waiting, "the post waits for the journal")
         running.journal.gate.set()
         assert ((await line.answer()).status, await line.rest()) == (200, b"")
+
+
+async def test_closes_behind_an_end_that_came_with_the_answer(running: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the client shuts down its side just after it was asked whether it has, the connection is closed too."""
+    monkeypatch.setattr(Connection, "at_end", False)
+    await test_answers_a_client_that_has_shut_down_its_side(running)
 
 
 async def test_reuses_a_connection(running: Site) -> None:
