@@ -10,5 +10,6 @@ growth      what costs more with what
 bare        a sink beside the bare client that it uses; real_servers has the servers
 peers       others at the same work
 sources     `btfeed generate` and `btfeed replay`
+bench_stages  the stages and the whole server alone, at 1,000 occurrences a post
 results     how a result is kept; compare puts two side by side, plots and page draw one, figures tells README.md's
 """
