@@ -31,6 +31,8 @@ from tests.servers.elasticsearch import Elasticsearch
 
 RECORDS = 5_000
 """In a batch, as by default."""
+LEAST = 12 * RECORDS
+"""Records that each side writes in a round: what takes less than a second says more of the server's moods."""
 PARTITIONS = 4
 CATEGORIES = ("purepath", "user_action", "visit")
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
@@ -97,7 +99,7 @@ def _kafka(workshop: Workshop, codec: str, rounds: int, occurrences: int) -> Ite
     for category in CATEGORIES:
         broker.make_topic(f"{prefix}.{category}", PARTITIONS)
     table = {"bootstrap_servers": broker.bootstrap, "topic": prefix + ".{category}", "compression": codec}
-    batches = _batches(occurrences)
+    batches = _batches(max(occurrences, LEAST))
 
     async def run() -> list[Sample]:
         sink = KafkaSink(KafkaSettings.model_validate(table), CONTEXT)
@@ -159,7 +161,7 @@ def _elasticsearch(workshop: Workshop, rounds: int, occurrences: int) -> Iterato
     Only the sink's figures have the making of requests in them.
     """
     node = real_servers.node(workshop)
-    batches = _batches(max(occurrences, 4 * RECORDS))
+    batches = _batches(max(occurrences, LEAST))
 
     async def run() -> list[Sample]:
         return [await _documents(workshop, node, batches, bool(number % 2)) for number in range(rounds + 1)]
