@@ -75,14 +75,15 @@ class Feed:
         """What the post in `entry` became, now or when another sink asked. Of those `following`, which will be asked for,
         as many are begun as keep all threads busy."""
         seq = entry.seq
-        while (post := self._posts.get(seq)) is None:
-            if seq not in self._pending:
-                self._begin(entry, following)
-            post = (await asyncio.shield(self._pending[seq])).get(seq)
+        while True:
+            post = self._posts.get(seq)
+            if post is None:
+                if seq not in self._pending:
+                    self._begin(entry, following)
+                post = (await asyncio.shield(self._pending[seq])).get(seq)
             if post:
-                break
-        self._let_go(post)
-        return post
+                self._let_go(post)
+                return post
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
