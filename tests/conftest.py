@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
-from btfeed import native
+from btfeed import delivery, native, settlement
 from tests.harness import Server
 from tests.servers import elasticsearch
 from tests.servers.bizevents import BizeventsServer
@@ -64,3 +65,11 @@ def place() -> Iterator[Place]:
     found = Place(elasticsearch.shared())
     yield found
     found.close()
+
+
+@pytest.fixture
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A delivery that looks again at a failing journal soon, and logs as it does by itself."""
+    structlog.reset_defaults()
+    monkeypatch.setattr(delivery, "READ_RETRY", 0.01)
+    monkeypatch.setattr(settlement, "COMMIT_RETRY", 0.01)

@@ -1,4 +1,4 @@
-"""Delivery when something fails: retries, refusals, bugs, the journal, and stops in the middle of it."""
+"""Delivery when something fails: retries, refusals, bugs, and the journal."""
 
 import asyncio
 import math
@@ -6,21 +6,14 @@ import random
 from typing import Any
 
 import pytest
-import structlog
 from structlog.testing import capture_logs
 
-from btfeed import delivery, settlement
 from btfeed.journal.base import Cursor
 from sinks.base import Batch, BatchRefused, Misconfigured, OutcomeUnknown, Unavailable, WriteResult
 from tests.fakes import FakeJournal, FakeSink, Rig, SerialFakeSink
 from tests.harness import until_async
 
-
-@pytest.fixture(autouse=True)
-def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    structlog.reset_defaults()
-    monkeypatch.setattr(delivery, "READ_RETRY", 0.01)
-    monkeypatch.setattr(settlement, "COMMIT_RETRY", 0.01)
+pytestmark = pytest.mark.usefixtures("quickly")
 
 
 @pytest.fixture
@@ -140,18 +133,6 @@ async def test_what_must_not_come_again_is_kept_as_dead_letters() -> None:
     assert len(sink.writes) == 3
     assert rig.sample("sink_unknown_total") == rig.sample("dead_letters_total", reason="unknown") == 2
     assert rig.delivery.status.dead_letters == 2
-
-
-async def test_a_stop_while_waiting_does_not_bring_again_what_must_not_come() -> None:
-    """The dead letters of an unknown outcome are saved with the cursor, though the loop was in its pause."""
-    sink = FakeSink(OutcomeUnknown("no reply", retry_after=60, again=False))
-    async with Rig(sink) as rig:
-        await rig.post(2)
-        await until_async(lambda: rig.delivery.status.state == "unavailable", "a pause")
-        rig.delivery.stop()
-        await asyncio.wait_for(rig.task, 5)
-    assert rig.journal.saved["sink"][0] == Cursor(2)
-    assert len(rig.journal.letters) == 2
 
 
 async def test_what_a_sink_notes_is_counted() -> None:
@@ -296,83 +277,6 @@ async def test_a_journal_that_cannot_be_read_is_read_again() -> None:
             await rig.saved(2)
     assert sink.bodies == bodies
     assert len([entry for entry in logs if "can't read the journal" in entry["event"]]) == 1
-
-
-async def hang(batch: Batch) -> WriteResult:
-    await asyncio.Event().wait()
-    raise AssertionError
-
-
-@pytest.mark.parametrize("stage", ["opening", "pause", "idle"])
-async def test_a_stop_ends_what_only_waits(stage: str) -> None:
-    """A pause of a minute before the next opening or write, and waiting for posts, end at once."""
-    away: list[Exception] = [Unavailable("away", retry_after=60)] * 3
-    sink = FakeSink(opens=away) if stage == "opening" else FakeSink(*away if stage == "pause" else ())
-    async with Rig(sink) as rig:
-        if stage != "idle":
-            await rig.post(2)
-            await until_async(lambda: rig.delivery.status.state == "unavailable", "a pause")
-        rig.delivery.stop()
-        await asyncio.wait_for(rig.task, 5)
-    assert sink.closed == 1
-    assert all(commit.cursor == Cursor(1) for commit in rig.journal.commits)
-
-
-@pytest.mark.parametrize("serial", [False, True])
-async def test_after_a_stop_nothing_new_is_written(serial: bool) -> None:
-    """The batch behind one that a stop caught in its pause is left for the next start, not written before it."""
-    sink: FakeSink = (SerialFakeSink if serial else FakeSink)(*[WriteResult()] * serial, Unavailable("away", 60))
-    async with Rig(sink, serial=serial, max_records=1) as rig:
-        await rig.post(5)
-        await until_async(lambda: rig.delivery.status.state == "unavailable", "a pause")
-        rig.delivery.stop()
-        await asyncio.wait_for(rig.task, 5)
-    assert len(sink.writes) == 1 + serial
-    assert sink.bodies == []
-
-
-async def test_a_write_that_hangs_is_given_up_when_it_is_cancelled() -> None:
-    """stop waits for it; cancelling the loop ends it, and the sink is closed. Its batch is not settled."""
-    sink = FakeSink(always=hang)
-    async with Rig(sink) as rig:
-        await rig.post(2)
-        await until_async(lambda: sink.at_once == 1, "the write hangs")
-        rig.delivery.stop()
-        assert not (await asyncio.wait([rig.task], timeout=0.1))[0]
-        rig.task.cancel()
-        await asyncio.gather(rig.task, return_exceptions=True)
-        assert (sink.closed, rig.journal.saved) == (1, {})
-        rig.task = asyncio.create_task(asyncio.sleep(0))
-
-
-async def test_a_stop_while_the_journal_fails_ends_when_it_is_cancelled() -> None:
-    """The saving goes on until then, and no longer."""
-    sink = SerialFakeSink()
-    async with Rig(sink, serial=True) as rig:
-        rig.journal.failing = {"commit"}
-        await until_async(lambda: rig.journal.failed, "the commit failed")
-        rig.delivery.stop()
-        rig.task.cancel()
-        await asyncio.gather(rig.task, return_exceptions=True)
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-        rig.task = asyncio.create_task(asyncio.sleep(0))
-
-
-async def test_a_write_under_way_at_a_stop_is_finished_and_saved() -> None:
-    """Its records are delivered once, and the cursor is behind them at the next start."""
-    let_go = asyncio.Event()
-
-    async def slow(batch: Batch) -> WriteResult:
-        await let_go.wait()
-        return WriteResult()
-
-    sink = FakeSink(slow)
-    async with Rig(sink) as rig:
-        bodies = await rig.post(2)
-        await until_async(lambda: sink.at_once == 1, "the write is under way")
-        rig.delivery.stop()
-        let_go.set()
-    assert (sink.bodies, rig.journal.saved["sink"][0]) == (bodies, Cursor(2))
 
 
 @pytest.mark.parametrize("seed", range(10))
