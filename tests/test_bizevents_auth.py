@@ -15,7 +15,8 @@ from sinks.base import Misconfigured, Unavailable
 from tests.certificates import Authority
 from tests.fakes import Rig
 from tests.servers.bizevents import CLIENT_SECRET, BizeventsServer, Fault
-from tests.sink_drivers.bizevents import TOKEN, Opened, bizevents_sink, oauth, small
+from tests.sink_drivers import opened
+from tests.sink_drivers.bizevents import TOKEN, bizevents_sink, oauth, small
 
 PLATFORM = "/platform/classic/environment-api"
 SECRETS = ("SECRETAPITOKEN", "SECRETOFCLIENT", "STANDINBEARER")
@@ -23,7 +24,7 @@ SECRETS = ("SECRETAPITOKEN", "SECRETOFCLIENT", "STANDINBEARER")
 
 async def test_a_platform_url_works_with_oauth(dynatrace: BizeventsServer) -> None:
     """The form is as documented, resource included; one token does for many requests."""
-    async with Opened(dynatrace, PLATFORM, oauth(dynatrace, resource="urn:dtaccount:1")) as sink:
+    async with opened(bizevents_sink(dynatrace.url + PLATFORM, oauth(dynatrace, resource="urn:dtaccount:1"))) as sink:
         for _ in range(3):
             await sink.write(small())
     assert len(dynatrace.tokens_given) == 1
@@ -32,7 +33,7 @@ async def test_a_platform_url_works_with_oauth(dynatrace: BizeventsServer) -> No
 
 async def test_a_token_is_refreshed_once_for_all(dynatrace: BizeventsServer) -> None:
     """Twenty writes at once when all tokens have ended: one more is asked for, and each write succeeds."""
-    async with Opened(dynatrace, PLATFORM, oauth(dynatrace)) as sink:
+    async with opened(bizevents_sink(dynatrace.url + PLATFORM, oauth(dynatrace))) as sink:
         dynatrace.end_tokens()
         await asyncio.gather(*(sink.write(small()) for _ in range(20)))
     assert len(dynatrace.tokens_given) == 2
@@ -43,7 +44,7 @@ async def test_a_token_is_refreshed_before_its_end(dynatrace: BizeventsServer, m
     """Of its 300 seconds it is used for 240, so that no request meets its end; many at once ask for one."""
     now = [1000.0]
     monkeypatch.setattr(_oauth, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    async with Opened(dynatrace, PLATFORM, oauth(dynatrace)) as sink:
+    async with opened(bizevents_sink(dynatrace.url + PLATFORM, oauth(dynatrace))) as sink:
         for now[0], tokens in ((1239.0, 1), (1241.0, 2), (1480.0, 2), (1482.0, 3)):
             await asyncio.gather(*(sink.write(small()) for _ in range(5)))
             assert len(dynatrace.tokens_given) == tokens
@@ -52,7 +53,7 @@ async def test_a_token_is_refreshed_before_its_end(dynatrace: BizeventsServer, m
 
 async def test_a_401_with_a_fresh_token_is_misconfigured(dynatrace: BizeventsServer) -> None:
     """Another one would not help: the client lacks a right."""
-    async with Opened(dynatrace, PLATFORM, oauth(dynatrace)) as sink:
+    async with opened(bizevents_sink(dynatrace.url + PLATFORM, oauth(dynatrace))) as sink:
         dynatrace.life = -1.0
         dynatrace.end_tokens()
         with pytest.raises(Misconfigured, match=r"HTTP 401: Token \*\*\* is expired"):
@@ -72,7 +73,7 @@ async def test_a_client_that_gets_no_token_is_misconfigured(
 ) -> None:
     """With what the giver of tokens says, but for the secret."""
     with pytest.raises(Misconfigured, match=said):
-        await Opened(dynatrace, PLATFORM, oauth(dynatrace, **change)).__aenter__()
+        await opened(bizevents_sink(dynatrace.url + PLATFORM, oauth(dynatrace, **change))).__aenter__()
 
 
 async def test_a_giver_of_tokens_that_is_down_loses_nothing(dynatrace: BizeventsServer) -> None:
@@ -108,12 +109,12 @@ async def test_a_custom_ca_is_trusted_and_another_is_not(tmp_path: Path) -> None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*map(str, authority.sign("server")))
     with BizeventsServer(tls=context) as dynatrace:
-        async with Opened(dynatrace, "/e/env", {**TOKEN, "ca": str(authority.certificate)}):
+        async with opened(bizevents_sink(dynatrace.url + "/e/env", {**TOKEN, "ca": str(authority.certificate)})):
             pass
         with pytest.raises(Misconfigured, match=r"not trusted.*`ca`"):
-            await Opened(dynatrace, "/e/env").__aenter__()
+            await opened(bizevents_sink(dynatrace.url + "/e/env")).__aenter__()
         with pytest.raises(Misconfigured, match="can't take certificates from"):
-            await Opened(dynatrace, "/e/env", {**TOKEN, "ca": str(tmp_path / "none.pem")}).__aenter__()
+            await opened(bizevents_sink(dynatrace.url + "/e/env", {**TOKEN, "ca": str(tmp_path / "none.pem")})).__aenter__()
 
 
 async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -151,12 +152,12 @@ async def test_https_goes_through_a_tunnel_of_the_proxy(tmp_path: Path, monkeypa
         server.silent_drop = False
         settings = {**TOKEN, "ca": str(authority.certificate)}
         monkeypatch.setenv("https_proxy", f"http://user:word@{where}")
-        async with Opened(server, "/e/env", settings) as sink:
+        async with opened(bizevents_sink(server.url + "/e/env", settings)) as sink:
             await sink.write(small())
         assert (len(server.accepted), server.sent[0].proxy_authorization) == (3, "")
         monkeypatch.setenv("https_proxy", f"http://user:wrong@{where}")
         with pytest.raises(Misconfigured, match=r"^the proxy answers 407$"):
-            await Opened(server, "/e/env", settings).__aenter__()
+            await opened(bizevents_sink(server.url + "/e/env", settings)).__aenter__()
     proxy.close()
 
 

@@ -12,7 +12,8 @@ from sinks.base import Batch, BatchRefused, Misconfigured, OutcomeUnknown, Unava
 from sinks.bizevents import LIMIT, BizeventsSettings, cloud_events, endpoint, plain
 from tests.fakes import Rig, batch_of, mapped
 from tests.servers.bizevents import API_TOKEN, CLIENT_ID, CLIENT_SECRET, BizeventsServer, Fault
-from tests.sink_drivers.bizevents import TOKEN, Opened, bizevents_sink, small
+from tests.sink_drivers import opened
+from tests.sink_drivers.bizevents import TOKEN, bizevents_sink, small
 
 PLATFORM = "/platform/classic/environment-api"
 SECRETS = ("SECRETAPITOKEN", "SECRETOFCLIENT", "STANDINBEARER")
@@ -158,9 +159,9 @@ def test_a_cloud_event_has_the_record_as_its_data() -> None:
 
 async def test_content_type_and_credentials_are_those_documented(dynatrace: BizeventsServer) -> None:
     """A JSON array under an API token; a CloudEvents batch where that is asked for."""
-    async with Opened(dynatrace) as sink:
+    async with opened(bizevents_sink(dynatrace.url)) as sink:
         await sink.write(small())
-    async with Opened(dynatrace, settings={**TOKEN, "cloud_events": True}) as sink:
+    async with opened(bizevents_sink(dynatrace.url, settings={**TOKEN, "cloud_events": True})) as sink:
         await sink.write(small())
     assert [request.content_type for request in dynatrace.sent] == [
         "application/json",
@@ -172,7 +173,7 @@ async def test_content_type_and_credentials_are_those_documented(dynatrace: Bize
 async def test_opening_proves_it_and_sends_no_event(dynatrace: BizeventsServer) -> None:
     """An empty array is answered with 400 or with 202; either is fine."""
     for dynatrace.takes_nothing in (False, True):
-        async with Opened(dynatrace):
+        async with opened(bizevents_sink(dynatrace.url)):
             pass
     assert [(request.status, request.ids) for request in dynatrace.requests] == [(400, []), (202, [])]
 
@@ -181,7 +182,7 @@ async def test_a_record_larger_than_a_request_is_a_dead_letter(dynatrace: Bizeve
     """It is not even sent; one that just fits is. Neighbours are left to be written again."""
     head, tail = b'{"event.id":"post-0","event.type":"', b'"}'
     fits = head + b"x" * (LIMIT - 2 - len(head + tail)) + tail
-    async with Opened(dynatrace) as sink:
+    async with opened(bizevents_sink(dynatrace.url)) as sink:
         assert await sink.write(batch_of([fits])) == WriteResult(range(1, 1))
         found = await sink.write(batch_of([fits + b" ", b"{}"]))
         assert list(found.retry) == [1]
@@ -192,7 +193,7 @@ async def test_a_record_larger_than_a_request_is_a_dead_letter(dynatrace: Bizeve
 async def test_a_batch_larger_than_a_request_goes_in_several(dynatrace: BizeventsServer) -> None:
     """What was not sent is to be written again."""
     batch = batch_of([b'{"event.id":"post-%d","x":"%s"}' % (n, b"x" * 2_000_000) for n in range(4)])
-    async with Opened(dynatrace) as sink:
+    async with opened(bizevents_sink(dynatrace.url)) as sink:
         assert list((await sink.write(batch)).retry) == [2, 3]
     assert dynatrace.ids == ["post-0", "post-1"]
 
@@ -202,7 +203,7 @@ async def test_records_of_the_far_future_are_counted(dynatrace: BizeventsServer)
     batch = small()
     at = [0, 4_000_000_000_000, 4_000_000_000_000]
     dynatrace.refuse = lambda event: "no" if event["n"] == 2 else None
-    async with Opened(dynatrace) as sink:
+    async with opened(bizevents_sink(dynatrace.url)) as sink:
         found = await sink.write(Batch(batch.ids, batch.keys, at, batch.transactions, batch.sizes, batch.parts))
     assert (found.noted, found.refused) == ({"far_future": 1}, {2: "no"})
 
@@ -213,7 +214,7 @@ async def test_records_of_the_far_future_are_counted(dynatrace: BizeventsServer)
 async def test_a_413_is_the_batch_s_fault(dynatrace: BizeventsServer) -> None:
     """The loop halves it."""
     dynatrace.faults.append(Fault(413))
-    async with Opened(dynatrace) as sink:
+    async with opened(bizevents_sink(dynatrace.url)) as sink:
         with pytest.raises(BatchRefused):
             await sink.write(small())
 
@@ -226,7 +227,7 @@ async def test_an_unknown_outcome_is_one(dynatrace: BizeventsServer, fault: Faul
     """A 5xx, a reply that is lost or late: the sink says whether the batch is to come again."""
     dynatrace.faults.append(fault)
     quick = {"timeout": "1s"} if fault.delay else {}
-    async with Opened(dynatrace, settings={**TOKEN, "on_unknown": on_unknown, **quick}) as sink:
+    async with opened(bizevents_sink(dynatrace.url, settings={**TOKEN, "on_unknown": on_unknown, **quick})) as sink:
         with pytest.raises(OutcomeUnknown) as raised:
             await sink.write(small())
     assert raised.value.again == (on_unknown == "retry")
@@ -269,6 +270,6 @@ async def test_wrong_credentials_are_misconfigured_with_a_hint(dynatrace: Bizeve
     await sink.close()
     dynatrace.scopes = set()
     with pytest.raises(Misconfigured, match=r"HTTP 403: Token \*\*\* is missing .*scope bizevents.ingest"):
-        await Opened(dynatrace).__aenter__()
+        await opened(bizevents_sink(dynatrace.url)).__aenter__()
     with pytest.raises(Misconfigured, match=r"HTTP 404.*/e/ENV"):
-        await Opened(dynatrace, "/e/other").__aenter__()
+        await opened(bizevents_sink(dynatrace.url + "/e/other")).__aenter__()

@@ -11,7 +11,8 @@ from structlog.testing import capture_logs
 from sinks.base import Misconfigured, Unavailable
 from tests.fakes import mapped
 from tests.servers.elasticsearch import EIGHT, NINE, PASSWORD, USER, free_port, shared
-from tests.sink_drivers.elasticsearch import BASIC, Opened, Place, elasticsearch_sink
+from tests.sink_drivers import opened
+from tests.sink_drivers.elasticsearch import BASIC, Place, elasticsearch_sink
 
 TEMPLATES = "manage_index_templates"
 ALL = ("create_doc", "auto_configure")
@@ -28,7 +29,7 @@ def secured(request: pytest.FixtureRequest) -> Iterator[Place]:
 async def test_a_user_with_a_password_does(secured: Place) -> None:
     """Each record is there once."""
     batch = mapped(40)
-    async with Opened(secured, auth=BASIC) as sink:
+    async with opened(secured.sink(auth=BASIC)) as sink:
         assert (await sink.write(batch)).noted == {}
         assert (await sink.write(batch)).noted == {"duplicate": 40}
     assert sorted(secured.records()) == sorted(batch.bodies)
@@ -38,7 +39,7 @@ async def test_an_api_key_with_the_documented_rights_does(secured: Place) -> Non
     """No more than the page says; no warning."""
     key = secured.server.api_key(secured.pattern, *ALL, cluster=[TEMPLATES])
     with capture_logs() as logs:
-        async with Opened(secured, auth={"api_key": key}) as sink:
+        async with opened(secured.sink(auth={"api_key": key})) as sink:
             await sink.check()
             assert not (await sink.write(mapped(10))).retry
     assert [line["event"] for line in logs] == ["index template installed"]
@@ -50,7 +51,7 @@ async def test_a_bearer_token_does(secured: Place) -> None:
     path = f"/_security/service/elastic/fleet-server/credential/token/{secured.prefix}"
     token = secured.server.must("POST", path)["token"]["value"]
     secured.settings["index"] = f"logs-{secured.prefix}-{{category}}"
-    async with Opened(secured, auth={"bearer": token}, manage_template=False) as sink:
+    async with opened(secured.sink(auth={"bearer": token}, manage_template=False)) as sink:
         assert not (await sink.write(mapped(10))).retry
     assert secured.server.must("GET", f"/logs-{secured.prefix}-*/_search?size=0")["hits"]["total"]["value"] >= 0
     assert len(secured.server.documents(f"logs-{secured.prefix}-*")) == 10
@@ -66,7 +67,7 @@ async def test_a_missing_privilege_that_one_can_do_without_is_a_warning(
     """Which names it, once; check says it too, and installs nothing."""
     key = secured.server.api_key(secured.pattern, *privileges)
     with capture_logs() as logs:
-        async with Opened(secured, auth={"api_key": key}) as sink:
+        async with opened(secured.sink(auth={"api_key": key})) as sink:
             await sink.open(None)
             await sink.check()
     assert [(line["log_level"], line["event"], line["privilege"]) for line in logs] == [

@@ -10,7 +10,8 @@ import pytest
 
 from sinks.base import Batch, BatchRefused, Misconfigured, OutcomeUnknown, Transaction, Unavailable
 from tests.fakes import batch_of, mapped
-from tests.sink_drivers.elasticsearch import Opened, Place, records
+from tests.sink_drivers import opened
+from tests.sink_drivers.elasticsearch import Place, records
 
 NOBODY = {"index.routing.allocation.require._name": "nobody"}
 
@@ -46,7 +47,7 @@ def properties(place: Place) -> dict[str, Any]:
 async def test_fields_are_what_the_table_says(place: Place) -> None:
     """On the server, with its own additions: measures are doubles, texts are keywords, dimensions one flattened field."""
     batch = Batch.join([mapped(60), records({"appmon.measure.whole": 1, "environment": "production", "n": 7}, prefix="x")])
-    async with Opened(place) as sink:
+    async with opened(place.sink()) as sink:
         assert await sink.write(batch) == await sink.write(Batch())
     found = properties(place)
     assert {name: found[name]["type"] for name in ("@timestamp", "timestamp", "end_time")} == {
@@ -70,7 +71,7 @@ async def test_what_does_not_fit_an_index_is_kept_all_the_same(place: Place) -> 
     ]
     long = "x" * 40_000
     batch = records({"client.ip": "unknown"}, {"event.name": long, "url.full": long, "appmon.dimension.page": long}, *flood)
-    async with Opened(place) as sink:
+    async with opened(place.sink()) as sink:
         result = await sink.write(batch)
     assert not result.refused
     assert not result.retry
@@ -80,7 +81,7 @@ async def test_what_does_not_fit_an_index_is_kept_all_the_same(place: Place) -> 
 
 async def test_each_record_is_there_once_however_often_it_is_written(place: Place) -> None:
     """The second time it is delivered too, and counted."""
-    async with Opened(place) as sink:
+    async with opened(place.sink()) as sink:
         batch = mapped(30)
         assert (await sink.write(batch.cut(0, 20))).noted == {}
         assert (await sink.write(batch)).noted == {"duplicate": 20}
@@ -105,7 +106,7 @@ async def test_names_of_users_become_indexes(place: Place) -> None:
     batch = Batch.join(
         [batch_of([b'{"event.id":"x"}'], f"p{n}", Transaction(name, "", "", "", "visit")) for n, name in enumerate(names)]
     )
-    async with Opened(place, **settings) as sink:
+    async with opened(place.sink(**settings)) as sink:
         result = await sink.write(batch)
     assert (list(result.retry), result.refused) == ([], {})
     assert len(place.records()) == len(names)
@@ -117,7 +118,7 @@ async def test_names_of_users_become_indexes(place: Place) -> None:
 async def test_a_mapping_conflict_is_that_records_dead_letter(place: Place) -> None:
     """With Elasticsearch's reason; its neighbours are there."""
     batch = records({}, {"duration": "long"}, {"timestamp": "yesterday"}, {"event.name": {"a": 1}}, {})
-    async with Opened(place) as sink:
+    async with opened(place.sink()) as sink:
         result = await sink.write(batch)
     assert list(result.retry) == []
     assert sorted(result.refused) == [1, 2, 3]
@@ -144,7 +145,7 @@ async def test_an_index_that_takes_nothing_waits_and_its_neighbours_go_on(
         place.server.must(method, f"{visits}/{path}", body)
 
     batch = both()
-    async with Opened(place) as sink:
+    async with opened(place.sink()) as sink:
         await sink.write(records({}, category="visit", prefix="first"))
         tell(*before)
         result = await sink.write(batch)
@@ -162,7 +163,7 @@ async def test_an_unassigned_primary_is_waited_for(place: Place) -> None:
     """Its neighbours go on; when the shard is back, all is there once."""
     visits = f"/{index_of(place, 'visit')}"
     batch = both()
-    async with Opened(place, timeout="1500ms") as sink:
+    async with opened(place.sink(timeout="1500ms")) as sink:
         place.server.must("PUT", f"{visits}?wait_for_active_shards=0", {"settings": NOBODY})
         result = await sink.write(batch)
         assert list(result.retry) == [0, 2, 4]
@@ -189,7 +190,7 @@ async def test_a_cluster_that_takes_no_new_index_needs_a_person(
     """Nothing is refused, and nothing lost."""
     place.server.must("PUT", f"/{place.prefix}-room", {})  # so that there is no room for another shard
     try:
-        async with Opened(place) as sink:
+        async with opened(place.sink()) as sink:
             place.server.must("PUT", "/_cluster/settings", {"persistent": {setting: value}})
             with pytest.raises(Misconfigured, match=said):
                 await sink.write(mapped(5))
@@ -203,7 +204,7 @@ async def test_a_cluster_that_takes_no_new_index_needs_a_person(
 async def test_a_request_that_is_too_large_is_halved(place: Place) -> None:
     """Beyond http.max_content_length; the halves are taken."""
     batch = records(*[{"event.name": "x" * 1_000_000}] * 17)
-    async with Opened(place) as sink:
+    async with opened(place.sink()) as sink:
         with pytest.raises(BatchRefused, match="413"):
             await sink.write(batch)
         for half in (batch.cut(0, 8), batch.cut(8, 17)):
@@ -214,7 +215,7 @@ async def test_a_request_that_is_too_large_is_halved(place: Place) -> None:
 async def test_a_line_that_is_broken_refuses_the_whole_request(place: Place) -> None:
     """Nothing of it is taken; the loop halves it."""
     batch = records({}, {}, {})
-    async with Opened(place) as sink:
+    async with opened(place.sink()) as sink:
         with pytest.raises(BatchRefused, match="HTTP 400"):
             await sink.write(replace(batch, ids=["a", 'b"', "c"]))
         assert not (await sink.write(batch)).retry
@@ -226,7 +227,7 @@ async def test_fewer_requests_at_once_when_elasticsearch_pushes_back(place: Plac
     batches = [records(*[{"event.name": "x" * 1_000_000}] * 10, prefix=f"p{n}") for n in range(8)]
     refused = 0
     said: set[str] = set()
-    async with Opened(place) as sink:
+    async with opened(place.sink()) as sink:
 
         async def write(batch: Batch) -> None:
             nonlocal refused

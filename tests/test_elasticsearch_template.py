@@ -8,7 +8,8 @@ from structlog.testing import capture_logs
 from sinks._es_index import VERSION
 from sinks.base import Misconfigured
 from tests.fakes import mapped
-from tests.sink_drivers.elasticsearch import Opened, Place
+from tests.sink_drivers import opened
+from tests.sink_drivers.elasticsearch import Place
 
 
 def template_at(place: Place) -> tuple[str, dict[str, Any]]:
@@ -20,23 +21,23 @@ def template_at(place: Place) -> tuple[str, dict[str, Any]]:
 
 async def test_an_older_template_is_replaced_and_a_newer_one_stays(place: Place) -> None:
     """And one of the same version, which a person may have changed."""
-    async with Opened(place):
+    async with opened(place.sink()):
         name, made = template_at(place)
     assert made["version"] == VERSION
     for version in (VERSION, VERSION + 1):
         place.server.must("PUT", f"/_index_template/{name}", made | {"version": version, "_meta": {"by": "a person"}})
-        async with Opened(place):
+        async with opened(place.sink()):
             assert template_at(place)[1]["_meta"] == {"by": "a person"}
     unversioned = {key: value for key, value in made.items() if key != "version"}
     for older in (made | {"version": VERSION - 1}, unversioned):
         place.server.must("PUT", f"/_index_template/{name}", older | {"_meta": {"by": "a person"}})
-        async with Opened(place):
+        async with opened(place.sink()):
             assert template_at(place)[1] == made
 
 
 async def test_no_template_where_none_is_wanted(place: Place) -> None:
     """manage_template = false leaves it to the user."""
-    async with Opened(place, manage_template=False) as sink:
+    async with opened(place.sink(manage_template=False)) as sink:
         await sink.write(mapped(3))
     assert place.server.ask("GET", f"/_index_template/btfeed-{place.prefix}*")[1]["index_templates"] == []
     assert len(place.records()) == 3
@@ -46,7 +47,7 @@ async def test_a_template_for_everybody_is_not_installed(place: Place) -> None:
     """An index that begins with a placeholder: it says so, once, and works."""
     settings = {"index": f"{{name}}-{place.prefix}-{{date}}"}
     with capture_logs() as logs:
-        async with Opened(place, **settings) as sink:
+        async with opened(place.sink(**settings)) as sink:
             await sink.open(None)
     assert [(line["event"], line["log_level"]) for line in logs] == [("no index template is installed", "warning")]
     assert place.server.ask("GET", f"/_index_template/*{place.prefix}*")[1]["index_templates"] == []
@@ -54,12 +55,12 @@ async def test_a_template_for_everybody_is_not_installed(place: Place) -> None:
 
 async def test_a_template_that_clashes_needs_a_person(place: Place) -> None:
     """Two of equal priority for one index; what Elasticsearch says of it is told."""
-    async with Opened(place):
+    async with opened(place.sink()):
         name, made = template_at(place)
     place.server.must("DELETE", f"/_index_template/{name}")
     place.server.must("PUT", f"/_index_template/other-{place.prefix}", made)
     with pytest.raises(Misconfigured, match=f"other-{place.prefix}.*same priority"):
-        async with Opened(place):
+        async with opened(place.sink()):
             """It does not open."""
 
 
@@ -69,7 +70,7 @@ async def test_a_template_that_clashes_needs_a_person(place: Place) -> None:
 async def test_a_data_stream_is_made_and_keeps_each_record_once_but_for_a_rollover(place: Place) -> None:
     """As the documentation says: the same record again after a rollover is there twice."""
     stream = f"{place.prefix}-events"
-    async with Opened(place, data_stream=stream) as sink:
+    async with opened(place.sink(data_stream=stream)) as sink:
         await sink.write(mapped(10))
         assert (await sink.write(mapped(10))).noted == {"duplicate": 10}
         documents = place.server.documents(stream)
@@ -82,7 +83,7 @@ async def test_a_data_stream_is_made_and_keeps_each_record_once_but_for_a_rollov
 
 async def test_a_data_stream_without_a_template_makes_no_index_instead(place: Place) -> None:
     """It waits for a person."""
-    async with Opened(place, data_stream=f"{place.prefix}-events", manage_template=False) as sink:
+    async with opened(place.sink(data_stream=f"{place.prefix}-events", manage_template=False)) as sink:
         with pytest.raises(Misconfigured, match="requires a data stream"):
             await sink.write(mapped(3))
     assert place.server.must("GET", f"/{place.prefix}*") == {}

@@ -15,8 +15,9 @@ from tests.certificates import Authority
 from tests.fakes import Rig, batch_of, mapped
 from tests.servers.kafka import Kafka
 from tests.servers.registry import PASSWORD, TOKEN, USER, RegistryServer
+from tests.sink_drivers import opened
 from tests.sink_drivers.file import canonical, json_of
-from tests.sink_drivers.kafka import Opened, deserialize, headers, kafka_sink, new_topic, read_topic
+from tests.sink_drivers.kafka import deserialize, headers, kafka_sink, new_topic, read_topic
 
 SCHEMA = avro_schema(SinkContext("kafka", RECORD_FIELDS, MAPS))
 
@@ -37,7 +38,7 @@ async def test_confluent_s_deserializer_reads_it(kafka: Kafka, registry: Registr
     prefix = new_topic()
     batch = mapped(60)
     settings = avro(prefix + ".{category}", registry.url) | {"create_topics": True}
-    async with Opened(kafka.bootstrap, settings) as sink:
+    async with opened(kafka_sink(kafka.bootstrap, settings)) as sink:
         assert registry.subjects == {}
         for _ in range(2):
             assert await sink.write(batch) == WriteResult([])
@@ -55,7 +56,7 @@ async def test_a_new_field_is_compatible(kafka: Kafka, registry: RegistryServer)
     for dropped in (field["name"] for field in SCHEMA["fields"] if "default" in field):
         older = SCHEMA | {"fields": [field for field in SCHEMA["fields"] if field["name"] != dropped]}
         put(registry, f"{topic}-value", older)
-        async with Opened(kafka.bootstrap, avro(topic, registry.url)) as sink:
+        async with opened(kafka_sink(kafka.bootstrap, avro(topic, registry.url))) as sink:
             assert await sink.write(mapped(1)) == WriteResult([])
         assert len(registry.subjects[f"{topic}-value"]) == 2
 
@@ -70,7 +71,7 @@ async def test_an_incompatible_schema_is_misconfigured(kafka: Kafka, registry: R
         await sink.check()
     await sink.close()
     kafka.make_topic(later + "easyTravel")
-    async with Opened(kafka.bootstrap, avro(later + "{application}", registry.url)) as sink:
+    async with opened(kafka_sink(kafka.bootstrap, avro(later + "{application}", registry.url))) as sink:
         put(registry, f"{later}easyTravel-value", other)
         with pytest.raises(Misconfigured, match=r"HTTP 409.*not compatible"):
             await sink.write(mapped(1))
@@ -95,7 +96,7 @@ async def test_what_does_not_fit_is_a_dead_letter(kafka: Kafka, registry: Regist
     """It alone; its neighbours arrive."""
     topic = kafka.make_topic(new_topic())
     good = mapped(2).bodies
-    async with Opened(kafka.bootstrap, avro(topic, registry.url)) as sink:
+    async with opened(kafka_sink(kafka.bootstrap, avro(topic, registry.url))) as sink:
         result = await sink.write(batch_of([good[0], b'{"event.id":"post-1"}', good[1]]))
     assert [*result.refused] == [1]
     assert result.refused[1].startswith("does not fit the Avro schema")
@@ -112,10 +113,10 @@ async def test_credentials_and_tls(kafka: Kafka, tmp_path: Path, credentials: di
     with RegistryServer(tls=context) as locked:
         locked.locked = True
         table = {"url": locked.url, "ca": str(authority.certificate)} | credentials
-        async with Opened(kafka.bootstrap, avro(topic, table)) as sink:
+        async with opened(kafka_sink(kafka.bootstrap, avro(topic, table))) as sink:
             assert await sink.write(mapped(3)) == WriteResult([])
         with pytest.raises(Misconfigured, match="not trusted"):
-            await Opened(kafka.bootstrap, avro(topic, locked.url)).__aenter__()
+            await opened(kafka_sink(kafka.bootstrap, avro(topic, locked.url))).__aenter__()
 
 
 @pytest.mark.parametrize(

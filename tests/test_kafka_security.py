@@ -12,7 +12,8 @@ from sinks.base import Misconfigured, SinkError, Unavailable, WriteResult
 from tests.fakes import mapped
 from tests.servers.kafka import PASSWORD, USER, Kafka, bearer, free_ports
 from tests.servers.registry import RegistryServer
-from tests.sink_drivers.kafka import Opened, kafka_sink, new_topic, read_topic, values
+from tests.sink_drivers import opened
+from tests.sink_drivers.kafka import kafka_sink, new_topic, read_topic, values
 
 CLIENT_SECRET = "SECRETOFCLIENT"
 
@@ -88,7 +89,7 @@ async def test_logs_in_with_a_password(kafka: Kafka, mechanism: str) -> None:
     """Over TLS, and delivers; with another password a person has to act."""
     topic = kafka.make_topic(new_topic())
     batch = mapped(30)
-    async with Opened(kafka.sasl, {"topic": topic, "security": password(kafka, mechanism)}) as sink:
+    async with opened(kafka_sink(kafka.sasl, {"topic": topic, "security": password(kafka, mechanism)})) as sink:
         assert await sink.write(batch) == WriteResult([])
     assert values(read_topic(kafka, topic)) == batch.bodies
     said = await refusal(kafka.sasl, topic=topic, security=password(kafka, mechanism, "SECRETOTHER"))
@@ -100,7 +101,7 @@ async def test_logs_in_with_a_token(kafka: Kafka, tokens: TokenServer) -> None:
     """From whoever gives them, one for all connections; one that has ended is a person's matter."""
     topic = kafka.make_topic(new_topic())
     batch = mapped(30)
-    async with Opened(kafka.sasl, {"topic": topic, "security": oauth(kafka, tokens)}) as sink:
+    async with opened(kafka_sink(kafka.sasl, {"topic": topic, "security": oauth(kafka, tokens)})) as sink:
         assert await sink.write(batch) == WriteResult([])
     assert tokens.given == 1
     assert values(read_topic(kafka, topic)) == batch.bodies
@@ -126,7 +127,7 @@ async def test_shows_a_certificate_of_its_own(kafka: Kafka) -> None:
     assert kafka.authority
     certificate, key = map(str, kafka.authority.sign("client"))
     own = security(kafka, certificate=certificate, key=key)
-    async with Opened(kafka.tls, {"topic": topic, "security": own}) as sink:
+    async with opened(kafka_sink(kafka.tls, {"topic": topic, "security": own})) as sink:
         assert await sink.write(mapped(3)) == WriteResult([])
     assert "security.certificate" in str(await refusal(kafka.tls, topic=topic, security=security(kafka)))
     assert "can't take certificates" in str(
@@ -145,7 +146,7 @@ async def test_rights_that_are_missing_are_misconfigured(kafka: Kafka) -> None:
         assert isinstance(said, Misconfigured)
         assert f"not authorised for topic {topic}" in str(said)
         assert read_topic(kafka, topic) == []
-    async with Opened(kafka.sasl, {"topic": later, "security": login}) as sink:
+    async with opened(kafka_sink(kafka.sasl, {"topic": later, "security": login})) as sink:
         await sink.write(mapped(3))
         kafka.allow(later, USER, AclOperation.DESCRIBE)
         with pytest.raises(Misconfigured, match=f"topic {later}: TopicAuthorizationFailed"):
@@ -166,7 +167,7 @@ async def test_check_says_what_is_wrong(kafka: Kafka) -> None:
     sasl = {"sasl": "PLAIN", "username": "u", "password": "SECRET"}
     assert "does not take PLAIN" in str(await refusal(kafka.bootstrap, security=sasl))
     topic = kafka.make_topic(new_topic())
-    async with Opened(f"{nobody},{kafka.bootstrap}", {"topic": topic}):
+    async with opened(kafka_sink(f"{nobody},{kafka.bootstrap}", {"topic": topic})):
         """One that is there will do."""
 
 

@@ -20,7 +20,8 @@ from sinks.kafka import KafkaSettings
 from tests.fakes import Rig, batch_of, mapped
 from tests.harness import until_async
 from tests.servers.kafka import Kafka, tool
-from tests.sink_drivers.kafka import Opened, headers, kafka_sink, new_topic, read_topic, values
+from tests.sink_drivers import opened
+from tests.sink_drivers.kafka import headers, kafka_sink, new_topic, read_topic, values
 
 BROKERS = {"bootstrap_servers": "one:9092"}
 REGISTRY = "http://registry"
@@ -107,7 +108,7 @@ async def test_partitions_are_those_of_the_java_client(kafka: Kafka) -> None:
     """Kafka's own producer, from the broker's jars, puts the same keys into the same partitions."""
     ours, theirs = kafka.make_topic(new_topic(), 7), kafka.make_topic(new_topic(), 7)
     batch = mapped(200)
-    async with Opened(kafka.bootstrap, {"topic": ours}) as sink:
+    async with opened(kafka_sink(kafka.bootstrap, {"topic": ours})) as sink:
         assert await sink.write(batch) == WriteResult([])
     keyed = "".join(f"{key}\t{number}\n" for number, key in enumerate(batch.keys))
     options = ("--property", "parse.key=true", "--bootstrap-server", kafka.bootstrap, "--topic", theirs)
@@ -123,7 +124,7 @@ async def test_a_key_keeps_its_order(kafka: Kafka) -> None:
     topic = kafka.make_topic(new_topic(), 4)
     batches = [mapped(300, seed) for seed in range(3)]
     expected: dict[str, list[bytes]] = defaultdict(list)
-    async with Opened(kafka.bootstrap, {"topic": topic, "batch_size": "4KiB"}) as sink:
+    async with opened(kafka_sink(kafka.bootstrap, {"topic": topic, "batch_size": "4KiB"})) as sink:
         for batch in batches:
             await sink.write(batch)
             for key, body in zip(batch.keys, batch.bodies, strict=True):
@@ -139,7 +140,7 @@ async def test_keys_are_what_was_asked_for(kafka: Kafka, key: str) -> None:
     """The visit's id or the event's; event.name as the record has it; event.id."""
     topic = kafka.make_topic(new_topic())
     batch = mapped(60)
-    async with Opened(kafka.bootstrap, {"topic": topic, "key": key}) as sink:
+    async with opened(kafka_sink(kafka.bootstrap, {"topic": topic, "key": key})) as sink:
         await sink.write(batch)
     for message in read_topic(kafka, topic):
         record = json.loads(message.value() or b"")
@@ -161,7 +162,7 @@ async def test_headers_are_cloud_events(kafka: Kafka) -> None:
         ]
     )
     batch = mapped(50)
-    async with Opened(kafka.bootstrap, {"topic": topic}) as sink:
+    async with opened(kafka_sink(kafka.bootstrap, {"topic": topic})) as sink:
         await sink.write(batch)
         await sink.write(batch_of(batch.bodies[:1], "other"))
         await sink.write(odd)
@@ -188,7 +189,7 @@ async def test_kafka_s_own_consumer_reads_it(kafka: Kafka) -> None:
     """kafka-console-consumer, from the broker's jars: each record a line, unchanged."""
     topic = kafka.make_topic(new_topic(), 2)
     batch = mapped(40)
-    async with Opened(kafka.bootstrap, {"topic": topic, "headers": "none", "compression": "lz4"}) as sink:
+    async with opened(kafka_sink(kafka.bootstrap, {"topic": topic, "headers": "none", "compression": "lz4"})) as sink:
         await sink.write(batch)
     assert sorted(kafka.console_consumer(topic, 40)) == sorted(body.decode() for body in batch.bodies)
     assert all(not message.headers() for message in read_topic(kafka, topic))
@@ -199,7 +200,7 @@ async def test_compression(kafka: Kafka, compression: str) -> None:
     """Each is one that others can read."""
     topic = kafka.make_topic(new_topic())
     batch = mapped(500)
-    async with Opened(kafka.bootstrap, {"topic": topic, "compression": compression}) as sink:
+    async with opened(kafka_sink(kafka.bootstrap, {"topic": topic, "compression": compression})) as sink:
         await sink.write(batch)
     assert values(read_topic(kafka, topic)) == batch.bodies
 
@@ -210,7 +211,7 @@ async def test_the_time_of_a_message(kafka: Kafka) -> None:
     for choice in ("sent", "event"):
         topic = kafka.make_topic(new_topic())
         before = time.time() * 1000
-        async with Opened(kafka.bootstrap, {"topic": topic, "timestamp": choice}) as sink:
+        async with opened(kafka_sink(kafka.bootstrap, {"topic": topic, "timestamp": choice})) as sink:
             await sink.write(batch)
         stamps = [message.timestamp()[1] for message in read_topic(kafka, topic)]
         if choice == "event":
@@ -227,7 +228,7 @@ async def test_a_topic_for_each_category(kafka: Kafka) -> None:
     prefix = new_topic()
     settings = {"topic": prefix + "/{category}", "create_topics": True, "partitions": 5, "replication_factor": 1}
     batch = mapped(60)
-    async with Opened(kafka.bootstrap, settings) as sink:
+    async with opened(kafka_sink(kafka.bootstrap, settings)) as sink:
         assert kafka.partitions(f"{prefix}_visit") == {}
         await sink.write(batch)
     for category in ("purepath", "user_action", "visit"):
@@ -243,8 +244,8 @@ async def test_a_missing_topic_is_misconfigured(kafka: Kafka) -> None:
     batch = mapped(60)
     for topic in (missing, missing + "-{category}"):
         with pytest.raises(Misconfigured, match=rf"there is no topic {missing}.*create_topics"):
-            await Opened(kafka.bootstrap, {"topic": topic}).__aenter__()
-    async with Opened(kafka.bootstrap, {"topic": here.removesuffix("purepath") + "{category}"}) as sink:
+            await opened(kafka_sink(kafka.bootstrap, {"topic": topic})).__aenter__()
+    async with opened(kafka_sink(kafka.bootstrap, {"topic": here.removesuffix("purepath") + "{category}"})) as sink:
         with pytest.raises(Misconfigured, match=r"there is no topic .*user_action, .*visit"):
             await sink.write(batch)
     assert kafka.partitions(missing) == {}
@@ -271,7 +272,7 @@ async def test_one_that_is_too_large_is_a_dead_letter(kafka: Kafka) -> None:
     topic = kafka.make_topic(new_topic(), max_message_bytes="50000")
     bodies = [b'{"event.id":"post-%d"}' % number for number in range(300)]
     bodies[123] = b'{"event.id":"post-123","x":"%s"}' % random.Random(1).randbytes(60_000).hex().encode()
-    async with Opened(kafka.bootstrap, {"topic": topic}) as sink:
+    async with opened(kafka_sink(kafka.bootstrap, {"topic": topic})) as sink:
         result = await sink.write(batch_of(bodies))
         assert [*result.refused] == [123]
         assert "MessageSizeTooLarge" in result.refused[123]
@@ -287,7 +288,7 @@ async def test_one_that_is_too_far_ahead_is_a_dead_letter(kafka: Kafka) -> None:
     batch = batch_of([b'{"n":%d}' % number for number in range(20)])
     at = [4_000_000_000_000 if number == 7 else 1_700_000_000_000 for number in range(20)]
     late = Batch(batch.ids, batch.keys, at, batch.transactions, batch.sizes, batch.parts)
-    async with Opened(kafka.bootstrap, {"topic": topic, "timestamp": "event"}) as sink:
+    async with opened(kafka_sink(kafka.bootstrap, {"topic": topic, "timestamp": "event"})) as sink:
         assert [*(await sink.write(late)).refused] == [7]
     assert values(read_topic(kafka, topic)) == [body for number, body in enumerate(batch.bodies) if number != 7]
 

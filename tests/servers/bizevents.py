@@ -21,7 +21,6 @@ import asyncio
 import gzip
 import json
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -33,6 +32,8 @@ from urllib.parse import parse_qs
 
 import msgspec
 from aiohttp import web
+
+from tests.servers.stand_in import StandIn
 
 LIMIT = 5_000_000
 DAY = 86_400.0
@@ -98,7 +99,7 @@ class Refused(Exception):
         self.status = status
 
 
-class BizeventsServer:
+class BizeventsServer(StandIn):
     """`with BizeventsServer() as server`: at `server.url`, on a thread of its own.
 
     scopes       of the API token
@@ -113,6 +114,7 @@ class BizeventsServer:
     """
 
     def __init__(self, *, tls: SSLContext | None = None, environment: str = "env", black_hole: bool = False) -> None:
+        super().__init__(tls)
         self.scopes = {"bizevents.ingest"}
         self.granted = {"storage:events:write"}
         self.life = 300.0
@@ -129,29 +131,8 @@ class BizeventsServer:
         self.tokens_given: list[str] = []
         self.at_once = self.most_at_once = 0
         self._ends: dict[str, float] = {}  # OAuth token -> when it ends, monotonic
-        self._tls = tls
         self._environment = environment
         self._black_hole = black_hole
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="bizevents stand-in", daemon=True)
-        self._started = threading.Event()
-        self._stopping = asyncio.Event()
-
-    def start(self) -> "BizeventsServer":
-        self._thread.start()
-        assert self._started.wait(30)
-        return self
-
-    def stop(self) -> None:
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stopping.set)
-            self._thread.join()
-
-    def __enter__(self) -> "BizeventsServer":
-        return self.start()
-
-    def __exit__(self, *exception: object) -> None:
-        self.stop()
 
     @property
     def token_url(self) -> str:
@@ -171,22 +152,11 @@ class BizeventsServer:
         """All OAuth tokens end now."""
         self._ends.clear()
 
-    def _run(self) -> None:
-        self._loop.run_until_complete(self._serve())
-        self._loop.close()
-
-    async def _serve(self) -> None:
+    def app(self) -> web.Application:
         app = web.Application(client_max_size=64 * 2**20)
         app.router.add_post(TOKEN, self._token)
         app.router.add_route("*", "/{path:.*}", self._ingest)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, auto_decompress=False)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self._tls).start()
-        self.port = runner.addresses[0][1]
-        self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
-        self._started.set()
-        await self._stopping.wait()
-        await runner.cleanup()
+        return app
 
     # OAuth
 

@@ -5,10 +5,8 @@ written with the latest (BACKWARD, the default); Apache's own library decides th
 403, 404 with 40401 or 40402, 409, 422 with 42201, and what a test wants in `faults`.
 """
 
-import asyncio
 import base64
 import json
-import threading
 from collections import deque
 from ssl import SSLContext
 from typing import Any
@@ -17,6 +15,8 @@ from aiohttp import web
 from avro.compatibility import ReaderWriterCompatibilityChecker, SchemaCompatibilityType
 from avro.errors import AvroException
 from avro.schema import parse
+
+from tests.servers.stand_in import StandIn
 
 CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
 USER, PASSWORD, TOKEN = "registrar", "SECRETOFREGISTRY", "SECRETREGISTRYTOKEN"
@@ -31,7 +31,7 @@ class Refused(Exception):
         self.code = code
 
 
-class RegistryServer:
+class RegistryServer(StandIn):
     """`with RegistryServer() as registry`: at `registry.url`, on a thread of its own.
 
     locked     nobody without credentials is let in
@@ -41,39 +41,17 @@ class RegistryServer:
     requests   method and path of each
     """
 
+    host = "localhost"  # which certificates of the tests name
+
     def __init__(self, *, tls: SSLContext | None = None) -> None:
+        super().__init__(tls)
         self.locked = self.read_only = False
         self.faults: deque[int] = deque()
         self.subjects: dict[str, list[int]] = {}
         self.schemas: dict[int, str] = {}
         self.requests: list[str] = []
-        self._tls = tls
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="registry stand-in", daemon=True)
-        self._started = threading.Event()
-        self._stopping = asyncio.Event()
 
-    def start(self) -> "RegistryServer":
-        self._thread.start()
-        assert self._started.wait(30)
-        return self
-
-    def stop(self) -> None:
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stopping.set)
-            self._thread.join()
-
-    def __enter__(self) -> "RegistryServer":
-        return self.start()
-
-    def __exit__(self, *exception: object) -> None:
-        self.stop()
-
-    def _run(self) -> None:
-        self._loop.run_until_complete(self._serve())
-        self._loop.close()
-
-    async def _serve(self) -> None:
+    def app(self) -> web.Application:
         app = web.Application(middlewares=[self._guard])
         app.router.add_get("/subjects", self._list)
         app.router.add_get("/schemas/ids/{id}", self._schema)
@@ -81,13 +59,7 @@ class RegistryServer:
         app.router.add_post("/subjects/{subject}/versions", self._register)
         app.router.add_get("/subjects/{subject}/versions/latest", self._latest)
         app.router.add_post("/compatibility/subjects/{subject}/versions/latest", self._compatible)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self._tls).start()
-        self.url = f"{'https' if self._tls else 'http'}://localhost:{runner.addresses[0][1]}"
-        self._started.set()
-        await self._stopping.wait()
-        await runner.cleanup()
+        return app
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:

@@ -5,12 +5,15 @@ the type can be set up. Who adds a sink adds its module here, and changes nothin
 """
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import sinks
 from sinks.base import Sink
+
+S = TypeVar("S", bound=Sink)
 
 
 class Driver(Protocol):
@@ -49,3 +52,13 @@ def drivers() -> Mapping[str, Callable[[Path], Driver]]:
         module = importlib.import_module(f"{__name__}.{name}")
         found |= {f"{name}-{variant}": create for variant, create in module.DRIVERS.items()}
     return found
+
+
+@asynccontextmanager
+async def opened(sink: S) -> AsyncIterator[S]:
+    """`sink`, open in the block and closed behind it."""
+    try:
+        await sink.open(None)
+        yield sink
+    finally:
+        await sink.close()

@@ -24,24 +24,6 @@ def bizevents_sink(url: str, settings: Mapping[str, object] = TOKEN) -> Bizevent
     return BizeventsSink(found, SinkContext("biz", RECORD_FIELDS, MAPS))
 
 
-class Opened:
-    """A sink to the stand-in that is open: `async with Opened(server) as sink`."""
-
-    def __init__(self, server: BizeventsServer, path: str = "", settings: Mapping[str, object] = TOKEN) -> None:
-        self._sink = bizevents_sink(server.url + path, settings)
-
-    async def __aenter__(self) -> BizeventsSink:
-        try:
-            await self._sink.open(None)
-        except BaseException:
-            await self._sink.close()
-            raise
-        return self._sink
-
-    async def __aexit__(self, *exception: object) -> None:
-        await self._sink.close()
-
-
 def small(count: int = 3) -> Batch:
     """Records of few bytes."""
     return batch_of([b'{"event.id":"post-%d","event.type":"t","n":%d}' % (n, n) for n in range(count)])

@@ -56,24 +56,6 @@ class Place:
             self.server.ask("DELETE", f"{kind}/*{self.prefix}*")
 
 
-class Opened:
-    """A sink to a place that is open: `async with Opened(place) as sink`."""
-
-    def __init__(self, place: Place, **settings: object) -> None:
-        self._sink = place.sink(**settings)
-
-    async def __aenter__(self) -> ElasticsearchSink:
-        try:
-            await self._sink.open(None)
-        except BaseException:
-            await self._sink.close()
-            raise
-        return self._sink
-
-    async def __aexit__(self, *exception: object) -> None:
-        await self._sink.close()
-
-
 def records(*fields: Mapping[str, object], category: str = "purepath", prefix: str = "post") -> Batch:
     """Records with these fields."""
     transaction = replace(TRANSACTION, category=category)

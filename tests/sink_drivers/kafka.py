@@ -32,24 +32,6 @@ def kafka_sink(bootstrap: str, settings: Mapping[str, object] | None = None) -> 
     return KafkaSink(found, SinkContext("kafka", RECORD_FIELDS, MAPS))
 
 
-class Opened:
-    """A sink to these brokers that is open: `async with Opened(bootstrap, settings) as sink`."""
-
-    def __init__(self, bootstrap: str, settings: Mapping[str, object] | None = None) -> None:
-        self._sink = kafka_sink(bootstrap, settings)
-
-    async def __aenter__(self) -> KafkaSink:
-        try:
-            await self._sink.open(None)
-        except BaseException:
-            await self._sink.close()
-            raise
-        return self._sink
-
-    async def __aexit__(self, *exception: object) -> None:
-        await self._sink.close()
-
-
 def new_topic() -> str:
     """A name that no other test has."""
     return f"t-{uuid.uuid4().hex}"

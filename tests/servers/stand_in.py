@@ -1,0 +1,55 @@
+"""What stand-ins for HTTP services have in common: a server on a thread of its own."""
+
+import asyncio
+import threading
+from ssl import SSLContext
+from typing import Self
+
+from aiohttp import web
+
+
+class StandIn:
+    """`with` a kind of it: at `url`, on a free port of loopback. host: the name by which `url` calls that."""
+
+    host = "127.0.0.1"
+
+    def __init__(self, tls: SSLContext | None = None) -> None:
+        self._tls = tls
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name=type(self).__name__, daemon=True)
+        self._started = threading.Event()
+        self._stopping = asyncio.Event()
+
+    def app(self) -> web.Application:
+        """What answers."""
+        raise NotImplementedError
+
+    def start(self) -> Self:
+        self._thread.start()
+        assert self._started.wait(30)
+        return self
+
+    def stop(self) -> None:
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stopping.set)
+            self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def _run(self) -> None:
+        self._loop.run_until_complete(self._serve())
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        runner = web.AppRunner(self.app(), access_log=None, shutdown_timeout=0.1, auto_decompress=False)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self._tls).start()
+        self.port: int = runner.addresses[0][1]
+        self.url = f"{'https' if self._tls else 'http'}://{self.host}:{self.port}"
+        self._started.set()
+        await self._stopping.wait()
+        await runner.cleanup()
