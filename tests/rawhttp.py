@@ -32,7 +32,7 @@ def chunked(body: bytes, *headers: str, size: int = 100) -> bytes:
 
 
 def gzipped(*members: bytes) -> bytes:
-    return b"".join(map(gzip.compress, members))
+    return b"".join(gzip.compress(member, mtime=0) for member in members)  # equal bytes at any time
 
 
 @dataclass(frozen=True)
@@ -94,14 +94,15 @@ class GatedJournal(SqliteJournal):
         self.waiting = 0
         self.taken: list[bytes] = []
 
-    async def append(self, post: Post) -> None:
+    async def append(self, post: Post) -> bytes:
         self.waiting += 1
         await self.gate.wait()
         self.waiting -= 1
         if self.error:
             raise self.error
-        await super().append(post)
+        digest = await super().append(post)
         self.taken.append(post.body)
+        return digest
 
 
 @dataclass
