@@ -176,7 +176,6 @@ def _stage(name: str) -> Part:
 _PLAIN: dict[str, Part] = {
     "receive: parse": _stage("parse"),
     "receive: limits": _stage("limits"),
-    "receive: digest": _stage("digest"),
     "journal: append": _stage("journal append"),
     "journal: read": _stage("journal read"),
     "map: parse": _stage("parse"),
@@ -187,7 +186,7 @@ _PLAIN: dict[str, Part] = {
 }
 """Parts that add up. Receiving has a parse of its own, which stands below `limits`."""
 _NATIVE: dict[str, Part] = {
-    "receive: limits, digest": _stage("inspect, native"),
+    "receive: limits": _stage("limits, native"),
     "journal: append": _stage("journal append"),
     "journal: read": _stage("journal read"),
     "map": _stage("map, native"),

@@ -2,9 +2,10 @@
 
     parse            upb's parser alone: the baseline itself, measured as if it were a case
     limits           what the plain `post.admit` takes beyond the parse that is in it
+    limits, native   the same question to the native module, which needs no parse
     digest           BLAKE2b of the body, of which event.id is made
-    inspect, native  both of these, without a parse
-    journal append   until it is durable, in group commits of what waits
+    digest, native   the same, eight posts at a time
+    journal append   until it is durable, in group commits of what waits; digests are made there
     journal read     as deliveries read, from a journal that was opened anew
     validate         what is asked of the field table: once for each shape of occurrences, not for each occurrence
     encode           msgspec alone, of rows that are ready
@@ -22,7 +23,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -44,6 +44,8 @@ from sinks.base import Batch
 LEAST = 0.03
 """Seconds of CPU that a round takes at least: short ones are repeated."""
 MAX_OCCURRENCES = 100_000
+GROUP = 8
+"""Posts that a commit of the journal has, about, where they come as fast as they can."""
 DEFAULTS = (RecordSettings(), ValidationSettings())
 
 Work = Callable[[], Awaitable[None]]
@@ -86,6 +88,18 @@ async def _limits(bench: Bench) -> AsyncIterator[tuple[Work, Work]]:
             post.parse(body)
 
     yield admit, parse
+
+
+@asynccontextmanager
+async def _digests(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
+    bodies = bench.load.bodies
+    groups = [bodies[start : start + GROUP] for start in range(0, len(bodies), GROUP)]
+
+    async def turn() -> None:
+        for group in groups:
+            post.digests(group)
+
+    yield turn, None
 
 
 @asynccontextmanager
@@ -157,7 +171,7 @@ def _mapping(made: Callable[[RecordSettings, ValidationSettings], PostMapper]) -
 
 @asynccontextmanager
 async def _append(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
-    posts = [post.Post(body, post.digest(body), 0, "peer") for body in bench.load.bodies]
+    posts = [post.Post(body, 0, "peer") for body in bench.load.bodies]
     async with _journal(bench.directory) as journal:
 
         async def turn() -> None:
@@ -170,7 +184,7 @@ async def _append(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
 async def _read(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
     """The journal was closed in between, so that nothing of it is in its memory."""
     async with _journal(bench.directory) as journal:
-        await asyncio.gather(*(journal.append(post.Post(b, post.digest(b), 0, "peer")) for b in bench.load.bodies))
+        await asyncio.gather(*(journal.append(post.Post(b, 0, "peer")) for b in bench.load.bodies))
     async with _journal(bench.directory) as journal:
 
         async def turn() -> None:
@@ -252,7 +266,7 @@ async def _sink(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
 STAGES: dict[str, Stage] = {
     "parse": _plain(BusinessTransactions.FromString),
     "limits": _limits,
-    "digest": _plain(lambda body: blake2b(body, digest_size=32).digest()),
+    "digest": _plain(post.digest),
     "journal append": _append,
     "journal read": _read,
     "validate": _validate,
@@ -262,7 +276,8 @@ STAGES: dict[str, Stage] = {
 }
 if native.module:
     STAGES |= {
-        "inspect, native": _plain(lambda body: post.inspect(body, MAX_OCCURRENCES)),
+        "limits, native": _plain(lambda body: post.admit(body, MAX_OCCURRENCES)),
+        "digest, native": _digests,
         "map, native": _mapping(transcode.NativeMapper),
     }
 

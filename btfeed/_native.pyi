@@ -14,11 +14,8 @@ Limits: TypeAlias = tuple[int, int, int, int]
 def admit(body: bytes, limits: Limits) -> int | None:
     """The number of occurrences in an acceptable post."""
 
-def inspect(body: bytes, limits: Limits) -> tuple[int, bytes] | None:
-    """That, and its digest."""
-
-def digest(body: bytes) -> bytes:
-    """BLAKE2b-256."""
+def digests(bodies: Sequence[bytes]) -> list[bytes]:
+    """BLAKE2b-256 of each."""
 
 def number(value: float) -> str:
     """A finite number as records write it."""

@@ -124,7 +124,7 @@ class Feed:
         room = GROUP_MAPPED
         for entry in group:
             try:
-                mapped = self._mapper.map(entry.post.body, entry.post.digest)
+                mapped = self._mapper.map(entry.post.body, entry.digest)
                 room -= mapped.batch.nbytes
                 results.append(mapped)
             except Exception as error:  # noqa: BLE001 - its neighbours must not suffer from it
@@ -140,7 +140,7 @@ class Feed:
             if not malformed:
                 log.error("a bug in mapping; the post is kept with the dead letters", post=entry.seq, exc_info=mapped)
             reason = str(mapped) if malformed else f"mapping failed: {mapped!r}"
-            prefix = event_id_prefix(entry.post.digest)  # so that it is kept once, however many sinks come by
+            prefix = event_id_prefix(entry.digest)  # so that it is kept once, however many sinks come by
             letters = [DeadLetter("post", "", reason, received, entry.post.body, event_id=prefix)]
             mapped = Mapped(Batch(), [], Counts())
         else:

@@ -295,10 +295,10 @@ class Receiver:
         try:
             if len(body) > OFF_LOOP:
                 async with self._large:
-                    occurrences, digest = await asyncio.to_thread(self._inspect, body)
+                    occurrences = await asyncio.to_thread(posts.admit, body, self._settings.max_occurrences)
             else:
-                occurrences, digest = self._inspect(body)
-            await self._journal.append(Post(body, digest, time.time_ns() // 1_000_000, peer))
+                occurrences = posts.admit(body, self._settings.max_occurrences)
+            digest = await self._journal.append(Post(body, time.time_ns() // 1_000_000, peer))
         except Malformed as error:
             raise _Refusal("malformed", str(error), body=body) from None
         except TooManyOccurrences as error:
@@ -311,9 +311,6 @@ class Receiver:
         self._metrics.post_bytes.inc(len(body))
         self._metrics.received_occurrences.inc(occurrences)
         self._count_duplicate(digest)
-
-    def _inspect(self, body: bytes) -> tuple[int, bytes]:
-        return posts.inspect(body, self._settings.max_occurrences)
 
     def _count_duplicate(self, digest: bytes) -> None:
         if digest in self._seen:

@@ -48,7 +48,7 @@ def mapped(occurrences: int, seed: int = 0) -> Batch:
 
 def post(body: bytes, received: float | None = None) -> Post:
     """A post as the receiver takes it. `received`: seconds since the epoch, now by default."""
-    return Post(body, digest(body), round((time.time() if received is None else received) * 1000), "test")
+    return Post(body, round((time.time() if received is None else received) * 1000), "test")
 
 
 class FakeJournal:
@@ -78,14 +78,16 @@ class FakeJournal:
             self.failed.append(method)
             raise JournalUnavailable(f"{method} fails")
 
-    async def append(self, post: Post, seq: int | None = None) -> None:
+    async def append(self, post: Post, seq: int | None = None) -> bytes:
         """Also under a later number, which leaves a gap."""
         await self._enter("append")
         self._next_seq = seq or self._next_seq
-        self.entries.append(Entry(self._next_seq, post))
+        entry = Entry(self._next_seq, post, digest(post.body))
+        self.entries.append(entry)
         self._next_seq += 1
         self._grown.set()
         self._grown = asyncio.Event()
+        return entry.digest
 
     async def bury(self, letter: DeadLetter) -> None:
         known = [(kept.event_id, kept.sink) for kept in self.letters.values() if kept.event_id]

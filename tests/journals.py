@@ -76,7 +76,12 @@ def seeded() -> random.Random:
 def post(number: int, size: int = 200, received: int = 1_700_000_000_000) -> Post:
     """Equal numbers give equal posts; the rest of the body differs from any other's."""
     body = b"post %d " % number + random.Random(number).randbytes(size)
-    return Post(body[:size], digest(body[:size]), received, "10.0.0.1")
+    return Post(body[:size], received, "10.0.0.1")
+
+
+def entries(first_seq: int, posts: Sequence[Post]) -> list[Entry]:
+    """Posts as the journal has them."""
+    return [Entry(seq, post, digest(post.body)) for seq, post in enumerate(posts, start=first_seq)]
 
 
 def letter(number: int, sink: str = "a", reason: str = "refused") -> DeadLetter:

@@ -8,13 +8,13 @@ import pytest
 
 from btfeed import feed
 from btfeed.feed import Feed, MappedPost
-from btfeed.journal.base import Entry
 from btfeed.mapping import Mapped
 from btfeed.metrics import Metrics
 from btfeed.schema import CATEGORIES
 from btfeed.transcode import PostMapper
 from tests import posts
 from tests.fakes import mapper, post
+from tests.journals import entries
 
 
 class CountingMapper:
@@ -42,7 +42,7 @@ class Bench:
 
     async def map(self, seq: int, *bodies: bytes) -> MappedPost:
         """Ask for the first of them, which is numbered `seq`; the others follow."""
-        entry, *following = [Entry(seq + place, post(body)) for place, body in enumerate(bodies)]
+        entry, *following = entries(seq, list(map(post, bodies)))
         return await self.feed.map(entry, following)
 
     def total(self, name: str, **labels: str) -> float:
@@ -132,11 +132,11 @@ async def test_posts_are_mapped_at_the_same_time_and_come_in_order(monkeypatch: 
     monkeypatch.setattr(feed, "GROUP_BYTES", 1)
     metrics = Metrics()
     both = Feed(Meeting(), metrics, sinks=2)
-    entries = [Entry(seq, post(posts.mixed(seq))) for seq in (1, 2)]
-    first = await both.map(entries[0], entries[1:])
+    asked = entries(1, [post(posts.mixed(seq)) for seq in (1, 2)])
+    first = await both.map(asked[0], asked[1:])
     assert [first.seq, len(first.batch)] == [1, 1]
     assert list(both._posts) == [2, 1]
-    assert len((await both.map(entries[1])).batch) == 2
+    assert len((await both.map(asked[1])).batch) == 2
     counted = [metrics.occurrences.labels(category)._value.get() for category in CATEGORIES]
     assert sum(counted) == 3
     both.close()

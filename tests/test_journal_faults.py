@@ -15,7 +15,7 @@ from btfeed.journal.ledger import Ledger
 from btfeed.journal.store import FILE, Store
 from tests.faulty_disk import FaultyDisk
 from tests.harness import until_async
-from tests.journals import EVERYTHING, Journal, fill, journal, letter, post, seeded
+from tests.journals import EVERYTHING, Journal, entries, fill, journal, letter, post, seeded
 
 FAULTS = {
     "disk full": ("write", apsw.SQLITE_FULL),
@@ -155,10 +155,10 @@ async def test_a_log_that_a_failed_sync_left_is_written_again(tmp_path: Path, di
     home = tmp_path / "journal"
     home.mkdir()
     first = Store.open(home, disk.name)
-    first.append(1, [post(1)])
+    first.append(entries(1, [post(1)]))
     first.db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # it ends without tidying up
     with disk.failing("sync", apsw.SQLITE_IOERR_FSYNC), pytest.raises(apsw.IOError):
-        first.append(2, [post(2)])
+        first.append(entries(2, [post(2)]))
     first.close()
     lost = Store.open(disk.after_power_loss(home, tmp_path / "before"))
     assert [entry.seq for entry in lost.read(0, EVERYTHING)] == [1]

@@ -10,7 +10,7 @@ import pytest
 from btfeed.journal.base import Commit, Cursor, DeadLetter, Entry
 from btfeed.journal.layout import PAGE_SIZE
 from btfeed.journal.store import FILE, Damaged, Store
-from tests.journals import EVERYTHING, letter, post
+from tests.journals import EVERYTHING, entries, letter, post
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_store_of_a_newer_btfeed_is_refused(tmp_path: Path) -> None:
 def test_a_store_may_be_vacuumed_and_analyzed(tmp_path: Path) -> None:
     """What people do to SQLite's files is no damage; another column is."""
     opened = Store.open(tmp_path)
-    opened.append(1, [post(1)])
+    opened.append(entries(1, [post(1)]))
     opened.db.execute("VACUUM; ANALYZE")
     opened.close()
     opened = Store.open(tmp_path)
@@ -64,16 +64,17 @@ def test_a_store_may_be_vacuumed_and_analyzed(tmp_path: Path) -> None:
 def test_posts_come_back_as_they_were(store: Store) -> None:
     """Body, digest, time and peer of a post are what was appended; a changed body or digest is told apart."""
     posts = [post(number) for number in range(3)]
-    store.append(7, posts)
-    assert list(store.read(0, EVERYTHING)) == [Entry(7 + number, posts[number]) for number in range(3)]
+    appended = entries(7, posts)
+    store.append(appended)
+    assert list(store.read(0, EVERYTHING)) == appended
     store.db.execute("UPDATE posts SET body = x'00' WHERE seq = 8; UPDATE posts SET digest = NULL WHERE 0")
-    assert list(store.read(8, EVERYTHING)) == [Damaged(8, posts[1].received, b"\0"), Entry(9, posts[2])]
+    assert list(store.read(8, EVERYTHING)) == [Damaged(8, posts[1].received, b"\0"), appended[2]]
 
 
 @pytest.mark.parametrize("column", ["received = 'text'", "peer = x'ff'", "body = 'text'", "digest = 1.5", "body = 7"])
 def test_rows_of_other_types_are_read(store: Store, column: str) -> None:
     """Whatever types a damaged row has, reading gives what it promises: a post, or a damaged one."""
-    store.append(1, [post(1)])
+    store.append(entries(1, [post(1)]))
     store.db.execute(f"UPDATE posts SET {column}")
     (row,) = store.read(0, EVERYTHING)
     if isinstance(row, Entry):
@@ -85,7 +86,7 @@ def test_rows_of_other_types_are_read(store: Store, column: str) -> None:
 
 def test_posts_are_forgotten_from_the_old_end(store: Store) -> None:
     """Up to the last that is old enough, below the number, so many at a time; the first number left is remembered."""
-    store.append(1, [post(number, received=received) for number, received in enumerate((10, 99, 12, 50, 51))])
+    store.append(entries(1, [post(number, received=received) for number, received in enumerate((10, 99, 12, 50, 51))]))
     assert store.forget(6, 10, 10) == []
     assert store.forget(6, 20, 2) == [1]
     assert store.forget(3, 20, 10) == []
@@ -98,7 +99,7 @@ def test_posts_are_forgotten_from_the_old_end(store: Store) -> None:
 
 def test_gaps(store: Store) -> None:
     """A post that is deleted out of turn leaves a gap; all that is missing can be noted; forgotten gaps are gone."""
-    store.append(1, [post(number) for number in range(9)])
+    store.append(entries(1, [post(number) for number in range(9)]))
     store.delete_post(3)
     assert store.gaps() == {3: 3}
     store.db.execute("DELETE FROM posts WHERE seq IN (1, 5, 6)")
@@ -110,11 +111,11 @@ def test_gaps(store: Store) -> None:
 
 def test_freed_room_is_used_again(store: Store) -> None:
     """What is forgotten counts no longer as used, and the file does not grow for what comes in its place."""
-    store.append(1, [post(number, 50_000) for number in range(20)])
+    store.append(entries(1, [post(number, 50_000) for number in range(20)]))
     full = store.used_bytes()
     store.forget(21, EVERYTHING, 20)
     assert store.used_bytes() < full / 2
-    store.append(21, [post(number, 50_000) for number in range(20)])
+    store.append(entries(21, [post(number, 50_000) for number in range(20)]))
     assert store.used_bytes() <= full
     assert store.db.pragma("page_count") * PAGE_SIZE <= full + PAGE_SIZE
 
@@ -177,11 +178,11 @@ def test_the_oldest_refused_posts_are_evicted(store: Store) -> None:
 
 def test_a_log_is_rewritten_as_it_is(tmp_path: Path, store: Store) -> None:
     """Writing the log again changes no byte of it, while another connection reads and goes on writing."""
-    store.append(1, [post(number, 50_000) for number in range(20)])
+    store.append(entries(1, [post(number, 50_000) for number in range(20)]))
     before = (tmp_path / f"{FILE}-wal").read_bytes()
     other = Store.open(tmp_path)
     other.rewrite_log()
     other.close()
     assert (tmp_path / f"{FILE}-wal").read_bytes() == before
-    store.append(21, [post(21)])
+    store.append(entries(21, [post(21)]))
     assert _seqs(store) == list(range(1, 22))

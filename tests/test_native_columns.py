@@ -100,16 +100,14 @@ def test_threads_may_share_a_mapper() -> None:
         equal(each, expected(body))
 
 
-@pytest.mark.parametrize("work", ["map", "inspect"])
+@pytest.mark.parametrize("work", ["map", "digests"])
 def test_others_run_while_a_large_post_is_worked_on(work: str) -> None:
     """The interpreter's lock is not held: the main thread goes on before the other one is done, although Python itself
     would not switch for a thousand seconds."""
     body = posts.mixed(20_000)
     one, digest = mapper(), post.digest(body)
     mapped(body, one)
-    what: Any = {"map": lambda: one._native.transcode(body, digest.hex()), "inspect": lambda: post.inspect(body, 10**6)}[
-        work
-    ]
+    what: Any = {"map": lambda: one._native.transcode(body, digest.hex()), "digests": lambda: post.digests([body])}[work]
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1_000)
     try:
@@ -236,7 +234,7 @@ def test_without_a_module_that_fits_the_plain_path_runs(found: object, monkeypat
 def test_the_plain_path_does_all_of_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is mapped, admitted and digested without the native module is the same."""
     body = posts.mixed(20)
-    found = post.inspect(body, 100), post.admit(body, 100), post.digest(body)
+    found = post.admit(body, 100), post.digests([body])
     monkeypatch.setattr(native, "module", None)
-    assert (post.inspect(body, 100), post.admit(body, 100), post.digest(body)) == found
+    assert (post.admit(body, 100), post.digests([body])) == found
     assert isinstance(transcode.mapper(RecordSettings(), ValidationSettings()), Mapper)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from hashlib import blake2b
 
 import pytest
 
@@ -272,8 +273,11 @@ def test_a_bomb_takes_little_memory(body: str) -> None:
 
 
 def test_a_digest_is_blake2b_256() -> None:
-    """Known answer, of b"abc"."""
+    """Known answer, of b"abc"; likewise of several at a time, whatever their lengths and number."""
     assert post.digest(b"abc").hex() == "bddd813c634239723171ef3fee98579b94964e3bb1cb3e427262c8c068d52319"
+    for number in range(20):
+        bodies = [bytes([place]) * (place * 37 % 500) for place in range(number)]
+        assert post.digests(bodies) == [blake2b(body, digest_size=32).digest() for body in bodies]
 
 
 def test_an_event_id_starts_with_24_digits_of_it() -> None:

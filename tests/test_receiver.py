@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from btfeed import post
 from btfeed.bt_pb2 import BusinessTransactions
 from btfeed.config import load
 from btfeed.journal.base import JournalFull, JournalUnavailable
@@ -324,7 +325,7 @@ async def test_says_when_to_come_again_if_the_journal_fails(running: Site, error
 
 async def test_a_bug_is_503_and_not_500(running: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """The client may come again; nothing was taken."""
-    monkeypatch.setattr(running.receiver, "_inspect", lambda body: 1 / 0)
+    monkeypatch.setattr(post, "admit", lambda body, limit: 1 / 0)
     answer = await running.ask(request(BODY))
     assert (answer.status, answer.headers["retry-after"], running.refused()) == (503, "5", {"bug": 1})
 

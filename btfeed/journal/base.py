@@ -25,10 +25,11 @@ class Cursor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A post in the journal."""
+    """A post in the journal. digest: 32 bytes that name its body (btfeed/post.py)."""
 
     seq: int
     post: Post
+    digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +100,8 @@ class Journal(Protocol):
     def refusing(self) -> str | None:
         """Why a post would not be taken now, None where it would."""
 
-    async def append(self, post: Post) -> None:
-        """Make `post` durable."""
+    async def append(self, post: Post) -> bytes:
+        """Make `post` durable; returns its digest."""
 
     async def bury(self, letter: DeadLetter) -> None:
         """Keep a dead letter."""

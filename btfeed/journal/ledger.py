@@ -8,7 +8,8 @@ Invariants
   "drop-oldest"` room is made at the cost of the sinks that are furthest behind, and counted.
 - A row is delivered only if its digest fits its body, and only in turn: one that does not fit is moved to the dead
   letters, one that is missing means that the file is damaged (apsw.CorruptError).
-- The newest posts are kept in memory as well, once they are durable, so that a sink near the head waits for no file.
+- The newest posts are kept in memory as well, once they are durable and until every sink has passed them, so that a sink
+  near the head waits for no file.
 
 Methods raise apsw.Error; what is done about it is the engine's affair.
 """
@@ -44,8 +45,8 @@ ROW_BYTES = 128
 """What a post takes beside its body, about."""
 SLACK = 2 * PAGE_SIZE
 """What a transaction may take beside its posts, about."""
-RECENT_BYTES = 16 * 2**20
-"""Bytes of the newest posts that are kept in memory, as they take them in the file."""
+RECENT_BYTES = 64 * 2**20
+"""Bytes of the newest posts that are kept in memory while a sink has still to read them, as they take them in the file."""
 _EVER = 2**62
 
 
@@ -193,17 +194,19 @@ class Ledger:
         cursor = max(commit.cursor, known[0]) if known else commit.cursor
         self.store.save(sink, replace(commit, cursor=cursor), _now())
         self.marks.cursors[sink] = (cursor, commit.state)
+        self._when_durable.append(self._let_go)
         self._bound_refused_posts(commit.dead_letters)
 
-    def append(self, new: Sequence[Post]) -> list[JournalFull | None]:
-        """Write those that there is room for."""
+    def append(self, new: Sequence[Post]) -> list[bytes | JournalFull]:
+        """Write those that there is room for; their digests in the order of `new`."""
         if not new:
             return []
-        outcomes: list[JournalFull | None] = []
-        taken: list[Post] = []
+        outcomes: list[bytes | JournalFull] = []
+        taken: list[Entry] = []
         pending, room, exhausted = SLACK, self._room(), False
         self.missing_room = 0
-        for post in new:
+        digests = posts.digests([post.body for post in new])
+        for post, digest in zip(new, digests, strict=True):
             size = _size(post)
             if pending + size > room and not exhausted:
                 room = self._make_room(pending + size)
@@ -213,11 +216,11 @@ class Ledger:
                 outcomes.append(JournalFull(f"the journal has reached its max_size of {self._settings.max_size} bytes"))
             else:
                 pending += size
-                taken.append(post)
-                outcomes.append(None)
+                taken.append(Entry(self.marks.next + len(taken), post, digest))
+                outcomes.append(digest)
         if taken:
-            self.store.append(self.marks.next, taken)
-            self._when_durable.append(partial(self._remember, self.marks.next, taken))
+            self.store.append(taken)
+            self._when_durable.append(partial(self._remember, taken))
             self.marks.next += len(taken)
             self.marks.last = self.marks.next - 1
         return outcomes
@@ -269,10 +272,15 @@ class Ledger:
         self._metrics.journal_damaged_posts.inc()
         self._metrics.dead_letters.labels(sink="", reason="damaged").inc()
 
-    def _remember(self, first_seq: int, posts: Sequence[Post]) -> None:
-        self._recent.extend(Entry(seq, post) for seq, post in enumerate(posts, start=first_seq))
-        self._recent_bytes += sum(map(_size, posts))
-        while self._recent_bytes > RECENT_BYTES:
+    def _remember(self, entries: Sequence[Entry]) -> None:
+        self._recent.extend(entries)
+        self._recent_bytes += sum(_size(entry.post) for entry in entries)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Of the oldest in memory, where there are too many, and of what every sink has passed."""
+        passed = self._passed()
+        while self._recent and (self._recent_bytes > RECENT_BYTES or self._recent[0].seq < passed):
             self._recent_bytes -= _size(self._recent.popleft().post)
 
     # Room
@@ -356,8 +364,8 @@ class Ledger:
             except posts.PostRefused as error:
                 self.store.refuse_again({letter.id: str(error)}, _now())
                 continue
-            post = Post(letter.body, posts.digest(letter.body), _now(), "dead-letter")
-            if self.append([post]) == [None]:
+            (outcome,) = self.append([Post(letter.body, _now(), "dead-letter")])
+            if isinstance(outcome, bytes):
                 self.store.delete_dead_letters([letter.id])
 
 

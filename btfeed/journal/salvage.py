@@ -12,7 +12,7 @@ is a whole journal at any time, old or new. The damaged file is kept as it was f
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain, pairwise
 from pathlib import Path
@@ -23,7 +23,6 @@ import apsw
 from btfeed.journal.base import Cursor, DeadLetter, Entry
 from btfeed.journal.layout import PAGE_SIZE, check_header, check_schema
 from btfeed.journal.store import FILE, Damaged, Store
-from btfeed.post import Post
 
 T = TypeVar("T")
 
@@ -211,13 +210,13 @@ def _carry_posts(old: Store, store: Store, found: Salvage, first_seq: int, next_
     rows = _readable(lambda seq: old.read(seq, _EVERYTHING), lambda row: row.seq, first, end)
     doubtful = _Doubtful()
     size = 0
-    for seq, post in _numbered(doubtful.sift(rows), numbers):
-        there = store.digest(seq)
-        if there is None and seq >= numbers.first:
-            store.append(seq, [post])
+    for entry in _numbered(doubtful.sift(rows), numbers):
+        there, post = store.digest(entry.seq), entry.post
+        if there is None and entry.seq >= numbers.first:
+            store.append([entry])
             found.posts += 1
             size += len(post.body)
-        elif there != post.digest:  # else a damaged page led here again
+        elif there != entry.digest:  # else a damaged page led here again
             doubtful.keep(Damaged(0, post.received, post.body))
         if size > _BATCH_BYTES:
             store.commit()
@@ -226,7 +225,7 @@ def _carry_posts(old: Store, store: Store, found: Salvage, first_seq: int, next_
     _account_for_the_rest(store, found, numbers, doubtful)
 
 
-def _numbered(entries: Iterator[Entry], numbers: _Numbers) -> Iterator[tuple[int, Post]]:
+def _numbered(entries: Iterator[Entry], numbers: _Numbers) -> Iterator[Entry]:
     """Posts with their numbers; what those say of the first and the next one is noted."""
     expected = 0
     for entry, following in pairwise(chain(entries, [None])):
@@ -237,7 +236,7 @@ def _numbered(entries: Iterator[Entry], numbers: _Numbers) -> Iterator[tuple[int
         seq = _number(entry.seq, expected, following.seq if following else max(numbers.next, entry.seq + 1))
         numbers.next = max(numbers.next, seq + 1)
         expected = seq + 1
-        yield seq, entry.post
+        yield replace(entry, seq=seq)
 
 
 def _account_for_the_rest(store: Store, found: Salvage, numbers: _Numbers, doubtful: "_Doubtful") -> None:

@@ -87,10 +87,11 @@ class SqliteJournal:
     def refusing(self) -> str | None:
         return self._engine.refusing
 
-    async def append(self, post: Post) -> None:
+    async def append(self, post: Post) -> bytes:
         if self._engine.broken:  # the thread may be busy trying to recover; nobody waits for that
             raise JournalUnavailable(self._engine.broken)
-        await self._submit(post, writes=True)
+        digest: bytes = await self._submit(post, writes=True)
+        return digest
 
     async def bury(self, letter: DeadLetter) -> None:
         await self._submit(lambda ledger: ledger.bury(letter), writes=True)

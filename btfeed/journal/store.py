@@ -162,13 +162,13 @@ class Store:
 
     # posts
 
-    def append(self, first_seq: int, posts: Sequence[Post]) -> None:
+    def append(self, entries: Sequence[Entry]) -> None:
         """One statement however many posts: each step into SQLite gives up Python's lock, and must win it back. One that
         rolls back what it can't finish needs no journal of its own, which would be a file in /tmp."""
         values: list[Any] = []
-        for seq, post in enumerate(posts, start=first_seq):
-            values += (seq, post.received, post.peer, post.digest, post.body)
-        self.db.execute(f"INSERT OR ROLLBACK INTO posts VALUES {','.join(['(?,?,?,?,?)'] * len(posts))}", values)
+        for entry in entries:
+            values += (entry.seq, entry.post.received, entry.post.peer, entry.digest, entry.post.body)
+        self.db.execute(f"INSERT OR ROLLBACK INTO posts VALUES {','.join(['(?,?,?,?,?)'] * len(entries))}", values)
 
     def read(self, seq: int, max_bytes: int) -> Iterator[Entry | Damaged]:
         """Posts from `seq` on, as the file has them: numbers may be missing or out of order where it is damaged."""
@@ -183,7 +183,7 @@ class Store:
                 return
             size += len(body) or 1
             if digest == digest_of(body):
-                yield Entry(number, Post(body, digest, received or 0, str(peer or b"", "utf-8", "replace")))
+                yield Entry(number, Post(body, received or 0, str(peer or b"", "utf-8", "replace")), digest)
             else:
                 yield Damaged(number, received or 0, body)
 

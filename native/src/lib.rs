@@ -16,7 +16,7 @@ use transcoder::table::{Encoding, Field, Policy, Roles, Settings, Table};
 use columns::{Buffer, Texts};
 
 /// What btfeed/native.py expects; it grows with every change that Python sees.
-const INTERFACE: u32 = 1;
+const INTERFACE: u32 = 2;
 /// Bodies from this size on are worked on without the interpreter's lock; to let go of it costs as much as a short one.
 const LARGE: usize = 1 << 14;
 
@@ -87,19 +87,6 @@ impl Transcoder {
     }
 }
 
-/// The number of occurrences in an acceptable post and its digest; None where the plain path has to say what is wrong.
-#[pyfunction]
-fn inspect<'py>(
-    py: Python<'py>,
-    body: &Bound<'py, PyBytes>,
-    limits: (u64, u64, u64, usize),
-) -> Option<(u64, Bound<'py, PyBytes>)> {
-    let bytes = body.as_bytes();
-    let look = || admit_bytes(bytes, limits).map(|count| (count, transcoder::digest(bytes)));
-    let (count, digest) = if bytes.len() < LARGE { look() } else { py.detach(look) }?;
-    Some((count, PyBytes::new(py, &digest)))
-}
-
 /// The number of occurrences in an acceptable post; None where the plain path has to say what is wrong with it.
 #[pyfunction]
 fn admit(py: Python<'_>, body: &Bound<'_, PyBytes>, limits: (u64, u64, u64, usize)) -> Option<u64> {
@@ -118,12 +105,11 @@ fn soundly<T>(work: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(work)).ok()
 }
 
-/// BLAKE2b-256.
+/// BLAKE2b-256 of each.
 #[pyfunction]
-fn digest<'py>(py: Python<'py>, body: &Bound<'py, PyBytes>) -> Bound<'py, PyBytes> {
-    let bytes = body.as_bytes();
-    let digest = if bytes.len() < LARGE { transcoder::digest(bytes) } else { py.detach(|| transcoder::digest(bytes)) };
-    PyBytes::new(py, &digest)
+fn digests<'py>(py: Python<'py>, bodies: Vec<Bound<'py, PyBytes>>) -> Vec<Bound<'py, PyBytes>> {
+    let bytes: Vec<&[u8]> = bodies.iter().map(|body| body.as_bytes()).collect();
+    py.detach(|| transcoder::digests(&bytes)).iter().map(|digest| PyBytes::new(py, digest)).collect()
 }
 
 /// A number as records write it.
@@ -223,10 +209,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Transcoder>()?;
     module.add_class::<Texts>()?;
     module.add_class::<Buffer>()?;
-    for function in
-        [wrap_pyfunction!(inspect, module)?, wrap_pyfunction!(admit, module)?, wrap_pyfunction!(digest, module)?]
-    {
-        module.add_function(function)?;
-    }
+    module.add_function(wrap_pyfunction!(admit, module)?)?;
+    module.add_function(wrap_pyfunction!(digests, module)?)?;
     module.add_function(wrap_pyfunction!(number, module)?)
 }
