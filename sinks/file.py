@@ -68,6 +68,8 @@ T = TypeVar("T")
 OPEN = ".open"
 IOV_MAX = 1024
 """Parts that one pwritev takes."""
+AT_A_TIME = 4 * 2**20
+"""Bytes after which the disk begins to work, while the next are written to the page cache."""
 _NAME = re.compile(r"-\d{8}T\d{6}Z-\d{4,}\.(ndjson(\.gz|\.zst)?|avro)\.open")
 _FOR_A_PERSON = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
 _SUFFIX = {"none": "", "gzip": ".gz", "zstd": ".zst"}
@@ -233,8 +235,10 @@ class _OpenFile:
             self._torn = True
             written = 0
             while written < size:
-                rest = cut_parts(parts, written, size - written)[:IOV_MAX]
-                written += os.pwritev(self._descriptor, rest, self.length + written)
+                rest = cut_parts(parts, written, min(size - written, AT_A_TIME))[:IOV_MAX]
+                some = os.pwritev(self._descriptor, rest, self.length + written)
+                _give_up_pages(self._descriptor, self.length + written, some)  # begins to write them to the disk
+                written += some
             os.fdatasync(self._descriptor)
         except OSError:
             with suppress(OSError):

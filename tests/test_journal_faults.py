@@ -8,7 +8,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from btfeed.journal import engine, ledger, store
+from btfeed.journal import engine, recent, store
 from btfeed.journal.base import Commit, Cursor, JournalError, JournalUnavailable
 from btfeed.journal.layout import PAGE_SIZE
 from btfeed.journal.ledger import Ledger
@@ -28,7 +28,7 @@ FAULTS = {
 @pytest.fixture(autouse=True)
 def _from_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """No post is kept in memory: what is read has to come from the disk that fails."""
-    monkeypatch.setattr(ledger, "RECENT_BYTES", 0)
+    monkeypatch.setattr(recent, "RECENT_BYTES", 0)
 
 
 @pytest.fixture

@@ -15,12 +15,10 @@ Methods raise apsw.Error; what is done about it is the engine's affair.
 """
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
 from typing import Literal
 
 import apsw
@@ -28,7 +26,8 @@ import structlog
 
 from btfeed import post as posts
 from btfeed.journal.base import Backlog, Commit, Cursor, DeadLetter, Entry, JournalFull, JournalUnavailable
-from btfeed.journal.layout import PAGE_SIZE
+from btfeed.journal.layout import PAGE_SIZE, bytes_taken
+from btfeed.journal.recent import Recent
 from btfeed.journal.salvage import damaged_post
 from btfeed.journal.store import Damaged, Store
 from btfeed.metrics import Metrics
@@ -41,12 +40,8 @@ FORGET_POSTS = 200
 """Posts forgotten in one transaction, so that no append waits long."""
 ROOM_POSTS = 20
 """Posts forgotten at a time for room, so that not many more go than must."""
-ROW_BYTES = 128
-"""What a post takes beside its body, about."""
 SLACK = 2 * PAGE_SIZE
 """What a transaction may take beside its posts, about."""
-RECENT_BYTES = 64 * 2**20
-"""Bytes of the newest posts that are kept in memory while a sink has still to read them, as they take them in the file."""
 _EVER = 2**62
 
 
@@ -118,8 +113,7 @@ class Ledger:
         self._max_occurrences = max_occurrences
         self._store: Store | None = None
         self._when_durable: list[Callable[[], object]] = []
-        self._recent: deque[Entry] = deque()  # the newest posts, without gaps
-        self._recent_bytes = 0
+        self._recent = Recent()
         self._refused_bytes = 0  # of the bodies of refused posts, at least
         self.missing_room = 0
         """Bytes that the last refused post lacked."""
@@ -158,7 +152,6 @@ class Ledger:
         self._refused_bytes = store.refused_bytes()
         self.close()
         self._recent.clear()
-        self._recent_bytes = 0
         self._store, self.marks = store, marks
 
     def close(self) -> None:
@@ -194,7 +187,7 @@ class Ledger:
         cursor = max(commit.cursor, known[0]) if known else commit.cursor
         self.store.save(sink, replace(commit, cursor=cursor), _now())
         self.marks.cursors[sink] = (cursor, commit.state)
-        self._when_durable.append(self._let_go)
+        self._when_durable.append(lambda: self._recent.let_go(self._passed()))
         self._bound_refused_posts(commit.dead_letters)
 
     def append(self, new: Sequence[Post]) -> list[bytes | JournalFull]:
@@ -207,7 +200,7 @@ class Ledger:
         self.missing_room = 0
         digests = posts.digests([post.body for post in new])
         for post, digest in zip(new, digests, strict=True):
-            size = _size(post)
+            size = bytes_taken(post)
             if pending + size > room and not exhausted:
                 room = self._make_room(pending + size)
                 exhausted = pending + size > room
@@ -220,17 +213,18 @@ class Ledger:
                 outcomes.append(digest)
         if taken:
             self.store.append(taken)
-            self._when_durable.append(partial(self._remember, taken))
+            self._when_durable.append(partial(self._recent.add, taken))
             self.marks.next += len(taken)
             self.marks.last = self.marks.next - 1
         return outcomes
 
     # Outside of one
 
+    def recent(self, seq: int, max_bytes: int) -> list[Entry]:
+        """What `read` returns, where it is in memory; else nothing. For any thread."""
+        return self._recent.read(self.marks.turn(seq), max_bytes)
+
     def read(self, seq: int, max_bytes: int) -> list[Entry]:
-        seq = self.marks.turn(seq)
-        if self._recent and seq >= self._recent[0].seq:
-            return _fitting(islice(self._recent, seq - self._recent[0].seq, None), max_bytes)
         while True:
             entries, damaged = self._sound(self.marks.turn(seq), max_bytes)
             if entries or damaged is None:
@@ -271,17 +265,6 @@ class Ledger:
         log.error("a damaged post is set aside with the dead letters", post=damaged.seq)
         self._metrics.journal_damaged_posts.inc()
         self._metrics.dead_letters.labels(sink="", reason="damaged").inc()
-
-    def _remember(self, entries: Sequence[Entry]) -> None:
-        self._recent.extend(entries)
-        self._recent_bytes += sum(_size(entry.post) for entry in entries)
-        self._let_go()
-
-    def _let_go(self) -> None:
-        """Of the oldest in memory, where there are too many, and of what every sink has passed."""
-        passed = self._passed()
-        while self._recent and (self._recent_bytes > RECENT_BYTES or self._recent[0].seq < passed):
-            self._recent_bytes -= _size(self._recent.popleft().post)
 
     # Room
 
@@ -367,23 +350,6 @@ class Ledger:
             (outcome,) = self.append([Post(letter.body, _now(), "dead-letter")])
             if isinstance(outcome, bytes):
                 self.store.delete_dead_letters([letter.id])
-
-
-def _fitting(entries: Iterable[Entry], max_bytes: int) -> list[Entry]:
-    """The first one, and as many more as fit."""
-    found: list[Entry] = []
-    for entry in entries:
-        max_bytes -= len(entry.post.body)
-        if found and max_bytes < 0:
-            break
-        found.append(entry)
-    return found
-
-
-def _size(post: Post) -> int:
-    """Bytes that a post takes in the file, at most."""
-    length = len(post.body) + ROW_BYTES
-    return length + PAGE_SIZE if length > PAGE_SIZE else PAGE_SIZE // (PAGE_SIZE // length)
 
 
 def _now() -> int:

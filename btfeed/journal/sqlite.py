@@ -100,8 +100,8 @@ class SqliteJournal:
         return self._engine.ledger.marks.cursors[sink]
 
     async def read(self, seq: int, max_bytes: int) -> Sequence[Entry]:
-        entries: Sequence[Entry] = await self._submit(lambda ledger: ledger.read(seq, max_bytes))
-        return entries
+        entries: Sequence[Entry] = self._engine.ledger.recent(seq, max_bytes)
+        return entries or await self._submit(lambda ledger: ledger.read(seq, max_bytes))
 
     async def wait(self, seq: int) -> None:
         while self._head <= seq:
