@@ -62,6 +62,9 @@ Counts: TypeAlias = tuple[
 ]
 """Occurrences by category, mismatches, unknown fields, lost, values left out, invalid_utf8."""
 
+Transcoded: TypeAlias = tuple[Any, Texts, Texts, bytes, bytes, list[Run[P]], list[Refused[P]], Counts]
+"""JSON, ids, keys, timestamps, sizes, and what was odd."""
+
 class Transcoder(Generic[P]):
     """Maps posts under one configuration; several threads may use it."""
 
@@ -73,6 +76,5 @@ class Transcoder(Generic[P]):
         compile: Callable[[bytes | None, bytes], Compiled[P]],
         names: Callable[[P, bool, int], Sequence[str]],
     ) -> None: ...
-    def transcode(
-        self, body: bytes, id_prefix: str
-    ) -> tuple[Any, Texts, Texts, bytes, bytes, list[Run[P]], list[Refused[P]], Counts] | None: ...
+    def transcode(self, posts: Sequence[tuple[bytes, str]], room: int) -> list[Transcoded[P] | Exception | None]:
+        """posts: each with what its ids begin with. Ends where the records have more bytes than `room`."""

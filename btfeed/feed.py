@@ -109,29 +109,16 @@ class Feed:
     async def _map(self, group: Sequence[Entry]) -> Group:
         """The first of them at least."""
         try:
-            results = await asyncio.get_running_loop().run_in_executor(self._threads, self._map_all, group)
+            given = [(entry.post.body, entry.digest) for entry in group]
+            mapping = asyncio.get_running_loop().run_in_executor(self._threads, self._mapper.map_all, given, GROUP_MAPPED)
             posts = {}
-            for entry, mapped in zip(group, results, strict=False):
+            for entry, mapped in zip(group, await mapping, strict=False):
                 posts[entry.seq] = self._mapped_post(entry, mapped)
                 self._keep(posts[entry.seq])
             return posts
         finally:
             for entry in group:
                 del self._pending[entry.seq]
-
-    def _map_all(self, group: Sequence[Entry]) -> list[Mapped | Exception]:
-        results: list[Mapped | Exception] = []
-        room = GROUP_MAPPED
-        for entry in group:
-            try:
-                mapped = self._mapper.map(entry.post.body, entry.digest)
-                room -= mapped.batch.nbytes
-                results.append(mapped)
-            except Exception as error:  # noqa: BLE001 - its neighbours must not suffer from it
-                results.append(error)
-            if room < 0:
-                break
-        return results
 
     def _mapped_post(self, entry: Entry, mapped: Mapped | Exception) -> MappedPost:
         received = entry.post.received

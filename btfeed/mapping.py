@@ -9,7 +9,7 @@ What is expensive is reading fields one by one from Python, so that whatever sev
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any
@@ -75,6 +75,25 @@ class Mapped:
     counts: Counts
 
 
+Posts = Sequence[tuple[bytes, bytes]]
+"""Bodies with their digests."""
+
+
+def map_all(map: Callable[[bytes, bytes], Mapped], posts: Posts, room: int) -> list[Mapped | Exception]:
+    """What each of `posts` became, or why it is none; of the first ones alone, where these have more bytes than `room`."""
+    found: list[Mapped | Exception] = []
+    for body, digest in posts:
+        try:
+            mapped = map(body, digest)
+            room -= mapped.batch.nbytes
+            found.append(mapped)
+        except Exception as error:  # noqa: BLE001 - its neighbours must not suffer from it
+            found.append(error)
+        if room < 0:
+            break
+    return found
+
+
 class Mapper:
     """Maps posts under one configuration. Not for use by two threads at a time."""
 
@@ -99,6 +118,10 @@ class Mapper:
             run.counts.invalid_utf8 += plan.invalid_utf8
             run.map(plan, transaction.occurrences)
         return run.result()
+
+    def map_all(self, posts: Posts, room: int) -> list[Mapped | Exception]:
+        """See `map_all`."""
+        return map_all(self.map, posts, room)
 
     def _plan(self, transaction: BusinessTransaction, server: str | None) -> Plan:
         source = source_of(transaction, server)

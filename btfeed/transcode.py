@@ -11,7 +11,7 @@ import msgspec
 
 from btfeed import names, native, post
 from btfeed.bt_pb2 import BusinessTransaction
-from btfeed.mapping import Counts, Mapped, Mapper, RefusedRecord, source_of
+from btfeed.mapping import Counts, Mapped, Mapper, Posts, RefusedRecord, map_all, source_of
 from btfeed.plan import HEAD, Cache, Plan, RecordSettings, attributes_overridden
 from btfeed.schema import (
     CATEGORIES,
@@ -52,6 +52,10 @@ class PostMapper(Protocol):
     def map(self, body: bytes, digest: bytes) -> Mapped:
         """The records of a post. `digest` is post.digest(body). Raises post.Malformed where the body is none."""
 
+    def map_all(self, posts: Posts, room: int) -> list[Mapped | Exception]:
+        """What each of `posts` became, or why it is none; of the first ones alone, where these have more bytes than
+        `room`."""
+
 
 def mapper(record: RecordSettings, validation: ValidationSettings) -> PostMapper:
     """The mapper that runs."""
@@ -86,9 +90,22 @@ class NativeMapper:
         )
 
     def map(self, body: bytes, digest: bytes) -> Mapped:
-        found = self._native.transcode(body, post.event_id_prefix(digest))
+        (found,) = self.map_all([(body, digest)], 0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def map_all(self, posts: Posts, room: int) -> list[Mapped | Exception]:
+        """The interpreter's lock is let go of once for all of them: each time, another thread may keep it for long."""
+        found = self._native.transcode([(body, post.event_id_prefix(digest)) for body, digest in posts], room)
+        each = iter(found)
+        return map_all(lambda body, digest: self._mapped(body, digest, next(each)), posts[: len(found)], room)
+
+    def _mapped(self, body: bytes, digest: bytes, found: "_native.Transcoded[Plan] | Exception | None") -> Mapped:
         if found is None:
             return Mapper(self._record, self._validation).map(body, digest)
+        if isinstance(found, Exception):
+            raise found
         json, ids, keys, timestamps, sizes, runs, refused, counts = found
         transactions: list[Transaction] = []
         for plan, number, _ in runs:

@@ -8,7 +8,7 @@ import pytest
 
 from btfeed import feed
 from btfeed.feed import Feed, MappedPost
-from btfeed.mapping import Mapped
+from btfeed.mapping import Mapped, Posts, map_all
 from btfeed.metrics import Metrics
 from btfeed.schema import CATEGORIES
 from btfeed.transcode import PostMapper
@@ -32,6 +32,9 @@ class CountingMapper:
         if body in self.broken:
             raise ZeroDivisionError("a bug")
         return self.inner.map(body, digest)
+
+    def map_all(self, posts: Posts, room: int) -> list[Mapped | Exception]:
+        return map_all(self.map, posts, room)
 
 
 class Bench:
@@ -125,6 +128,9 @@ class Meeting:
             assert self.turn.wait(30)
         self.turn.set()
         return found
+
+    def map_all(self, posts: Posts, room: int) -> list[Mapped | Exception]:
+        return map_all(self.map, posts, room)
 
 
 async def test_posts_are_mapped_at_the_same_time_and_come_in_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import pytest
 from btfeed import _native, native, post, transcode
 from btfeed.mapping import Mapped, Mapper
 from btfeed.plan import HEAD, RecordSettings
+from btfeed.post import Malformed
 from btfeed.transcode import NativeMapper
 from btfeed.validate import ValidationSettings
 from tests import posts, wire
@@ -100,6 +101,39 @@ def test_threads_may_share_a_mapper() -> None:
         equal(each, expected(body))
 
 
+def test_posts_of_a_group_are_mapped_each_for_itself() -> None:
+    """One that is none leaves its neighbours alone; the group ends where there is no more room."""
+    one, sound = mapper(), posts.mixed(3)
+    bodies = [sound, b"no post", posts.mixed(4, 1), sound]
+    group = [(body, post.digest(body)) for body in bodies]
+    first, second, *others = one.map_all(group, 2**30)
+    assert isinstance(second, Malformed)
+    for body, found in zip([sound, *bodies[2:]], [first, *others], strict=True):
+        assert isinstance(found, Mapped)
+        equal(found, expected(body))
+    assert len(one.map_all(group, 0)) == 1
+    assert isinstance(first, Mapped)
+    assert len(one.map_all([group[0]] * 5, first.batch.nbytes * 2)) == 3
+
+
+def test_a_bug_in_compiling_is_that_post_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exception takes the place of its post."""
+    bodies = [posts.mixed(3), posts.mixed(3).replace(b"easyTravel", b"easyFlight")]
+    compiled = NativeMapper._compile
+
+    def compile_or_fail(self: NativeMapper, server: bytes | None, head: bytes) -> Any:
+        if b"easyFlight" in head:
+            raise ZeroDivisionError("a bug")
+        return compiled(self, server, head)
+
+    monkeypatch.setattr(NativeMapper, "_compile", compile_or_fail)
+    first, second, third = mapper().map_all([(body, post.digest(body)) for body in (*bodies, bodies[0])], 2**30)
+    assert isinstance(second, ZeroDivisionError)
+    for found in (first, third):
+        assert isinstance(found, Mapped)
+        equal(found, expected(bodies[0]))
+
+
 @pytest.mark.parametrize("work", ["map", "digests"])
 def test_others_run_while_a_large_post_is_worked_on(work: str) -> None:
     """The interpreter's lock is not held: the main thread goes on before the other one is done, although Python itself
@@ -107,7 +141,8 @@ def test_others_run_while_a_large_post_is_worked_on(work: str) -> None:
     body = posts.mixed(20_000)
     one, digest = mapper(), post.digest(body)
     mapped(body, one)
-    what: Any = {"map": lambda: one._native.transcode(body, digest.hex()), "digests": lambda: post.digests([body])}[work]
+    works = {"map": lambda: one._native.transcode([(body, digest.hex())], 0), "digests": lambda: post.digests([body])}
+    what: Any = works[work]
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1_000)
     try:
@@ -157,12 +192,12 @@ def test_a_panic_leaves_the_post_to_the_plain_path(
     body = posts.mixed(5)
     with monkeypatch.context() as patch:
         patch.setattr(transcode, "_CATEGORIES", ("?",) * 7 + transcode._CATEGORIES)  # a place that no table has
-        assert one._native.transcode(body, "id-") is None
+        assert one._native.transcode([(body, "id-")], 0) == [None]
         equal(mapped(body, one), expected(body))
     assert "panicked at" in capfd.readouterr().err
     other = posts.mixed(5, 1).replace(b"easyTravel", b"easyFlight")
     equal(mapped(other, one), expected(other))
-    assert one._native.transcode(other, "id-") is not None
+    assert one._native.transcode([(other, "id-")], 0) != [None]
 
 
 FIELD = (1, "startTime", "int64", "YYY", "timestamp", "timestamp")

@@ -76,9 +76,9 @@ class Twins:
         try:
             expected = self.plain.map(body, digest)
         except Malformed:
-            assert self.native._native.transcode(body, post.event_id_prefix(digest)) is None
+            assert self.native._native.transcode([(body, post.event_id_prefix(digest))], 0) == [None]
             return
-        assert self.native._native.transcode(body, post.event_id_prefix(digest)) is not None
+        assert self.native._native.transcode([(body, post.event_id_prefix(digest))], 0) != [None]
         equal(self.native.map(body, digest), expected)
         self.maps += 1
 

@@ -16,7 +16,7 @@ use transcoder::table::{Encoding, Field, Policy, Roles, Settings, Table};
 use columns::{Buffer, Texts};
 
 /// What btfeed/native.py expects; it grows with every change that Python sees.
-const INTERFACE: u32 = 2;
+const INTERFACE: u32 = 3;
 /// Bodies from this size on are worked on without the interpreter's lock; to let go of it costs as much as a short one.
 const LARGE: usize = 1 << 14;
 
@@ -70,20 +70,34 @@ impl Transcoder {
         Ok(Self { inner: transcoder::post::Transcoder::new(table), compile, names })
     }
 
-    /// The columns, refused occurrences and counts of a post; None where the plain path has to say what is wrong with it.
+    /// Of each post its columns, refused occurrences and counts, an exception of Python's, or None where the plain path has
+    /// to say what is wrong with it. Ends behind the post with which there are more than `room` bytes of records.
     fn transcode<'py>(
         &self,
         py: Python<'py>,
-        body: &Bound<'py, PyBytes>,
-        id_prefix: &str,
-    ) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        posts: Vec<(Bound<'py, PyBytes>, String)>,
+        room: usize,
+    ) -> PyResult<Vec<Bound<'py, PyAny>>> {
         let compiler = Callback { compile: &self.compile, names: &self.names };
-        let bytes = body.as_bytes();
-        match py.detach(|| soundly(|| self.inner.transcode(bytes, id_prefix.as_bytes(), &compiler))) {
-            Some(Ok(mapped)) => result(py, &self.inner, mapped).map(Some),
-            Some(Err(Failure::Malformed)) | None => Ok(None),
-            Some(Err(Failure::Compiler(error))) => Err(error),
-        }
+        let bodies: Vec<_> = posts.iter().map(|(body, prefix)| (body.as_bytes(), prefix.as_bytes())).collect();
+        let transcoded = py.detach(|| {
+            let (mut found, mut size) = (Vec::with_capacity(bodies.len()), 0);
+            for (body, prefix) in bodies {
+                let one = soundly(|| self.inner.transcode(body, prefix, &compiler));
+                size += if let Some(Ok(mapped)) = &one { mapped.length } else { 0 };
+                found.push(one);
+                if size > room {
+                    break;
+                }
+            }
+            found
+        });
+        let told = |one: Option<Result<_, Failure<PyErr>>>| match one {
+            Some(Ok(mapped)) => result(py, &self.inner, mapped).map(Bound::into_any),
+            Some(Err(Failure::Compiler(error))) => Ok(error.into_value(py).into_bound(py).into_any()),
+            Some(Err(Failure::Malformed)) | None => Ok(py.None().into_bound(py)),
+        };
+        transcoded.into_iter().map(told).collect()
     }
 }
 
