@@ -3,7 +3,8 @@
 To understand it, follow a post:
 
     app         joins the chain; start there
-    receiver    takes the post over HTTP, within limits; post says whether it is one
+    receiver    takes the post over HTTP, within limits; post says whether it is one. http has the connections, request
+                what comes over them
     journal     makes it durable, and remembers how far each sink has come
     mapping     turns it into records: schema names the fields, validate and privacy judge them, names makes names;
                 transcode does the same natively, where native/ was built

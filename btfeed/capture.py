@@ -12,11 +12,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiohttp import web
-
-from btfeed.limits import Gunzip, Server, TooLong
+from btfeed.http import Server
+from btfeed.limits import Gunzip, TooLong
 from btfeed.metrics import Metrics
 from btfeed.postfile import PostFileError, Writer
+from btfeed.request import Answer, Incomplete, Request
 from btfeed.sending import Url
 
 MAX_BODY = 64 * 2**20
@@ -110,21 +110,19 @@ class Capture:
         except TimeoutError:
             self.captured.not_forwarded["stopped before its turn"] += self._queue.qsize()
 
-    async def _handle(self, request: web.BaseRequest) -> web.Response:
+    async def _handle(self, request: Request) -> Answer:
         if request.method not in ("POST", "PUT"):
-            return web.Response()  # AppMon's "Test connection"
+            return Answer()  # AppMon's "Test connection"
         try:
             async with asyncio.timeout(PATIENCE * 3):
                 body = await _body(request)
-        except (TooLong, TimeoutError, zlib.error, web.RequestPayloadError, ConnectionError) as error:
-            response = web.Response(status=400, text=f"the body can't be read: {str(error) or type(error).__name__}\n")
-            response.force_close()
-            return response
+        except (TooLong, TimeoutError, zlib.error, Incomplete, ConnectionError) as error:
+            return Answer(400, f"the body can't be read: {str(error) or type(error).__name__}\n", close=True)
         if body and not self._write(body):
-            return web.Response(status=503, text=f"{self._failure}\n")
+            return Answer(503, f"{self._failure}\n")
         if body and self._forward:
             self._enqueue(body, request)
-        return web.Response()
+        return Answer()
 
     def _write(self, body: bytes) -> bool:
         """Whether it is in the file; the first that is not ends the capture."""
@@ -143,13 +141,13 @@ class Capture:
             self._stop.set()
         return True
 
-    def _enqueue(self, body: bytes, request: web.BaseRequest) -> None:
+    def _enqueue(self, body: bytes, request: Request) -> None:
         if self._queued + len(body) > QUEUE and self._queued:
             self.captured.not_forwarded["the queue is full"] += 1
             return
         self._queued += len(body)
-        sent = ("Authorization", "Content-Type")
-        self._queue.put_nowait((body, {name: request.headers[name] for name in sent if name in request.headers}))
+        given = ((name, request.headers.get(name.lower().encode())) for name in ("Authorization", "Content-Type"))
+        self._queue.put_nowait((body, {name: value.decode(errors="surrogateescape") for name, value in given if value}))
 
     async def _pass_on(self, far_end: Url) -> None:
         while True:
@@ -163,16 +161,14 @@ class Capture:
             self._queue.task_done()
 
 
-async def _body(request: web.BaseRequest) -> bytes:
+async def _body(request: Request) -> bytes:
     """The whole body, decompressed. Raises TooLong or zlib.error."""
-    body = bytearray()
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise TooLong(f"longer than {MAX_BODY} bytes")
-    if not body or "gzip" not in request.headers.get("Content-Encoding", "").lower():
-        return bytes(body)
+    if not await request.within(MAX_BODY):
+        raise TooLong(f"longer than {MAX_BODY} bytes")
+    body = request.take_body()
+    if not body or b"gzip" not in request.headers.get(b"content-encoding", b"").lower():
+        return body
     plain = Gunzip(MAX_BODY)
-    for _ in plain.feed(bytes(body)):
+    for _ in plain.feed(body):
         await asyncio.sleep(0)
     return plain.end()

@@ -1,9 +1,8 @@
 """The receiver: takes posts over HTTP, refuses what is none, and answers 200 once a post is durable.
 
-The way of a request: path and method, credentials, headers, then a reservation of memory, the body, its decompression
+The way of a request: credentials, path and method, headers, then a reservation of memory, the body, its decompression
 (each under its limit while it grows, not after), the look at the message, the journal, the answer. Whatever goes wrong on
-that way is a `_Refusal`, whose status and reason are in one table. aiohttp parses HTTP; what it lacks of deadlines and
-limits is in btfeed/limits.py.
+that way is a `_Refusal`, whose status and reason are in one table. Connections, and HTTP itself, are in btfeed/http.py.
 """
 
 import asyncio
@@ -18,15 +17,16 @@ from contextlib import suppress
 from typing import Annotated
 
 import structlog
-from aiohttp import HttpVersion11, web
 from pydantic import AfterValidator, Field
 
 from btfeed import post as posts
 from btfeed.address import Address, host_and_port
+from btfeed.http import RETRY_AFTER, Server
 from btfeed.journal.base import DeadLetter, Journal, JournalError, JournalFull
-from btfeed.limits import RETRY_AFTER, Budget, Connection, Gunzip, Overloaded, Room, Server, TooLong
+from btfeed.limits import Budget, Gunzip, Overloaded, Room, TooLong
 from btfeed.metrics import Metrics
 from btfeed.post import Malformed, Post, TooManyOccurrences
+from btfeed.request import Answer, Incomplete, Request
 from sinks.base import Seconds, Settings, Size
 
 log = structlog.get_logger()
@@ -35,6 +35,7 @@ DUPLICATES_SEEN = 10_000
 """Posts whose digests are remembered, to count duplicates."""
 OFF_LOOP = 256 * 2**10
 """Bodies longer than this are looked at on a thread, one at a time, so that no other answer waits for them."""
+OK = Answer()
 OTHER_FILES = 256
 """What the process may have open besides its connections: the journal, sinks and their connections."""
 
@@ -141,10 +142,12 @@ class Receiver:
 
     def __init__(self, settings: ReceiverSettings, journal: Journal, metrics: Metrics) -> None:
         self._settings = settings
+        self._path = settings.path.encode()
         self._journal = journal
         self._metrics = metrics
         self._credentials = _credentials(settings)
         self._budget = Budget(settings.max_in_flight, settings.queue_timeout, metrics)
+        self._small = min(settings.max_body, Budget.SMALL)
         self._large = asyncio.Semaphore(1)
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self._server = Server(
@@ -184,35 +187,28 @@ class Receiver:
         await asyncio.sleep(0)  # what has arrived counts as under way
         await self._server.drain(self._settings.header_timeout + self._settings.body_timeout)
 
-    async def _handle(self, request: web.BaseRequest) -> web.Response:
-        response = web.Response()
+    async def _handle(self, request: Request) -> Answer | None:
         try:
             await self._take(request)
+            return OK
         except _Refusal as refusal:
             self._metrics.refused_posts.labels(refusal.reason).inc()
-            log.info("refused", reason=refusal.reason, error=str(refusal), peer=request.remote)
-            text = f"{refusal}\n".encode(errors="replace")
-            response = web.Response(status=refusal.status, body=text, headers=refusal.headers, content_type="text/plain")
-            if refusal.reason == "incomplete" or ("Expect" in request.headers and not request.content.is_eof()):
-                response.force_close()  # where the next request would begin is unknown
+            log.info("refused", reason=refusal.reason, error=str(refusal), peer=request.peer)
+            # where the next request would begin is unknown; who is not told to go on may send its body or not
+            unknown = refusal.reason == "incomplete" or (b"expect" in request.headers and not request.whole)
+            return Answer(refusal.status, f"{refusal}\n", refusal.headers, close=unknown)
         except TimeoutError:
             self._metrics.refused_posts.labels("slow_body").inc()
-            log.info("closed", reason="slow_body", peer=request.remote)
-            _close(request)
+            log.info("closed", reason="slow_body", peer=request.peer)
         except ConnectionError:
             self._metrics.refused_posts.labels("disconnected").inc()
-            _close(request)
         except Exception:
             log.exception("a bug in the receiver; the post was not taken")
             self._metrics.refused_posts.labels("bug").inc()
-            response = web.Response(status=503, headers={"Retry-After": str(RETRY_AFTER)})
-        response.headers["Server"] = "btfeed"  # and not whose versions it is made of
-        assert isinstance(request.protocol, Connection)
-        if self.stopping or request.protocol.at_end:
-            response.force_close()
-        return response
+            return Answer(503, headers={"Retry-After": str(RETRY_AFTER)})
+        return None
 
-    async def _take(self, request: web.BaseRequest) -> None:
+    async def _take(self, request: Request) -> None:
         """Return once there is nothing left to do for a 200."""
         started = time.perf_counter()
         self._authorize(request)
@@ -220,46 +216,42 @@ class Receiver:
             self._metrics.empty_requests.inc()
             return
         gzip = _is_gzip(request)
-        length = request.content_length
-        if length is not None and length > self._settings.max_body:
+        if request.length is not None and request.length > self._settings.max_body:
             raise self._too_large()
-        if not request.body_exists:
+        if request.length == 0:
             self._metrics.empty_requests.inc()
             return
         if self.stopping:
             raise _Refusal("shutting_down", "shutting down")
         _continue(request)
-        expected = self._settings.max_body if length is None else length
+        expected = self._settings.max_body if request.length is None else request.length
         with self._budget.room(expected + gzip * self._settings.max_body) as room:
             try:
-                async with asyncio.timeout(self._settings.body_timeout):
-                    body = await self._read(request, gzip, room)
+                body = await self._body(request, gzip, room)
                 if not body:
                     self._metrics.empty_requests.inc()
                     return
-                await self._append(body, request.remote or "")
+                await self._append(body, request.peer)
             except _Refusal as refusal:
                 if refusal.body:
                     await self._keep(refusal)
                 raise
         self._metrics.ack_seconds.observe(time.perf_counter() - started)
 
-    def _authorize(self, request: web.BaseRequest) -> None:
+    def _authorize(self, request: Request) -> None:
         if not self._credentials:
             return
-        given = request.headers.get("Authorization", "").encode(errors="surrogateescape")
-        scheme, _, value = given.partition(b" ")
+        scheme, _, value = request.headers.get(b"authorization", b"").partition(b" ")
         given = scheme.lower() + b" " + value.strip()
         if not any(hmac.compare_digest(given, known) for known in self._credentials):
             schemes = ['Basic realm="btfeed"'] if self._settings.basic_auth else []
             schemes += ["Bearer"] if self._settings.bearer_tokens else []
             raise _Refusal("unauthorized", "wrong or no credentials", {"WWW-Authenticate": ", ".join(schemes)})
 
-    def _expects_post(self, request: web.BaseRequest) -> bool:
+    def _expects_post(self, request: Request) -> bool:
         """False for GET and HEAD, AppMon's connection test."""
         test = request.method in ("GET", "HEAD")
-        path = request.path or "/"  # of "http://host" without one
-        if path != self._settings.path and not (test and path == "/"):
+        if request.path != self._path and not (test and request.path == b"/"):
             raise _Refusal("not_found", f"nothing at this path; posts go to {self._settings.path}")
         if not test and request.method != "POST":
             raise _Refusal("method", f"{request.method} is not known here", {"Allow": "GET, HEAD, POST"})
@@ -268,28 +260,37 @@ class Receiver:
     def _too_large(self) -> _Refusal:
         return _Refusal("too_large", f"the body is longer than {self._settings.max_body} bytes")
 
-    async def _read(self, request: web.BaseRequest, gzip: bool, room: Room) -> bytes:
-        """The body, decompressed."""
-        wire = bytearray()
-        plain = Gunzip(self._settings.max_body) if gzip else None
+    async def _body(self, request: Request, gzip: bool, room: Room) -> bytes:
+        """The body, decompressed. Raises TimeoutError where it is not here in time."""
+        if request.whole and request.size <= self._small and not gzip:
+            return request.take_body()  # as most are: nothing to wait for
         try:
-            async for chunk in request.content.iter_any():
-                wire += chunk
-                if len(wire) > self._settings.max_body:
-                    raise self._too_large()
-                await room.cover(len(wire))
-                for length in plain.feed(chunk) if plain else ():
-                    await room.cover(len(wire) + length)
-                    await asyncio.sleep(0)  # a bomb must not hold up other answers
-            return plain.end() if plain else bytes(wire)
-        except zlib.error as error:
-            raise _Refusal("bad_gzip", f"broken gzip: {error}", body=bytes(wire)) from None
+            async with asyncio.timeout(self._settings.body_timeout):
+                return await self._read(request, gzip, room)
         except TooLong:
             raise self._too_large() from None
         except Overloaded:
             raise _Refusal("overloaded", "too many posts at a time") from None
-        except web.RequestPayloadError as error:
+        except Incomplete as error:
             raise _Refusal("incomplete", f"the body is broken: {error}") from None
+
+    async def _read(self, request: Request, gzip: bool, room: Room) -> bytes:
+        limit = self._settings.max_body
+        await request.within(self._small)
+        await room.cover(request.size)
+        if not await request.within(limit):
+            raise self._too_large()
+        body = request.take_body()
+        if not gzip:
+            return body
+        plain = Gunzip(limit)
+        try:
+            for length in plain.feed(body):
+                await room.cover(len(body) + length)
+                await asyncio.sleep(0)  # a bomb must not hold up other answers
+            return plain.end()
+        except zlib.error as error:
+            raise _Refusal("bad_gzip", f"broken gzip: {error}", body=body) from None
 
     async def _append(self, body: bytes, peer: str) -> None:
         try:
@@ -350,23 +351,18 @@ def _credentials(settings: ReceiverSettings) -> list[bytes]:
     return known
 
 
-def _is_gzip(request: web.BaseRequest) -> bool:
-    encoding = ", ".join(request.headers.getall("Content-Encoding", [])).strip().lower()
-    if encoding not in ("", "identity", "gzip", "x-gzip"):
-        raise _Refusal("encoding", f"Content-Encoding {encoding} is not known here", {"Accept-Encoding": "gzip"})
-    return encoding.endswith("gzip")
+def _is_gzip(request: Request) -> bool:
+    encoding = request.headers.get(b"content-encoding", b"").strip().lower()
+    if encoding not in (b"", b"identity", b"gzip", b"x-gzip"):
+        given = encoding.decode("latin-1")
+        raise _Refusal("encoding", f"Content-Encoding {given} is not known here", {"Accept-Encoding": "gzip"})
+    return encoding.endswith(b"gzip")
 
 
-def _continue(request: web.BaseRequest) -> None:
-    expect = request.headers.get("Expect")
-    if expect is None or request.version < HttpVersion11:
+def _continue(request: Request) -> None:
+    expect = request.headers.get(b"expect")
+    if expect is None or request.version == "1.0":
         return
-    if expect.lower() != "100-continue":
-        raise _Refusal("expectation", f"Expect: {expect} is not known here")
-    assert request.transport is not None
-    request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-
-def _close(request: web.BaseRequest) -> None:
-    if request.transport:
-        request.transport.abort()
+    if expect.lower() != b"100-continue":
+        raise _Refusal("expectation", f"Expect: {expect.decode('latin-1')} is not known here")
+    request.go_on()

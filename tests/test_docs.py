@@ -176,7 +176,7 @@ def test_every_target_of_make_that_is_named_exists() -> None:
 
 def test_reasons_of_refusals_are_those_of_the_receiver() -> None:
     """Each with the status that it is answered with."""
-    source = "".join((ROOT / "btfeed" / name).read_text(encoding="utf-8") for name in ("receiver.py", "limits.py"))
+    source = "".join((ROOT / "btfeed" / name).read_text(encoding="utf-8") for name in ("receiver.py", "http.py"))
     reasons = dict(re.findall(r'^ +"(\w+)": (\d{3}),$', source, re.MULTILINE))
     others = set(re.findall(r'refused_posts\.labels\("(\w+)"\)', source)) | set(re.findall(r'_too_slow, "(\w+)"', source))
     section = TEXT[ROOT / "docs" / "operations.md"].partition("## Refused requests")[2].partition("\n## ")[0]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from btfeed.limits import Connection
+from btfeed.http import Connection
 from tests.harness import Server
 from tests.posts import SAMPLES, mixed
 from tests.rawhttp import site

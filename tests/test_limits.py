@@ -82,7 +82,7 @@ async def test_the_headers_deadline_ends_with_the_header(tmp_path: Path) -> None
         await running.until(lambda it: it.count("connections") == 2, "both connected")
         running.journal.gate.clear()
         for connection in running.receiver._server.open:
-            if connection.peername == line.writer.get_extra_info("sockname"):
+            if connection._transport.get_extra_info("peername") == line.writer.get_extra_info("sockname"):
                 await asyncio.sleep(0)
                 connection.data_received(HEAD)
                 connection.data_received(BODY)
@@ -203,7 +203,6 @@ GARBAGE = [
     request(b"", "Transfer-Encoding: chunked"),
     request(None, "Transfer-Encoding: gzip"),
     request(None, "A: a\x00b"),
-    request(None, "Transfer-Encoding: chunked") + b"zz\r\n",
 ]
 
 
@@ -217,14 +216,20 @@ async def test_answers_400_to_what_is_no_http(tmp_path: Path, data: bytes, caplo
         assert (running.refused(), caplog.records) == ({"bad_http": 1}, [])
 
 
-async def test_answers_400_to_a_body_that_goes_wrong(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Once, when its reader has already begun."""
+@pytest.mark.parametrize("data", [b"zz\r\n", b"5\r\nhellozz", b"5\r\nhello\r\n0\r\n" + b"A: b\r\n" * 200])
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_answers_400_to_a_body_that_goes_wrong(
+    tmp_path: Path, data: bytes, at_once: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, whether it came with its header or its reader has already begun."""
     async with site(tmp_path) as running, running.line() as line:
-        await line.send(request(None, "Transfer-Encoding: chunked", "Expect: 100-continue") + b"5\r\nhello\r\n")
-        await line.interim()
-        await line.send(b"zz\r\n")
+        header = request(None, "Transfer-Encoding: chunked", *([] if at_once else ["Expect: 100-continue"]))
+        await line.send(header + data if at_once else header)
+        if not at_once:
+            await line.interim()
+            await line.send(data)
         assert ((await line.answer()).status, await line.rest()) == (400, b"")
-        assert (running.refused(), caplog.records) == ({"incomplete": 1}, [])
+        assert (running.refused(), running.posts(), caplog.records) == ({"incomplete": 1}, [], [])
 
 
 async def test_stops_gracefully(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from btfeed import post
 from btfeed.bt_pb2 import BusinessTransactions
 from btfeed.config import load
 from btfeed.journal.base import JournalFull, JournalUnavailable
-from btfeed.limits import Connection
 from btfeed.receiver import ReceiverSettings
 from tests.posts import mixed, sample_purepath, sample_visit
 from tests.rawhttp import Site, chunked, gzipped, request, site
@@ -360,10 +359,13 @@ async def test_answers_a_client_that_has_shut_down_its_side(running: Site) -> No
         assert ((await line.answer()).status, await line.rest()) == (200, b"")
 
 
-async def test_closes_behind_an_end_that_came_with_the_answer(running: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the client shuts down its side just after it was asked whether it has, the connection is closed too."""
-    monkeypatch.setattr(Connection, "at_end", False)
-    await test_answers_a_client_that_has_shut_down_its_side(running)
+async def test_closes_behind_an_end_that_came_with_the_answer(running: Site) -> None:
+    """Where the client shuts down its side when it has its answer, the connection is closed too."""
+    async with running.line() as line:
+        await line.send(request(BODY))
+        assert (await line.answer()).status == 200
+        line.writer.write_eof()
+        assert await line.rest() == b""
 
 
 async def test_reuses_a_connection(running: Site) -> None:
