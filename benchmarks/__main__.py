@@ -16,6 +16,7 @@ from rich.console import Console
 
 from benchmarks import compare, page, suite
 from benchmarks.job import FULL, SHORT
+from benchmarks.measuring import quiet
 from benchmarks.results import LATEST, Case, Result, about
 
 SEED = 20130116
@@ -53,7 +54,13 @@ def _run(chosen: argparse.Namespace) -> int:
     if chosen.only:
         told += (" --full" if chosen.full else "") + " --only " + " ".join(chosen.only)
     of = about(told, chosen.seed)
-    cases, failures = suite.run(FULL if chosen.full else SHORT, chosen.seed, _wanted(chosen.only), Console(stderr=True))
+    quiet()
+    try:
+        plan, wanted = FULL if chosen.full else SHORT, _wanted(chosen.only)
+        cases, failures = suite.run(plan, chosen.seed, wanted, Console(stderr=True))
+    except suite.NoRoom as error:
+        print(error, file=sys.stderr)
+        return 2
     result = Result(of, cases, failures)
     if not cases and not failures:
         print(f"no case has {' or '.join(chosen.only)} in its name", file=sys.stderr)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.load import Load
+from benchmarks.measuring import quiet
 from benchmarks.stages import Bench, allocations
 
 SOURCE = Path(__file__).parent / "count_mallocs.c"
@@ -47,6 +48,7 @@ def count(cases: Sequence[tuple[str, Path, Mapping[str, Any] | None]], scratch: 
 def main() -> None:
     mallocs = ctypes.CDLL(None).mallocs
     mallocs.restype = ctypes.c_ulong
+    quiet()
     found = []
     for name, path, sink, directory in json.load(sys.stdin):
         bench = Bench(Load.read(Path(path)), Path(directory), sink)

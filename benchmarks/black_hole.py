@@ -1,9 +1,10 @@
 """A far end that takes everything at once and keeps nothing but the number of records: what it costs to reach one.
 
-    python -m benchmarks.black_hole SPEAKS     prints its url, works until stdin ends
+    python -m benchmarks.black_hole SPEAKS
 
-SPEAKS says how it answers: as the receiver of posts, as Dynatrace's ingest API, or as Elasticsearch's `_bulk`. GET /taken
-answers how many records came. It is one protocol on uvloop, so that it is cheaper than whoever sends to it.
+It prints its address, answers each line of stdin with how many records came so far, and ends with stdin. SPEAKS says how it
+answers: as the receiver of posts, as Dynatrace's ingest API, as Elasticsearch, or as a broker of Kafka
+(benchmarks/kafka_hole.py). Each is one protocol on uvloop, so that it is cheaper than whoever sends to it.
 """
 
 import asyncio
@@ -13,39 +14,41 @@ from typing import cast
 
 import uvloop
 
+from benchmarks.kafka_hole import KafkaHole
+
 MARK = b'"event.id":'
 """Stands once in each record."""
 
+Answer = tuple[str, bytes, int]
+"""Status, body, how many records the request held."""
 
-def _receiver(body: bytes) -> tuple[str, bytes, int]:
+
+def _receiver(head: bytes, body: bytes) -> Answer:
     return "200 OK", b"", 1
 
 
-def _bizevents(body: bytes) -> tuple[str, bytes, int]:
+def _bizevents(head: bytes, body: bytes) -> Answer:
     return "202 Accepted", b"", body.count(MARK)
 
 
-def _elasticsearch(body: bytes) -> tuple[str, bytes, int]:
-    number = body.count(MARK)
-    items = b",".join([b'{"create":{"_index":"bench","status":201}}'] * number)
-    return "200 OK", b'{"took":1,"errors":false,"items":[' + items + b"]}", number
+def _elasticsearch(head: bytes, body: bytes) -> Answer:
+    """It has no security, and no template yet; it takes the sink's, and each document."""
+    method, path, _ = head.split(b" ", 2)
+    if path.startswith(b"/_bulk"):
+        number = body.count(MARK)
+        items = b",".join([b'{"create":{"status":201}}'] * number)
+        return "200 OK", b'{"errors":false,"items":[' + items + b"]}", number
+    if method == b"put":
+        return "200 OK", b'{"acknowledged":true}', 0
+    return "404 Not Found", b"{}", 0
 
 
-LANGUAGES: dict[str, Callable[[bytes], tuple[str, bytes, int]]] = {
-    "receiver": _receiver,
-    "bizevents": _bizevents,
-    "elasticsearch": _elasticsearch,
-}
-"""A request's body -> status, answer, how many records it held."""
-
-
-class BlackHole(asyncio.Protocol):
+class HttpHole(asyncio.Protocol):
     """One connection. Requests have a Content-Length; one follows the answer to the other."""
 
-    taken = 0  # by all connections
-
-    def __init__(self, answer: Callable[[bytes], tuple[str, bytes, int]]) -> None:
+    def __init__(self, answer: Callable[[bytes, bytes], Answer], note: Callable[[int], None]) -> None:
         self._answer = answer
+        self._note = note
         self._buffer = bytearray()
         self._needed = 0  # bytes of the request, once its header is there
 
@@ -68,27 +71,43 @@ class BlackHole(asyncio.Protocol):
             self._reply(body)
 
     def _reply(self, body: bytes) -> None:
-        if self._head.startswith((b"get ", b"head ")):
-            status, said, number = "200 OK", b"%d" % BlackHole.taken, 0
-        else:
-            status, said, number = self._answer(body)
-        BlackHole.taken += number
+        status, said, number = self._answer(self._head, body)
+        self._note(number)
         head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nX-Elastic-Product: Elasticsearch\r\n"
         self._transport.write(f"{head}Content-Length: {len(said)}\r\n\r\n".encode() + said)
 
 
 def _content_length(head: bytes) -> int:
-    """`head`: a request's or answer's, in lower case."""
+    """`head`: a request's, in lower case."""
     _, found, rest = head.partition(b"\r\ncontent-length:")
     return int(rest.partition(b"\r\n")[0]) if found else 0
 
 
-async def _serve(answer: Callable[[bytes], tuple[str, bytes, int]]) -> None:
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: BlackHole(answer), "127.0.0.1", 0)
-    print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
-    await loop.run_in_executor(None, sys.stdin.read)
+HTTP = {"receiver": _receiver, "bizevents": _bizevents, "elasticsearch": _elasticsearch}
+
+
+class Taken:
+    """How many records came, over all connections."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def note(self, number: int) -> None:
+        self.number += number
+
+
+async def _serve(speaks: str) -> None:
+    taken, loop = Taken(), asyncio.get_running_loop()
+
+    def connection() -> asyncio.Protocol:
+        return KafkaHole(taken.note) if speaks == "kafka" else HttpHole(HTTP[speaks], taken.note)
+
+    server = await loop.create_server(connection, "127.0.0.1", 0)
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    print(address if speaks == "kafka" else f"http://{address}", flush=True)
+    while await loop.run_in_executor(None, sys.stdin.readline):
+        print(taken.number, flush=True)
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve(LANGUAGES[sys.argv[1]]))
+    uvloop.run(_serve(sys.argv[1]))

@@ -4,7 +4,8 @@
 
 Compared are, for each case, one quantity that a machine of changing speed does not spoil: the ratio to the parse where
 there is one, and a latency or a rate where there is none; and allocations, where they were counted. A case is worse where
-its median is past the threshold and the noise does not explain it: the middle halves of both results' rounds do not touch.
+its median is past the threshold and the noise does not explain it: the middle halves of both results' rounds do not touch,
+nor, where there are fewer than FEW of them, any rounds at all.
 """
 
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ QUANTITIES = ("x_parse", "x_bare", "ack_p99_ms", "occurrences_per_s")
 """The first one that a case has counts."""
 COUNTED = ("allocations",)
 """These count besides: they have no noise."""
+FEW = 4
+"""Fewer rounds have no middle half to speak of."""
 HIGHER_IS_BETTER = {"occurrences_per_s"}
 
 
@@ -37,7 +40,9 @@ class Comparison:
 
     @property
     def noisy(self) -> bool:
-        """The middle halves of the rounds overlap."""
+        """The middle halves of the rounds overlap; of few rounds, all that lies between them."""
+        if min(self.base.rounds, self.new.rounds) < FEW:
+            return self.base.least <= self.new.most and self.new.least <= self.base.most
         return self.base.low <= self.new.high and self.new.low <= self.base.high
 
     @property

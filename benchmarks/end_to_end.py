@@ -12,9 +12,9 @@ import json
 import sqlite3
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,16 @@ from tests.harness import Server, peak_memory
 
 SECONDS = 0.7
 """What a burst should take."""
-WARM, WARM_POSTS = 20_000, 500
+WARM, WARM_POSTS = 10_000, 500
 """Occurrences before the first burst, in so many posts at most: plans compiled, connections open, files begun."""
 PATIENCE = 120.0
 """Seconds without another record after which those that are missing are taken to be lost."""
-SETTLE = 0.05
-"""Seconds from the last record at the far end until the server has noted it."""
+LOOK_EVERY = 0.01
+"""Seconds between two looks at how far the far end is."""
+QUIET = 0.1
+"""Seconds in which nothing has arrived: then the records are counted. The server has noted the last one meanwhile."""
+RECOUNT = 0.5
+"""Seconds until they are counted again, if there were too few."""
 MEBIBYTE = 2**20
 
 
@@ -43,13 +47,11 @@ class Lost(Exception):
 
 @dataclass
 class Subject:
-    """A server that is being measured, ours or another. pids: the far end's processes. count: records that arrived."""
+    """A server that is being measured, ours or another."""
 
     url: str
     pid: int
-    count: Callable[[], int]
-    pids: Mapping[str, int] = field(default_factory=dict)
-    patience: float = 0.02
+    far_end: FarEnd
 
 
 @contextmanager
@@ -61,24 +63,34 @@ def btfeed(workshop: Workshop, far_end: FarEnd | None, more: str = "", plain: bo
     sinks = toml(far_end.sinks) if far_end else ""
     environment = {"BTFEED_PLAIN": "1"} if plain else {}
     with Server(workshop.directory(), sinks, journal=more, environment=environment) as server:
-        if far_end:
-            yield Subject(server.url, server.pid, far_end.count, far_end.pids, far_end.patience)
-        else:
-            yield Subject(server.url, server.pid, Journal(server.directory).count)
+        if far_end is None:
+            journal = Journal(server.directory)
+            far_end = FarEnd({}, journal.count, journal.last)
+        yield Subject(server.url, server.pid, far_end)
 
 
 class Journal:
-    """Counts the occurrences in a journal that a server is writing; reads each post once."""
+    """The occurrences in a journal that a server is writing."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "journal" / "journal.db"
-        self._last = self._found = 0
+        self._read = self._found = 0
+
+    def last(self) -> int:
+        """The number of the last post."""
+        with self._reading() as reader:
+            (number,) = reader.execute("SELECT max(seq) FROM posts").fetchone()
+        return number or 0
 
     def count(self) -> int:
-        with sqlite3.connect(f"file:{self._path}?mode=ro", uri=True) as reader:
-            for seq, body in reader.execute("SELECT seq, body FROM posts WHERE seq > ?", (self._last,)):
-                self._last, self._found = seq, self._found + occurrences_in(body)
+        """Each post is read once, however often this is called."""
+        with self._reading() as reader:
+            for seq, body in reader.execute("SELECT seq, body FROM posts WHERE seq > ?", (self._read,)):
+                self._read, self._found = seq, self._found + occurrences_in(body)
         return self._found
+
+    def _reading(self) -> AbstractContextManager[sqlite3.Connection]:
+        return closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True))
 
 
 class Sender:
@@ -106,12 +118,14 @@ def sender(load: Path, url: str, connections: int, per_post: int) -> Iterator[Se
         yield Sender(process, per_post)
 
 
-def bursts(subject: Subject, path: Path, connections: int, rounds: int, seconds: float = SECONDS) -> Iterator[Sample]:
-    """As fast as answers come: a sample for each of `rounds` bursts."""
+def bursts(
+    subject: Subject, path: Path, connections: int, rounds: int, seconds: float = SECONDS, warm: int | None = None
+) -> Iterator[Sample]:
+    """As fast as answers come: a sample for each of `rounds` bursts of about `seconds`, after `warm` occurrences."""
     load = Load.read(path)
     baseline = Baseline(load.bodies, load.occurrences)
     with sender(path, subject.url, connections, load.per_post) as generator:
-        posts = _size(subject, generator, load.per_post, seconds)
+        posts = _size(subject, generator, load.per_post, seconds, warm or WARM)
         for _ in range(rounds):
             before = baseline.measure()
             sample = _burst(subject, generator, posts, posts * load.per_post)
@@ -120,24 +134,24 @@ def bursts(subject: Subject, path: Path, connections: int, rounds: int, seconds:
     yield {"rss_mib": peak_memory(subject.pid) / MEBIBYTE}
 
 
-def _size(subject: Subject, generator: Sender, per_post: int, seconds: float) -> int:
+def _size(subject: Subject, generator: Sender, per_post: int, seconds: float, warm: int) -> int:
     """Warm the server, and find out how many posts take about `seconds`."""
-    posts = min(WARM_POSTS, max(2, WARM // per_post))
+    posts = min(WARM_POSTS, max(2, warm // per_post))
     for _ in range(2):  # the second time it is warm
         started = time.perf_counter()
         generator.send(posts)
-        wait_for(subject, generator.sent)
-        took = time.perf_counter() - started
-    return max(2, round(posts * min(20.0, seconds / took)))
+        took = wait_for(subject, generator.sent) - started
+        times = min(20.0, seconds / took)
+        found = max(2, round(posts * times))
+        posts = min(posts, found)
+    return found
 
 
 def _burst(subject: Subject, generator: Sender, posts: int, occurrences: int) -> Sample:
     written, cpu = bytes_written(subject.pid), cpu_seconds(subject.pid)
-    others, started = cpu_seconds_of_all(subject.pids), time.perf_counter()
+    others, started = cpu_seconds_of_all(subject.far_end.pids), time.perf_counter()
     summary = generator.send(posts)
-    wait_for(subject, generator.sent)
-    took = time.perf_counter() - started
-    time.sleep(SETTLE)
+    took = wait_for(subject, generator.sent) - started
     each = 1e6 / occurrences
     sample = {
         "cpu_us": (cpu_seconds(subject.pid) - cpu) * each,
@@ -147,7 +161,7 @@ def _burst(subject: Subject, generator: Sender, posts: int, occurrences: int) ->
         "generator_cpu_us": summary["cpu"] * each,
         "generator_busy": summary["cpu"] / summary["seconds"],
     }
-    for name, spent in cpu_seconds_of_all(subject.pids).items():
+    for name, spent in cpu_seconds_of_all(subject.far_end.pids).items():
         sample[f"{name} cpu_us"] = (spent - others[name]) * each
     return sample | latencies(summary)
 
@@ -156,20 +170,30 @@ def latencies(summary: Mapping[str, Any]) -> Sample:
     return {f"ack_{name}_ms": value for name, value in summary["latency_ms"].items()}
 
 
-def wait_for(subject: Subject, records: int) -> None:
-    """Return when so many have arrived. Raises Lost."""
-    found, last = -1, time.monotonic()
-    while (now := subject.count()) < records:
-        if now > found:
-            found, last = now, time.monotonic()
-        elif time.monotonic() - last > PATIENCE:
-            raise Lost(f"{records} were sent, {now} have arrived")
-        time.sleep(subject.patience)
+def wait_for(subject: Subject, records: int) -> float:
+    """When the last of so many arrived, as time.perf_counter() tells it and within LOOK_EVERY. Raises Lost.
+
+    Counting would take from the server that is measured. So until nothing has arrived for QUIET, it is only looked at
+    whether something does; then they are counted.
+    """
+    last, grown, due = -1, 0.0, 0.0
+    while True:
+        now, moment = subject.far_end.progress(), time.perf_counter()
+        if now != last:
+            last, grown, due = now, moment, moment + QUIET
+        elif moment >= due:
+            found = subject.far_end.count()
+            if found >= records:
+                return grown
+            if moment - grown > PATIENCE:
+                raise Lost(f"{records} were sent, {found} have arrived")
+            due = moment + RECOUNT
+        time.sleep(LOOK_EVERY)
 
 
 def _verify(subject: Subject, sent: int) -> None:
-    time.sleep(2 * SETTLE)
-    arrived = subject.count()
+    time.sleep(QUIET)
+    arrived = subject.far_end.count()
     if arrived != sent:
         raise Lost(f"{sent} were sent, {arrived} have arrived")
 
@@ -183,7 +207,6 @@ def paced(subject: Subject, path: Path, rate: float, seconds: float, connections
         cpu, posts = cpu_seconds(subject.pid), max(1, round(rate * seconds))
         summary = generator.send(posts, rate)
         wait_for(subject, generator.sent)
-        time.sleep(SETTLE)
         spent = cpu_seconds(subject.pid) - cpu
         _verify(subject, generator.sent)
     sample = {"cpu_us": spent / posts / per_post * 1e6, "generator_late_ms": summary["late_ms"]}

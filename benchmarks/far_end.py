@@ -11,11 +11,11 @@ class FarEnd:
 
     sinks     the tables [sinks.NAME] that lead to it
     count     how many records have arrived there since it was made; of several sinks, at the slowest
+    progress  a number that changes while records arrive; unlike counting, it costs next to nothing
     pids      its processes, whose CPU is told apart
-    patience  seconds between two counts, since counting costs
     """
 
     sinks: Mapping[str, Mapping[str, Any]]
     count: Callable[[], int]
+    progress: Callable[[], int]
     pids: Mapping[str, int] = field(default_factory=dict)
-    patience: float = 0.02

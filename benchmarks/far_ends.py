@@ -3,58 +3,90 @@
 To measure another sink, add its entry to FAR_ENDS; stages, whole server, growth and pictures take it from there.
 """
 
-import urllib.request
+import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks import real_servers
 from benchmarks.far_end import FarEnd
-from benchmarks.workshop import Workshop
+from benchmarks.workshop import Child, Workshop
 
 
 class Lines:
-    """Counts the lines of files that grow; reads each byte once."""
+    """The NDJSON files of a directory, while they grow and are renamed."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self.directory = directory
         self._read: dict[int, int] = {}  # inode -> how far
         self._lines = 0
 
+    def size(self) -> int:
+        """Bytes in all of them."""
+        return sum(status.st_size for _, status in self._files())
+
     def count(self) -> int:
-        for path in self._directory.glob("*ndjson*"):
-            inode = path.stat().st_ino
-            with path.open("rb") as file:
-                file.seek(self._read.get(inode, 0))
-                while chunk := file.read(2**20):
-                    self._lines += chunk.count(b"\n")
-                self._read[inode] = file.tell()
+        """Lines in all of them; each byte is read once, however often this is called."""
+        for path, status in self._files():
+            done = self._read.get(status.st_ino, 0)
+            if status.st_size > done:
+                with suppress(FileNotFoundError), path.open("rb") as file:  # renamed meanwhile: the next call has it
+                    file.seek(done)
+                    while chunk := file.read(2**20):
+                        self._lines += chunk.count(b"\n")
+                    self._read[status.st_ino] = file.tell()
         return self._lines
 
+    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
+        for path in self.directory.glob("*ndjson*"):
+            with suppress(FileNotFoundError):
+                yield path, path.stat()
+
 
 @contextmanager
-def file(workshop: Workshop, **settings: Any) -> Iterator[FarEnd]:
+def file(workshop: Workshop) -> Iterator[FarEnd]:
     """NDJSON files, on the disk that holds the system's temporary files."""
-    directory = workshop.directory()
-    yield FarEnd({"file": {"type": "file", "directory": str(directory)} | settings}, Lines(directory).count)
+    lines = Lines(workshop.directory())
+    yield FarEnd({"file": {"type": "file", "directory": str(lines.directory)}}, lines.count, lines.size)
 
 
 @contextmanager
-def bizevents(workshop: Workshop, **settings: Any) -> Iterator[FarEnd]:
+def bizevents(workshop: Workshop) -> Iterator[FarEnd]:
     """A black hole that answers as Dynatrace's ingest API does."""
     hole = workshop.black_hole("bizevents")
-    before = taken(hole.said)
     table = {"type": "bizevents", "url": hole.said, "api_token": "dt0c01.BENCH.TOKEN"}
-    table |= {"max_age": "36500d"} | settings  # the posts are from 2013
-    yield FarEnd({"bizevents": table}, lambda: taken(hole.said) - before, {"bizevents black hole": hole.pid})
+    yield swallowing(hole, "bizevents", table | {"max_age": "36500d"})  # the posts are from 2013
 
 
-def taken(url: str) -> int:
+@contextmanager
+def no_elasticsearch(workshop: Workshop) -> Iterator[FarEnd]:
+    """A black hole that answers as Elasticsearch does."""
+    hole = workshop.black_hole("elasticsearch")
+    yield swallowing(hole, "elasticsearch", {"type": "elasticsearch", "hosts": [hole.said]})
+
+
+@contextmanager
+def no_kafka(workshop: Workshop) -> Iterator[FarEnd]:
+    """A black hole that answers as a broker of Kafka does; every topic has one partition."""
+    hole = workshop.black_hole("kafka")
+    yield swallowing(hole, "kafka", {"type": "kafka", "bootstrap_servers": hole.said, "topic": "bench"})
+
+
+def swallowing(hole: Child, name: str, table: Mapping[str, Any]) -> FarEnd:
+    """A black hole as a far end."""
+    before = taken(hole)
+
+    def count() -> int:
+        return taken(hole) - before
+
+    return FarEnd({name: table}, count, count, {f"{name} black hole": hole.pid})
+
+
+def taken(hole: Child) -> int:
     """How many records a black hole has taken."""
-    with urllib.request.urlopen(url + "/taken") as answer:
-        return int(answer.read())
+    return int(hole.ask(""))
 
 
 Open = Callable[[Workshop], AbstractContextManager[FarEnd]]
@@ -62,19 +94,19 @@ Open = Callable[[Workshop], AbstractContextManager[FarEnd]]
 
 @dataclass(frozen=True)
 class Entry:
-    """open: makes it. missing: why it can't be had on this machine, None where it can. again: whether it takes a record
-    that comes again, as those of a stage do; one that does not has its writes measured in benchmarks/bare.py."""
+    """open: makes what the whole server writes to. black_hole: what a sink's writes alone are measured against: it does no
+    work, and takes the same records again. missing: why the first can't be had on this machine, None where it can."""
 
     open: Open
+    black_hole: Open
     missing: Callable[[], str | None] = lambda: None
-    again: bool = True
 
 
 FAR_ENDS: dict[str, Entry] = {
-    "file": Entry(file),
-    "bizevents": Entry(bizevents),
-    "kafka": Entry(real_servers.kafka, lambda: real_servers.fetched("kafka-*")),
-    "elasticsearch": Entry(real_servers.elasticsearch, lambda: real_servers.fetched("elasticsearch/*"), again=False),
+    "file": Entry(file, file),
+    "bizevents": Entry(bizevents, bizevents),
+    "kafka": Entry(real_servers.kafka, no_kafka, lambda: real_servers.fetched("kafka-*")),
+    "elasticsearch": Entry(real_servers.elasticsearch, no_elasticsearch, lambda: real_servers.fetched("elasticsearch/*")),
 }
 
 
@@ -87,15 +119,14 @@ def available() -> dict[str, Entry]:
 def all_of(workshop: Workshop) -> Iterator[FarEnd]:
     """All that are available, together."""
     with ExitStack() as stack:
-        ends = [stack.enter_context(entry.open(workshop)) for entry in available().values()]
-        yield joined(ends)
+        yield joined([stack.enter_context(entry.open(workshop)) for entry in available().values()])
 
 
 def joined(ends: list[FarEnd]) -> FarEnd:
     """Several as one."""
     sinks = {name: table for end in ends for name, table in end.sinks.items()}
     pids = {name: pid for end in ends for name, pid in end.pids.items()}
-    return FarEnd(sinks, lambda: min(end.count() for end in ends), pids, max(end.patience for end in ends))
+    return FarEnd(sinks, lambda: min(end.count() for end in ends), lambda: sum(end.progress() for end in ends), pids)
 
 
 @contextmanager

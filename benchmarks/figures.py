@@ -69,4 +69,4 @@ def _peers(cases: list[Case]) -> Iterator[str]:
     yield "What these do not do:"
     yield ""
     for name in dict.fromkeys(case.name for case in cases):
-        yield f"- {name}: {'; '.join(PEERS[name].lacks)}"
+        yield f"- {name}: {'; '.join(lack.told for lack in PEERS[name].lacks)}"

@@ -21,6 +21,11 @@ BLOCK = 10
 """Occurrences of a business transaction, where there are many of those."""
 
 
+def connections(size: int) -> int:
+    """Over which posts of that size come: many for small ones, so that commits have something to group."""
+    return 64 if size <= 100 else 8
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """bodies: the posts. occurrences: in all of them together."""

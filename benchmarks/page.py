@@ -2,7 +2,7 @@
 
 import html
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from benchmarks.findings import FLAT, QUANTITIES, growths, reserves
 from benchmarks.peers import PEERS
 from benchmarks.plots import PICTURES, STYLE
 from benchmarks.results import Case, Result
@@ -18,6 +19,7 @@ TITLES = {
     "throughput": "Throughput and CPU",
     "stages": "Where the time goes",
     "stages-plain": "Where the time goes without the native transcoder",
+    "sinks": "What each sink's writes cost",
     "latency": "Latency",
     "growth": "What grows",
     "hour": "Over time",
@@ -28,6 +30,7 @@ NOTES = {
     "stages": "Each stage alone, in its own process. The whole server takes HTTP and the event loop beyond that.",
     "stages-plain": "The plain path runs where the native one was not built.",
     "latency": "Posts leave at a fixed rate whatever is answered, and latency counts from when a post should have left.",
+    "sinks": "Each sink's writes alone, to something that takes everything and does no work; the file sink's to the disk.",
     "growth": "All else is the same: a flat line is what costs no more.",
     "hour": "A steady rate; one point a minute.",
     "peers": "The same posts from the same load generator; records counted at the end.",
@@ -70,8 +73,8 @@ def _page(result: Result, pictures: dict[str, str]) -> Iterator[str]:
     yield from _about(result.about)
     for name, svg in pictures.items():
         yield f"<h2>{TITLES[name]}</h2>\n<p>{html.escape(NOTES[name])}</p>\n{svg}"
-        if name == "peers":
-            yield from _lacks()
+        if name in BELOW:
+            yield from BELOW[name](result)
     yield "<h2>All cases</h2>"
     groups = list(dict.fromkeys(case.group for case in result.cases))
     for group in groups:
@@ -88,11 +91,59 @@ def _about(about: dict[str, Any]) -> Iterator[str]:
     yield "</table>"
 
 
-def _lacks() -> Iterator[str]:
+def _reserves(result: Result) -> Iterator[str]:
+    found = list(reserves(result))
+    if not found:
+        return
+    yield "<p>Does the load generator bound these rates? What it reaches where nothing is done with its posts stands here"
+    yield "beside the highest rate at which a server answered posts of that size, and how busy its core was at most:</p>"
+    rows = [
+        (
+            f"{one.size:,}",
+            f"{one.alone:,.0f}",
+            f"{one.rate:,.0f} ({one.fastest.group}: {one.fastest.name})",
+            f"{one.ratio:.1f}",
+            f"{one.busy:.0%}",
+            "no" if one.enough else "it may",
+        )
+        for one in found
+    ]
+    columns = ("occurrences in a post", "alone, occurrences / s", "highest with a server", "ratio", "busy", "bounds")
+    yield from _rows(columns, rows)
+
+
+def _growths(result: Result) -> Iterator[str]:
+    yield f"<p>Flat is what differs by less than {FLAT - 1:.0%}, or by less than the rounds do among themselves.</p>"
+    rows = [
+        (
+            one.name,
+            QUANTITIES[one.quantity],
+            " · ".join(f"{place:,.0f}: {_short(spread.median)}" for place, spread in one.points),
+            f"{one.ratio:.2f}",
+            one.verdict,
+        )
+        for one in growths(result)
+    ]
+    yield from _rows(("what grows", "what it may cost", "how much of it there was: what it cost", "last / first", ""), rows)
+
+
+def _lacks(result: Result) -> Iterator[str]:
     yield "<p>What they do not do:</p><ul>"
-    for name, peer in PEERS.items():
-        yield f"<li>{html.escape(name)}: {html.escape('; '.join(peer.lacks))}</li>"
+    for name in dict.fromkeys(case.name for case in result.of("peers")):
+        told = "; ".join(lack.told for lack in PEERS[name].lacks)
+        yield f"<li>{html.escape(name)}: {html.escape(told)}</li>"
     yield "</ul>"
+
+
+BELOW = {"throughput": _reserves, "growth": _growths, "peers": _lacks}
+"""What is said below a picture."""
+
+
+def _rows(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield "<table><tr>" + "".join(f"<th>{html.escape(column)}</th>" for column in columns) + "</tr>"
+    for row in rows:
+        yield "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+    yield "</table>"
 
 
 def _table(group: str, cases: list[Case]) -> Iterator[str]:

@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from benchmarks.results import Case, Result
+from benchmarks.peers import PEERS
+from benchmarks.results import SINK, Case, Result
 
 mpl.use("Agg")
 STYLE = {
@@ -195,6 +196,29 @@ _NATIVE: dict[str, Part] = {
 }
 
 
+def sinks(result: Result) -> Figure | None:
+    """Each sink's writes alone: by post size, of mixed posts."""
+    named = _by_name(result, "stages").items()
+    series = {
+        name.removeprefix(SINK): [case for case in cases if case.parameters["posts"] == "mixed"]
+        for name, cases in named
+        if name.startswith(SINK)
+    }
+    if not any(series.values()):
+        return None
+    figure = Figure(figsize=(10, 4))
+    told = (
+        ("x_parse", "CPU of a sink's writes", "× parse of the same posts"),
+        ("allocations", "Requests for memory", "an occurrence"),
+    )
+    for axes, (quantity, title, y) in zip(figure.subplots(1, 2), told, strict=True):
+        _lines(axes, series, "occurrences", quantity)
+        _logarithmic(axes)
+        _labelled(axes, title, "occurrences in a post", y)
+    _legend(figure.axes[1])
+    return figure
+
+
 def growth(result: Result) -> Figure | None:
     """What grows with what."""
     series = {name: cases for name, cases in _by_name(result, "growth").items() if name != "time"}
@@ -246,7 +270,7 @@ def peers(result: Result) -> Figure | None:
     ours = {f"btfeed, {name}": list(result.of("whole server", name)) for name in ("file", "kafka")}
     rows = {name: cases for name, cases in ours.items() if cases} | others
     sizes = sorted({int(case.parameters["occurrences"]) for cases in others.values() for case in cases})
-    figure = Figure(figsize=(10, 1.2 + 0.7 * len(rows)))
+    figure = Figure(figsize=(10, 1.2 + 0.8 * len(rows)))
     for axes, (quantity, title, x) in zip(
         figure.subplots(1, 2, sharey=True),
         (("occurrences_per_s", "Throughput", "occurrences / s"), ("cpu_us", "CPU", "µs / occurrence")),
@@ -257,13 +281,19 @@ def peers(result: Result) -> Figure | None:
         axes.grid(visible=True, axis="x")
         axes.grid(visible=False, axis="y")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        axes.set_yticks([place + 0.25 for place in range(len(rows))], list(rows))
+        axes.set_yticks([place + 0.25 for place in range(len(rows))], list(map(_peer, rows)))
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.margins(x=0.15)
         _labelled(axes, title, x, "")
     figure.axes[0].invert_yaxis()
     figure.axes[1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), title="occurrences\nin a post")
     return figure
+
+
+def _peer(name: str) -> str:
+    """With what it does not do."""
+    lacks = [lack.short for lack in PEERS[name].lacks] if name in PEERS else []
+    return "\n".join([name, *(", ".join(lacks[start : start + 2]) for start in range(0, len(lacks), 2))])
 
 
 def _bars(
@@ -282,6 +312,7 @@ PICTURES: dict[str, Callable[[Result], Figure | None]] = {
     "throughput": throughput,
     "stages": stages,
     "stages-plain": stages_plain,
+    "sinks": sinks,
     "latency": latency,
     "growth": growth,
     "hour": hour,

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
@@ -16,8 +15,6 @@ from tests.servers.elasticsearch import NINE, Elasticsearch
 from tests.servers.kafka import Kafka
 
 CACHE = Path(servers.__file__).parent / ".cache"
-COUNT_EVERY = 0.2
-"""Seconds between two counts: these servers work for each."""
 JVM = ("-Xms1g", "-Xmx1g", "-Djava.io.tmpdir=${ES_TMPDIR}")
 
 
@@ -32,15 +29,21 @@ def broker(workshop: Workshop) -> Kafka:
 
 
 @contextmanager
-def kafka(workshop: Workshop, **settings: Any) -> Iterator[FarEnd]:
+def kafka(workshop: Workshop) -> Iterator[FarEnd]:
     """A topic of one partition, on one broker."""
     server = broker(workshop)
     topic = f"bench{workshop.directory().name}"
     table = {"type": "kafka", "bootstrap_servers": server.bootstrap, "topic": topic, "create_topics": True, "partitions": 1}
-    process = server.nodes[0].process
-    assert process
-    pids = {"Kafka": process.pid}
-    yield FarEnd({"kafka": table | settings}, lambda: asyncio.run(messages(server.bootstrap, topic, 1)), pids, COUNT_EVERY)
+    (node,) = server.nodes
+    assert node.process
+
+    def log() -> int:
+        return sum(path.stat().st_size for path in node.directory.glob(f"data/{topic}-0/*.log"))
+
+    def count() -> int:
+        return asyncio.run(messages(server.bootstrap, topic, 1))
+
+    yield FarEnd({"kafka": table}, count, log, {"Kafka": node.process.pid})
 
 
 async def messages(bootstrap: str, topic: str, partitions: int) -> int:
@@ -62,12 +65,21 @@ def node(workshop: Workshop) -> Elasticsearch:
 
 
 @contextmanager
-def elasticsearch(workshop: Workshop, **settings: Any) -> Iterator[FarEnd]:
+def elasticsearch(workshop: Workshop) -> Iterator[FarEnd]:
     """An index of one shard, on one node."""
     server = node(workshop)
     index = f"bench{workshop.directory().name}"
-    table = {"type": "elasticsearch", "hosts": [server.url], "index": index} | settings
-    yield FarEnd({"elasticsearch": table}, lambda: documents(server, index), {"Elasticsearch": _java(server)}, COUNT_EVERY)
+    table = {"type": "elasticsearch", "hosts": [server.url], "index": index}
+
+    def count() -> int:
+        return documents(server, index)
+
+    def taken() -> int:
+        _, answer = server.ask("GET", f"/{index}/_stats/indexing")
+        primaries = answer.get("_all", {}).get("primaries", {})  # none while the index is not there, or just made
+        return int(primaries.get("indexing", {}).get("index_total", 0))
+
+    yield FarEnd({"elasticsearch": table}, count, taken, {"Elasticsearch": _java(server)})
     forget(server, index)
 
 

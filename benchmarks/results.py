@@ -24,6 +24,8 @@ from btfeed import native
 
 ROOT = Path(__file__).parent.parent
 LATEST = Path(__file__).parent / "results" / "latest.json"
+SINK = "sink: "
+"""Before a sink's name where its writes are a stage."""
 PACKAGES = ("aiohttp", "aiokafka", "apsw", "btfeed", "elasticsearch", "msgspec", "protobuf", "uvloop")
 
 

@@ -20,7 +20,7 @@ OCCURRENCES_PER_FLOW = 11  # about, in the profiles that are shipped
 
 def jobs(plan: Plan) -> Iterator[Job]:
     for name in profile.shipped():
-        yield Job(Case("sources", "generate", {"profile": name}), 1, _generate(name, plan.occurrences * 10))
+        yield Job(Case("sources", "generate", {"profile": name}), 1, _generate(name, plan.occurrences * 5))
     yield Job(Case("sources", "replay", {"occurrences": 1_000}), 1, _replay)
 
 

@@ -30,7 +30,7 @@ from unittest.mock import patch
 import msgspec
 
 from benchmarks.load import Load
-from benchmarks.measuring import Baseline, pin
+from benchmarks.measuring import Baseline, pin, quiet
 from btfeed import app, config, mapping, native, plan, post, transcode, validate
 from btfeed.bt_pb2 import BusinessTransactions
 from btfeed.journal.sqlite import SqliteJournal, SqliteSettings
@@ -293,6 +293,7 @@ class Measured:
 def measure(path: Path, directory: Path, name: str, sink: Mapping[str, Any] | None, rounds: int) -> Measured:
     """To be called in a process of its own. name: one of STAGES, unless it is that of `sink`."""
     pin(0)
+    quiet()
     return asyncio.run(_measure(Bench(Load.read(path), directory, sink), name, rounds))
 
 
@@ -302,14 +303,16 @@ async def _measure(bench: Bench, name: str, rounds: int) -> Measured:
     async with (_sink if bench.sink else STAGES[name])(bench) as (turn, off):
         await _cpu(turn)  # the first turn warms
         times = max(1, round(LEAST / max(1e-6, await _cpu(turn))))
+        each = 1e6 / times / bench.load.occurrences
+        before = baseline.measure()
         for _ in range(rounds):
-            before, started = baseline.measure(), time.perf_counter()
+            started = time.perf_counter()
             spent = await _cpu(turn, times)
             took = time.perf_counter() - started
             if off:
                 spent -= await _cpu(off, times)
-            each = 1e6 / times / bench.load.occurrences
             samples.append(baseline.round(spent * each, before).sample() | {"wall_us": took * each})
+            before = baseline.last  # one round's end is the next one's beginning
     return Measured(samples, (2 + rounds * times) * bench.load.occurrences)
 
 

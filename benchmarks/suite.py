@@ -6,9 +6,12 @@ the result.
 
 import multiprocessing
 import random
+import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
+from shutil import disk_usage
 from typing import Any
 
 from rich.console import Console
@@ -19,8 +22,8 @@ from benchmarks import allocations, bare, end_to_end, growth, peers, sources, st
 from benchmarks.end_to_end import Lost
 from benchmarks.far_ends import FAR_ENDS, all_of, available
 from benchmarks.job import Job, Plan, Sample
-from benchmarks.load import KINDS, SIZES
-from benchmarks.results import Case
+from benchmarks.load import KINDS, SIZES, connections
+from benchmarks.results import SINK, Case
 from benchmarks.workshop import Workshop
 from btfeed import native
 
@@ -41,13 +44,8 @@ def jobs(plan: Plan) -> Iterator[Job]:
     yield from sources.jobs(plan)
 
 
-def connections(size: int) -> int:
-    """Over which posts of that size come: many for small ones, so that commits have something to group."""
-    return 64 if size <= 100 else 8
-
-
 def _stages(plan: Plan) -> Iterator[Job]:
-    names = [*stages.STAGES, *(f"sink: {name}" for name, entry in available().items() if entry.again)]
+    names = [*stages.STAGES, *(SINK + name for name in FAR_ENDS)]
     for size, kind in [*((size, "mixed") for size in SIZES), *((1_000, kind) for kind in KINDS)]:
         for name in names:
             case = Case("stages", name, {"occurrences": size, "posts": kind})
@@ -80,11 +78,10 @@ def _posts_of(workshop: Workshop, case: Case, plan: Plan) -> Any:
 @contextmanager
 def _sink_of(workshop: Workshop, stage: str) -> Iterator[tuple[Mapping[str, Any] | None, Callable[[], int]]]:
     """The table of the sink, where the stage is one, and the count at its far end."""
-    name = stage.removeprefix("sink: ")
-    if name not in FAR_ENDS:
+    if not stage.startswith(SINK):
         yield None, lambda: 0
         return
-    with FAR_ENDS[name].open(workshop) as far_end:
+    with FAR_ENDS[stage.removeprefix(SINK)].black_hole(workshop) as far_end:
         (sink,) = far_end.sinks.values()
         yield sink, far_end.count
 
@@ -105,7 +102,7 @@ def count_allocations(workshop: Workshop, plan: Plan, cases: Sequence[Case]) -> 
 
 def _whole_server(plan: Plan) -> Iterator[Job]:
     for name in ("none", *available(), "all", *([FILE_PLAIN] if native.module else [])):
-        for size in SIZES if name in ("file", FILE_PLAIN) else plan.sizes:
+        for size in SIZES if name == "file" else plan.few if name in ("all", FILE_PLAIN) else plan.sizes:
             parameters = {"occurrences": size, "connections": connections(size)}
             yield Job(Case("whole server", name, parameters), plan.rounds, _bursts(name, size, plan))
 
@@ -156,14 +153,19 @@ def _black_hole(size: int, rounds: int) -> Callable[[Workshop], Iterator[Sample]
     return run
 
 
+class NoRoom(Exception):
+    """There is less free disk than the cases need."""
+
+
 def run(plan: Plan, seed: int, wanted: Callable[[Case], bool], console: Console) -> tuple[list[Case], dict[str, str]]:
-    """The cases that are `wanted`, and why others of those failed."""
+    """The cases that are `wanted`, and why others of those failed. Raises NoRoom before anything is measured."""
     rng = random.Random(seed)
     chosen = [job for job in jobs(plan) if wanted(job.case)]
+    _look_for_room(chosen)
     with Workshop() as workshop:
         with bars(console) as show:
             for turn in range(plan.turns):
-                due = [job for job in chosen if not (job.once and turn) and not job.failure]
+                due = [job for job in chosen if turn < _turns(job, plan) and not job.failure]
                 rng.shuffle(due)
                 show.turn(turn + 1, plan.turns, len(due))
                 for job in due:
@@ -173,8 +175,24 @@ def run(plan: Plan, seed: int, wanted: Callable[[Case], bool], console: Console)
     return cases, {job.case.key: job.failure for job in chosen if job.failure}
 
 
+def _turns(job: Job, plan: Plan) -> int:
+    return 1 if job.once or job.case.group in plan.once else plan.turns
+
+
+def _look_for_room(chosen: Sequence[Job]) -> None:
+    where = tempfile.gettempdir()
+    free = disk_usage(where).free / 2**30
+    for job in chosen:
+        if job.gib > free:
+            raise NoRoom(
+                f"{job.case.key} needs {job.gib:.0f} GiB of free disk, and {where} has {free:.1f}; "
+                "TMPDIR names another folder"
+            )
+
+
 def _run(job: Job, workshop: Workshop, show: "Bars") -> None:
     show.begin(job.case.key, job.rounds)
+    started = time.perf_counter()
     try:
         for sample in job.run(workshop):
             job.case.add(sample)
@@ -182,6 +200,7 @@ def _run(job: Job, workshop: Workshop, show: "Bars") -> None:
     except Exception as error:  # noqa: BLE001 - the other cases are worth having
         job.failure = f"{type(error).__name__}: {error}"
     workshop.clear()
+    job.case.add({"case_s": time.perf_counter() - started})
     show.end()
 
 

@@ -59,7 +59,7 @@ class Workshop:
         return self._made[name]
 
     def black_hole(self, speaks: str) -> "Child":
-        """One that speaks this language of benchmarks/black_hole.py; it prints its url."""
+        """One that speaks this language of benchmarks/black_hole.py; its address is what it says first."""
         made: Child = self.kept(f"black hole {speaks}", lambda: child("benchmarks.black_hole", speaks))
         return made
 

@@ -1,18 +1,23 @@
 """The benchmarks: their statistics, their verdicts, and each kind of case once, as small as it can be."""
 
+import asyncio
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from aiokafka import AIOKafkaProducer
 from rich.console import Console
 
 from benchmarks import __main__ as command_line
-from benchmarks import compare, end_to_end, far_ends, growth, job, page, plots, suite
+from benchmarks import compare, end_to_end, far_ends, findings, growth, job, page, plots, suite
 from benchmarks.end_to_end import Lost, Subject
+from benchmarks.far_end import FarEnd
 from benchmarks.load import KINDS, Load, Unique, occurrences_in
 from benchmarks.measuring import Baseline, Round, Spread, cpu_seconds
 from benchmarks.results import Case, Result, about
@@ -21,8 +26,8 @@ from btfeed import post
 from btfeed.bt_pb2 import BusinessTransactions
 
 TINY = job.Plan(
-    turns=1, rounds=1, occurrences=60, burst=0.01, sizes=(10,), paced=0.2, rates=(20,), backlogs=(0, 1),
-    transactions=(1, 20), sinks=(1, 2), connections=(1, 2), minutes=0,
+    turns=1, rounds=1, once=(), occurrences=60, burst=0.01, sizes=(10,), few=(10,), paced=0.2, rates=(20,), backlogs=(0, 1),
+    transactions=(1, 20), sinks=(1, 2), connections=(1, 2), codecs=("none",), minutes=0,
 )  # fmt: skip
 
 
@@ -118,6 +123,7 @@ def test_the_cpu_of_another_process_is_counted() -> None:
         ([10, 10, 10], [12, 12, 12], "worse"),
         ([12, 12, 12], [10, 10, 10], "better"),
         ([9, 10, 15, 16], [11, 15, 16, 17], "noise"),
+        ([9, 11], [10.9, 13], "noise"),
         ([0.0, 0.0, 0.0], [0.0, 0.0, 0.0], "same"),
     ],
 )
@@ -193,7 +199,9 @@ def test_a_case_of_each_kind_gives_its_quantities(text: str, quantities: set[str
 
 def test_every_stage_can_be_measured() -> None:
     """On posts of one type, the records counted where there is a sink."""
-    assert len(run("posts visit")) >= 11
+    names = {case.name for case in run("posts visit")}
+    assert {f"sink: {name}" for name in far_ends.FAR_ENDS} < names
+    assert len(names) >= 13
 
 
 def test_what_grows_is_measured() -> None:
@@ -229,9 +237,55 @@ def test_who_loses_records_has_no_figure(workshop: Workshop, monkeypatch: pytest
     hole = workshop.black_hole("receiver")
     path = workshop.load(10, 60)
     for count in (lambda: 5, lambda: 10**9):
-        subject = Subject(hole.said, hole.pid, count)
+        subject = Subject(hole.said, hole.pid, FarEnd({}, count, lambda: 0))
         with pytest.raises(Lost, match="were sent"):
             list(end_to_end.bursts(subject, path, 1, 1, 0.01))
+
+
+def test_a_sink_that_loses_has_no_figure_as_a_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its black hole has taken is compared with what was written."""
+    monkeypatch.setattr(far_ends, "taken", lambda hole: 5)
+    _, failures = suite.run(TINY, 1, lambda case: "sink: kafka (occurrences 10," in case.key, Console(file=sys.stderr))
+    assert ["were written, 0 have arrived" in failure for failure in failures.values()] == [True]
+
+
+@pytest.mark.parametrize("codec", [None, "gzip", "zstd"])
+async def test_the_broker_that_forgets_counts_records(workshop: Workshop, codec: str | None) -> None:
+    """Of every batch of a producer of aiokafka, compressed or not, to several topics at once."""
+    hole = workshop.black_hole("kafka")
+    before = far_ends.taken(hole)
+    producer = AIOKafkaProducer(bootstrap_servers=hole.said, enable_idempotence=True, compression_type=codec)
+    await producer.start()
+    sent = [await producer.send(f"topic{number % 3}", b"x" * 200) for number in range(500)]
+    await asyncio.gather(*sent)
+    await producer.stop()
+    assert far_ends.taken(hole) - before == 500
+
+
+def test_a_burst_ends_with_its_last_record_not_with_the_counting() -> None:
+    """Counting waits until nothing has arrived for a while, and is not part of what is measured."""
+    began = time.perf_counter()
+    counted: list[float] = []
+
+    def count() -> int:
+        counted.append(time.perf_counter())
+        time.sleep(0.2)
+        return 7
+
+    arriving = FarEnd({}, count, lambda: min(3, int((time.perf_counter() - began) / 0.02)))
+    ended = end_to_end.wait_for(Subject("", 0, arriving), 7)
+    assert ended >= began + 0.06
+    assert counted[0] >= ended + end_to_end.QUIET
+    assert len(counted) == 1
+
+
+def test_what_has_not_arrived_is_waited_for() -> None:
+    """A pause of the far end does not end a burst: the records are counted again."""
+    counts = iter([3, 3, 7])
+    sizes = iter([1, 1, 2])
+    stalling = FarEnd({}, lambda: next(counts), lambda: next(sizes, 3))
+    end_to_end.wait_for(Subject("", 0, stalling), 7)
+    assert next(counts, None) is None
 
 
 def test_a_refused_post_is_an_error(workshop: Workshop) -> None:
@@ -270,24 +324,73 @@ def test_lines_are_counted_once_as_files_grow_and_are_renamed(tmp_path: Path) ->
     lines = far_ends.Lines(tmp_path)
     file = tmp_path / "a.ndjson.open"
     file.write_bytes(b"{}\n" * 3)
-    assert lines.count() == 3
+    assert (lines.size(), lines.count()) == (9, 3)
     with file.open("ab") as more:
         more.write(b"{}\n" * 2)
     file.rename(tmp_path / "a.ndjson")
-    assert (lines.count(), lines.count()) == (5, 5)
+    assert (lines.size(), lines.count(), lines.count()) == (15, 5, 5)
+
+
+def test_too_little_room_is_told_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Which case needs how much, and where."""
+    monkeypatch.setattr(suite, "disk_usage", lambda where: SimpleNamespace(free=5 * 2**30))
+    arguments = ["run", "--full", "--only", "growth: backlog", "--out", str(tmp_path / "r.json")]
+    assert command_line.main(arguments) == 2
+    said = capsys.readouterr().err
+    assert "growth: backlog (mebibytes 10000) needs 14 GiB of free disk" in said
+    assert "has 5.0" in said
 
 
 # Results
 
 
+@pytest.mark.parametrize(
+    ("least", "most", "verdict"),
+    [
+        ([3.0, 3.1, 3.2], [3.3, 3.4, 3.5], "flat"),
+        ([3.0, 3.1, 3.2], [6.0, 6.1, 6.2], "grows"),
+        ([6.0, 6.1, 6.2], [3.0, 3.1, 3.2], "falls"),
+        ([3.0, 5.0, 9.0], [4.0, 8.0, 9.0], "flat"),
+        ([3.0], [6.0], "grows"),
+    ],
+)
+def test_what_grows_is_told_from_what_is_flat(least: list[float], most: list[float], verdict: str) -> None:
+    """By the medians at both ends, where the noise does not explain it."""
+    ends = ((1, least), (5, [100.0]), (10, most))
+    cases = [Case("growth", "sinks", {"number": number}, {"x_parse": values}) for number, values in ends]
+    (found,) = findings.growths(Result({}, cases))
+    assert ([place for place, _ in found.points], found.verdict) == ([1, 5, 10], verdict)
+
+
+def test_time_is_told_by_its_first_and_last_minutes() -> None:
+    """What leaks grows; what varies is flat."""
+    samples = {"x_parse": [3.0, 3.2] * 30, "rss_mib": [100.0 + 10 * minute for minute in range(60)]}
+    verdicts = {g.quantity: g.verdict for g in findings.growths(Result({}, [Case("growth", "time", {}, samples)]))}
+    assert verdicts == {"x_parse": "flat", "rss_mib": "grows"}
+
+
+@pytest.mark.parametrize(("rate", "enough"), [(1_000.0, True), (9_000.0, False)])
+def test_a_load_generator_that_bounds_is_told(rate: float, enough: bool) -> None:
+    """Where a server answers about as fast as the generator can send."""
+    alone = Case("load generator", "black hole", {"occurrences": 10}, {"occurrences_per_s": [10_000.0]})
+    served = {"acknowledged_per_s": [rate], "generator_busy": [0.5]}
+    slower = {"acknowledged_per_s": [10.0], "generator_busy": [0.1]}
+    cases = [Case("whole server", name, {"occurrences": 10}, samples) for name, samples in (("a", slower), ("b", served))]
+    (found,) = findings.reserves(Result({}, [alone, *cases]))
+    assert (found.fastest.name, found.rate, found.busy, found.enough) == ("b", rate, 0.5, enough)
+
+
 def test_a_result_is_drawn(tmp_path: Path) -> None:
     """Each picture that it has something for, and a page that needs no other file."""
     cases = run("whole server: none (occurrences 10,") + run("stages: digest (occurrences 10, ") + run("latency")
+    cases += run("stages: sink: bizevents (occurrences 10, ")
     made = Result(about("make bench", 1), cases)
     made.save(tmp_path / "r.json")
     assert command_line.main(["draw", str(tmp_path / "r.json")]) == 0
     there = {path.stem for path in (tmp_path / "r").glob("*.png")}
-    assert there == {"throughput", "stages", "latency"}
+    assert there == {"throughput", "stages", "sinks", "latency"}
     assert {path.stem for path in (tmp_path / "r").glob("*.svg")} == there
     text = (tmp_path / "r" / "index.html").read_text()
     assert text.count("<svg") == len(there)

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks import end_to_end
 from benchmarks.end_to_end import Subject
 from benchmarks.far_ends import FAR_ENDS
 from benchmarks.job import Job, Plan, Sample
+from benchmarks.load import connections
 from benchmarks.results import Case
 from benchmarks.workshop import Workshop
 from tests.harness import until
@@ -25,6 +27,13 @@ INSTALLED = HERE.parent / ".cache"
 PROTO = HERE.parent.parent / "proto"
 
 
+class Lack(NamedTuple):
+    """What a peer does not do: for a picture, and in full."""
+
+    short: str
+    told: str
+
+
 @dataclass(frozen=True)
 class Peer:
     """program, config: in INSTALLED and here. far_end: where its records are counted. lacks: what btfeed does and it does
@@ -32,7 +41,7 @@ class Peer:
 
     program: str
     config: str
-    lacks: tuple[str, ...]
+    lacks: tuple[Lack, ...]
     far_end: str = "file"
 
     @property
@@ -40,22 +49,16 @@ class Peer:
         return (INSTALLED / self.program).exists() and not FAR_ENDS[self.far_end].missing()
 
 
-NOT_DURABLE = "answers once its records are written, and syncs nothing: what was answered may be lost with the power"
-NO_QUEUE = "no journal: a second output that is down would hold up the first"
-NO_RULES = "no validation, no dead letters, no limit on occurrences in a post"
+NOT_DURABLE = Lack(
+    "not durable", "answers once its records are written, and syncs nothing: what was answered may be lost with the power"
+)
+NO_QUEUE = Lack("no journal", "no journal: a second output that is down would hold up the first")
+NO_RULES = Lack("no validation", "no validation, no dead letters, no limit on occurrences in a post")
+NOT_ALL = Lack("not all fields", "no event.id, no names of measures and dimensions, numbers for times, ids as text")
 
 PEERS = {
     "bento, file": Peer("bento", "bento-file.yaml", (NOT_DURABLE, NO_QUEUE, NO_RULES)),
-    "bento, file, fields as they are": Peer(
-        "bento",
-        "bento-as-is.yaml",
-        (
-            NOT_DURABLE,
-            NO_QUEUE,
-            NO_RULES,
-            "no event.id, no names of measures and dimensions, numbers for times, ids as text",
-        ),
-    ),
+    "bento, file, fields as they are": Peer("bento", "bento-as-is.yaml", (NOT_DURABLE, NO_QUEUE, NO_RULES, NOT_ALL)),
     "bento, kafka": Peer("bento", "bento-kafka.yaml", (NO_QUEUE, NO_RULES), "kafka"),
 }
 
@@ -64,14 +67,16 @@ def jobs(plan: Plan) -> Iterator[Job]:
     for name, peer in PEERS.items():
         if peer.installed:
             for size in (100, 1_000):
-                parameters = {"occurrences": size, "connections": 8}
-                yield Job(Case("peers", name, parameters), plan.rounds, _bursts(peer, size, plan))
+                parameters = {"occurrences": size, "connections": connections(size)}
+                yield Job(Case("peers", name, parameters), plan.rounds_of("peers"), _bursts(peer, size, plan))
 
 
 def _bursts(peer: Peer, size: int, plan: Plan) -> Callable[[Workshop], Iterator[Sample]]:
     def run(workshop: Workshop) -> Iterator[Sample]:
         with serving(workshop, peer) as subject:
-            yield from end_to_end.bursts(subject, workshop.load(size, 20_000), 8, plan.rounds, plan.burst)
+            yield from end_to_end.bursts(
+                subject, workshop.load(size, 20_000), connections(size), plan.rounds_of("peers"), plan.burst
+            )
 
     return run
 
@@ -96,7 +101,7 @@ def serving(workshop: Workshop, peer: Peer) -> Iterator[Subject]:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         try:
             until(lambda: _listens(port), f"{peer.program} listens")
-            yield Subject(f"http://127.0.0.1:{port}/", process.pid, far_end.count, far_end.pids, far_end.patience)
+            yield Subject(f"http://127.0.0.1:{port}/", process.pid, far_end)
         finally:
             process.terminate()
             process.wait(30)
