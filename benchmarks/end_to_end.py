@@ -34,8 +34,8 @@ PATIENCE = 120.0
 """Seconds without another record after which those that are missing are taken to be lost."""
 LOOK_EVERY = 0.01
 """Seconds between two looks at how far the far end is."""
-QUIET = 0.1
-"""Seconds in which nothing has arrived: then the records are counted. The server has noted the last one meanwhile."""
+QUIET = 0.3
+"""Seconds in which nothing has arrived, more than sinks linger: then the records are counted."""
 RECOUNT = 0.5
 """Seconds until they are counted again, if there were too few."""
 MEBIBYTE = 2**20
@@ -137,14 +137,14 @@ def bursts(
 def _size(subject: Subject, generator: Sender, per_post: int, seconds: float, warm: int) -> int:
     """Warm the server, and find out how many posts take about `seconds`."""
     posts = min(WARM_POSTS, max(2, warm // per_post))
-    for _ in range(2):  # the second time it is warm
+    while True:
         started = time.perf_counter()
         generator.send(posts)
         took = wait_for(subject, generator.sent) - started
-        times = min(20.0, seconds / took)
-        found = max(2, round(posts * times))
-        posts = min(posts, found)
-    return found
+        times = seconds / took
+        if times < 2:  # else most of it may have been a sink's linger
+            return max(2, round(posts * times))
+        posts = round(posts * min(8.0, times))
 
 
 def _burst(subject: Subject, generator: Sender, posts: int, occurrences: int) -> Sample:

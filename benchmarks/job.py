@@ -64,7 +64,7 @@ class Plan:
 
 
 SHORT = Plan(
-    turns=2, rounds=1, once=("latency", "growth", "bare client", "peers", "sources"), occurrences=10_000, burst=0.6,
+    turns=2, rounds=1, once=("latency", "growth", "bare client", "peers", "sources"), occurrences=10_000, burst=2.0,
     sizes=(100, 1_000), few=(1_000,), paced=5.0, rates=(200, 400), backlogs=(0, 50), transactions=(1, 10_000),
     sinks=(1, 4), connections=(1, 64), codecs=("none", "zstd"), minutes=0,
 )  # fmt: skip

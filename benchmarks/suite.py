@@ -10,20 +10,21 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from shutil import disk_usage
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Column
 
 from benchmarks import allocations, bare, end_to_end, growth, peers, sources, stages
 from benchmarks.end_to_end import Lost
 from benchmarks.far_ends import FAR_ENDS, all_of, available
+from benchmarks.figures import RESULT
 from benchmarks.job import Job, Plan, Sample
 from benchmarks.load import KINDS, SIZES, connections
-from benchmarks.results import SINK, Case
+from benchmarks.progress import Bars, bars
+from benchmarks.results import SINK, Case, Result
 from benchmarks.workshop import Workshop
 from btfeed import native
 
@@ -190,8 +191,8 @@ def _look_for_room(chosen: Sequence[Job]) -> None:
             )
 
 
-def _run(job: Job, workshop: Workshop, show: "Bars") -> None:
-    show.begin(job.case.key, job.rounds)
+def _run(job: Job, workshop: Workshop, show: Bars) -> None:
+    show.begin(job.case.key, job.rounds, _expected(job))
     started = time.perf_counter()
     try:
         for sample in job.run(workshop):
@@ -204,34 +205,16 @@ def _run(job: Job, workshop: Workshop, show: "Bars") -> None:
     show.end()
 
 
-class Bars:
-    """One for the turn, one for the case at hand, each with the time that is left."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._turn = progress.add_task("", total=1)
-        self._case: TaskID | None = None
-
-    def turn(self, number: int, of: int, cases: int) -> None:
-        self._progress.reset(self._turn, total=cases, description=f"turn {number} of {of}")
-
-    def begin(self, name: str, rounds: int) -> None:
-        self._case = self._progress.add_task(name, total=rounds)
-
-    def sampled(self) -> None:
-        assert self._case is not None
-        self._progress.advance(self._case)
-
-    def end(self) -> None:
-        assert self._case is not None
-        self._progress.remove_task(self._case)
-        self._progress.advance(self._turn)
+def _expected(job: Job) -> float | None:
+    """Seconds that the case took in the turn before, or where the committed figures were measured."""
+    if earlier := job.case.samples.get("case_s"):
+        return earlier[-1]
+    return _committed().get(job.case.key)
 
 
-@contextmanager
-def bars(console: Console) -> Iterator[Bars]:
-    """Drawn on a terminal only."""
-    name = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
-    columns = (name, BarColumn(20), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True, expand=True) as progress:
-        yield Bars(progress)
+@cache
+def _committed() -> dict[str, float]:
+    """By case."""
+    with suppress(OSError, ValueError):
+        return {case.key: case.median("case_s") for case in Result.load(RESULT).cases if "case_s" in case.samples}
+    return {}

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 from aiokafka import AIOKafkaProducer
 from rich.console import Console
+from rich.progress import Progress
 
 from benchmarks import __main__ as command_line
 from benchmarks import compare, end_to_end, far_ends, findings, growth, job, page, plots, suite
@@ -20,6 +21,7 @@ from benchmarks.end_to_end import Lost, Subject
 from benchmarks.far_end import FarEnd
 from benchmarks.load import KINDS, Load, Unique, occurrences_in
 from benchmarks.measuring import Baseline, Round, Spread, cpu_seconds
+from benchmarks.progress import Remaining
 from benchmarks.results import Case, Result, about
 from benchmarks.workshop import Workshop
 from btfeed import post
@@ -410,3 +412,17 @@ def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
     made = Result({"seed": 1}, [Case("g", "a", {"number": 3}, {"x_parse": [1.5, 2.0]})], {"g: b": "Lost: all"})
     made.save(tmp_path / "r.json")
     assert Result.load(tmp_path / "r.json") == made
+
+
+def test_a_case_tells_what_is_left_of_the_time_that_it_should_take() -> None:
+    """Where nothing is known of it, its rounds tell."""
+    now = 100.0
+    progress = Progress(get_time=lambda: now)
+    progress.add_task("known", total=1, expected=75.0)
+    progress.add_task("unknown", total=1, expected=None)
+    known, unknown = progress.tasks
+    now += 5
+    assert str(Remaining().render(known)) == "0:01:10"
+    assert str(Remaining().render(unknown)) == "-:--:--"
+    now += 500
+    assert str(Remaining().render(known)) == "0:00:00"

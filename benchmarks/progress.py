@@ -1,0 +1,54 @@
+"""Progress bars of the suite, each with the time that is left."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
+
+
+class Bars:
+    """One for the turn, one for the case at hand, each with the time that is left."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._turn = progress.add_task("", total=1)
+        self._case: TaskID | None = None
+
+    def turn(self, number: int, of: int, cases: int) -> None:
+        self._progress.reset(self._turn, total=cases, description=f"turn {number} of {of}")
+
+    def begin(self, name: str, rounds: int, expected: float | None) -> None:
+        """expected: seconds that all its rounds take."""
+        self._case = self._progress.add_task(name, total=rounds, expected=expected)
+
+    def sampled(self) -> None:
+        assert self._case is not None
+        self._progress.advance(self._case)
+
+    def end(self) -> None:
+        assert self._case is not None
+        self._progress.remove_task(self._case)
+        self._progress.advance(self._turn)
+
+
+class Remaining(TimeRemainingColumn):
+    """What is left of the expected time, where there is one; else what the rounds so far let expect."""
+
+    def render(self, task: Task) -> Text:
+        expected = task.fields.get("expected")
+        if expected is None or task.elapsed is None:
+            return super().render(task)
+        minutes, seconds = divmod(max(0, round(expected - task.elapsed)), 60)
+        return Text(f"{minutes // 60}:{minutes % 60:02}:{seconds:02}", style="progress.remaining")
+
+
+@contextmanager
+def bars(console: Console) -> Iterator[Bars]:
+    """Drawn on a terminal only."""
+    name = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
+    columns = (name, BarColumn(20), TimeElapsedColumn(), Remaining())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True, expand=True) as progress:
+        yield Bars(progress)
