@@ -28,6 +28,8 @@ class Texts(Sequence[str]):
     def __getitem__(self, index: int) -> str: ...
     @overload
     def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def packed(self) -> tuple[bytes, bytes]:
+        """UTF-8 of all, one behind the other, and the bytes of each as native 64-bit numbers."""
 
 class Roles(TypedDict):
     """Numbers of the fields that mean more than their value; `visit` is the number of the category that lasts."""

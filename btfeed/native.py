@@ -10,7 +10,7 @@ from typing import Literal
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 """Processors that this process may use: so many posts are worth mapping at a time."""
-INTERFACE = 3
+INTERFACE = 4
 """Of btfeed._native; one that was built for another is not used."""
 
 

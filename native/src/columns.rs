@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pyo3::exceptions::{PyBufferError, PyIndexError};
 use pyo3::prelude::*;
-use pyo3::types::{PyIterator, PyList, PySlice, PyString};
+use pyo3::types::{PyBytes, PyIterator, PyList, PySlice, PyString};
 use pyo3::{IntoPyObjectExt, ffi};
 use transcoder::pool::Pool;
 use transcoder::record::Span;
@@ -100,6 +100,18 @@ impl Texts {
             return Err(PyIndexError::new_err("no such text"));
         }
         Ok(self.text(py, self.spans[self.start + index as usize]).into_any())
+    }
+
+    /// All texts one behind the other, and the bytes of each as native 64-bit numbers.
+    fn packed<'py>(&self, py: Python<'py>) -> (Bound<'py, PyBytes>, Bound<'py, PyBytes>) {
+        let (spans, bytes) = (&self.spans[self.start..self.stop], self.buffer.get().bytes());
+        let mut texts = Vec::with_capacity(spans.iter().map(|&(_, length)| length).sum());
+        let mut lengths = Vec::with_capacity(spans.len() * size_of::<i64>());
+        for &(at, length) in spans {
+            texts.extend_from_slice(&bytes[at..at + length]);
+            lengths.extend_from_slice(&(length as i64).to_ne_bytes());
+        }
+        (PyBytes::new(py, &texts), PyBytes::new(py, &lengths))
     }
 
     fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyIterator>> {

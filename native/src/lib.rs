@@ -16,7 +16,7 @@ use transcoder::table::{Encoding, Field, Policy, Roles, Settings, Table};
 use columns::{Buffer, Texts};
 
 /// What btfeed/native.py expects; it grows with every change that Python sees.
-const INTERFACE: u32 = 3;
+const INTERFACE: u32 = 4;
 /// Bodies from this size on are worked on without the interpreter's lock; to let go of it costs as much as a short one.
 const LARGE: usize = 1 << 14;
 
