@@ -13,7 +13,7 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-setup: .venv/ready .venv/btfeed  ## the virtual environment, from locked versions with hashes, and the native transcoder
+setup: .venv/ready .venv/btfeed  ## the virtual environment, from locked versions with hashes, and the native modules
 
 .venv/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit("btfeed needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)'
@@ -22,10 +22,12 @@ setup: .venv/ready .venv/btfeed  ## the virtual environment, from locked version
 	@touch $@
 
 .venv/btfeed: .venv/ready pyproject.toml $(CRATES)
-	@rm -f btfeed/_native*.so
+	@rm -f btfeed/_native*.so sinks/_messages*.so
 	$(PIP_INSTALL) -q --no-build-isolation --no-deps --editable .
 	@$(BIN)/python -c 'import btfeed._native' 2>/dev/null && echo 'native transcoder: built' || \
 		echo 'native transcoder: not built, the plain path runs; $(WHY_PLAIN)'
+	@$(BIN)/python -c 'import sinks._messages' 2>/dev/null && echo 'native messages to Kafka: built' || \
+		echo 'native messages to Kafka: not built, the plain path runs; $(WHY_PLAIN)'
 	@touch $@
 
 run: setup  ## start the server, post to it what a web shop's AppMon would, show the records
@@ -77,7 +79,7 @@ bench-compare: setup  ## the latest result beside BASE=FILE; fails where a case 
 bench-peers:  ## build the servers that the benchmarks compare with, from locked versions (needs Go)
 	cd benchmarks/peers/bento && go build -o ../../.cache/bento .
 
-wheel: setup  ## a wheel with the native transcoder, tried in an empty environment
+wheel: setup  ## a wheel with the native modules, tried in an empty environment
 	rm -rf build dist
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir dist .
 	$(PYTHON) -m venv --clear build/empty
@@ -86,4 +88,4 @@ wheel: setup  ## a wheel with the native transcoder, tried in an empty environme
 
 clean:  ## remove what the others made, but for btfeed-data
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info tests/servers/.cache \
-		benchmarks/.cache native/target btfeed/_native*.so
+		benchmarks/.cache native/target btfeed/_native*.so sinks/_messages*.so

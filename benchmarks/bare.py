@@ -21,12 +21,13 @@ from btfeed import post, transcode
 from btfeed.plan import RecordSettings
 from btfeed.schema import MAPS, RECORD_FIELDS
 from btfeed.validate import ValidationSettings
-from sinks._cloud_events import Header
+from sinks._cloud_events import Envelopes, Header
 from sinks._es_bulk import bulk
 from sinks._es_index import IndexName
+from sinks._kafka_messages import Form, PlainMessages, runs_of
 from sinks.base import Batch, Sink, SinkContext
 from sinks.elasticsearch import SINK as ELASTICSEARCH
-from sinks.kafka import KafkaSettings, KafkaSink, Lane, Messages, lay_out
+from sinks.kafka import KafkaSettings, KafkaSink, Lane
 from tests.servers.elasticsearch import Elasticsearch
 
 RECORDS = 5_000
@@ -89,7 +90,7 @@ async def _write(sink: Sink, batches: Sequence[Batch], in_flight: int) -> None:
     await asyncio.gather(*(worker() for _ in range(in_flight)))
 
 
-Prepared = tuple[Messages, list[list[Header]], list[Lane]]
+Prepared = tuple[PlainMessages, list[list[Header]], list[Lane]]
 
 
 def _kafka(workshop: Workshop, codec: str, rounds: int, occurrences: int) -> Iterator[Sample]:
@@ -109,7 +110,7 @@ def _kafka(workshop: Workshop, codec: str, rounds: int, occurrences: int) -> Ite
             compression_type=None if codec == "none" else codec, max_batch_size=2**20,
         )  # fmt: skip
         await producer.start()
-        prepared = [await _prepare(sink, prefix, batch) for batch in batches]
+        prepared = [_prepare(prefix, batch) for batch in batches]
 
         async def bare() -> None:
             for one in prepared:
@@ -133,14 +134,15 @@ def _kafka(workshop: Workshop, codec: str, rounds: int, occurrences: int) -> Ite
     yield from samples
 
 
-async def _prepare(sink: KafkaSink, prefix: str, batch: Batch) -> Prepared:
-    messages, _ = await sink._messages(batch, sink._topics(batch))
-    partitions = dict.fromkeys([f"{prefix}.{category}" for category in CATEGORIES], PARTITIONS)
-    headers = list(map(messages.headers, batch.ids, messages.bodies))
-    return messages, headers, lay_out(messages, partitions, {})
+def _prepare(prefix: str, batch: Batch) -> Prepared:
+    messages = PlainMessages(Form("visit", True, "none", 2**20, Envelopes("application/json")), batch, None, [0])
+    runs = [(f"{prefix}.{transaction.category}", count) for transaction, count in runs_of(batch.transactions)]
+    lanes = messages.lanes(runs, dict.fromkeys([topic for topic, _ in runs], PARTITIONS), [])
+    headers = [messages.headers(index) for index in range(len(batch))]
+    return messages, headers, [Lane(*place, indexes) for place, indexes in lanes.items()]
 
 
-async def _send(producer: Any, messages: Messages, headers: Sequence[list[Header]], lanes: Sequence[Lane]) -> None:
+async def _send(producer: Any, messages: PlainMessages, headers: Sequence[list[Header]], lanes: Sequence[Lane]) -> None:
     async def lane(one: Lane) -> None:
         made = producer.create_batch()
         stamp = time.time_ns() // 1_000_000

@@ -73,7 +73,8 @@ class Envelopes:
 
     def headers(self, event_id: str, body: bytes) -> list[Header]:
         """The record's attributes: those that are required, and its time where it has one."""
-        end = _ID_SIZE + len(event_id)
+        encoded = event_id.encode()
+        end = _ID_SIZE + len(encoded)
         known = self._last
         if not body.startswith(known.text, end):
             known = self._find(body, end)
@@ -82,13 +83,19 @@ class Envelopes:
         if not known.text or not body.startswith(b'"', stop):
             time = read_head(body).timestamp
             timed = [("ce_time", time.encode())] if time else []
-            return [("ce_id", event_id.encode()), known.type, known.source, self._version, self._content_type, *timed]
+            return [("ce_id", encoded), known.type, known.source, self._version, self._content_type, *timed]
         time_header = ("ce_time", body[start:stop])
-        return [("ce_id", event_id.encode()), known.type, known.source, self._version, self._content_type, time_header]
+        return [("ce_id", encoded), known.type, known.source, self._version, self._content_type, time_header]
+
+    def shared(self, event_id: str, body: bytes) -> tuple[bytes, bytes, list[Header]]:
+        """What native code has to know of a business transaction: `Known.text` and `name`, and the headers between the
+        first and the last."""
+        known = self._find(body, _ID_SIZE + len(event_id.encode()))
+        return known.text, known.name.encode(), [known.type, known.source, self._version, self._content_type]
 
     def name(self, event_id: str, body: bytes) -> str:
         """The record's event.name, empty where it has none."""
-        return self._find(body, _ID_SIZE + len(event_id)).name or read_head(body).name
+        return self._find(body, _ID_SIZE + len(event_id.encode())).name or read_head(body).name
 
     def _find(self, body: bytes, end: int) -> Known:
         """Of a record's business transaction; `end`: where event.id ends, if it stands where records have it."""

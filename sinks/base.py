@@ -125,19 +125,19 @@ T = TypeVar("T")
 class Joined(Sequence[T]):
     """Columns one behind the other, as one."""
 
-    __slots__ = ("_columns", "_ends")
+    __slots__ = ("_ends", "columns")
 
     def __init__(self, columns: Sequence[Sequence[T]]) -> None:
-        self._columns: list[Sequence[T]] = []
+        self.columns: list[Sequence[T]] = []
         for column in columns:
-            self._columns += column._columns if isinstance(column, Joined) else [column]
-        self._ends = [*accumulate(map(len, self._columns))]
+            self.columns += column.columns if isinstance(column, Joined) else [column]
+        self._ends = [*accumulate(map(len, self.columns))]
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
     def __iter__(self) -> Iterator[T]:
-        return chain.from_iterable(self._columns)
+        return chain.from_iterable(self.columns)
 
     @overload
     def __getitem__(self, index: int) -> T: ...
@@ -149,12 +149,12 @@ class Joined(Sequence[T]):
             return self._cut(start, stop) if step == 1 else [self[place] for place in range(start, stop, step)]
         place = range(len(self))[index]
         number = bisect_right(self._ends, place)
-        column = self._columns[number]
+        column = self.columns[number]
         return column[place - self._ends[number] + len(column)]
 
     def _cut(self, start: int, stop: int) -> "Joined[T]":
         columns = []
-        for column in self._columns:
+        for column in self.columns:
             if start < len(column) and stop > 0:
                 columns.append(column[max(0, start) : stop])
             start, stop = start - len(column), stop - len(column)

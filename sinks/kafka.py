@@ -15,16 +15,15 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from sinks import _murmur2
-from sinks._cloud_events import Envelopes, Header
+from sinks._cloud_events import Envelopes
 from sinks._kafka import Access, SecuritySettings
+from sinks._kafka_messages import Compression, Form, Indexes, Key, Maker, Messages, runs_of
 from sinks._kafka_producer import Producer
 from sinks._kafka_topics import Making, absent, legal
 from sinks._registry import AvroValues, RegistrySettings
@@ -89,11 +88,11 @@ class KafkaSettings(Settings):
 
     bootstrap_servers: Annotated[str, BeforeValidator(_servers)]
     topic: Annotated[str, template("category", "name", "application", "system_profile", "server")] = "appmon.{category}"
-    key: Literal["visit", "name", "id"] = "visit"
+    key: Key = "visit"
     format: Literal["json", "avro"] = "json"
     schema_registry: Annotated[RegistrySettings, BeforeValidator(_registry)] | None = None
     headers: Literal["cloudevents", "none"] = "cloudevents"
-    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "zstd"
+    compression: Compression = "zstd"
     batch_size: Annotated[Size, Field(ge=1)] = 2**20
     timestamp: Literal["sent", "event"] = "sent"
     create_topics: bool = False
@@ -114,23 +113,6 @@ class KafkaSettings(Settings):
         return self
 
 
-@dataclass(frozen=True, slots=True)
-class Messages:
-    """Records as messages: columns of equal length. timestamps: milliseconds since the epoch.
-
-    headers  gives those of a record by its event.id and body. They are made when they are needed: kept for a whole batch,
-             so many lists would cost more in garbage collection than in their making
-    """
-
-    topics: Sequence[str]
-    keys: Sequence[bytes]
-    values: Sequence[bytes]
-    timestamps: Sequence[int]
-    ids: Sequence[str]
-    bodies: Sequence[bytes]
-    headers: Callable[[str, bytes], list[Header]]
-
-
 @dataclass(slots=True)
 class Lane:
     """The records of one batch that go to one partition.
@@ -143,30 +125,34 @@ class Lane:
 
     topic: str
     partition: int
-    left: list[int] = field(default_factory=list)
+    left: Indexes
     pieces: list[int] = field(default_factory=list)
     error: SinkError | None = None
     unknown: int = 0
 
-    def fill(self, batch: Any, messages: Messages) -> int:
-        """Append what comes next, as far as there is room for it; how many records that was."""
-        append, headers, ids, bodies = batch.append, messages.headers, messages.ids, messages.bodies
-        keys, values, timestamps = messages.keys, messages.values, messages.timestamps
-        wanted = self.pieces.pop() if self.pieces else len(self.left)
-        taken = 0
-        for i in islice(self.left, wanted):
-            if not append(timestamp=timestamps[i], key=keys[i], value=values[i], headers=headers(ids[i], bodies[i])):
-                self.pieces.append(wanted - taken)
-                break
-            taken += 1
-        return taken
+    def next(self, messages: Messages, producer: Producer) -> Any:
+        """A batch of what comes next, as far as there is room for it."""
+        return messages.batch(self.left[: self.pieces[-1]] if self.pieces else self.left, producer.batch)
+
+    def sent(self, taken: int) -> None:
+        """So many are delivered."""
+        self.left = self.left[taken:]
+        self._off_piece(taken)
 
     def halve(self, taken: int, reason: str) -> dict[int, str]:
         """So many were refused together. One that was alone is the culprit: its index, and why."""
+        self._off_piece(taken)
         if taken == 1:
-            return {self.left.pop(0): reason}
+            culprit, self.left = self.left[0], self.left[1:]
+            return {culprit: reason}
         self.pieces += [taken - taken // 2, taken // 2]
         return {}
+
+    def _off_piece(self, taken: int) -> None:
+        if self.pieces:
+            self.pieces[-1] -= taken
+            if not self.pieces[-1]:
+                self.pieces.pop()
 
 
 class KafkaSink:
@@ -178,8 +164,9 @@ class KafkaSink:
         self._access = Access(settings.bootstrap_servers, settings.security, settings.request_timeout)
         self._making = Making(settings.partitions, settings.replication_factor) if settings.create_topics else None
         self._avro = AvroValues(settings.schema_registry, context) if settings.schema_registry else None
-        self._envelopes = Envelopes("avro/binary" if self._avro else "application/json")
-        self._headers = self._envelopes.headers if settings.headers == "cloudevents" else no_headers
+        envelopes = Envelopes("avro/binary" if self._avro else "application/json")
+        headers = settings.headers == "cloudevents"
+        self._maker = Maker(Form(settings.key, headers, settings.compression, settings.batch_size, envelopes))
         self._template = Template(settings.topic)
         self._lock = asyncio.Lock()
         self._producer: Producer | None = None
@@ -200,10 +187,13 @@ class KafkaSink:
         if not len(batch):
             return WriteResult()
         async with self._lock:
-            topics = self._topics(batch)
-            partitions = await (await self._ready()).partitions(set(topics))
-            messages, refused = await self._messages(batch, topics)
-            lanes = lay_out(messages, partitions, refused)
+            runs = self._runs(batch)
+            topics = {topic for topic, _ in runs}
+            partitions = await (await self._ready()).partitions(topics)
+            values, refused = await self._values(batch, runs)
+            messages = self._maker.messages(batch, values, self._timestamps(batch))
+            laid_out = messages.lanes(runs, {topic: partitions[topic] for topic in topics}, refused)
+            lanes = [Lane(*place, indexes) for place, indexes in laid_out.items()]
             try:
                 while going := [lane for lane in lanes if lane.left and not lane.error]:
                     await self._send(going, messages, refused)
@@ -265,36 +255,27 @@ class KafkaSink:
     def _topic(self, transaction: Transaction) -> str:
         return legal(self._template.fill(transaction))
 
-    def _topics(self, batch: Batch) -> list[str]:
-        """Of each record. Those of one business transaction stand together, and share the object."""
+    def _runs(self, batch: Batch) -> list[tuple[str, int]]:
+        """Topics, and how many records go to each, in the records' order."""
         known: dict[Transaction, str] = {}
         found = []
-        last, name = None, ""
-        for transaction in batch.transactions:
-            if transaction is not last:
-                last = transaction
-                if transaction not in known:
-                    known[transaction] = self._topic(transaction)
-                name = known[transaction]
-            found.append(name)
+        for transaction, count in runs_of(batch.transactions):
+            if transaction not in known:
+                known[transaction] = self._topic(transaction)
+            found.append((known[transaction], count))
         return found
 
-    async def _messages(self, batch: Batch, topics: Sequence[str]) -> tuple[Messages, dict[int, str]]:
-        """The messages, and why some records can be none: index -> reason. Raises Unavailable or Misconfigured."""
-        bodies: Sequence[bytes] = batch.bodies
-        event_ids = list(batch.ids)  # one that is joined of several is slow to look into
-        keys: Iterable[str] = event_ids if self._settings.key == "id" else batch.keys
-        if self._settings.key == "name":
-            keys = map(self._envelopes.name, event_ids, bodies)
-        timestamps = [time.time_ns() // 1_000_000] * len(batch)
-        if self._settings.timestamp == "event":
-            timestamps = list(batch.timestamps)
-        values, refused = bodies, dict[int, str]()
-        if self._avro:
-            ids = await self._avro.registry.ids(sorted(map(subject, set(topics))))
-            values, refused = await asyncio.to_thread(self._avro.encode, bodies, [ids[subject(topic)] for topic in topics])
-        encoded = list(map(str.encode, keys))
-        return Messages(topics, encoded, values, timestamps, event_ids, bodies, self._headers), refused
+    async def _values(self, batch: Batch, runs: Sequence[tuple[str, int]]) -> tuple[Sequence[bytes] | None, dict[int, str]]:
+        """Where they are not the records' JSON; and why some records have none: index -> reason. Raises Unavailable or
+        Misconfigured."""
+        if self._avro is None:
+            return None, {}
+        ids = await self._avro.registry.ids(sorted({subject(topic) for topic, _ in runs}))
+        each = [ids[subject(topic)] for topic, count in runs for _ in range(count)]
+        return await asyncio.to_thread(self._avro.encode, batch.bodies, each)
+
+    def _timestamps(self, batch: Batch) -> Sequence[int]:
+        return batch.timestamps if self._settings.timestamp == "event" else [time.time_ns() // 1_000_000]
 
     # From messages to brokers
 
@@ -307,14 +288,17 @@ class KafkaSink:
             for lane in lanes:
                 lane.error = error
             return
+        made = await asyncio.to_thread(lambda: [lane.next(messages, producer) for lane in lanes])
         async with asyncio.TaskGroup() as group:
-            for lane in lanes:
-                group.create_task(self._send_lane(producer, lane, messages, refused))
+            for lane, batch in zip(lanes, made, strict=True):
+                group.create_task(self._send_lane(producer, lane, batch, messages, refused))
 
-    async def _send_lane(self, producer: Producer, lane: Lane, messages: Messages, refused: dict[int, str]) -> None:
-        while lane.left and not lane.error and not producer.bad:
-            batch = producer.batch()
-            taken = lane.fill(batch, messages)
+    async def _send_lane(
+        self, producer: Producer, lane: Lane, batch: Any, messages: Messages, refused: dict[int, str]
+    ) -> None:
+        """`batch` is the lane's next. All lanes' first ones are made before any is sent, so that they share requests."""
+        while not producer.bad:  # another lane's batch may have failed meanwhile
+            taken = batch.record_count()
             try:
                 await producer.send(batch, lane.topic, lane.partition)
             except BatchRefused as error:
@@ -323,26 +307,15 @@ class KafkaSink:
                 lane.error = error
                 lane.unknown = taken if isinstance(error, OutcomeUnknown) else 0
             else:
-                del lane.left[:taken]
-
-
-def no_headers(event_id: str, body: bytes) -> list[Header]:
-    return []
+                lane.sent(taken)
+            if not lane.left or lane.error or producer.bad:
+                break
+            batch = await asyncio.to_thread(lane.next, messages, producer)
 
 
 def subject(topic: str) -> str:
     """Where the registry keeps the schema of a topic's values."""
     return f"{topic}-value"
-
-
-def lay_out(messages: Messages, partitions: Mapping[str, int], refused: Mapping[int, str]) -> list[Lane]:
-    """The lanes of all records that are not refused."""
-    lanes = {topic: [Lane(topic, number) for number in range(partitions[topic])] for topic in set(messages.topics)}
-    for index, (topic, key) in enumerate(zip(messages.topics, _murmur2.hashes(messages.keys), strict=True)):
-        if index not in refused:
-            of_topic = lanes[topic]
-            of_topic[key % len(of_topic)].left.append(index)
-    return [lane for of_topic in lanes.values() for lane in of_topic if lane.left]
 
 
 def outcome(lanes: Collection[Lane], refused: dict[int, str], records: int) -> WriteResult:

@@ -146,12 +146,13 @@ def test_others_run_while_a_large_post_is_worked_on(work: str) -> None:
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1_000)
     try:
-        assert any(_overtakes(what) for _ in range(50))
+        assert any(overtakes(what) for _ in range(50))
     finally:
         sys.setswitchinterval(interval)
 
 
-def _overtakes(work: Any) -> bool:
+def overtakes(work: Any) -> bool:
+    """The calling thread goes on while another one is at `work`."""
     began, done = threading.Event(), []
 
     def run() -> None:

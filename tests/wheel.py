@@ -7,8 +7,10 @@ from pathlib import Path
 from btfeed import native, post, postfile, transcode
 from btfeed.plan import RecordSettings
 from btfeed.validate import ValidationSettings
+from sinks import _kafka_messages
 
 assert native.PATH == "native", "the wheel has no native transcoder"
+assert _kafka_messages.native, "the wheel has no native messages"
 mapper = transcode.mapper(RecordSettings(), ValidationSettings())
 records = [
     record for body in postfile.read(Path(sys.argv[1])) for record in mapper.map(body, post.digest(body)).batch.bodies
