@@ -106,6 +106,32 @@ impl Writer {
         self.length += length;
     }
 
+    /// These bytes, which are few.
+    #[inline]
+    pub fn few(&mut self, bytes: &[u8]) {
+        let length = bytes.len();
+        let room = &mut self.room(length)[..length];
+        if let (Some(first), Some(last)) = (bytes.first_chunk::<8>(), bytes.last_chunk::<8>())
+            && length <= 16
+        {
+            room[..8].copy_from_slice(first);
+            room[length - 8..].copy_from_slice(last); // overlaps what was copied before
+        } else if let (Some(first), Some(last)) = (bytes.first_chunk::<16>(), bytes.last_chunk::<16>())
+            && length <= 32
+        {
+            room[..16].copy_from_slice(first);
+            room[length - 16..].copy_from_slice(last);
+        } else if let (Some(first), Some(last)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>())
+            && length < 8
+        {
+            room[..4].copy_from_slice(first);
+            room[length - 4..].copy_from_slice(last);
+        } else {
+            room.copy_from_slice(bytes);
+        }
+        self.length += length;
+    }
+
     /// The first `length` of these bytes, in one step of a fixed size.
     #[inline]
     pub fn some<const N: usize>(&mut self, bytes: &[u8; N], length: usize) {
@@ -133,7 +159,7 @@ impl Writer {
     /// An integer.
     #[inline]
     pub fn integer(&mut self, value: i64) {
-        self.bytes(itoa::Buffer::new().format(value).as_bytes());
+        self.few(itoa::Buffer::new().format(value).as_bytes());
     }
 
     /// A number that is finite.
@@ -142,7 +168,7 @@ impl Writer {
         let mut buffer = zmij::Buffer::new();
         let text = buffer.format_finite(value).as_bytes();
         if value.abs() < 1e16 {
-            self.bytes(text);
+            self.few(text);
         } else {
             text.split(|byte| *byte == b'+').for_each(|part| self.bytes(part)); // 1e16, where zmij says 1e+16
         }

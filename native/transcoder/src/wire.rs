@@ -111,6 +111,13 @@ impl<'a> Reader<'a> {
             VARINT => self.varint().map(drop),
             FIXED64 => self.pass(8),
             DELIMITED => self.delimited().map(drop),
+            _ => self.skip_rare(tag, depth),
+        }
+    }
+
+    #[cold]
+    fn skip_rare(&mut self, tag: u32, depth: usize) -> Option<()> {
+        match tag & 7 {
             FIXED32 => self.pass(4),
             START_GROUP => self.skip_group(tag, depth, |_, _| Some(())),
             _ => None,
@@ -136,6 +143,7 @@ impl<'a> Reader<'a> {
         Some(())
     }
 
+    #[inline]
     fn pass(&mut self, length: usize) -> Option<()> {
         self.rest = self.rest.get(length..)?;
         Some(())
