@@ -8,6 +8,8 @@ import msgspec
 SPEC_VERSION = "1.0"
 MAX_KNOWN = 10_000
 """Business transactions whose attributes are remembered."""
+MAX_TEXT = 2**12
+"""Bytes of what is remembered of one: names may be as long as a post."""
 _URI = "!#$%&'()*+,/:;=?@[]~"
 """What may stand in a URI beside letters, digits, `_.-`."""
 _ID, _TIME = b'{"event.kind":"BIZ_EVENT","event.id":"', b',"timestamp":"'
@@ -110,8 +112,9 @@ class Envelopes:
             known = Known(text if laid_out else b"", name, ("ce_type", head.kind.encode()), ("ce_source", source))
             if not laid_out:
                 return known
-            if len(self._known) >= MAX_KNOWN:
-                self._known.clear()
-            self._known[text] = known
+            if len(text) <= MAX_TEXT:
+                if len(self._known) >= MAX_KNOWN:
+                    self._known.clear()
+                self._known[text] = known
         self._last = known
         return known

@@ -33,14 +33,15 @@ def until(check: Callable[[], T | None], what: str, deadline: float = DEADLINE) 
 
 
 async def until_async(check: Callable[[], T | None], what: str, deadline: float = DEADLINE) -> T:
-    """`until` for tests inside an event loop."""
+    """`until` for tests inside an event loop. Where it fails, it tells what every task waits for."""
     end = time.monotonic() + deadline
     while True:
         found = check()
         if found:
             return found
         if time.monotonic() > end:
-            raise AssertionError(f"in {deadline:g} s not: {what}")
+            tasks = "\n".join(map(str, asyncio.all_tasks()))
+            raise AssertionError(f"in {deadline:g} s not: {what}\n{tasks}")
         await asyncio.sleep(0.01)
 
 

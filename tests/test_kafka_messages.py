@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import sinks
 from sinks import _kafka_messages, _messages
-from sinks._cloud_events import Envelopes
+from sinks._cloud_events import MAX_TEXT, Envelopes
 from sinks._columns import numbers, packed
 from sinks._kafka_builder import FinishedBatch
 from sinks._kafka_messages import Form, Maker, Messages, NativeMessages, PlainMessages
@@ -171,6 +171,17 @@ def test_huge_records() -> None:
     bodies[2] = b'{"x":"%s"}' % (b"x" * 300_000)
     assert equal(form(batch_size=100_000), batch_of(bodies)) == 3
     assert equal(form(batch_size=300_600), batch_of(bodies)) == 2
+
+
+def test_long_names_are_not_remembered() -> None:
+    """Names may be as long as a post: what is remembered of ten thousand of them would fill the memory."""
+    record = ("post-1", "T", "p" * MAX_TEXT, "N", "2026-01-31T12:00:00.000Z", "kiypntm", "")
+    like = form()
+    equal(like, _batch([(record, True, "key", 1)] * 3, [], 2))
+    like.envelopes.headers("post-1", _body(*record))
+    assert like.envelopes._known == {}
+    like.envelopes.headers("post-1", _body(*record[:2], "p", *record[3:]))
+    assert len(like.envelopes._known) == 1
 
 
 @pytest.mark.parametrize("codec", CODECS)

@@ -14,6 +14,8 @@ const TIME: &[u8] = br#","timestamp":""#;
 const TIME_SIZE: usize = "2026-01-31T12:00:00.000Z".len();
 /// Business transactions that are remembered.
 const MAX_KNOWN: usize = 10_000;
+/// Bytes of what is remembered of one: names may be as long as a post.
+const MAX_TEXT: usize = 1 << 12;
 /// ce_id, type, source, specversion, content-type, ce_time.
 const HEADERS: i64 = 6;
 
@@ -80,11 +82,13 @@ impl Known {
         }
         let found = Arc::new(reader.shared(id, body)?); // nothing is locked while Python works
         if !found.text.is_empty() {
-            let mut map = self.map();
-            if map.len() >= MAX_KNOWN {
-                map.clear();
+            if found.text.len() <= MAX_TEXT {
+                let mut map = self.map();
+                if map.len() >= MAX_KNOWN {
+                    map.clear();
+                }
+                map.insert(found.text.clone(), Arc::clone(&found));
             }
-            map.insert(found.text.clone(), Arc::clone(&found));
             *last = Arc::clone(&found);
         }
         Ok(found)
