@@ -58,7 +58,9 @@ def _bursts(
         occurrences = 20_000 if size else 100_000  # of the most names, all
         path = workshop.load(size, occurrences, kind)
         with opened(workshop) as far_end, end_to_end.btfeed(workshop, far_end) as subject:
-            yield from end_to_end.bursts(subject, path, connections, plan.rounds_of("growth"), plan.burst, warm=occurrences)
+            yield from end_to_end.bursts(
+                subject, path, connections, plan.rounds_of("growth"), plan.burst / 2, warm=occurrences
+            )
 
     return run
 

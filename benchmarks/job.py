@@ -30,7 +30,7 @@ class Plan:
     once            groups whose jobs run once, for the rounds of all turns: they take long to prepare
     codecs          of the Kafka sink beside its bare client
     occurrences     that a stage works on
-    burst           seconds that the whole server is given posts as fast as it takes them
+    burst           seconds that the whole server is given posts as fast as it takes them; half of it for what grows
     sizes           occurrences in a post, for sinks other than the file sink, which has all
     few             occurrences in a post, for all sinks together and for the plain path
     paced           seconds at a fixed rate, for each of
@@ -64,8 +64,8 @@ class Plan:
 
 
 SHORT = Plan(
-    turns=2, rounds=1, once=("latency", "growth", "bare client", "peers", "sources"), occurrences=10_000, burst=2.0,
-    sizes=(100, 1_000), few=(1_000,), paced=5.0, rates=(200, 400), backlogs=(0, 50), transactions=(1, 10_000),
+    turns=2, rounds=1, once=("whole server", "latency", "growth", "bare client", "peers", "sources"), occurrences=10_000,
+    burst=1.2, sizes=(100, 1_000), few=(1_000,), paced=5.0, rates=(200, 400), backlogs=(0, 50), transactions=(1, 10_000),
     sinks=(1, 4), connections=(1, 64), codecs=("none", "zstd"), minutes=0,
 )  # fmt: skip
 """A few minutes."""

@@ -105,14 +105,16 @@ def _whole_server(plan: Plan) -> Iterator[Job]:
     for name in ("none", *available(), "all", *([FILE_PLAIN] if native.module else [])):
         for size in SIZES if name == "file" else plan.few if name in ("all", FILE_PLAIN) else plan.sizes:
             parameters = {"occurrences": size, "connections": connections(size)}
-            yield Job(Case("whole server", name, parameters), plan.rounds, _bursts(name, size, plan))
+            yield Job(Case("whole server", name, parameters), plan.rounds_of("whole server"), _bursts(name, size, plan))
 
 
 def _bursts(name: str, size: int, plan: Plan) -> Callable[[Workshop], Iterator[Sample]]:
+    rounds = plan.rounds_of("whole server")
+
     def run(workshop: Workshop) -> Iterator[Sample]:
         with far_end_and_server(workshop, name) as subject:
             path = workshop.load(size, 20_000)
-            yield from end_to_end.bursts(subject, path, connections(size), plan.rounds, plan.burst)
+            yield from end_to_end.bursts(subject, path, connections(size), rounds, plan.burst)
 
     return run
 
