@@ -26,6 +26,8 @@ STYLE = {
     "figure.constrained_layout.use": True,
 }
 COLOURS = ("#3b6ea5", "#d98032", "#5a9367", "#a3475b", "#7d6aa8", "#8a8a8a", "#c2a83e", "#4f9da6", "#b0724b", "#333333")
+FEW = 100
+"""Posts of fewer occurrences have an axis of their own: they cost many times as much."""
 
 
 def _labelled(axes: Axes, title: str, x: str, y: str) -> None:
@@ -136,8 +138,22 @@ def _stages(result: Result, parts: "Mapping[str, Part]", title: str) -> Figure |
     )
     if not loads:
         return None
+    groups = [[load for load in loads if (load[0] < FEW) == few] for few in (True, False)]
+    groups = [group for group in groups if group]
     figure = Figure(figsize=(10, 4.2))
-    axes = figure.subplots()
+    widths = [max(2, len(group)) for group in groups]
+    all_axes = figure.subplots(1, len(groups), squeeze=False, width_ratios=widths)[0]
+    for axes, group in zip(all_axes, groups, strict=True):
+        _stack(axes, result, parts, group)
+    _labelled(all_axes[0], title, "", "× parse of the same posts")
+    _labelled(all_axes[-1], "", "occurrences in a post, and their type", "")
+    handles, labels = all_axes[-1].get_legend_handles_labels()
+    all_axes[-1].legend(handles[::-1], labels[::-1], frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+def _stack(axes: Axes, result: Result, parts: "Mapping[str, Part]", loads: Sequence[tuple[int, str]]) -> None:
+    """A bar for each of `loads`."""
     bottom = [0.0] * len(loads)
     for (name, of), colour in zip(parts.items(), COLOURS, strict=False):
         heights = [max(0.0, of(result, load)) for load in loads]
@@ -145,18 +161,8 @@ def _stages(result: Result, parts: "Mapping[str, Part]", title: str) -> Figure |
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
     for place, top in enumerate(bottom):
         axes.annotate(f"{top:.1f}", (place, top), ha="center", va="bottom", fontsize=9)
-    told = [f"{size:,}\n{kind.replace('_', ' ')}" for size, kind in loads]
-    axes.set_xticks(range(len(loads)), told)
-    _labelled(
-        axes,
-        title,
-        "occurrences in a post, and their type",
-        "× parse of the same posts",
-    )
-    axes.set_xlim(-0.6, max(3, len(loads)) - 0.4)
-    handles, labels = axes.get_legend_handles_labels()
-    axes.legend(handles[::-1], labels[::-1], frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    return figure
+    axes.set_xticks(range(len(loads)), [f"{size:,}\n{kind.replace('_', ' ')}" for size, kind in loads])
+    axes.set_xlim(-0.6, max(2, len(loads)) - 0.4)
 
 
 def _order(load: tuple[int, str]) -> tuple[bool, int, str]:
