@@ -4,12 +4,15 @@
 
 Compared are, for each case, one quantity that a machine of changing speed does not spoil: the ratio to the parse where
 there is one, and a latency or a rate where there is none; and allocations, where they were counted. A case is worse where
-its median is past the threshold and the noise does not explain it: the middle halves of both results' rounds do not touch,
-nor, where there are fewer than FEW of them, any rounds at all.
+its median is past the threshold and the noise does not explain it: the middle halves of both results' rounds do not touch.
+Fewer than FEW rounds know too little of their own noise: there no rounds at all may touch, and the ratio must be further
+from 1 than the ratios of such cases are from each other, by SWAYS times.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from benchmarks.measuring import Spread
 from benchmarks.results import Case, Result
@@ -20,18 +23,27 @@ COUNTED = ("allocations",)
 """These count besides: they have no noise."""
 FEW = 4
 """Fewer rounds have no middle half to speak of."""
+SWAYS = 3.0
+ENOUGH = 20
+"""Cases from which on the noise between two runs can be told."""
 HIGHER_IS_BETTER = {"occurrences_per_s"}
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One quantity of one case. ratio: above 1 is worse, whatever the quantity."""
+    """One quantity of one case. ratio: above 1 is worse, whatever the quantity. sway: what two runs differ by anyway, as
+    a difference of logarithms."""
 
     case: str
     quantity: str
     base: Spread
     new: Spread
     threshold: float
+    sway: float = 0.0
+
+    @property
+    def few(self) -> bool:
+        return self.quantity not in COUNTED and min(self.base.rounds, self.new.rounds) < FEW
 
     @property
     def ratio(self) -> float:
@@ -40,9 +52,10 @@ class Comparison:
 
     @property
     def noisy(self) -> bool:
-        """The middle halves of the rounds overlap; of few rounds, all that lies between them."""
-        if min(self.base.rounds, self.new.rounds) < FEW:
-            return self.base.least <= self.new.most and self.new.least <= self.base.most
+        """The middle halves of the rounds overlap; of few rounds, all of them, or other cases sway as far."""
+        if self.few:
+            touch = self.base.least <= self.new.most and self.new.least <= self.base.most
+            return touch or abs(math.log(self.ratio)) <= SWAYS * self.sway
         return self.base.low <= self.new.high and self.new.low <= self.base.high
 
     @property
@@ -58,10 +71,22 @@ class Comparison:
 def compare(base: Result, new: Result, threshold: float) -> Iterator[Comparison]:
     """For each case that both have."""
     before = {case.key: case for case in base.cases}
-    for case in new.cases:
-        if case.key in before:
-            for quantity in _quantities(before[case.key], case):
-                yield Comparison(case.key, quantity, before[case.key].spread(quantity), case.spread(quantity), threshold)
+    found = [
+        Comparison(case.key, quantity, before[case.key].spread(quantity), case.spread(quantity), threshold)
+        for case in new.cases
+        if case.key in before
+        for quantity in _quantities(before[case.key], case)
+    ]
+    sway = _sway([math.log(one.ratio) for one in found if one.few])
+    yield from (replace(one, sway=sway) for one in found)
+
+
+def _sway(logarithms: Sequence[float]) -> float:
+    """The deviation of ratios, from their median: a change of all of them is none."""
+    if len(logarithms) < ENOUGH:
+        return 0.0
+    middle = statistics.median(logarithms)
+    return 1.4826 * statistics.median(abs(one - middle) for one in logarithms)
 
 
 def _quantities(base: Case, new: Case) -> Iterator[str]:

@@ -135,6 +135,20 @@ def test_a_verdict_needs_more_than_noise(base: list[float], new: list[float], ve
     assert found.verdict == verdict
 
 
+@pytest.mark.parametrize(("change", "worse"), [(1.0, 1), (1.3, 30)])
+def test_few_rounds_are_worse_where_they_are_further_off_than_others(change: float, worse: int) -> None:
+    """Two runs of one program differ by a few per cent in each case: what differs as they do is noise, what they all do not."""
+    noise = [1 + 0.03 * ((place * 7) % 5 - 2) for place in range(30)]
+    noise[4], noise[5] = 1.13, 1.8  # as noise may be now and then; as it is not
+    base = Result({}, [Case("g", str(place), {}, {"x_parse": [10.0, 10.1]}) for place in range(30)])
+    cases = [
+        Case("g", str(place), {}, {"x_parse": [10 * of * change, 10.1 * of * change]}) for place, of in enumerate(noise)
+    ]
+    found = [one.verdict for one in compare.compare(base, Result({}, cases), 0.1)]
+    assert (found[5], found.count("worse") >= worse) == ("worse", True)
+    assert (found[4] == "noise") == (change == 1.0)
+
+
 def test_of_rates_the_higher_one_is_better() -> None:
     """Where a case has no ratio, its rate is compared."""
     base = Result({}, [Case("g", "a", {}, {"occurrences_per_s": [100.0] * 3})])
