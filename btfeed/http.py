@@ -39,7 +39,7 @@ LINGER = 10.0
 
 
 Handler = Callable[[Request], Awaitable[Answer | None]]
-"""None: the connection is cut off without an answer. It raises nothing."""
+"""None: the connection is cut off without an answer."""
 
 
 class Server:
@@ -327,7 +327,11 @@ class Connection(asyncio.Protocol):
             if isinstance(request, BadHttp):
                 self._answer_bad(request)
                 break
-            answer = await self._server.handler(request)
+            try:
+                answer = await self._server.handler(request)
+            except Exception:
+                log.exception("a bug in a handler; its connection is cut off")
+                answer = None
             if answer is None:
                 self.abort()
                 break

@@ -31,6 +31,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group("elasticsearch" if wants_elasticsearch else module))
 
 
+@pytest.fixture(autouse=True)
+def _logs() -> Iterator[None]:
+    """What runs in this process may set up logs, onto a stream that is gone with the test."""
+    yield
+    structlog.reset_defaults()
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     """A running btfeed with one file sink."""
@@ -69,7 +76,6 @@ def place() -> Iterator[Place]:
 
 @pytest.fixture
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A delivery that looks again at a failing journal soon, and logs as it does by itself."""
-    structlog.reset_defaults()
+    """A delivery that looks again at a failing journal soon."""
     monkeypatch.setattr(delivery, "READ_RETRY", 0.01)
     monkeypatch.setattr(settlement, "COMMIT_RETRY", 0.01)

@@ -248,6 +248,8 @@ class Rig:
         if error is None:
             assert not late, "the delivery did not stop"
             self.task.result()
+        elif not late and not self.task.cancelled() and self.task.exception():
+            error.add_note(f"the delivery had ended: {self.task.exception()!r}")
 
     async def post(self, occurrences: int, seed: int = 0) -> list[bytes]:
         """Append a post; its records."""

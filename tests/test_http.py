@@ -245,6 +245,23 @@ async def test_who_takes_no_answers_is_asked_nothing_more(tmp_path: Path) -> Non
         assert running.count("empty_requests_total") < answered + 1_000
 
 
+async def test_a_bug_in_a_handler_cuts_its_connection_off(running: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not left open without an answer, and others go on."""
+    handler = running.receiver._server.handler
+
+    async def fails(request: Request) -> Answer:
+        raise ZeroDivisionError
+
+    async with running.line() as line:
+        monkeypatch.setattr(running.receiver._server, "handler", fails)
+        await line.send(request(BODY))
+        with suppress(ConnectionError):
+            assert await line.rest() == b""
+        await running.until(lambda it: not it.receiver._server.open, "it is cut off")
+    monkeypatch.setattr(running.receiver._server, "handler", handler)
+    assert (await running.ask(request(BODY))).status == 200
+
+
 async def test_bodies_come_whole_however_they_are_cut(running: Site) -> None:
     """In segments of any size, and in chunks of any."""
     large = mixed(2_000)

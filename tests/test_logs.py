@@ -5,6 +5,7 @@ import os
 import pty
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +46,19 @@ def test_a_pipe_gets_one_json_object_a_line() -> None:
 def test_the_level_is_that_of_btfeed(level: str, lines: int) -> None:
     """Libraries are heard from warnings on, whatever it is."""
     assert len(run(level).stderr.splitlines()) == lines
+
+
+def test_a_log_that_can_not_be_written_ends_nothing() -> None:
+    """Its disk is full; what had something to say goes on."""
+    program = (
+        "from btfeed import logs; import structlog, logging; logs.configure(); log = structlog.get_logger()\n"
+        "for number in range(10_000): log.warning('heard', number=number)\n"
+        "logging.getLogger('library').warning('heard')\n"
+        "print('done', flush=True)\n"
+    )
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=full, check=False)
+    assert ran.stdout == b"done\n"
 
 
 def test_a_terminal_gets_text() -> None:
