@@ -5,26 +5,16 @@ asks for the plain path alone.
 """
 
 import os
-from types import ModuleType
 from typing import Literal
+
+from sinks._optional import optional
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 """Processors that this process may use: so many posts are worth mapping at a time."""
 INTERFACE = 4
 """Of btfeed._native; one that was built for another is not used."""
 
-
-def _load() -> ModuleType | None:
-    if os.environ.get("BTFEED_PLAIN", "") not in ("", "0"):
-        return None
-    try:
-        from btfeed import _native
-    except ImportError:
-        return None
-    return _native if _native.INTERFACE == INTERFACE else None
-
-
-module = _load()
+module = optional("btfeed._native", INTERFACE)
 """btfeed._native where it runs."""
 PATH: Literal["native", "plain"] = "plain" if module is None else "native"
 """Which one runs: for `btfeed --version`, /status and /metrics."""

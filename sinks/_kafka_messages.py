@@ -4,12 +4,10 @@ Natively where that was built (native/messages), else in Python and by aiokafka'
 right: before compression, both give the same bytes. BTFEED_PLAIN=1 in the environment asks for it alone.
 """
 
-import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from types import ModuleType
 from typing import Any, Literal, Protocol
 
 from aiokafka import codec
@@ -18,6 +16,7 @@ from sinks import _murmur2
 from sinks._cloud_events import Envelopes, Header
 from sinks._columns import numbers, packed, packed_bytes
 from sinks._kafka_builder import FinishedBatch
+from sinks._optional import optional
 from sinks.base import Batch, Transaction
 
 INTERFACE = 1
@@ -38,17 +37,7 @@ _CODECS: Mapping[str, tuple[int, Callable[[bytes], bytes]]] = {
 eight times as long for a fifth less."""
 
 
-def _load() -> ModuleType | None:
-    if os.environ.get("BTFEED_PLAIN", "") not in ("", "0"):
-        return None
-    try:
-        from sinks import _messages
-    except ImportError:
-        return None
-    return _messages if _messages.INTERFACE == INTERFACE else None
-
-
-native = _load()
+native = optional("sinks._messages", INTERFACE)
 """sinks._messages where it runs."""
 
 

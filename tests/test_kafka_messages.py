@@ -23,6 +23,7 @@ from sinks._cloud_events import MAX_TEXT, Envelopes
 from sinks._columns import numbers, packed
 from sinks._kafka_builder import FinishedBatch
 from sinks._kafka_messages import Form, Maker, Messages, NativeMessages, PlainMessages
+from sinks._optional import optional
 from sinks.base import Batch, Joined, WriteResult, cut_parts
 from tests.fakes import TRANSACTION, batch_of, mapped
 from tests.servers.kafka import Kafka
@@ -305,10 +306,10 @@ def test_without_a_module_that_fits_the_plain_path_runs(found: object, monkeypat
     monkeypatch.delattr(sinks, "_messages")
     if found is not None:
         monkeypatch.setattr(sinks, "_messages", found, raising=False)
-    assert _kafka_messages._load() is None
+    assert optional("sinks._messages", _kafka_messages.INTERFACE) is None
     monkeypatch.undo()
     monkeypatch.setenv("BTFEED_PLAIN", "1")
-    assert _kafka_messages._load() is None
+    assert optional("sinks._messages", _kafka_messages.INTERFACE) is None
 
 
 def test_where_native_code_has_a_bug_the_plain_path_is_asked() -> None:

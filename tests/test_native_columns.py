@@ -19,6 +19,7 @@ from btfeed.plan import HEAD, RecordSettings
 from btfeed.post import Malformed
 from btfeed.transcode import NativeMapper
 from btfeed.validate import ValidationSettings
+from sinks._optional import optional
 from tests import posts, wire
 from tests.records import equal
 
@@ -264,7 +265,7 @@ def test_without_a_module_that_fits_the_plain_path_runs(found: object, monkeypat
     monkeypatch.delattr(btfeed, "_native")
     if found is not None:
         monkeypatch.setattr(btfeed, "_native", found, raising=False)
-    assert native._load() is None
+    assert optional("btfeed._native", native.INTERFACE) is None
 
 
 def test_the_plain_path_does_all_of_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
