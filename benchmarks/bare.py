@@ -16,16 +16,15 @@ from benchmarks import real_servers
 from benchmarks.job import Job, Plan, Sample
 from benchmarks.load import Load
 from benchmarks.results import Case
+from benchmarks.stages import DEFAULTS, map_posts, write_all
 from benchmarks.workshop import Workshop
-from btfeed import post, transcode
-from btfeed.plan import RecordSettings
+from btfeed import transcode
 from btfeed.schema import MAPS, RECORD_FIELDS
-from btfeed.validate import ValidationSettings
 from sinks._cloud_events import Envelopes, Header
 from sinks._es_bulk import bulk
 from sinks._es_index import IndexName
 from sinks._kafka_messages import Form, PlainMessages, runs_of
-from sinks.base import Batch, Sink, SinkContext
+from sinks.base import Batch, SinkContext
 from sinks.elasticsearch import SINK as ELASTICSEARCH
 from sinks.kafka import KafkaSettings, KafkaSink, Lane
 from tests.servers.elasticsearch import Elasticsearch
@@ -58,9 +57,8 @@ def _bound(run: Callable[..., Iterator[Sample]], *arguments: Any) -> Callable[[W
 
 def _batches(occurrences: int) -> list[Batch]:
     """Of RECORDS, mapped from posts of 1,000; at least two, and equal ones."""
-    mapper = transcode.mapper(RecordSettings(), ValidationSettings())
     number = max(2, occurrences // RECORDS)
-    mapped = [mapper.map(body, post.digest(body)).batch for body in Load.make(1_000, number * RECORDS).bodies]
+    mapped = map_posts(Load.make(1_000, number * RECORDS), transcode.mapper(*DEFAULTS))
     each = RECORDS // 1_000
     return [Batch.join(mapped[start : start + each]) for start in range(0, len(mapped), each)]
 
@@ -76,18 +74,6 @@ async def _pair(sink: Work, bare: Work, records: int, first: bool) -> Sample:
     each = 1e6 / records
     sample = {"cpu_us": cost * each, "bare_cpu_us": bare_cost * each, "x_bare": cost / bare_cost}
     return sample | {"occurrences_per_s": records / seconds, "rate_of_bare": bare_seconds / seconds}
-
-
-async def _write(sink: Sink, batches: Sequence[Batch], in_flight: int) -> None:
-    left = iter(batches)
-
-    async def worker() -> None:
-        for batch in left:
-            result = await sink.write(batch)
-            assert not result.refused
-            assert not result.retry
-
-    await asyncio.gather(*(worker() for _ in range(in_flight)))
 
 
 Prepared = tuple[PlainMessages, list[list[Header]], list[Lane]]
@@ -117,7 +103,7 @@ def _kafka(workshop: Workshop, codec: str, rounds: int, occurrences: int) -> Ite
                 await _send(producer, *one)
 
         async def through() -> None:
-            await _write(sink, batches, 1)
+            await write_all(sink, batches, 1)
 
         records = len(batches) * RECORDS
         samples = [await _pair(through, bare, records, bool(number % 2)) for number in range(rounds + 1)]
@@ -184,7 +170,7 @@ async def _documents(workshop: Workshop, node: Elasticsearch, batches: list[Batc
         await client.cluster.health()  # connected, as the sink is
 
         async def through() -> None:
-            await _write(sink, batches, in_flight)
+            await write_all(sink, batches, in_flight)
 
         async def bare() -> None:
             left = iter(requests)

@@ -1,7 +1,7 @@
 """The whole server: posts in over HTTP from another process, records out at a far end that counts them.
 
 `btfeed serve` runs as users run it, on all cores; the load generator is kept on the last one. As fast as possible means
-bursts of about SECONDS each: the load generator sends until all is answered, and a burst has ended when its last record has
+bursts of some seconds each: the load generator sends until all is answered, and a burst has ended when its last record has
 arrived at the far end. Each burst is a round between two parses (benchmarks/measuring.py), in this process. CPU is that of
 each process, as the kernel counts it; bytes are what the kernel was told to write to disk.
 
@@ -27,7 +27,7 @@ from benchmarks.workshop import Child, Workshop, child
 from tests.harness import Server, peak_memory
 
 SECONDS = 0.7
-"""What a burst should take."""
+"""What a round against the black hole should take."""
 WARM, WARM_POSTS = 10_000, 500
 """Occurrences before the first burst, in so many posts at most: plans compiled, connections open, files begun."""
 PATIENCE = 120.0
@@ -119,7 +119,7 @@ def sender(load: Path, url: str, connections: int, per_post: int) -> Iterator[Se
 
 
 def bursts(
-    subject: Subject, path: Path, connections: int, rounds: int, seconds: float = SECONDS, warm: int | None = None
+    subject: Subject, path: Path, connections: int, rounds: int, seconds: float, warm: int | None = None
 ) -> Iterator[Sample]:
     """As fast as answers come: a sample for each of `rounds` bursts of about `seconds`, after `warm` occurrences."""
     load = Load.read(path)

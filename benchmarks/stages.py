@@ -20,7 +20,7 @@ be measured, and what is to be taken off that, or None.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,7 @@ from btfeed.metrics import Metrics
 from btfeed.plan import RecordSettings
 from btfeed.transcode import PostMapper
 from btfeed.validate import ValidationSettings
-from sinks.base import Batch
+from sinks.base import Batch, Sink
 
 LEAST = 0.03
 """Seconds of CPU that a round takes at least: short ones are repeated."""
@@ -112,7 +112,7 @@ async def _validate(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
         return validate.violations(*arguments)
 
     with patch.object(plan, "violations", note):
-        _map(bench.load, Mapper(*DEFAULTS))
+        map_posts(bench.load, Mapper(*DEFAULTS))
 
     async def turn() -> None:
         for arguments in asked:
@@ -133,7 +133,7 @@ async def _encode(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
             encoder.encode_into(row, buffer, offset)
 
     with patch.object(mapping, "_encoder", Keeping()):
-        _map(bench.load, Mapper(*DEFAULTS))
+        map_posts(bench.load, Mapper(*DEFAULTS))
     assert len(rows) == bench.load.occurrences
 
     async def turn() -> None:
@@ -144,7 +144,7 @@ async def _encode(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
     yield turn, None
 
 
-def _map(load: Load, mapper: PostMapper) -> list[Batch]:
+def map_posts(load: Load, mapper: PostMapper) -> list[Batch]:
     batches = [mapper.map(body, post.digest(body)).batch for body in load.bodies]
     assert sum(map(len, batches)) == load.occurrences
     return batches
@@ -209,7 +209,7 @@ async def _journal(directory: Path) -> AsyncIterator[SqliteJournal]:
 
 @asynccontextmanager
 async def _batch(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
-    posts = _map(bench.load, transcode.mapper(*DEFAULTS))
+    posts = map_posts(bench.load, transcode.mapper(*DEFAULTS))
     delivery = config.parse({"sinks": {"s": {"type": "file"}}}, {}).sinks["s"].common.delivery
 
     async def turn() -> None:
@@ -237,25 +237,31 @@ def _batches(posts: list[Batch], max_records: int, max_bytes: int) -> list[Batch
     return [*found, Batch.join(waiting)]
 
 
+async def write_all(sink: Sink, batches: Sequence[Batch], in_flight: int) -> None:
+    """Each batch once, so many at a time; the sink must take them whole."""
+    left = iter(batches)
+
+    async def worker() -> None:
+        for batch in left:
+            result = await sink.write(batch)
+            assert not result.refused
+            assert not result.retry
+
+    await asyncio.gather(*(worker() for _ in range(in_flight)))
+
+
 @asynccontextmanager
 async def _sink(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
     """All batches once, as many at a time as delivery would have in flight."""
     assert bench.sink
     found = config.parse({"sinks": {"bench": bench.sink}}, {}).sinks["bench"]
     delivery = found.common.delivery
-    batches = _batches(_map(bench.load, transcode.mapper(*DEFAULTS)), delivery.max_records, delivery.max_bytes)
+    batches = _batches(map_posts(bench.load, transcode.mapper(*DEFAULTS)), delivery.max_records, delivery.max_bytes)
     sink = app.create_sink("bench", found)
     await sink.open(None)
 
-    async def worker(left: Iterator[Batch]) -> None:
-        for batch in left:
-            result = await sink.write(batch)
-            assert not result.refused
-            assert not result.retry
-
     async def turn() -> None:
-        left = iter(batches)
-        await asyncio.gather(*(worker(left) for _ in range(delivery.in_flight)))
+        await write_all(sink, batches, delivery.in_flight)
 
     try:
         yield turn, None
