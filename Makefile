@@ -41,7 +41,7 @@ test: setup lint  ## everything, real clients and servers included
 	$(BIN)/pytest -n 2 --dist loadgroup
 
 test-native: setup  ## the native transcoder against its plain twin, 200,000 cases, and with AddressSanitizer
-	$(BIN)/python -m tests.twins
+	$(BIN)/python -m tests.records.twins
 	@if cargo +nightly --version >/dev/null 2>&1; then $(SANITIZED); else echo 'AddressSanitizer needs a nightly toolchain.'; fi
 
 chaos: setup  ## the tests of faults that take minutes
@@ -60,7 +60,7 @@ lint: setup  ## style, types, the direction of imports, generated code
 docs: setup  ## the tables in docs/ and README.md that are made from the code and the figures
 	$(BIN)/python -m docs.generate
 
-proto: setup  ## btfeed/bt_pb2.py and .pyi from proto/bt.proto
+proto: setup  ## btfeed/posts/bt_pb2.py and .pyi from proto/bt.proto
 	$(BIN)/python proto/generate.py
 
 lock: setup  ## requirements.txt from pyproject.toml
@@ -84,7 +84,7 @@ wheel: setup  ## a wheel with the native modules, tried in an empty environment
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir dist .
 	$(PYTHON) -m venv --clear build/empty
 	build/empty/bin/pip install --quiet --disable-pip-version-check dist/btfeed-*.whl
-	cd build && env PATH=/usr/bin:/bin empty/bin/python ../tests/wheel.py ../examples/posts/mixed.btposts
+	cd build && env PATH=/usr/bin:/bin empty/bin/python ../tests/system/wheel.py ../examples/posts/mixed.btposts
 
 clean:  ## remove what the others made, but for btfeed-data
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info tests/servers/.cache \

@@ -18,15 +18,15 @@ from benchmarks.load import Load
 from benchmarks.results import Case
 from benchmarks.stages import DEFAULTS, map_posts, write_all
 from benchmarks.workshop import Workshop
-from btfeed import transcode
-from btfeed.schema import MAPS, RECORD_FIELDS
-from sinks._cloud_events import Envelopes, Header
-from sinks._es_bulk import bulk
-from sinks._es_index import IndexName
-from sinks._kafka_messages import Form, PlainMessages, runs_of
+from btfeed.records import mapper as transcode
+from btfeed.records.schema import MAPS, RECORD_FIELDS
 from sinks.base import Batch, SinkContext
-from sinks.elasticsearch import SINK as ELASTICSEARCH
-from sinks.kafka import KafkaSettings, KafkaSink, Lane
+from sinks.elasticsearch.bulk import bulk
+from sinks.elasticsearch.index import IndexName
+from sinks.elasticsearch.sink import SINK as ELASTICSEARCH
+from sinks.kafka.messages import Form, PlainMessages, runs_of
+from sinks.kafka.sink import KafkaSettings, KafkaSink, Lane
+from sinks.shared.cloud_events import Envelopes, Header
 from tests.servers.elasticsearch import Elasticsearch
 
 RECORDS = 5_000

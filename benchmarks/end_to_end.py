@@ -24,7 +24,7 @@ from benchmarks.job import Sample
 from benchmarks.load import Load, occurrences_in
 from benchmarks.measuring import Baseline, bytes_written, cpu_seconds, cpu_seconds_of_all
 from benchmarks.workshop import Child, Workshop, child
-from tests.harness import Server, peak_memory
+from tests.support.harness import Server, peak_memory
 
 SECONDS = 0.7
 """What a round against the black hole should take."""

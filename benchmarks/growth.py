@@ -17,7 +17,7 @@ from benchmarks.load import Load
 from benchmarks.measuring import Baseline, cpu_seconds
 from benchmarks.results import Case
 from benchmarks.workshop import Workshop
-from tests.harness import Server, peak_memory
+from tests.support.harness import Server, peak_memory
 
 DRAIN = 1.0
 """Seconds that a backlog is watched while it is delivered."""
@@ -29,7 +29,7 @@ AT_ONCE = 200
 """Posts that are sent in one go while a backlog is made, and to see what taking them costs."""
 DRAINED_GIB, MINUTE_GIB = 4.0, 0.5
 """What is written while a backlog is watched, and in a minute at the steady rate, at most."""
-STALLED = [sys.executable, "-m", "tests.stalled"]
+STALLED = [sys.executable, "-m", "tests.app.stalled"]
 
 
 def jobs(plan: Plan) -> Iterator[Job]:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from btfeed import postfile
-from btfeed.bt_pb2 import BusinessTransactions
-from tests.posts import mixed, post_of
+from btfeed.posts import files as postfile
+from btfeed.posts.bt_pb2 import BusinessTransactions
+from tests.support.posts import mixed, post_of
 
 SIZES = (1, 10, 100, 1_000, 10_000)
 """Occurrences in a post."""

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import structlog
 
-from btfeed.bt_pb2 import BusinessTransactions
+from btfeed.posts.bt_pb2 import BusinessTransactions
 
 LEAST = 0.03
 """Seconds of CPU that a round of the baseline takes at least."""

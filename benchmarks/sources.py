@@ -12,8 +12,8 @@ from typing import Any
 from benchmarks.job import Job, Plan, Sample
 from benchmarks.results import Case
 from benchmarks.workshop import Workshop
-from btfeed import profile
-from tests.harness import BTFEED
+from btfeed.traffic import profile
+from tests.support.harness import BTFEED
 
 OCCURRENCES_PER_FLOW = 11  # about, in the profiles that are shipped
 

@@ -31,14 +31,20 @@ import msgspec
 
 from benchmarks.load import Load
 from benchmarks.measuring import Baseline, pin, quiet
-from btfeed import app, config, mapping, native, plan, post, transcode, validate
-from btfeed.bt_pb2 import BusinessTransactions
-from btfeed.journal.sqlite import SqliteJournal, SqliteSettings
-from btfeed.mapping import Mapper
-from btfeed.metrics import Metrics
-from btfeed.plan import RecordSettings
-from btfeed.transcode import PostMapper
-from btfeed.validate import ValidationSettings
+from btfeed import config, native
+from btfeed.app import serve as app
+from btfeed.journal.sqlite.journal import SqliteJournal, SqliteSettings
+from btfeed.posts import post
+from btfeed.posts.bt_pb2 import BusinessTransactions
+from btfeed.records import mapper as transcode
+from btfeed.records import plain_mapper as mapping
+from btfeed.records import plan
+from btfeed.records import validation as validate
+from btfeed.records.mapper import PostMapper
+from btfeed.records.plain_mapper import Mapper
+from btfeed.records.plan import RecordSettings
+from btfeed.records.validation import ValidationSettings
+from btfeed.telemetry.metrics import Metrics
 from sinks.base import Batch, Sink
 
 LEAST = 0.03
@@ -219,7 +225,7 @@ async def _batch(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
 
 
 def _batches(posts: list[Batch], max_records: int, max_bytes: int) -> list[Batch]:
-    """As btfeed/batching.py makes them of posts that are there already."""
+    """As btfeed/delivery/batching.py makes them of posts that are there already."""
     found: list[Batch] = []
     waiting: list[Batch] = []
     records = nbytes = 0

@@ -9,7 +9,7 @@ P = TypeVar("P")
 INTERFACE: int
 
 Limits: TypeAlias = tuple[int, int, int, int]
-"""Of occurrences, elements, shared bytes; and the bytes from which on an occurrence is long. btfeed/post.py has them."""
+"""Occurrences, elements, shared bytes, and the bytes that make an occurrence long (btfeed/posts/post.py)."""
 
 def admit(body: bytes, limits: Limits) -> int | None:
     """The number of occurrences in an acceptable post."""

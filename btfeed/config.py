@@ -15,12 +15,12 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 import sinks
-from btfeed.admin import AdminSettings
-from btfeed.batching import DeliverySettings, FilterSettings
-from btfeed.journal.sqlite import SqliteSettings
-from btfeed.plan import RecordSettings
-from btfeed.receiver import ReceiverSettings
-from btfeed.validate import ValidationSettings
+from btfeed.admin.server import AdminSettings
+from btfeed.delivery.batching import DeliverySettings, FilterSettings
+from btfeed.journal.sqlite.journal import SqliteSettings
+from btfeed.receiving.receiver import ReceiverSettings
+from btfeed.records.plan import RecordSettings
+from btfeed.records.validation import ValidationSettings
 from sinks.base import Settings, SinkType
 
 WITHOUT_A_FILE: Mapping[str, Any] = {"sinks": {"files": {"type": "file", "directory": "btfeed-data/files"}}}

@@ -7,7 +7,7 @@ asks for the plain path alone.
 import os
 from typing import Literal
 
-from sinks._optional import optional
+from sinks.shared.optional import optional
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 """Processors that this process may use: so many posts are worth mapping at a time."""

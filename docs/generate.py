@@ -19,9 +19,9 @@ import sinks
 from benchmarks import figures
 from btfeed.address import Address
 from btfeed.config import Common, Sections
-from btfeed.metrics import Metrics
-from btfeed.profile import Profile
-from btfeed.schema import CATEGORIES, CONSTANTS, DIMENSIONS, FIELDS, VALUES, Field
+from btfeed.records.schema import CATEGORIES, CONSTANTS, DIMENSIONS, FIELDS, VALUES, Field
+from btfeed.telemetry.metrics import Metrics
+from btfeed.traffic.profile import Profile
 from sinks.base import Seconds, Settings, Size
 
 ROOT = Path(__file__).parent.parent
@@ -205,11 +205,11 @@ def modules() -> Iterator[str]:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
     layers = [name.strip() for layer in contracts[0]["layers"] for name in layer.split("|")]
     paths = [
-        path for name in layers for path in (ROOT / f"btfeed/{name}.py", *sorted((ROOT / "btfeed" / name).glob("*.py")))
+        path for name in layers for path in (ROOT / f"btfeed/{name}.py", *sorted((ROOT / "btfeed" / name).rglob("*.py")))
     ]
     yield "| module | what it is |"
     yield "|---|---|"
-    for path in (*paths, *sorted((ROOT / "sinks").glob("*.py"))):
+    for path in (*paths, *sorted((ROOT / "sinks").rglob("*.py"))):
         if path.exists() and path.name != "__init__.py":
             doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
             yield f"| `{path.relative_to(ROOT)}` | {doc.partition(chr(10))[0]} |"

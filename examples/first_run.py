@@ -9,7 +9,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-BTFEED = [sys.executable, "-m", "btfeed.cli"]
+BTFEED = [sys.executable, "-m", "btfeed.commands.main"]
 PORTS = (4321, 4322)  # of posts, and of questions how it is
 GENERATE = ["generate", "web-shop", "--since", "1h", "--flows", "100", "--rate", "0.05", "--seed", "1"]
 DATA = Path("btfeed-data")

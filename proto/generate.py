@@ -1,4 +1,4 @@
-"""Make btfeed/bt_pb2.py and .pyi from bt.proto; with --check, say whether they are fresh."""
+"""Make btfeed/posts/bt_pb2.py and .pyi from bt.proto; with --check, say whether they are fresh."""
 
 import sys
 import tempfile
@@ -8,7 +8,7 @@ from pathlib import Path
 from grpc_tools import protoc
 
 HERE = Path(__file__).parent
-TARGET = HERE.parent / "btfeed"
+TARGET = HERE.parent / "btfeed" / "posts"
 
 
 def generate(target: Path) -> list[Path]:

@@ -8,13 +8,15 @@ import pkgutil
 
 from sinks.base import SinkType
 
+_NOT_SINKS = ("base", "shared")
+
 
 def types() -> list[str]:
     """The names that `type` may have."""
     return sorted(
         module.name
         for module in pkgutil.iter_modules(__path__)
-        if module.name != "base" and not module.name.startswith("_")
+        if module.name not in _NOT_SINKS and not module.name.startswith("_")
     )
 
 

@@ -5,7 +5,7 @@ from typing import TypeAlias, TypeVar
 
 from typing_extensions import Buffer
 
-from sinks._cloud_events import Envelopes
+from sinks.shared.cloud_events import Envelopes
 
 T = TypeVar("T")
 

@@ -2,7 +2,7 @@
 
 A sink has four methods. `open` connects and proves it, `write` delivers one batch, `close` lets go; `check` is what
 `btfeed check` asks, and changes nothing. It neither batches nor retries nor counts: the delivery loop
-(btfeed/delivery.py) does, for all sinks alike. What a sink must know is how to classify what its far end said, and it says
+(btfeed/delivery/loop.py) does, for all sinks alike. All a sink knows is how to classify what its far end said, and it says
 so with a `WriteResult` or with one of these:
 
     SinkError

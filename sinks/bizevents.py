@@ -19,9 +19,6 @@ from urllib.parse import urlsplit
 import msgspec
 from pydantic import AfterValidator, Field, model_validator
 
-from sinks._cloud_events import SPEC_VERSION, read_head
-from sinks._http import Client, decoded, explain, message, retry_after, short, web_url
-from sinks._oauth import OAuth, OAuthSettings
 from sinks.base import (
     Batch,
     BatchRefused,
@@ -34,6 +31,9 @@ from sinks.base import (
     Unavailable,
     WriteResult,
 )
+from sinks.shared.cloud_events import SPEC_VERSION, read_head
+from sinks.shared.http import Client, decoded, explain, message, retry_after, short, web_url
+from sinks.shared.oauth import OAuth, OAuthSettings
 
 LIMIT = 5_000_000
 """Bytes of a request's body that Dynatrace takes."""

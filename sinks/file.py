@@ -42,7 +42,6 @@ import structlog
 from fastavro.write import Writer
 from pydantic import model_validator
 
-from sinks._avro import avro_converter, avro_schema
 from sinks.base import (
     Batch,
     Misconfigured,
@@ -55,6 +54,7 @@ from sinks.base import (
     WriteResult,
     cut_parts,
 )
+from sinks.shared.avro import avro_converter, avro_schema
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -6,15 +6,19 @@ from pathlib import Path
 import pytest
 import structlog
 
-from btfeed import delivery, native, settlement
-from tests.harness import Server
+from btfeed import native
+from btfeed.delivery import loop as delivery
+from btfeed.delivery import offsets as settlement
 from tests.servers import elasticsearch
 from tests.servers.bizevents import BizeventsServer
 from tests.servers.kafka import Kafka, shared
 from tests.servers.registry import RegistryServer
-from tests.sink_drivers.elasticsearch import Place
+from tests.sinks.drivers.elasticsearch import Place
+from tests.support.harness import Server
 
-collect_ignore = [] if native.module else ["test_native.py", "test_native_columns.py"]
+TESTS = Path(__file__).parent
+
+collect_ignore = [] if native.module else ["records/test_native.py", "records/test_native_columns.py"]
 
 
 def pytest_report_header() -> str:
@@ -26,8 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several processes share the tests, those of one module run in one process, and so do all that want
     Elasticsearch, which takes long to start."""
     for item in items:
-        module = item.path.stem
-        wants_elasticsearch = module.startswith("test_elasticsearch") or module == "test_sink_contract"
+        module = item.path.relative_to(TESTS).as_posix()
+        wants_elasticsearch = module.startswith("sinks/elasticsearch/") or module == "sinks/test_contract.py"
         item.add_marker(pytest.mark.xdist_group("elasticsearch" if wants_elasticsearch else module))
 
 

@@ -15,17 +15,19 @@ from typing import Any
 import pytest
 import typer
 
-from btfeed import config, postfile, profile
-from btfeed.cli import cli
-from btfeed.metrics import Metrics
-from btfeed.plan import RecordSettings
-from btfeed.post import digest
-from btfeed.schema import RECORD_FIELDS
-from btfeed.transcode import mapper
-from btfeed.validate import ValidationSettings
+from btfeed import config
+from btfeed.commands.main import cli
+from btfeed.posts import files as postfile
+from btfeed.posts.post import digest
+from btfeed.records.mapper import mapper
+from btfeed.records.plan import RecordSettings
+from btfeed.records.schema import RECORD_FIELDS
+from btfeed.records.validation import ValidationSettings
+from btfeed.telemetry.metrics import Metrics
+from btfeed.traffic import profile
 from sinks.base import Batch, SinkContext, SinkType, Transaction
-from tests import posts
-from tests.harness import Server
+from tests.support import posts
+from tests.support.harness import Server
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]

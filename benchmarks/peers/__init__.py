@@ -20,7 +20,7 @@ from benchmarks.job import Job, Plan, Sample
 from benchmarks.load import connections
 from benchmarks.results import Case
 from benchmarks.workshop import Workshop
-from tests.harness import until
+from tests.support.harness import until
 
 HERE = Path(__file__).parent
 INSTALLED = HERE.parent / ".cache"

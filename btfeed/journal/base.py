@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
-from btfeed.post import Post
+from btfeed.posts.post import Post
 from sinks.base import Transaction
 
 
@@ -25,7 +25,7 @@ class Cursor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A post in the journal. digest: 32 bytes that name its body (btfeed/post.py)."""
+    """A post in the journal. digest: 32 bytes that name its body (btfeed/posts/post.py)."""
 
     seq: int
     post: Post

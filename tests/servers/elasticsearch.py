@@ -26,8 +26,8 @@ from typing import Any
 
 import msgspec
 
-from tests.certificates import Authority
-from tests.harness import until
+from tests.support.certificates import Authority
+from tests.support.harness import until
 
 HERE = Path(__file__).parent
 NINE, EIGHT = "9.2.0", "8.19.7"

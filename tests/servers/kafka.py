@@ -35,8 +35,8 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from tests.certificates import Authority
-from tests.harness import until
+from tests.support.certificates import Authority
+from tests.support.harness import until
 
 HERE = Path(__file__).parent
 USER, PASSWORD = "btfeed", "SECRETOFKAFKA"

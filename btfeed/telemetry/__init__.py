@@ -1,0 +1,1 @@
+"""What btfeed tells about itself: metrics, the status of each sink, logs."""

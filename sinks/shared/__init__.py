@@ -1,0 +1,1 @@
+"""What several sinks use: HTTP, OAuth, Avro, CloudEvents, native modules."""

@@ -1,0 +1,165 @@
+"""The admin listener: what it says when all is well, and when it is not."""
+
+import asyncio
+import json
+import socket
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from btfeed.address import host_and_port
+from btfeed.admin.server import Admin, AdminSettings
+from btfeed.journal.base import Backlog, JournalUnavailable
+from btfeed.telemetry.metrics import Metrics
+from btfeed.telemetry.sink_status import SinkStatus
+from tests.support.harness import DEADLINE, Server, until
+from tests.support.posts import mixed, sample_purepath, sample_visit
+
+
+def _get(server: Server, path: str) -> tuple[int, str, str]:
+    """Status, Content-Type and text."""
+    try:
+        with urllib.request.urlopen(server.admin_url + path, timeout=DEADLINE) as answer:
+            return answer.status, answer.headers["Content-Type"], answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers["Content-Type"], error.read().decode()
+
+
+def _metrics(server: Server) -> dict[str, float]:
+    """Samples without labels, and those of one label under name{value}."""
+    families = text_string_to_metric_families(server.get("/metrics"))
+    return {
+        sample.name + "".join(f"{{{value}}}" for value in sample.labels.values()): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def test_says_that_it_is_alive_and_ready(server: Server) -> None:
+    """As text; other paths are 404, other methods 405."""
+    assert _get(server, "/healthz")[::2] == (200, "alive\n")
+    assert _get(server, "/readyz")[::2] == (200, "ready\n")
+    assert _get(server, "/")[0] == 404
+    with pytest.raises(urllib.error.HTTPError, match="405"):
+        urllib.request.urlopen(server.admin_url + "/healthz", b"x", timeout=DEADLINE)
+
+
+def test_the_metrics_count_what_happened(server: Server) -> None:
+    """In the format that Prometheus reads, the sink's backlog included."""
+    posts = [sample_purepath(), sample_visit(), sample_visit(), mixed(60)]
+    for body in posts:
+        assert server.post(body) == (200, "")
+    assert server.post(b"no post")[0] == 400
+    server.delivered(63)
+    until(lambda: _metrics(server)["btfeed_sink_delivered_total{files}"] == 63, "counted")
+    found = _metrics(server)
+    assert found["btfeed_posts_total"] == 4
+    assert found["btfeed_post_bytes_total"] == sum(map(len, posts))
+    assert found["btfeed_received_occurrences_total"] == 63
+    assert found["btfeed_duplicate_posts_total"] == 1
+    assert found["btfeed_refused_posts_total{malformed}"] == 1
+    assert found["btfeed_sink_backlog_posts{files}"] == 0
+    assert found["btfeed_ack_seconds_count"] == 4
+    assert _get(server, "/metrics")[1].startswith("text/plain; version=")
+
+
+def test_the_status_is_json(server: Server) -> None:
+    """Version, counts, violations, and how far each sink is."""
+    server.post(sample_purepath())
+    server.delivered(1)
+    until(lambda: server.status()["sinks"]["files"]["delivered"] == 1, "delivered")
+    assert _get(server, "/status")[1].startswith("application/json")
+    status = server.status()
+    assert (status["ready"], status["refusing"], status["counts"]["posts"]) == (True, None, 1)
+    assert status["uptime_seconds"] > 0
+    assert {"transaction": "btName", "field": "visitId", "rule": "unexpected", "count": 1} in status["violations"]
+    sink = status["sinks"]["files"]
+    assert (sink["state"], sink["backlog_posts"], sink["backlog_age_seconds"]) == ("running", 0, 0.0)
+    assert (sink["last_error"], sink["dead_letters"]) == (None, 0)
+
+
+def test_a_misconfigured_sink_shows_and_holds_back_no_post(tmp_path: Path) -> None:
+    """Ready is who takes posts; which sink needs a person is said beside it, and its backlog grows."""
+    (tmp_path / "in-the-way").write_text("no directory")
+    sinks = "".join(
+        f'[sinks.{name}]\ntype = "file"\ndirectory = "{tmp_path / place}"\n'
+        for name, place in (("good", "files"), ("bad", "in-the-way/files"))
+    )
+    with Server(tmp_path, sinks) as server:
+        assert server.post(sample_visit()) == (200, "")
+        until(lambda: server.status()["sinks"]["bad"]["state"] == "misconfigured", "tried")
+        status, _, text = _get(server, "/readyz")
+        bad = server.status()["sinks"]["bad"]
+        assert (status, text.splitlines()[0]) == (200, "ready")
+        assert text.splitlines()[1] == f"sink bad is misconfigured: {bad['last_error']}"
+        assert (bad["backlog_posts"], bad["delivered"]) == (1, 0)
+        assert len(server.delivered(1)) == 1
+        assert _metrics(server)["btfeed_sink_up{bad}"] == 0
+
+
+def test_half_a_request_does_not_disturb_others(server: Server) -> None:
+    """Neither does a client that sends nothing, nor one that sends no HTTP."""
+    host, port = host_and_port(server.admin_url.removeprefix("http://"))
+    with socket.create_connection((host, port)) as half, socket.create_connection((host, port)) as garbage:
+        half.sendall(b"GET /status HTT")
+        garbage.sendall(b"\x16\x03\x01\r\n\r\n")
+        assert b" 400 " in garbage.recv(1000)
+        assert _get(server, "/readyz")[0] == 200
+
+
+class BrokenJournal:
+    """One that can't say how far a sink is."""
+
+    refusing = "the disk failed"
+
+    async def backlog(self, sink: str) -> Backlog:
+        raise JournalUnavailable("the disk failed")
+
+
+async def _answers(path: str) -> tuple[int, str]:
+    """Of an admin listener over a broken journal."""
+    journal: Any = BrokenJournal()
+    sinks = {"a": SinkStatus()}
+    admin = Admin(AdminSettings(listen="127.0.0.1:0"), journal, lambda: journal.refusing, sinks, Metrics(), "1")
+    host, port = await admin.start()
+    try:
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        header, _, body = (await reader.read()).decode().partition("\r\n\r\n")
+        writer.close()
+        return int(header.split()[1]), body
+    finally:
+        await admin.stop()
+
+
+async def test_answers_while_the_journal_fails() -> None:
+    """Alive but not ready; figures that can't be had are null, not old."""
+    assert await _answers("/healthz") == (200, "alive\n")
+    assert await _answers("/readyz") == (503, "not ready: the disk failed\n")
+    status, body = await _answers("/status")
+    found = json.loads(body)
+    assert (status, found["ready"], found["refusing"]) == (200, False, "the disk failed")
+    assert found["sinks"]["a"]["backlog_posts"] is None
+    assert (await _answers("/metrics"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("127.0.0.1:4321", ("127.0.0.1", 4321)), ("localhost:0", ("localhost", 0)), ("[::1]:80", ("::1", 80))],
+)
+def test_an_address_is_host_and_port(value: str, expected: tuple[str, int]) -> None:
+    """An IPv6 address stands in brackets."""
+    assert host_and_port(value) == expected
+
+
+@pytest.mark.parametrize(
+    "value", ["", "4321", ":4321", "host", "host:", "host:x", "host:65536", "host:-1", "a:1/x", "u@a:1", "a:1?"]
+)
+def test_refuses_other_addresses(value: str) -> None:
+    """With an example of what would do."""
+    with pytest.raises(ValueError, match="for example"):
+        host_and_port(value)

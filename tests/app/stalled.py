@@ -1,0 +1,49 @@
+"""btfeed with sinks that take the first batch and never come back from it: `python -m tests.app.stalled serve -c FILE`."""
+
+import asyncio
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from btfeed import config
+from btfeed.app import serve as app
+from btfeed.telemetry import logs
+from sinks.base import Batch, SinkContext, SinkType, WriteResult
+
+
+class StalledSink:
+    """Opens, and hangs in its first write."""
+
+    def __init__(self, settings: Any, context: SinkContext) -> None:
+        pass
+
+    async def open(self, state: str | None) -> None:
+        pass
+
+    async def check(self) -> None:
+        pass
+
+    async def write(self, batch: Batch) -> WriteResult:
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    async def close(self) -> None:
+        pass
+
+
+def main(config_file: str) -> None:
+    logs.configure()
+    loaded = config.load(Path(config_file))
+    sinks = {
+        name: dataclasses.replace(sink, type=SinkType(type(sink.settings), StalledSink))
+        for name, sink in loaded.sinks.items()
+    }
+    app.GRACE = 0.1
+    uvloop.run(app.serve(dataclasses.replace(loaded, sinks=sinks)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[-1])

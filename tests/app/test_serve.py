@@ -1,0 +1,253 @@
+"""The chain as a whole: what starts and stops in which order, and what happens where a part fails."""
+
+import asyncio
+import json
+import socket
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from structlog.testing import LogCapture
+
+from btfeed import config
+from btfeed.app import serve as app
+from btfeed.config import Common, Config, SinkConfig
+from btfeed.delivery.loop import Delivery
+from btfeed.journal.base import JournalError
+from sinks.base import Batch, Settings, SinkContext, SinkType, WriteResult
+from tests.support import posts
+from tests.support.harness import until_async
+
+
+class FakeSink:
+    """Keeps what it is given; `gate` holds writes up while it is closed."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.writing = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.closed = False
+
+    async def open(self, state: str | None) -> None: ...
+
+    async def check(self) -> None: ...
+
+    async def write(self, batch: Batch) -> WriteResult:
+        self.writing += 1
+        await self.gate.wait()
+        self.ids += batch.ids
+        return WriteResult()
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class Case:
+    """`app.serve` in this process, with a fake sink."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sink = FakeSink()
+        self.port, self.admin_port = free_port(), free_port()
+        self.directory = directory
+        self.stop = asyncio.Event()
+        capture = LogCapture()
+        monkeypatch.setattr(app, "log", structlog.wrap_logger(None, processors=[capture]))
+        self.events = capture.entries
+
+    def config(self, sinks: bool = True) -> Config:
+        tables = {
+            "receiver": {"listen": f"127.0.0.1:{self.port}"},
+            "admin": {"listen": f"127.0.0.1:{self.admin_port}"},
+            "journal": {"directory": str(self.directory)},
+        }
+        parsed = config.parse(tables, {})
+        kind = SinkType(Settings, lambda settings, context: self.sink)
+        found = {"fake": SinkConfig(Common(type="fake"), kind, Settings())} if sinks else {}
+        return Config(parsed.receiver, parsed.admin, parsed.journal, parsed.validation, parsed.record, found)
+
+    def serve(self) -> "asyncio.Task[None]":
+        return asyncio.create_task(app.serve(self.config(), self.stop))
+
+    async def listening(self) -> None:
+        await until_async(lambda: "listening" in self.told(), "listening")
+
+    def told(self) -> list[str]:
+        return [entry["event"] for entry in self.events]
+
+    async def post(self, body: bytes) -> int:
+        def run() -> int:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", body, timeout=10) as answer:
+                return int(answer.status)
+
+        return await asyncio.to_thread(run)
+
+    async def status(self) -> dict[str, Any]:
+        def run() -> dict[str, Any]:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/status", timeout=10) as answer:
+                return dict(json.load(answer))
+
+        return await asyncio.to_thread(run)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+@pytest.fixture
+def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
+    return Case(tmp_path, monkeypatch)
+
+
+async def test_a_post_comes_out_at_the_sink(case: Case) -> None:
+    """The chain is whole; stopped, it lets go of the ports and the sink."""
+    serving = case.serve()
+    await case.listening()
+    assert await case.post(posts.mixed(5)) == 200
+    await until_async(lambda: len(case.sink.ids) == 5, "delivered")
+    case.stop.set()
+    await serving
+    assert case.sink.closed
+    assert is_free(case.port)
+    assert is_free(case.admin_port)
+
+
+async def test_a_write_under_way_is_finished_and_its_cursor_saved(case: Case) -> None:
+    """After the stop nothing comes again that the sink has taken."""
+    case.sink.gate.clear()
+    serving = case.serve()
+    await case.listening()
+    await case.post(posts.mixed(5))
+    await until_async(lambda: case.sink.writing, "a write is under way")
+    case.stop.set()
+    await until_async(lambda: is_free(case.port), "the receiver has let go first")
+    assert not serving.done()
+    case.sink.gate.set()
+    await serving
+    case.stop.clear()
+    case.events.clear()
+    again = case.serve()
+    await case.listening()
+    assert (await case.status())["sinks"]["fake"]["backlog_posts"] == 0
+    case.stop.set()
+    await again
+    assert len(case.sink.ids) == 5
+
+
+async def test_a_write_that_does_not_end_is_cut_off_and_comes_again(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stop takes no longer than its grace, and says what was left."""
+    monkeypatch.setattr(app, "GRACE", 0.05)
+    case.sink.gate.clear()
+    serving = case.serve()
+    await case.listening()
+    await case.post(posts.mixed(5))
+    await until_async(lambda: case.sink.writing, "a write is under way")
+    case.stop.set()
+    await serving
+    assert case.sink.ids == []
+    assert "a write did not end in time; what it wrote may come again" in case.told()
+    case.sink.gate.set()
+    case.stop.clear()
+    again = case.serve()
+    await until_async(lambda: len(case.sink.ids) == 5, "delivered after all")
+    case.stop.set()
+    await again
+
+
+async def test_a_delivery_that_ends_by_itself_stops_the_server(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To take posts that one sink would never get, unnoticed, is worse than to be started anew."""
+
+    async def fail(delivery: Delivery) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(Delivery, "run", fail)
+    with pytest.raises(ZeroDivisionError):
+        await app.serve(case.config(), case.stop)
+    assert "a delivery ended with an error" in case.told()
+    assert is_free(case.port)
+
+
+@pytest.mark.parametrize("which", ["port", "admin_port"])
+async def test_what_was_started_is_stopped_where_a_port_is_taken(case: Case, which: str) -> None:
+    """The journal is let go as well: with the port free, the next start works."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", getattr(case, which)))
+        other.listen()
+        with pytest.raises(OSError, match="address already in use"):
+            await app.serve(case.config(), case.stop)
+    serving = case.serve()
+    await case.listening()
+    case.stop.set()
+    await serving
+
+
+async def test_two_servers_on_one_journal_are_refused(case: Case) -> None:
+    """The second says so and touches nothing."""
+    serving = case.serve()
+    await case.listening()
+    with pytest.raises(JournalError, match="in use by another btfeed"):
+        await app.serve(case.config(), asyncio.Event())
+    assert await case.post(posts.mixed(1)) == 200
+    case.stop.set()
+    await serving
+
+
+async def test_a_server_without_sinks_says_so_and_takes_posts(case: Case) -> None:
+    """They are kept for their retention, for a sink that is configured later."""
+    serving = asyncio.create_task(app.serve(case.config(sinks=False), case.stop))
+    await case.listening()
+    assert await case.post(posts.mixed(5)) == 200
+    assert "no sinks are configured: posts are kept for their retention, and delivered to nobody" in case.told()
+    case.stop.set()
+    await serving
+    case.stop.clear()
+    again = case.serve()
+    await until_async(lambda: len(case.sink.ids) == 5, "delivered to the sink that is new")
+    case.stop.set()
+    await again
+
+
+async def test_check_goes_on_after_a_bug_in_a_sink(case: Case, tmp_path: Path) -> None:
+    """It is told as one, and the sink is closed."""
+
+    async def fail() -> None:
+        raise ZeroDivisionError("oh")
+
+    case.sink.check = fail  # type: ignore[method-assign]
+    found = await app.check(case.config())
+    assert [(check.path, check.failure) for check in found] == [
+        ("journal.directory", None),
+        ("sinks.fake", "a bug: ZeroDivisionError('oh')"),
+    ]
+    assert case.sink.closed
+
+
+async def test_check_makes_no_directory(case: Case, tmp_path: Path) -> None:
+    """Whoever checks as root leaves nothing that the server could not write."""
+    case.directory = tmp_path / "not" / "there"
+    (journal, _) = await app.check(case.config())
+    assert journal == app.Check("journal.directory", f"{case.directory} can be written")
+    assert not (tmp_path / "not").exists()
+
+
+def test_a_sink_is_told_its_name_and_every_field(case: Case) -> None:
+    """What the Avro schema and the like are made from."""
+    told: list[SinkContext] = []
+    create: Callable[..., Any] = lambda settings, context: told.append(context)  # noqa: E731
+    app.create_sink("archive", SinkConfig(Common(type="x"), SinkType(Settings, create), Settings()))
+    (context,) = told
+    assert context.name == "archive"
+    assert {"event.id", "timestamp", "duration", "url.query"} <= {field.name for field in context.fields}
+    assert [field.name for field in context.maps] == ["appmon.measure.", "appmon.dimension."]

@@ -1,0 +1,257 @@
+"""The command line: what it prints where, what it exits with, and what it says of mistakes."""
+
+import json
+import os
+import pty
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from btfeed import native
+from btfeed.commands.main import cli
+from tests.support import posts
+from tests.support.harness import BTFEED, DEADLINE, Server, until
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "posts"
+MALFORMED = b"\x0a\xff\xff\xff"
+
+
+def run(*arguments: str, cwd: Path | None = None, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """The real command."""
+    return subprocess.run(
+        [*BTFEED, *arguments],
+        cwd=cwd,
+        env=os.environ | {"COLUMNS": "200"} | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+
+
+def invoke(*arguments: object) -> Result:
+    """The command inside this process."""
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+
+
+def write_config(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("command", ["serve", "check", "status", "dead-letters list", "dead-letters retry"])
+def test_a_wrong_configuration_is_exit_2_with_every_fault_on_stderr(command: str, tmp_path: Path) -> None:
+    """Whatever the command, and nothing on stdout."""
+    config = write_config(tmp_path / "btfeed.toml", '[receiver]\nlisten = "x"\nlisen = 1\n')
+    result = invoke(*command.split(), "-c", config)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.splitlines() == [
+        f"{config} has 2 faults:",
+        'receiver.listen: write an address as "host:port", for example "127.0.0.1:4321" or "[::]:4321"',
+        "receiver.lisen: unknown key; did you mean listen?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["no-such-command"], "No such command"),
+        (["serve", "--no-such-option"], "No such option"),
+        (["serve", "--log-level", "LOUD"], "'LOUD' is no log level"),
+        (["inspect"], "Missing argument"),
+        (["replay", "x.bin", "--url", "nonsense"], "'nonsense' is no http or https url"),
+        (["replay", "x.bin", "ftp://host/"], "'ftp://host/' is no http or https url"),
+        (["replay", "x.bin", "http://host:99999/"], "is no http or https url"),
+        (["replay", "http://127.0.0.1/"], "name files or folders of posts before the url"),
+        (["replay", "x.bin", "--user", "appmon"], "write it as name:password"),
+        (["replay", "x.bin", "--rate", "0"], "Input should be"),
+        (["replay", "x.bin", "--connections", "0"], "Input should be"),
+        (["dead-letters", "retry", "x"], "should be a valid integer"),
+    ],
+)
+def test_wrong_usage_is_exit_2_with_what_is_wrong(arguments: list[str], what: str) -> None:
+    """On stderr, beside how it is used."""
+    result = invoke(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert what in " ".join(result.stderr.split())
+
+
+def test_the_version_is_told() -> None:
+    """On stdout, with which mapping is at work."""
+    result = run("--version")
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"btfeed 0.1.0 (mapping: {native.PATH})\n", "")
+
+
+# serve
+
+
+def test_serve_logs_to_stderr_and_ends_with_0_on_sigterm(tmp_path: Path) -> None:
+    """One JSON object a line where stderr is no terminal; stdout stays empty."""
+    with Server(tmp_path) as server:
+        server.post(posts.sample_visit())
+        assert server.stop() == 0
+        events = [event["event"] for event in server.events()]
+        assert len(events) == len(server.log().splitlines())
+    assert events[0] == "listening"
+    assert events[-2:] == ["stopping", "stopped"]
+
+
+def test_serve_says_which_address_is_taken(server: Server, tmp_path: Path) -> None:
+    """Exit 1 and one line, no traceback."""
+    config = write_config(
+        tmp_path / "btfeed.toml",
+        f'[receiver]\nlisten = "127.0.0.1:{server.port}"\n[admin]\nlisten = "127.0.0.1:0"\n[journal]\ndirectory = "other"',
+    )
+    result = run("serve", "-c", str(config), cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (1, "")
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("can't start: ")
+    assert f"('127.0.0.1', {server.port}): address already in use" in last
+    assert "Traceback" not in result.stderr
+
+
+def test_serve_says_who_else_has_the_journal(server: Server, tmp_path: Path) -> None:
+    """Two servers on one journal would lose each other's posts."""
+    result = run("serve", "-c", str(server.config), cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (
+        1,
+        f"can't start: {server.directory / 'journal'} is in use by another btfeed\n",
+    )
+
+
+# check
+
+
+def test_check_says_what_it_checked_and_changes_nothing(tmp_path: Path) -> None:
+    """Without a configuration: that of the default one, and the directories are not made by the look at the journal."""
+    result = run("check", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines() == [
+        "configuration: ok, the default one",
+        "journal.directory: ok, btfeed-data can be written",
+        "sinks.files: ok, a file sink that could open",
+    ]
+    assert not list(tmp_path.rglob("*.db"))
+
+
+def test_check_tells_each_failure_and_exits_with_1(tmp_path: Path) -> None:
+    """A file stands where a directory should be, a certificate is none, and the other sink is still checked."""
+    file = write_config(tmp_path / "file", "")
+    config = write_config(
+        tmp_path / "btfeed.toml",
+        f'[receiver]\ntls = {{ certificate = "{file}", key = "{file}" }}\n[journal]\ndirectory = "{file}"\n'
+        f'[sinks.bad]\ntype = "file"\ndirectory = "{file}"\n[sinks.good]\ntype = "file"\ndirectory = "{tmp_path / "x"}"\n',
+    )
+    result = run("check", "-c", str(config))
+    assert result.returncode == 1
+    assert [line.partition(",")[0] for line in result.stdout.splitlines()] == [
+        "configuration: ok",
+        "receiver.tls: failed",
+        "journal.directory: failed",
+        "sinks.bad: failed",
+        "sinks.good: ok",
+    ]
+    assert f"sinks.bad: failed, misconfigured: can't write to {file}: " in result.stdout
+
+
+# inspect
+
+
+def test_inspect_shows_a_post_and_its_violations(tmp_path: Path) -> None:
+    """One post after the other; what breaks the field table is marked, and is no failure."""
+    result = run("inspect", str(EXAMPLES / "purepath.bin"))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "purepath 'btName', application btApplication" in result.stdout
+    assert "startTime = 1358330757840 (2013-01-16T10:05:57.840Z)" in result.stdout
+    assert "! unexpected visitId" in result.stdout
+
+
+def test_inspect_gives_one_json_object_a_post() -> None:
+    """For programs."""
+    result = invoke("inspect", "--json", EXAMPLES / "mixed.btposts")
+    described = [json.loads(line) for line in result.stdout.splitlines()]
+    assert (result.exit_code, len(described)) == (0, 10)
+    assert {transaction["category"] for post in described for transaction in post["transactions"]} == {
+        "purepath", "user_action", "visit",
+    }  # fmt: skip
+
+
+def test_inspect_tells_what_is_no_post_and_goes_on(tmp_path: Path) -> None:
+    """Exit 1 and a line on stderr; the posts around it are shown."""
+    (tmp_path / "1.bin").write_bytes(MALFORMED)
+    (tmp_path / "2.bin").write_bytes(posts.sample_visit())
+    result = invoke("inspect", tmp_path)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("post 0: not a BusinessTransactions message")
+    assert result.stdout.startswith("post 1: ")
+
+
+# status
+
+
+def test_status_without_a_server_is_exit_1_and_says_where_it_asked(tmp_path: Path) -> None:
+    """Also where a proxy is configured, which has no part in this."""
+    config = write_config(tmp_path / "btfeed.toml", '[admin]\nlisten = "127.0.0.1:1"\n')
+    result = run("status", "-c", str(config), http_proxy="http://127.0.0.1:2")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "no answer from a server at 127.0.0.1:1 (admin.listen): [Errno 111] Connection refused\n"
+
+
+def test_status_shows_counts_sinks_and_violations(server: Server) -> None:
+    """In words, or with --json as the server says it."""
+    server.post(posts.sample_purepath())
+    server.post(MALFORMED)
+    server.delivered(1)
+    config = write_config(server.directory / "asked.toml", f'[admin]\nlisten = "{server.admin_url[7:]}"\n')
+    until(lambda: server.status()["sinks"]["files"]["backlog_posts"] == 0, "delivered")
+    lines = run("status", "-c", str(config)).stdout.splitlines()
+    assert lines[0].startswith("btfeed 0.1.0, up ")
+    assert lines[0].endswith(" s, ready")
+    assert lines[1].startswith("taken 1 posts, 1 occurrences; refused 1 (malformed 1); journal ")
+    assert lines[2:] == [
+        "sink files: running, delivered 1, behind 0 posts, dead letters 0",
+        "violation: unexpected visitId in 'btName': 1",
+    ]
+    asked: dict[str, Any] = json.loads(run("status", "--json", "-c", str(config)).stdout)
+    assert asked["counts"]["posts"] == 1
+
+
+def test_status_asked_of_another_server_says_so(server: Server) -> None:
+    """The receiver's port in the admin's place: no traceback."""
+    config = write_config(server.directory / "wrong.toml", f'[admin]\nlisten = "127.0.0.1:{server.port}"\n')
+    result = run("status", "-c", str(config))
+    assert result.returncode == 1
+    assert f"127.0.0.1:{server.port} (admin.listen)" in result.stderr
+
+
+# A terminal
+
+
+def test_the_progress_bar_is_for_terminals(server: Server) -> None:
+    """It is drawn on a terminal's stderr, and neither into a pipe nor into the results."""
+    arguments = ["replay", str(EXAMPLES), server.url]
+    assert run(*arguments, FORCE_COLOR="1").stderr == ""
+    controller, terminal = pty.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen([*BTFEED, *arguments], stdout=subprocess.PIPE, stderr=terminal, env=environment) as process:
+        os.close(terminal)
+        shown = b""
+        while chunk := _read(controller):
+            shown += chunk
+        assert process.stdout
+        assert process.stdout.read().startswith(b"13 posts, 503 occurrences, 0 refused in ")
+    os.close(controller)
+    assert b"posting" in shown
+    assert process.returncode == 0
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 65_536)
+    except OSError:  # the terminal's other end is closed
+        return b""

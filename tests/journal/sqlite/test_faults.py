@@ -1,0 +1,255 @@
+"""The journal on a disk that fails: nothing is acknowledged that is not durable, nothing waits, and it heals by itself."""
+
+import asyncio
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import apsw
+import pytest
+
+from btfeed.journal.base import Commit, Cursor, JournalError, JournalUnavailable
+from btfeed.journal.sqlite import database as store
+from btfeed.journal.sqlite import recent
+from btfeed.journal.sqlite import worker as engine
+from btfeed.journal.sqlite.database import FILE, Store
+from btfeed.journal.sqlite.layout import PAGE_SIZE
+from btfeed.journal.sqlite.post_log import Ledger
+from tests.journal.journals import EVERYTHING, Journal, entries, fill, journal, letter, post, seeded
+from tests.journal.sqlite.faulty_disk import FaultyDisk
+from tests.support.harness import until_async
+
+FAULTS = {
+    "disk full": ("write", apsw.SQLITE_FULL),
+    "write error": ("write", apsw.SQLITE_IOERR_WRITE),
+    "fsync error": ("sync", apsw.SQLITE_IOERR_FSYNC),
+    "read-only": ("write", apsw.SQLITE_READONLY),
+}
+
+
+@pytest.fixture(autouse=True)
+def _from_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No post is kept in memory: what is read has to come from the disk that fails."""
+    monkeypatch.setattr(recent, "RECENT_BYTES", 0)
+
+
+@pytest.fixture
+def disk() -> FaultyDisk:
+    """A disk that works until it is told otherwise."""
+    return FaultyDisk()
+
+
+@pytest.fixture(params=FAULTS)
+def fault(request: pytest.FixtureRequest) -> tuple[str, int]:
+    """Which call fails, and how."""
+    return FAULTS[request.param]
+
+
+async def _refused(opened: Journal, number: int) -> None:
+    started = time.monotonic()
+    with pytest.raises(JournalUnavailable):
+        await opened.append(post(number))
+    assert time.monotonic() - started < 0.5
+
+
+async def _healed(opened: Journal) -> None:
+    await until_async(lambda: opened.refusing is None, "healed", deadline=2)
+
+
+async def test_a_failing_disk_acknowledges_nothing(tmp_path: Path, disk: FaultyDisk, fault: tuple[str, int]) -> None:
+    """While the disk fails each post is refused at once; a second after it works again, posts are taken by themselves."""
+    async with journal(tmp_path, vfs=disk.name) as opened:
+        taken = await fill(opened, range(5))
+        with disk.failing(*fault):
+            for number in range(100, 110):
+                await _refused(opened, number)
+            assert opened.refusing
+            assert opened.refusing.startswith("the journal failed")
+        await _healed(opened)
+        taken += await fill(opened, range(5, 10))
+        assert opened.count("journal_errors") >= 1
+    async with journal(tmp_path) as opened:
+        assert await opened.bodies() == taken
+
+
+async def test_no_post_waits_while_the_disk_fails(tmp_path: Path, disk: FaultyDisk, fault: tuple[str, int]) -> None:
+    """A hundred posts at once on a failing disk are refused together, all within a moment."""
+    async with journal(tmp_path, vfs=disk.name) as opened:
+        with disk.failing(*fault):
+            async with asyncio.timeout(1):
+                outcomes = await asyncio.gather(*(opened.append(post(n)) for n in range(100)), return_exceptions=True)
+        assert all(isinstance(outcome, JournalUnavailable) for outcome in outcomes)
+
+
+async def test_reading_goes_on_while_the_disk_fails(tmp_path: Path, disk: FaultyDisk, fault: tuple[str, int]) -> None:
+    """Sinks read and are told their backlog while nothing can be written; what they commit is refused as a whole."""
+    async with journal(tmp_path, vfs=disk.name) as opened:
+        taken = await fill(opened, range(5))
+        commit = Commit(Cursor(4), "state", [letter(1)])
+        with disk.failing(*fault):
+            with pytest.raises(JournalUnavailable):
+                await opened.commit("a", commit)
+            assert await opened.bodies() == taken
+            assert (await opened.backlog("a")).posts == 5
+            assert await opened.cursor("a") == (Cursor(1), None)
+        await _healed(opened)
+        await opened.commit("a", commit)
+        assert await opened.cursor("a") == (Cursor(4), "state")
+
+
+async def test_closing_on_a_failing_disk(tmp_path: Path, disk: FaultyDisk, fault: tuple[str, int]) -> None:
+    """The journal closes while its disk fails, and what was acknowledged is there at the next start."""
+    async with journal(tmp_path, vfs=disk.name) as opened:
+        taken = await fill(opened, range(5))
+        with disk.failing(*fault):
+            await _refused(opened, 5)
+            async with asyncio.timeout(5):
+                await opened.close()
+    async with journal(tmp_path) as opened:
+        assert (await opened.bodies())[:5] == taken
+        await opened.append(post(6))
+
+
+async def test_starting_on_a_failing_disk(tmp_path: Path, disk: FaultyDisk) -> None:
+    """A start that the disk prevents says why; the next one finds all posts."""
+    async with journal(tmp_path) as opened:
+        taken = await fill(opened, range(5))
+    with disk.failing("read", apsw.SQLITE_IOERR_READ), pytest.raises(JournalUnavailable, match="can't open the journal"):
+        async with journal(tmp_path, vfs=disk.name):
+            pass
+    async with journal(tmp_path, vfs=disk.name) as opened:
+        assert await opened.bodies() == taken
+
+
+async def test_what_was_acknowledged_survives_the_loss_of_power(tmp_path: Path, disk: FaultyDisk) -> None:
+    """Whatever fails and whenever power is lost: a sync that failed made nothing durable, and no acknowledged post was
+    trusted to it. Checked on what the disk has after each of many steps."""
+    rng = seeded()
+    acknowledged: list[bytes] = []
+    home = tmp_path / "journal"
+    async with journal(home, vfs=disk.name) as opened:
+        for step in range(60):
+            disk.fail = dict([rng.choice(list(FAULTS.values()))]) if rng.random() < 0.3 else {}
+            if not disk.fail:
+                await _healed(opened)
+            try:
+                for number in range(rng.randrange(1, 4)):
+                    acknowledged += await fill(opened, [step * 10 + number], rng.choice((100, 50_000, 900_000)))
+            except JournalUnavailable:
+                assert disk.fail
+            await _assert_durable(disk.after_power_loss(home, tmp_path / f"after-{step}"), acknowledged)
+        disk.fail = {}
+    assert len(acknowledged) > 30
+    assert sum(disk.hits.values()) > 5
+
+
+async def _assert_durable(directory: Path, acknowledged: list[bytes]) -> None:
+    async with journal(directory) as opened:
+        found = await opened.bodies()
+        assert opened.count("journal_lost_posts") == opened.count("journal_damaged_posts") == 0
+    there = iter(found)
+    assert all(body in there for body in acknowledged), "lost, or out of order"
+
+
+async def test_a_log_that_a_failed_sync_left_is_written_again(tmp_path: Path, disk: FaultyDisk) -> None:
+    """A process whose sync failed ends; the next one sees in the log what the disk does not have. What it then
+    acknowledges behind that survives the loss of power."""
+    home = tmp_path / "journal"
+    home.mkdir()
+    first = Store.open(home, disk.name)
+    first.append(entries(1, [post(1)]))
+    first.db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # it ends without tidying up
+    with disk.failing("sync", apsw.SQLITE_IOERR_FSYNC), pytest.raises(apsw.IOError):
+        first.append(entries(2, [post(2)]))
+    first.close()
+    lost = Store.open(disk.after_power_loss(home, tmp_path / "before"))
+    assert [entry.seq for entry in lost.read(0, EVERYTHING)] == [1]
+    lost.close()
+    async with journal(home, vfs=disk.name) as opened:
+        assert len(await opened.bodies()) == 2
+        await opened.append(post(3))
+        await _assert_durable(disk.after_power_loss(home, tmp_path / "after"), [post(1).body, post(3).body])
+
+
+async def test_stale_handles_are_opened_again(tmp_path: Path, disk: FaultyDisk) -> None:
+    """A disk that went away and came back is found again, although the old handles stay broken."""
+    async with journal(tmp_path, vfs=disk.name) as opened:
+        taken = await fill(opened, range(5))
+        disk.make_handles_stale()
+        await _refused(opened, 5)
+        await _healed(opened)
+        taken += await fill(opened, range(6, 9))
+        assert await opened.bodies() == taken
+
+
+async def test_posts_are_taken_while_some_can_not_be_read(
+    tmp_path: Path, disk: FaultyDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bad sector stops only who reads it, for a while; if it stays, its posts count as lost and the rest goes on."""
+    monkeypatch.setattr(engine, "UNREADABLE", 0.5)
+    async with journal(tmp_path) as opened:
+        taken = await fill(opened, range(200), 2_000)
+    async with journal(tmp_path, vfs=disk.name) as opened:
+        disk.bad = ((tmp_path / FILE).stat().st_ino, range(20 * PAGE_SIZE, 21 * PAGE_SIZE))
+        with pytest.raises(JournalUnavailable, match="can't be read"):
+            await opened.bodies()
+        taken += await fill(opened, [200])
+        found = await _persist(opened)
+        lost = opened.count("journal_lost_posts")
+        assert disk.hits["read"] > 1
+        assert 1 <= lost <= 8
+        assert len(found) == 201 - lost
+        assert [body for body in taken if body in found] == found
+
+
+async def _persist(opened: Journal) -> list[bytes]:
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                return await opened.bodies()
+            except JournalError:
+                await asyncio.sleep(0.05)
+
+
+async def test_the_log_does_not_grow_for_ever(tmp_path: Path, disk: FaultyDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the log can be written but not the file, SQLite says nothing; beyond a bound posts are refused, not hoarded."""
+    monkeypatch.setattr(store, "LOG_LIMIT", 8 * 2**20)
+    monkeypatch.setattr(store, "CHECKPOINT_PAGES", 0)  # apsw would not keep silent about errors of this VFS
+    async with journal(tmp_path, vfs=disk.name) as opened:
+        number = 0
+        with disk.failing("write", apsw.SQLITE_FULL, only=FILE):
+            with suppress(JournalUnavailable):
+                while number < 1_000:
+                    number += len(await fill(opened, [number], 100_000))
+            assert number > 50
+            assert opened.refusing
+        await _healed(opened)
+        assert len(await opened.bodies()) >= number
+
+
+async def test_dropped_posts_are_counted_when_that_is_durable(tmp_path: Path, disk: FaultyDisk) -> None:
+    """Posts that a failed transaction would have dropped are still there, and not counted."""
+    async with journal(tmp_path, vfs=disk.name, max_size="1MiB", when_full="drop-oldest") as opened:
+        while opened.count("journal_dropped_posts") == 0:
+            await fill(opened, [len(await opened.bodies())], 20_000)
+        before, dropped = await opened.bodies(), opened.count("journal_dropped_posts")
+        with disk.failing("sync", apsw.SQLITE_IOERR_FSYNC):
+            outcomes = await asyncio.gather(*(opened.append(post(n, 20_000)) for n in range(30)), return_exceptions=True)
+        assert all(isinstance(outcome, JournalUnavailable) for outcome in outcomes)
+        assert await opened.bodies() == before
+        assert opened.count("journal_dropped_posts") == dropped
+        assert (await opened.cursor("a"))[0].seq == opened.head_of_posts()
+
+
+async def test_a_bug_in_maintenance_does_not_end_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever goes wrong on the journal's thread, it takes posts afterwards."""
+    calls: list[int] = []
+
+    def broken(ledger: Ledger) -> bool:
+        calls.append(1)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Ledger, "maintain", broken)
+    async with journal(tmp_path) as opened:
+        await until_async(lambda: len(calls) > 1, "maintenance was tried")
+        assert await fill(opened, range(3)) == await opened.bodies()

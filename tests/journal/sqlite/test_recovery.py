@@ -1,0 +1,332 @@
+"""A journal whose file is damaged: it always starts, the file is kept, what is lost is counted, the rest delivered."""
+
+import asyncio
+import random
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import apsw
+import pytest
+
+from btfeed.journal.base import Commit, Cursor, JournalUnavailable
+from btfeed.journal.sqlite.database import FILE, Store
+from btfeed.journal.sqlite.layout import PAGE_SIZE
+from tests.journal.journals import Journal, fill, journal, letter, letters, post, seeded
+from tests.journal.sqlite.faulty_disk import FaultyDisk
+from tests.support.harness import DEADLINE, until_async
+
+LOG = f"{FILE}-wal"
+SIZES = (100, 700, 5_000, 40_000)
+
+
+async def _written(directory: Path, posts: int = 300, log: bool = False) -> list[bytes]:
+    """Make a journal of so many posts in which one sink has come half-way and another to the end; its bodies. log: as it
+    is after kill -9, with all that came last in the write-ahead log."""
+    home = directory.with_name(f"{directory.name}-original")
+    async with journal(home, ("a", "b")) as opened:
+        bodies = [body for n in range(posts) for body in await fill(opened, [n], SIZES[n % len(SIZES)])]
+        await opened.commit("a", Commit(Cursor(posts // 2, 3), "half-way", [letter(1), letter(2)]))
+        await opened.commit("b", Commit(Cursor(posts + 1), "at the end"))
+        if log:
+            shutil.copytree(home, directory)
+    if not log:
+        shutil.copytree(home, directory)
+    return bodies
+
+
+async def _accounted(opened: Journal, written: list[bytes]) -> list[bytes]:
+    """Read all; what was written is delivered in order and once, or counted as damaged or lost. Returns what was read."""
+    found = await opened.bodies()
+    rest = iter(written)
+    assert all(body in rest for body in found), "not what was written, or out of order, or twice"
+    damaged, lost = opened.count("journal_damaged_posts"), opened.count("journal_lost_posts")
+    assert len(found) + damaged + lost == len(written), f"{len(found)} read, {damaged} damaged, {lost} lost"
+    return found
+
+
+def _kept(directory: Path) -> list[Path]:
+    return [path for path in directory.glob(f"{FILE}.damaged-*") if not path.name.endswith("-wal")]
+
+
+def _overwrite(path: Path, offset: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def _change(directory: Path, body: bytes) -> None:
+    """Flip bits of a body, wherever the file has it; pages also hold remains of what was moved."""
+    path = directory / FILE
+    content = path.read_bytes()
+    changed = content.replace(body[:90], body[:50] + bytes([body[50] ^ 0x55]) + body[51:90])
+    assert changed != content
+    path.write_bytes(changed)
+
+
+async def test_a_changed_body_is_set_aside(tmp_path: Path) -> None:
+    """A row whose body is not what was received becomes a dead letter; its neighbours are delivered, and the file stays."""
+    home = tmp_path / "journal"
+    written = await _written(home)
+    _change(home, written[121])
+    async with journal(home, ("a", "b")) as opened:
+        assert await _accounted(opened, written) == written[:121] + written[122:]
+        assert opened.count("journal_damaged_posts") == opened.count("dead_letters", reason="damaged") == 1
+        (kept,) = letters(home, "kind = 'post'")
+        assert kept.reason.startswith("damaged in the journal (post 122)")
+        assert sum(a != b for a, b in zip(kept.body, written[121], strict=True)) == 1
+    assert _kept(home) == []
+
+
+async def test_who_waits_behind_damaged_posts_sleeps(tmp_path: Path) -> None:
+    """However many bodies in a row are changed, each is set aside; behind the newest, readers wait for the next post, and
+    do not ask again and again."""
+    home = tmp_path / "journal"
+    written = await _written(home, 8)
+    for body in written[3:]:
+        _change(home, body)
+    async with journal(home, ("a", "b")) as opened:
+        assert await _accounted(opened, written) == written[:3]
+        waiting = asyncio.create_task(opened.wait(4))
+        assert await opened.read(4, 1) == []
+        assert not waiting.done()
+        await opened.append(post(99))
+        async with asyncio.timeout(5):
+            await waiting
+        assert [entry.seq for entry in await opened.read(4, 1)] == [9]
+
+
+def _garbage(path: Path, start: int, stop: int) -> None:
+    _overwrite(path, start, random.Random(1).randbytes(stop - start))
+
+
+def _truncate(path: Path, size: int) -> None:
+    with path.open("r+b") as file:
+        file.truncate(size)
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "no magic": lambda path: _garbage(path, 0, 16),
+    "wrong page size": lambda path: _overwrite(path, 16, b"\x10\x00"),
+    "reserved bytes": lambda path: _overwrite(path, 20, b"\x08"),
+    "another version": lambda path: _overwrite(path, 63, b"\x02"),
+    "first page": lambda path: _garbage(path, 0, PAGE_SIZE),
+    "root of posts": lambda path: _garbage(path, PAGE_SIZE, PAGE_SIZE + 100),
+    "a page": lambda path: _garbage(path, 40 * PAGE_SIZE, 41 * PAGE_SIZE),
+    "many pages": lambda path: _garbage(path, 20 * PAGE_SIZE, 60 * PAGE_SIZE),
+    "truncated": lambda path: _truncate(path, 100 * PAGE_SIZE + 77),
+    "empty": lambda path: _truncate(path, 0),
+    "garbage": lambda path: _garbage(path, 0, path.stat().st_size),
+    "missing": Path.unlink,
+}
+LOSSLESS = {"no magic", "wrong page size", "reserved bytes", "another version", "first page"}
+UNKNOWN = {"garbage", "empty", "missing", "root of posts"}
+"""Where nothing is left that says how many there were, if the log is gone too."""
+
+
+@pytest.mark.parametrize("log", [False, True], ids=["stopped", "killed"])
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_damage_at_start(tmp_path: Path, damage: str, log: bool) -> None:
+    """Whatever became of the file, the journal starts; it accounts for each post where anything tells how many there were,
+    keeps the damaged file, and takes posts."""
+    home = tmp_path / "journal"
+    written = await _written(home, log=log)
+    DAMAGES[damage](home / FILE)
+    before = (home / FILE).read_bytes() if (home / FILE).exists() else b""
+    async with journal(home, ("a", "b")) as opened:
+        found = await opened.bodies() if damage in UNKNOWN else await _accounted(opened, written)
+        assert opened.refusing is None
+        taken = await fill(opened, range(1000, 1003))
+        assert await opened.bodies() == found + taken
+        assert log or damage in LOSSLESS or len(found) < len(written)
+        assert damage not in LOSSLESS or len(found) == len(written)
+        if opened.count("journal_errors"):
+            (kept,) = _kept(home)
+            assert kept.read_bytes() == before
+        else:  # no damage, or hidden by what is in the log
+            assert damage in (("another version", "root of posts") if log else ("empty", "missing"))
+
+
+async def test_flips_at_random(tmp_path: Path) -> None:
+    """Whichever bytes of the file are changed, each post is delivered as it was written, or counted as damaged or lost."""
+    rng = seeded()
+    home = tmp_path / "journal"
+    written = await _written(home, 120)
+    content = (home / FILE).read_bytes()
+    salvaged = 0
+    for _ in range(60):
+        damaged = bytearray(content)
+        for _ in range(rng.choice((1, 1, 3, 30))):
+            offset = rng.choice((rng.randrange(len(content)), rng.randrange(8, 40) * PAGE_SIZE + rng.randrange(200)))
+            damaged[offset] ^= 1 << rng.randrange(8)
+        shutil.rmtree(home)
+        home.mkdir()
+        (home / FILE).write_bytes(damaged)
+        async with journal(home, ("a", "b")) as opened:
+            await _accounted(opened, written)
+            salvaged += opened.count("journal_errors")
+    assert salvaged
+
+
+async def test_flips_in_the_log(tmp_path: Path) -> None:
+    """A write-ahead log with changed bytes, torn or missing costs posts at most; what is left is as it was written, and
+    what any sink had passed is counted."""
+    rng = seeded()
+    home = tmp_path / "journal"
+    written = await _written(home, 120, log=True)
+    shutil.copytree(home, tmp_path / "copy")
+    lost = 0
+    for turn in range(20):
+        shutil.rmtree(home)
+        shutil.copytree(tmp_path / "copy", home)
+        size = (home / LOG).stat().st_size
+        if turn == 0:
+            (home / LOG).unlink()
+        elif turn % 2:
+            _truncate(home / LOG, rng.randrange(size))
+        else:
+            _overwrite(home / LOG, rng.randrange(size), rng.randbytes(3))
+        async with journal(home, ("a",)) as opened:
+            rest = iter(written)
+            found = await opened.bodies()
+            assert all(body in rest for body in found)
+            lost += len(written) - len(found)
+            assert await fill(opened, [1000]) == (await opened.bodies())[len(found) :]
+    assert lost
+
+
+async def _taken(opened: Journal, number: int) -> list[bytes]:
+    """Append a post, again while the file is being mended: maintenance may have met the damage first."""
+    async with asyncio.timeout(DEADLINE):
+        while True:
+            with suppress(JournalUnavailable):
+                return await fill(opened, [number])
+            await asyncio.sleep(0.01)
+
+
+async def test_a_page_that_is_damaged_while_running(tmp_path: Path) -> None:
+    """Damage is found when a sink reads it: the file is mended under way, the loss counted, and posts are taken."""
+    home = tmp_path / "journal"
+    written = await _written(home)
+    async with journal(home, ("a", "b")) as opened:
+        _garbage(home / FILE, 40 * PAGE_SIZE, 60 * PAGE_SIZE)
+        written += await _taken(opened, 1000)
+        found = await _accounted(opened, written)
+        assert len(found) < len(written)
+        assert await opened.cursor("a") == (Cursor(150, 3), "half-way")
+        assert opened.refusing is None
+    assert len(_kept(home)) == 1
+    async with journal(home, ("a", "b")) as opened:
+        assert await opened.bodies() == found
+        assert opened.count("journal_lost_posts") == opened.count("journal_damaged_posts") == 0
+
+
+async def test_posts_that_meet_the_damage_are_taken(tmp_path: Path) -> None:
+    """An append that finds the file damaged is tried again when it is mended, and answered then."""
+    home = tmp_path / "journal"
+    await _written(home)
+    _garbage(home / FILE, PAGE_SIZE, PAGE_SIZE + 100)
+    async with journal(home, ("a", "b")) as opened:
+        bodies = await fill(opened, range(1000, 1003))
+        assert (await opened.bodies())[-3:] == bodies
+
+
+@pytest.mark.parametrize("names", [[LOG], [FILE], [FILE, LOG]], ids=str)
+async def test_files_that_are_taken_away(tmp_path: Path, names: list[str]) -> None:
+    """Where somebody deletes the journal's files under a running server, it notices and goes on with new ones; what was
+    only in the deleted file is counted as lost."""
+    home = tmp_path / "journal"
+    async with journal(home, ("a",)) as opened:
+        written = await fill(opened, range(50))
+        for name in names:
+            (home / name).unlink()
+        await until_async(lambda: opened.count("journal_errors") and not opened.refusing, "mended")
+        found = await _accounted(opened, written)
+        assert (len(found) == 50) == (FILE not in names)
+        found += await fill(opened, range(100, 103))
+    async with journal(home, ("a",)) as opened:
+        assert await opened.bodies() == found
+        assert [entry.seq for entry in await opened.everything()][-1] == 53
+
+
+async def test_cursors_and_dead_letters_are_carried_over(tmp_path: Path) -> None:
+    """Sinks go on where they were with their state; dead letters keep their ids and marks."""
+    home = tmp_path / "journal"
+    await _written(home)
+    store = Store.open(home)
+    store.retry(list(store.dead_letters("id = 2")), ["a"])
+    store.close()
+    _garbage(home / FILE, 0, PAGE_SIZE)
+    async with journal(home, {"a": "latest", "b": "oldest"}) as opened:
+        assert await opened.cursor("a") == (Cursor(150, 3), "half-way")
+        assert await opened.cursor("b") == (Cursor(301), "at the end")
+        assert [found.id for found in await opened.retries("a", 10)] == [2]
+        assert [found.body for found in letters(home)] == [letter(1).body, letter(2).body]
+
+
+async def test_a_sink_that_lost_its_cursor_starts_with_the_oldest(tmp_path: Path) -> None:
+    """A damaged cursor is not believed: rather twice than not at all, even where new sinks start with the latest post."""
+    home = tmp_path / "journal"
+    await _written(home)
+    content = (home / FILE).read_bytes()
+    (home / FILE).write_bytes(content.replace(b"half-way", b"half-wax"))
+    async with journal(home, {"a": "latest", "b": "oldest"}) as opened:
+        assert await opened.cursor("a") == (Cursor(1), None)
+        assert await opened.cursor("b") == (Cursor(301), "at the end")
+
+
+async def test_dead_letters_with_broken_text_stop_nobody(tmp_path: Path) -> None:
+    """A dead letter whose text is no longer text is handed out with replacement characters."""
+    async with journal(tmp_path) as opened:
+        await opened.commit("a", Commit(Cursor(1), None, [letter(1)]))
+        store = Store.open(tmp_path)
+        store.db.execute("UPDATE dead_letters SET retry = 1, key = CAST(x'ff41' AS TEXT), \"transaction\" = '[1'")
+        store.close()
+        (found,) = await opened.retries("a", 1)
+        assert (found.key, found.transaction) == ("\ufffdA", None)
+
+
+@pytest.mark.parametrize("step", range(4))
+async def test_a_salvage_that_is_interrupted(tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever a salvage stops, the next start finishes it, and nothing more is lost."""
+    home = tmp_path / "journal"
+    written = await _written(home, log=True)
+    _garbage(home / FILE, 0, PAGE_SIZE)
+    renames = 0
+    rename = Path.rename
+
+    def stop(path: Path, target: Path) -> Path:
+        nonlocal renames
+        renames += 1
+        if renames > step:
+            raise OSError("the process ends here")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", stop)
+    with pytest.raises(JournalUnavailable, match="the process ends here"):
+        async with journal(home, ("a", "b")):
+            pass
+    monkeypatch.undo()
+    assert renames == step + 1
+    async with journal(home, ("a", "b")) as opened:
+        assert await opened.bodies() == written
+    assert len(_kept(home)) == 1
+    assert not list(home.glob("*salvag*"))
+
+
+async def test_a_salvage_without_room_is_tried_again(tmp_path: Path) -> None:
+    """Where the disk is too full to mend the file, posts are refused and nothing is changed until there is room."""
+    disk = FaultyDisk()
+    home = tmp_path / "journal"
+    written = await _written(home)
+    async with journal(home, ("a", "b"), disk.name) as opened:
+        _garbage(home / FILE, 40 * PAGE_SIZE, 60 * PAGE_SIZE)
+        with disk.failing("write", apsw.SQLITE_FULL):
+            with pytest.raises(JournalUnavailable):
+                await opened.bodies()
+            assert opened.refusing
+            assert _kept(home) == []
+        await until_async(lambda: opened.refusing is None, "healed")
+        await _accounted(opened, written)
+    assert len(_kept(home)) == 1

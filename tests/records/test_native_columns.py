@@ -1,0 +1,279 @@
+"""The native path beside its output: columns without copies, threads, errors, memory, and which path runs."""
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+from bisect import bisect_left
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from btfeed import _native, native
+from btfeed.posts import post
+from btfeed.posts.post import Malformed
+from btfeed.records import mapper as transcode
+from btfeed.records.mapper import NativeMapper
+from btfeed.records.plain_mapper import Mapped, Mapper
+from btfeed.records.plan import HEAD, RecordSettings
+from btfeed.records.validation import ValidationSettings
+from sinks.shared.optional import optional
+from tests.support import posts, wire
+from tests.support.records import equal
+
+BTFEED = Path(sys.executable).parent / "btfeed"
+
+
+def mapper() -> NativeMapper:
+    return NativeMapper(RecordSettings(), ValidationSettings())
+
+
+def expected(body: bytes) -> Mapped:
+    return Mapper(RecordSettings(), ValidationSettings()).map(body, post.digest(body))
+
+
+def mapped(body: bytes, by: NativeMapper | None = None) -> Mapped:
+    return (by or mapper()).map(body, post.digest(body))
+
+
+# Columns
+
+
+def test_texts_are_a_sequence() -> None:
+    """Indexes from either end, slices of slices, comparison, search."""
+    ids = mapped(posts.mixed(50)).batch.ids
+    plain = list(ids)
+    assert (len(ids), ids[0], ids[-1], ids[49]) == (50, plain[0], plain[-1], plain[-1])
+    assert ids == plain
+    assert ids != plain[1:]
+    for start, stop in [(0, 50), (10, 20), (20, 10), (-5, None), (3, -3), (0, 1000)]:
+        assert list(ids[start:stop]) == plain[start:stop]
+        assert list(ids[5:40][start:stop]) == plain[5:40][start:stop]
+    assert list(ids[::2]) == plain[::2]
+    assert list(ids[::-1]) == plain[::-1]
+    for index in (50, -51):
+        with pytest.raises(IndexError):
+            ids[index]
+    assert bisect_left(ids, 20, key=lambda text: int(text.rpartition("-")[2])) == 20
+    assert repr(ids[:1]) == repr(plain[:1])
+
+
+def test_columns_outlive_their_batch() -> None:
+    """Their memory is used again only when nobody has a part of it."""
+    one = mapper()
+    body = posts.mixed(2_000)
+    plain = expected(body).batch
+    first = mapped(body, one).batch
+    view, ids, keys = first.parts[0][1000:2000], first.ids[:3], first.keys[-3:]
+    times, sizes = first.timestamps[5:9], first.sizes[5:9]
+    del first
+    gc.collect()
+    for seed in range(5):
+        mapped(posts.mixed(2_000, seed + 1), one)
+    assert view == plain.ndjson[1000:2000]
+    assert (list(ids), list(keys)) == (list(plain.ids[:3]), list(plain.keys[-3:]))
+    assert (list(times), list(sizes)) == (list(plain.timestamps[5:9]), list(plain.sizes[5:9]))
+    assert view.readonly
+
+
+def test_posts_of_all_sizes_use_the_same_memory() -> None:
+    """A buffer that was larger, smaller or full of another post's records gives the same bytes."""
+    one = mapper()
+    for occurrences in (2_000, 1, 0, 500, 2_000, 1_900, 3_000, 20, 2_000):
+        body = posts.mixed(occurrences)
+        equal(mapped(body, one), expected(body))
+
+
+# Threads
+
+
+def test_threads_may_share_a_mapper() -> None:
+    """Each gets its own post's records, also while plans are compiled."""
+    one = mapper()
+    bodies = [
+        posts.mixed(30, seed) + wire.transaction(b"\x0a\x01" + bytes([65 + seed % 20]) + wire.OCCURRENCE)
+        for seed in range(60)
+    ]
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda body: mapped(body, one), bodies * 3))
+    for body, each in zip(bodies * 3, found, strict=True):
+        equal(each, expected(body))
+
+
+def test_posts_of_a_group_are_mapped_each_for_itself() -> None:
+    """One that is none leaves its neighbours alone; the group ends where there is no more room."""
+    one, sound = mapper(), posts.mixed(3)
+    bodies = [sound, b"no post", posts.mixed(4, 1), sound]
+    group = [(body, post.digest(body)) for body in bodies]
+    first, second, *others = one.map_all(group, 2**30)
+    assert isinstance(second, Malformed)
+    for body, found in zip([sound, *bodies[2:]], [first, *others], strict=True):
+        assert isinstance(found, Mapped)
+        equal(found, expected(body))
+    assert len(one.map_all(group, 0)) == 1
+    assert isinstance(first, Mapped)
+    assert len(one.map_all([group[0]] * 5, first.batch.nbytes * 2)) == 3
+
+
+def test_a_bug_in_compiling_is_that_post_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exception takes the place of its post."""
+    bodies = [posts.mixed(3), posts.mixed(3).replace(b"easyTravel", b"easyFlight")]
+    compiled = NativeMapper._compile
+
+    def compile_or_fail(self: NativeMapper, server: bytes | None, head: bytes) -> Any:
+        if b"easyFlight" in head:
+            raise ZeroDivisionError("a bug")
+        return compiled(self, server, head)
+
+    monkeypatch.setattr(NativeMapper, "_compile", compile_or_fail)
+    first, second, third = mapper().map_all([(body, post.digest(body)) for body in (*bodies, bodies[0])], 2**30)
+    assert isinstance(second, ZeroDivisionError)
+    for found in (first, third):
+        assert isinstance(found, Mapped)
+        equal(found, expected(bodies[0]))
+
+
+@pytest.mark.parametrize("work", ["map", "digests"])
+def test_others_run_while_a_large_post_is_worked_on(work: str) -> None:
+    """The interpreter's lock is not held: the main thread goes on before the other one is done, although Python itself
+    would not switch for a thousand seconds."""
+    body = posts.mixed(20_000)
+    one, digest = mapper(), post.digest(body)
+    mapped(body, one)
+    works = {"map": lambda: one._native.transcode([(body, digest.hex())], 0), "digests": lambda: post.digests([body])}
+    what: Any = works[work]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1_000)
+    try:
+        assert any(overtakes(what) for _ in range(50))
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def overtakes(work: Any) -> bool:
+    """The calling thread goes on while another one is at `work`."""
+    began, done = threading.Event(), []
+
+    def run() -> None:
+        began.set()
+        work()
+        done.append(True)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    began.wait()
+    overtook = not done
+    thread.join()
+    return overtook and bool(done)
+
+
+# Errors
+
+
+def test_an_error_in_compiling_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is; the next post is mapped."""
+    one = mapper()
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transcode, "source_of", broken)
+        with pytest.raises(ZeroDivisionError, match="a bug"):
+            mapped(posts.mixed(5), one)
+    equal(mapped(posts.mixed(5), one), expected(posts.mixed(5)))
+
+
+def test_a_panic_leaves_the_post_to_the_plain_path(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is a bug, and says so on stderr; nothing is lost by it, and the next post is mapped natively."""
+    one = mapper()
+    body = posts.mixed(5)
+    with monkeypatch.context() as patch:
+        patch.setattr(transcode, "_CATEGORIES", ("?",) * 7 + transcode._CATEGORIES)  # a place that no table has
+        assert one._native.transcode([(body, "id-")], 0) == [None]
+        equal(mapped(body, one), expected(body))
+    assert "panicked at" in capfd.readouterr().err
+    other = posts.mixed(5, 1).replace(b"easyTravel", b"easyFlight")
+    equal(mapped(other, one), expected(other))
+    assert one._native.transcode([(other, "id-")], 0) != [None]
+
+
+FIELD = (1, "startTime", "int64", "YYY", "timestamp", "timestamp")
+LISTS = [(6, "v", "double", "YYY", "m.", "measures"), (7, "d", "string", "YYY", "d.", "dimensions"),
+         (36, "s", "string", "NNY", "s", "strings")]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ([FIELD], "not one field of encoding Measures"),
+        ([FIELD, FIELD, *LISTS], "ascend"),
+        ([*LISTS, (64, "x", "bool", "YYY", "x", "boolean")], "below 64"),
+        ([FIELD, *LISTS, (40, "x", "bool", "YYY", "x", "number")], "field x: bool can't be Number"),
+        ([FIELD, *LISTS, (40, "x", "bool", "YYY", "x", "bools")], "no encoding is called bools"),
+    ],
+)
+def test_a_field_table_that_makes_no_sense_is_refused(fields: list[Any], error: str) -> None:
+    """With what is wrong: else a change of the schema could go unnoticed."""
+    settings = {"head": HEAD, "missing": "report", "unexpected": "report", "drop": [], "hash": [], "key": b"", "mask": [],
+                "defaults": []}  # fmt: skip
+    with pytest.raises(ValueError, match=error):
+        _native.Transcoder(fields, transcode._ROLES, settings, print, print)  # type: ignore[arg-type]
+
+
+# Memory
+
+
+def test_plans_do_not_fill_the_memory() -> None:
+    """Senders choose how many business transactions there are, and how they are called."""
+    script = """if True:
+        from tests.support.harness import peak_memory
+        from tests.records.test_native_columns import mapped, mapper
+        from tests.support.wire import OCCURRENCE, field, transaction
+        one = mapper()
+        for number in range(150):
+            names = [transaction(field(1, b"%d-%d" % (number, place)) + OCCURRENCE) for place in range(1_000)]
+            assert len(mapped(b"".join(names), one).batch) == 1_000
+        print(peak_memory("self") // 2**20)
+    """
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert int(ran.stdout) < 350
+
+
+# Which path runs
+
+
+@pytest.mark.parametrize(("plain", "path"), [("", "native"), ("0", "native"), ("1", "plain")])
+def test_the_environment_may_ask_for_the_plain_path(plain: str, path: str) -> None:
+    """And `btfeed --version` says which one runs."""
+    environment = os.environ | {"BTFEED_PLAIN": plain}
+    ran = subprocess.run([BTFEED, "--version"], env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout.endswith(f"(mapping: {path})\n")
+
+
+@pytest.mark.parametrize("found", [None, SimpleNamespace(INTERFACE=native.INTERFACE + 1)])
+def test_without_a_module_that_fits_the_plain_path_runs(found: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where none was built, or one for another version."""
+    import btfeed
+
+    monkeypatch.setitem(sys.modules, "btfeed._native", found)  # None: it can't be imported
+    monkeypatch.delattr(btfeed, "_native")
+    if found is not None:
+        monkeypatch.setattr(btfeed, "_native", found, raising=False)
+    assert optional("btfeed._native", native.INTERFACE) is None
+
+
+def test_the_plain_path_does_all_of_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is mapped, admitted and digested without the native module is the same."""
+    body = posts.mixed(20)
+    found = post.admit(body, 100), post.digests([body])
+    monkeypatch.setattr(native, "module", None)
+    assert (post.admit(body, 100), post.digests([body])) == found
+    assert isinstance(transcode.mapper(RecordSettings(), ValidationSettings()), Mapper)

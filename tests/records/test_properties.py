@@ -1,0 +1,89 @@
+"""From a post to records, for any post: the plain oracle and the mapping must agree."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from btfeed.posts import post
+from btfeed.posts.bt_pb2 import BusinessTransactions
+from btfeed.posts.post import Malformed, TooManyOccurrences
+from btfeed.records import mapper as transcode
+from btfeed.records.plain_mapper import Mapped
+from btfeed.records.plan import RecordSettings
+from btfeed.records.validation import ValidationSettings
+from tests.records.oracle import expect
+from tests.support import strategies
+from tests.support.records import equal, mapped, parsed
+from tests.support.strategies import UNHURRIED
+
+POLICIES = [("report", "report"), ("report", "drop"), ("dead-letter", "report"), ("report", "dead-letter")]
+SHARED = transcode.mapper(RecordSettings(), ValidationSettings())
+"""Maps one post after the other, as a running server does."""
+
+
+def check(body: bytes, found: Mapped, missing: str = "report", unexpected: str = "report") -> None:
+    """All that `found` says is what the oracle says."""
+    expected = expect(body, missing, unexpected)
+    assert [parsed(record) for record in found.batch.bodies] == expected.delivered
+    assert [parsed(refused.body) for refused in found.refused] == expected.refused
+    counts = found.counts
+    assert (counts.left_out, counts.violations) == (expected.left_out, expected.violations)
+    assert (counts.mismatches, counts.invalid_utf8) == (expected.mismatches, expected.invalid_utf8)
+
+
+@pytest.mark.parametrize(("missing", "unexpected"), POLICIES)
+@given(body=strategies.bodies)
+@settings(UNHURRIED, max_examples=100)
+def test_mapping_says_what_the_contract_says(missing: str, unexpected: str, body: bytes) -> None:
+    """No field lost, none invented, none changed; the same counts; under each policy."""
+    check(body, mapped(body, missing=missing, unexpected=unexpected), missing, unexpected)
+
+
+@given(body=strategies.hardly)
+@settings(UNHURRIED, max_examples=400)
+def test_any_bytes_are_malformed_or_mapped(body: bytes) -> None:
+    """Whatever the receiver takes is mapped, to what the Contract says, and nothing raises anything else."""
+    try:
+        post.admit(body, 1000)
+    except (Malformed, TooManyOccurrences):
+        try:
+            SHARED.map(body, post.digest(body))
+        except Malformed:
+            return
+    check(body, SHARED.map(body, post.digest(body)))
+
+
+@given(bodies=st.lists(strategies.bodies, min_size=2, max_size=3))
+@settings(UNHURRIED, max_examples=50)
+def test_the_same_post_gives_the_same_bytes(bodies: list[bytes]) -> None:
+    """From the same mapper again, from another, and whatever was mapped between."""
+    mapper = transcode.mapper(RecordSettings(), ValidationSettings())
+    rounds = [[mapper.map(body, post.digest(body)) for body in bodies] for _ in range(2)]
+    for body, one, two in zip(bodies, *rounds, strict=True):
+        for other in (two, mapped(body)):
+            equal(other, one)
+
+
+@given(body=strategies.bodies)
+@settings(UNHURRIED, max_examples=100)
+def test_columns_fit_together(body: bytes) -> None:
+    """Of equal length, one line each; with the refused ones, every occurrence is there once."""
+    result = mapped(body)
+    batch = result.batch
+    columns = (batch.ids, batch.keys, batch.timestamps, batch.transactions, batch.bodies)
+    assert {len(column) for column in columns} == {len(batch)} == {len(batch.sizes)}
+    assert sum(batch.sizes) == len(batch.ndjson) == batch.nbytes
+    assert batch.ndjson == b"".join(record + b"\n" for record in batch.bodies)
+    message = BusinessTransactions.FromString(body)
+    occurrences = [(bt, occurrence) for bt in message.businessTransactions for occurrence in bt.occurrences]
+    refused = {letter.ordinal: letter for letter in result.refused}
+    kept = [pair for ordinal, pair in enumerate(occurrences) if ordinal not in refused]
+    assert len(kept) == len(batch)
+    for index, (bt, occurrence) in enumerate(kept):
+        record = parsed(batch.body(index))
+        assert (batch.ids[index], batch.timestamps[index]) == (record["event.id"], occurrence.startTime)
+        assert batch.keys[index] == record.get("appmon.visit.id", record["event.id"])
+        one = batch.transactions[index]
+        assert (one.name, one.application, one.system_profile) == (bt.name, bt.application, bt.systemProfile)
+        assert (one.server, one.category) == (message.serverName, record["event.category"])
+    assert all(letter.id.endswith(f"-{ordinal}") for ordinal, letter in refused.items())

@@ -1,0 +1,155 @@
+"""The native path and the plain one, side by side: they must agree on any bytes, under any settings.
+
+    python -m tests.records.twins [--cases 200000] [--seed N]
+
+is the long form of test_native.py: posts that Hypothesis makes up, mutated ones, and bytes that are hardly any.
+"""
+
+import argparse
+import random
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from btfeed import _native
+from btfeed.posts import post
+from btfeed.posts.post import Malformed, PostRefused
+from btfeed.records.mapper import NativeMapper
+from btfeed.records.plain_mapper import Mapper
+from btfeed.records.plan import RecordSettings
+from btfeed.records.validation import ValidationSettings
+from tests.support import strategies
+from tests.support.records import equal
+from tests.support.strategies import UNHURRIED
+
+RECORDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "private": {
+        "privacy": {
+            "drop": ["url.query", "appmon.dimension.a", "appmon.measure.a", "appmon.visit.converted", "appmon.server"],
+            "hash": ["user.name", "client.ip", "appmon.visit.id", "event.outcome", "event.name", "appmon.dimension.2",
+                     "appmon.visit.converted_by", "url.full"],
+            "key": "k",
+            "mask_ip": True,
+        }
+    },
+    "dropping": {"privacy": {"drop": ["duration", "appmon.visit.id", "appmon.visit.converted_by", "end_time"]}},
+    "overridden": {
+        "provider": "{category}/{server}",
+        "type": "{name}-{application}-{system_profile}",
+        "attributes": {
+            "environment": 'pro"d', "appmon.measure.a": 1.5, "appmon.dimension.a_2": "d", "appmon.dimension.3": True,
+            "duration": -1, "client.ip": "none", "appmon.visit.id": 7, "end_time": "never", "appmon.cpu_time_ms": 1e300,
+            "timestamp": 1, "event.id": "x", "event.name": "y", "appmon.measure.": 2,
+        },
+        "privacy": {"mask_ip": True, "drop": ["appmon.dimension.a"]},
+    },
+}  # fmt: skip
+MUTANTS = 10
+"""Of each body that Hypothesis makes up, itself among them."""
+POLICIES = [("report", "report"), ("report", "drop"), ("dead-letter", "report"), ("report", "dead-letter")]
+
+
+@dataclass
+class Twins:
+    """Both mappers under one configuration, used for one post after the other. maps: how many bodies were posts."""
+
+    record: dict[str, Any] = field(default_factory=dict)
+    missing: str = "report"
+    unexpected: str = "report"
+    cases: int = 0
+    maps: int = 0
+
+    def __post_init__(self) -> None:
+        validation = {"missing": self.missing, "unexpected": self.unexpected}
+        given = RecordSettings.model_validate(self.record), ValidationSettings.model_validate(validation)
+        self.plain, self.native = Mapper(*given), NativeMapper(*given)
+
+    def agree(self, body: bytes) -> None:
+        """Both make the same of `body`, and neither asks the other."""
+        self.cases += 1
+        digest = post.digest(body)
+        try:
+            expected = self.plain.map(body, digest)
+        except Malformed:
+            assert self.native._native.transcode([(body, post.event_id_prefix(digest))], 0) == [None]
+            return
+        assert self.native._native.transcode([(body, post.event_id_prefix(digest))], 0) != [None]
+        equal(self.native.map(body, digest), expected)
+        self.maps += 1
+
+
+def agree_to_admit(body: bytes, limit: int) -> bool:
+    """Whether `body` is taken, which both say, with the same count."""
+    native = _native.admit(body, post._limits(limit))
+    try:
+        expected = post.admit_plainly(body, limit)
+    except PostRefused:
+        assert native is None
+        return False
+    assert native == expected
+    assert _native.digests([body]) == [post.digest(body)]
+    return True
+
+
+def configurations() -> Iterator[Twins]:
+    """Each table of settings under each policy."""
+    for record in RECORDS.values():
+        for missing, unexpected in POLICIES:
+            yield Twins(record, missing, unexpected)
+
+
+def mutants(body: bytes, other: bytes, rng: random.Random) -> Iterator[bytes]:
+    """`body`, and others near it: bytes changed, put in, taken out, doubled, or taken from `other`."""
+    yield body
+    changed = body
+    for _ in range(MUTANTS - 1):
+        place, length = rng.randrange(len(changed) + 1), rng.choice((0, 1, 1, 2, 4, 8, 16))
+        start = rng.randrange(len(other) + 1)
+        added = rng.choice((b"", changed[place : place + length] * 2, other[start : start + length], rng.randbytes(length)))
+        changed = changed[:place] + added + changed[place + length * rng.randrange(2) :]
+        yield changed
+        if rng.randrange(3) == 0:
+            changed = body
+
+
+def run(cases: int, number: int) -> None:
+    """Show so many bodies to both twins; each that Hypothesis makes up gives MUTANTS."""
+    every, rng, started = list(configurations()), random.Random(number), time.monotonic()
+    admitted, last = 0, b""
+
+    @seed(number)
+    @settings(UNHURRIED, max_examples=-(-cases // MUTANTS), database=None, phases=[Phase.generate])
+    @given(body=st.one_of(strategies.bodies, strategies.hardly))
+    def compare(body: bytes) -> None:
+        nonlocal admitted, last
+        for mutant in mutants(body, last, rng):
+            admitted += agree_to_admit(mutant, rng.choice((1, 3, 1000)))
+            rng.choice(every).agree(mutant)
+        last = body
+
+    compare()
+    total, maps = sum(twins.cases for twins in every), sum(twins.maps for twins in every)
+    print(
+        f"{total} bodies (seed {number}): {admitted} admitted, {maps} mapped, {time.monotonic() - started:.0f} s; all agree"
+    )
+    assert total >= cases
+    assert min(admitted, maps) > total // 20, "hardly any was a post"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--cases", type=int, default=200_000)
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32))
+    arguments = parser.parse_args()
+    print(f"seed {arguments.seed}", file=sys.stderr)
+    run(arguments.cases, arguments.seed)
+
+
+if __name__ == "__main__":
+    main()

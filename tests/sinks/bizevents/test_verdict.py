@@ -1,0 +1,209 @@
+"""What the bizevents sink makes of each reply, and of none: a row for every one that is known."""
+
+import json
+import ssl
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp.client_reqrep import ConnectionKey
+
+from sinks.base import BatchRefused, Misconfigured, OutcomeUnknown, SinkError, Unavailable, WriteResult
+from sinks.bizevents import verdict
+from sinks.shared.http import failure, retry_after
+from sinks.shared.oauth import granted
+
+IDS = ["post-0", "post-1", "post-2"]
+NOTHING: dict[str, str] = {}
+
+
+def errors(*items: dict[str, Any]) -> bytes:
+    return json.dumps({"errors": list(items)}).encode()
+
+
+def error(message: str, **more: Any) -> bytes:
+    return json.dumps({"error": {"code": 400, "message": message, **more}}).encode()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "refused"),
+    [
+        (202, b"", {}),
+        (202, b"accepted", {}),
+        (202, b'{"errors": []}', {}),
+        (202, b'{"errors": null}', {}),
+        (202, errors({"id": "post-1", "index": 1, "message": "too odd", "source": "s"}), {1: "too odd"}),
+        (400, errors({"id": "post-1", "index": 1, "message": "too odd", "source": "s"}), {1: "too odd"}),
+        (400, errors({"index": 0, "message": "a"}, {"index": 2, "message": "b"}), {0: "a", 2: "b"}),
+        (400, errors({"index": 0, "message": "a"}, {"index": 0, "message": "b"}), {0: "a; b"}),
+        (400, errors(*({"index": index, "message": "no"} for index in range(3))), dict.fromkeys(range(3), "no")),
+        (400, errors({"id": "post-2", "message": "by its id"}), {2: "by its id"}),
+        (400, errors({"id": "post-2", "index": 7, "message": "by its id"}), {2: "by its id"}),
+        (400, errors({"index": 1}), {1: "refused without a message"}),
+        (400, errors({"index": 1, "message": "a\n  b" + "x" * 1000}), {1: "a b" + "x" * 297}),
+    ],
+)
+def test_what_was_taken_and_what_was_not(status: int, body: bytes, refused: dict[int, str]) -> None:
+    """All that a reply does not list was delivered, and is never sent again; what it lists has its message."""
+    assert verdict(status, NOTHING, body, IDS) == WriteResult(refused=refused)
+
+
+@pytest.mark.parametrize("item", [{"message": "who?"}, {"index": 3}, {"index": -1}, {"index": True}, {"id": "x"}, 5, None])
+def test_an_error_that_names_nobody_makes_dead_letters_of_all_it_may_mean(item: Any) -> None:
+    """Some of the batch was taken, so that it can't be sent again; nothing that may be missing is forgotten."""
+    found = verdict(400, NOTHING, errors({"index": 0, "message": "mine"}, item), IDS)
+    assert found.refused[0] == "mine"
+    assert sorted(found.refused) == [0, 1, 2]
+    assert "may have been taken" in found.refused[1]
+    assert list(found.retry) == []
+
+
+def test_an_empty_list_of_errors_with_400_is_no_success() -> None:
+    """It says that some were refused, and not which."""
+    assert sorted(verdict(400, NOTHING, b'{"errors": []}', IDS).refused) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "said"),
+    [
+        (400, error("Constraints violated."), BatchRefused, "HTTP 400: Constraints violated."),
+        (400, error("No", constraintViolations=[{"path": "a", "message": "b"}, 1]), BatchRefused, "HTTP 400: No; a: b"),
+        (400, b"<html>Bad Request</html>", BatchRefused, "HTTP 400: <html>Bad Request</html>"),
+        (400, b"", BatchRefused, "HTTP 400"),
+        (400, b"[1]", BatchRefused, "HTTP 400: [1]"),
+        (413, b"", BatchRefused, "HTTP 413"),
+        (
+            401,
+            error("Token Authentication failed"),
+            Misconfigured,
+            "HTTP 401: Token Authentication failed; is the token right",
+        ),
+        (403, error("Token is missing required scope"), Misconfigured, "bizevents.ingest"),
+        (404, b"", Misconfigured, "/e/ENV"),
+        (407, b"", Misconfigured, "proxy"),
+        (405, b"", Misconfigured, "is `url` the base"),
+        (415, b"", Misconfigured, "is `url` the base"),
+        (302, b"", Misconfigured, "is `url` the base"),
+        (200, b"<html>log in</html>", Misconfigured, "is `url` the base"),
+        (204, b"", Misconfigured, "is `url` the base"),
+        (429, error("Too many"), Unavailable, "HTTP 429: Too many"),
+        (503, b"", Unavailable, "HTTP 503"),
+        (408, b"", OutcomeUnknown, "HTTP 408"),
+        (500, b"", OutcomeUnknown, "HTTP 500"),
+        (502, b"<html>Bad\nGateway</html>", OutcomeUnknown, "HTTP 502: <html>Bad Gateway</html>"),
+        (504, b"", OutcomeUnknown, "HTTP 504"),
+        (599, b"\xff", OutcomeUnknown, "HTTP 599"),
+    ],
+)
+def test_each_status_is_one_kind_of_error(status: int, body: bytes, kind: type[SinkError], said: str) -> None:
+    """Named for what happens next, with Dynatrace's words and a hint where a person has to act."""
+    with pytest.raises(SinkError) as raised:
+        verdict(status, NOTHING, body, IDS)
+    assert type(raised.value) is kind
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize("status", [429, 503, 500])
+def test_retry_after_comes_with_the_error(status: int) -> None:
+    """It is the least time that the loop waits."""
+    with pytest.raises(Unavailable) as raised:
+        verdict(status, {"Retry-After": "17"}, b"", IDS)
+    assert raised.value.retry_after == 17
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, 0.0),
+        ({"Retry-After": "120"}, 120.0),
+        ({"Retry-After": " 0.5 "}, 0.5),
+        ({"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT", "Date": "Wed, 21 Oct 2026 07:26:30 GMT"}, 90.0),
+        ({"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT", "Date": "Wed, 21 Oct 2026 07:29:00 GMT"}, 0.0),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+        ({"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"}, 86_400.0),
+        ({"Retry-After": "9" * 400}, 86_400.0),
+        ({"Retry-After": "-5"}, 0.0),
+        ({"Retry-After": "soon"}, 0.0),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(headers: dict[str, str], seconds: float) -> None:
+    """A date is taken by the clock of who wrote it; what is neither asks for nothing, and a day is the most."""
+    assert retry_after(headers) == seconds
+
+
+KEY = ConnectionKey("host", 443, True, True, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (aiohttp.ClientConnectorError(KEY, OSError(111, "refused")), Unavailable, "no connection"),
+        (aiohttp.ClientProxyConnectionError(KEY, OSError(111, "refused")), Unavailable, "no connection"),
+        (aiohttp.ConnectionTimeoutError("slow"), Unavailable, "no connection"),
+        (aiohttp.ClientConnectorSSLError(KEY, OSError(1, "alert")), Unavailable, "no connection"),
+        (aiohttp.ClientConnectorCertificateError(KEY, ssl.SSLError("self-signed")), Misconfigured, "`ca`"),
+        (aiohttp.InvalidURL("x"), Misconfigured, "url"),
+        (TimeoutError(), OutcomeUnknown, "no reply in time"),
+        (aiohttp.SocketTimeoutError("slow"), OutcomeUnknown, "no reply in time"),
+        (aiohttp.ServerDisconnectedError(), OutcomeUnknown, "before the reply"),
+        (aiohttp.ClientOSError(104, "reset"), OutcomeUnknown, "before the reply"),
+        (aiohttp.ClientPayloadError("short"), OutcomeUnknown, "before the reply"),
+    ],
+)
+def test_a_request_without_a_reply_may_have_arrived(error: Exception, kind: type[SinkError], said: str) -> None:
+    """Its outcome is unknown as soon as there was a connection to send it over."""
+    found = failure(error)
+    assert type(found) is kind
+    assert said in str(found)
+
+
+@pytest.mark.parametrize(("status", "kind"), [(407, Misconfigured), (502, Unavailable)])
+def test_a_proxy_that_refuses_says_only_its_status(status: int, kind: type[SinkError]) -> None:
+    """aiohttp's own message may hold its url, and that its password."""
+    error = aiohttp.ClientHttpProxyError(None, (), status=status, message="http://user:secret@proxy")  # type: ignore[arg-type]
+    found = failure(error)
+    assert type(found) is kind
+    assert str(found) == f"the proxy answers {status}"
+
+
+@pytest.mark.parametrize(
+    ("answer", "life"),
+    [
+        ({"access_token": "t", "expires_in": 300}, 300.0),
+        ({"access_token": "t", "expires_in": "300"}, 300.0),
+        ({"access_token": "t"}, 60.0),
+        ({"access_token": "t", "expires_in": 0}, 60.0),
+        ({"access_token": "t", "expires_in": 1e300}, 60.0),
+    ],
+)
+def test_a_token_says_how_long_it_lives(answer: dict[str, Any], life: float) -> None:
+    """A minute, where that makes no sense."""
+    assert granted(200, NOTHING, json.dumps(answer).encode()) == ("t", life)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "said"),
+    [
+        (400, b'{"error": "invalid_scope", "error_description": "no such scope"}', Misconfigured, "no such scope"),
+        (401, b'{"error": "invalid_client"}', Misconfigured, "invalid_client"),
+        (403, b"", Misconfigured, "HTTP 403"),
+        (404, b"", Misconfigured, "HTTP 404"),
+        (200, b"<html>", Misconfigured, "gives none"),
+        (200, b"{}", Misconfigured, "gives none"),
+        (200, b"[]", Misconfigured, "gives none"),
+        (200, b'{"access_token": 5}', Misconfigured, "gives none"),
+        (200, b'{"access_token": ""}', Misconfigured, "gives none"),
+        (200, b'{"access_token": "a\\r\\nX: y"}', Misconfigured, "gives none"),
+        (200, b'{"access_token": "t", "expires_in": "soon"}', Misconfigured, "gives none"),
+        (429, b"", Unavailable, "HTTP 429"),
+        (500, b"", Unavailable, "HTTP 500"),
+        (503, b"", Unavailable, "HTTP 503"),
+    ],
+)
+def test_without_a_token_nothing_was_sent(status: int, body: bytes, kind: type[SinkError], said: str) -> None:
+    """So that the outcome is never unknown: either it comes later, or a person has to act."""
+    with pytest.raises(SinkError) as raised:
+        granted(status, {"Retry-After": "3"}, body)
+    assert type(raised.value) is kind
+    assert said in str(raised.value)
+    assert getattr(raised.value, "retry_after", 3.0) == 3.0

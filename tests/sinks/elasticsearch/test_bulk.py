@@ -1,0 +1,252 @@
+"""Bulk requests to Elasticsearch, and what canned replies say of them; no server is asked."""
+
+import json
+from typing import Any
+
+import pytest
+
+from sinks.base import (
+    Batch,
+    BatchRefused,
+    Misconfigured,
+    OutcomeUnknown,
+    SinkError,
+    Transaction,
+    Unavailable,
+    WriteResult,
+)
+from sinks.elasticsearch.bulk import bulk, verdict
+from sinks.elasticsearch.index import IndexName
+from tests.support.fakes import batch_of, mapped
+
+INDEX = IndexName("bt-{category}-{date}")
+DAY = 86_400_000
+
+
+def test_each_record_is_a_line_of_where_to_and_its_own_bytes() -> None:
+    """With `@timestamp` in front; the index is a function of the record."""
+    batch = mapped(200)
+    lines = bulk(batch, INDEX).splitlines()
+    assert len(lines) == 400
+    for head, document, body, event_id in zip(lines[::2], lines[1::2], batch.bodies, batch.ids, strict=True):
+        record = json.loads(body)
+        index = f"bt-{record['event.category']}-{record['timestamp'][:10]}"
+        assert json.loads(head) == {"create": {"_index": index, "_id": event_id}}
+        assert document == b'{"@timestamp":"%s",' % record["timestamp"].encode() + body[1:]
+
+
+def test_batches_that_share_buffers_are_cut_right() -> None:
+    """Whatever parts a batch is made of."""
+    batch = mapped(30)
+    whole = bulk(batch, INDEX)
+    assert bulk(batch.cut(0, 7), INDEX) + bulk(batch.cut(7, 30), INDEX) == whole
+    assert bulk(Batch.join([batch.cut(0, 7), batch.cut(7, 30)]), INDEX) == whole
+    assert bulk(batch.pick([3, 4, 9]), INDEX).count(b"\n") == 6
+
+
+@pytest.mark.parametrize(
+    ("at", "moment"),
+    [
+        (0, "1970-01-01T00:00:00.000Z"),
+        (-1, "1969-12-31T23:59:59.999Z"),
+        (DAY - 1, "1970-01-01T23:59:59.999Z"),
+        (DAY, "1970-01-02T00:00:00.000Z"),
+        (-62_135_596_800_000, "0001-01-01T00:00:00.000Z"),
+        (253_402_300_799_999, "9999-12-31T23:59:59.999Z"),
+    ],
+)
+def test_the_date_is_the_events_own_in_utc(at: int, moment: str) -> None:
+    """At both ends of a day, and of the calendar."""
+    head, document = bulk(one_at(at), INDEX).splitlines()
+    assert json.loads(document)["@timestamp"] == moment
+    assert json.loads(head)["create"]["_index"] == f"bt-purepath-{moment[:10]}"
+
+
+def test_neighbours_go_to_indexes_of_their_own() -> None:
+    """Each by its own day and transaction, in whatever order they come."""
+    visits = Transaction("v", "a", "p", "s", "visit")
+    batch = Batch.join([one_at(0), one_at(DAY), one_at(0, visits), one_at(0), one_at(DAY, visits)])
+    found = [json.loads(line)["create"]["_index"] for line in bulk(batch, INDEX).splitlines()[::2]]
+    assert [name.removeprefix("bt-") for name in found] == [
+        "purepath-1970-01-01", "purepath-1970-01-02", "visit-1970-01-01", "purepath-1970-01-01", "visit-1970-01-02",
+    ]  # fmt: skip
+
+
+def test_awkward_names_stay_inside_their_line() -> None:
+    """A name that JSON has to escape."""
+    batch = one_at(0, Transaction('a"\\\n{ä', "", "", "", "purepath"))
+    head, _ = bulk(batch, IndexName("bt-{name}")).split(b"\n", 1)
+    assert json.loads(head)["create"]["_index"] == "bt-a___{ä"
+
+
+def one_at(at: int, transaction: Transaction | None = None) -> Batch:
+    body = b'{"event.id":"x"}\n'
+    transaction = transaction or Transaction("n", "a", "p", "s", "purepath")
+    return Batch(["x"], ["x"], [at], [transaction], [len(body)], [memoryview(body)])
+
+
+# What a reply says
+
+CREATED: dict[str, Any] = {"create": {"status": 201}}
+
+
+def item(status: int, kind: str = "", reason: str = "r", cause: str = "") -> dict[str, Any]:
+    error: dict[str, Any] = {"type": kind, "reason": reason}
+    if cause:
+        error["caused_by"] = {"type": "t", "reason": cause}
+    return {"create": {"status": status, "error": error}}
+
+
+def judged(*items: Any) -> WriteResult:
+    return verdict(200, {}, {"errors": True, "items": list(items)}, len(items))
+
+
+def test_what_is_taken_is_not_named() -> None:
+    """With and without errors beside it."""
+    assert verdict(200, {}, {"errors": False, "items": [CREATED] * 3}, 3) == WriteResult()
+    assert judged(CREATED, {"create": {"status": 200}}) == WriteResult()
+
+
+def test_409_was_there_already() -> None:
+    """Delivered, and counted as a duplicate."""
+    conflict = item(409, "version_conflict_engine_exception")
+    assert judged(conflict, CREATED, conflict) == WriteResult(noted={"duplicate": 2})
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (429, "es_rejected_execution_exception"),
+        (429, "cluster_block_exception"),  # the disk's flood stage
+        (503, "unavailable_shards_exception"),
+        (500, "i_o_exception"),
+        (502, ""),
+    ],
+)
+def test_what_is_pushed_back_is_written_again(status: int, kind: str) -> None:
+    """By itself; where it is all that was sent, the reason is told."""
+    assert judged(CREATED, item(status, kind), CREATED).retry == (1,)
+    with pytest.raises(Unavailable, match=rf"{status} {kind}: r") as raised:
+        judged(item(status, kind), item(status, kind))
+    assert not isinstance(raised.value, OutcomeUnknown)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "reason"),
+    [
+        (400, "index_closed_exception", "closed"),
+        (403, "cluster_block_exception", "index [x] blocked by: [FORBIDDEN/8/index write (api)];"),
+        (403, "security_exception", "action is unauthorized"),
+        (404, "index_not_found_exception", "no such index [x] and [action.auto_create_index] is [false]"),
+        (404, "resource_not_found_exception", "[require_data_stream] request flag is [true] and [x] is not a data stream"),
+        (400, "validation_exception", "this action would add [2] shards, but this cluster has [1]/[1] maximum shards open"),
+        (400, "illegal_argument_exception", "no write index is defined for alias [x]"),
+        (400, "illegal_argument_exception", "pipeline with id [x] does not exist"),
+    ],
+)
+def test_what_is_not_the_records_fault_waits(status: int, kind: str, reason: str) -> None:
+    """Neighbours go on; where it is all that was sent, a person is told."""
+    assert judged(CREATED, item(status, kind, reason)) == WriteResult(retry=(1,))
+    with pytest.raises(Misconfigured) as raised:
+        judged(item(503, "unavailable_shards_exception"), item(status, kind, reason))
+    assert str(raised.value) == f"{kind}: {reason}"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "document_parsing_exception",
+        "mapper_parsing_exception",
+        "strict_dynamic_mapping_exception",
+        "illegal_argument_exception",
+        "invalid_index_name_exception",
+    ],
+)
+def test_what_is_the_records_fault_is_refused(kind: str) -> None:
+    """With Elasticsearch's reason; its neighbours are delivered."""
+    result = judged(CREATED, item(400, kind, "failed to parse field [duration]", 'For input string: "abc"'), CREATED)
+    assert result == WriteResult(refused={1: f'{kind}: failed to parse field [duration]: For input string: "abc"'})
+
+
+def test_all_at_once() -> None:
+    """Each record has its own fate."""
+    result = judged(CREATED, item(409), item(429), item(400, "document_parsing_exception"), item(403), {"create": {}}, None)
+    assert result == WriteResult((2, 4, 5, 6), {3: "document_parsing_exception: r"}, noted={"duplicate": 1})
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"errors": False, "items": [CREATED]},
+        {"errors": False, "items": [CREATED] * 3},
+        {"errors": False, "items": []},
+        {"errors": False},
+        {},
+        [],
+        None,
+        "<html>",
+    ],
+)
+def test_a_reply_about_another_number_of_records_is_none(answer: Any) -> None:
+    """Nobody knows what was taken; it comes again, and what was is there already."""
+    with pytest.raises(OutcomeUnknown, match="and 2 were sent"):
+        verdict(200, {}, answer, 2)
+
+
+def whole(kind: str, reason: str) -> dict[str, Any]:
+    return {"error": {"type": kind, "reason": reason, "root_cause": []}}
+
+
+MALFORMED = whole("illegal_argument_exception", "Malformed action/metadata line [1], expected field [create]")
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "error", "said"),
+    [
+        (400, MALFORMED, BatchRefused, "action/metadata line"),
+        (400, whole("x_content_parse_exception", "[1:2] Unexpected character"), BatchRefused, "Unexpected"),
+        (400, whole("json_e_o_f_exception", "end"), BatchRefused, "end"),
+        (413, None, BatchRefused, "HTTP 413"),
+        (400, whole("illegal_argument_exception", "unrecognized parameter: [x]"), Misconfigured, "unrecognized"),
+        (400, "The plain HTTP request was sent to HTTPS port", Misconfigured, "plain HTTP"),
+        (401, whole("security_exception", "unable to authenticate user [x]"), Misconfigured, "credentials"),
+        (403, whole("security_exception", "action is unauthorized"), Misconfigured, "role"),
+        (403, whole("cluster_block_exception", "[FORBIDDEN/6/cluster read-only (api)];"), Misconfigured, "read-only"),
+        (404, {"error": "no handler"}, Misconfigured, "no handler; this is not how Elasticsearch answers"),
+        (302, "", Misconfigured, "are `hosts` right"),
+        (429, whole("circuit_breaking_exception", "Data too large"), Unavailable, "Data too large"),
+        (503, whole("cluster_block_exception", "no master"), Unavailable, "no master"),
+        (500, whole("x", "y"), OutcomeUnknown, "y"),
+        (502, "<html>bad gateway</html>", OutcomeUnknown, "bad gateway"),
+        (504, None, OutcomeUnknown, "HTTP 504"),
+        (408, None, OutcomeUnknown, "HTTP 408"),
+    ],
+)  # fmt: skip
+def test_a_request_that_failed_as_a_whole(status: int, answer: Any, error: type[SinkError], said: str) -> None:
+    """Each status has its error, with what was said."""
+    with pytest.raises(error) as raised:
+        verdict(status, {}, answer, 5)
+    assert type(raised.value) is error
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize("status", [429, 503, 502])
+def test_retry_after_is_the_least_time_to_wait(status: int) -> None:
+    """Wherever somebody asks for it."""
+    with pytest.raises(Unavailable) as raised:
+        verdict(status, {"Retry-After": "7"}, None, 1)
+    assert raised.value.retry_after == 7
+
+
+def test_long_reasons_are_cut() -> None:
+    """What is kept with a dead letter has an end."""
+    result = judged(CREATED, item(400, "document_parsing_exception", "x" * 5_000))
+    assert len(result.refused[1]) < 400
+
+
+def test_the_shared_bodies_are_left_as_they_were() -> None:
+    """Other sinks write the same buffers."""
+    batch = batch_of([b'{"a":1}', b'{"b":2}'])
+    before = batch.ndjson
+    bulk(batch, INDEX)
+    assert batch.ndjson == before

@@ -1,0 +1,249 @@
+"""`btfeed serve` with an Elasticsearch sink, at real servers: kills on either side lose nothing and double nothing.
+
+BTFEED_KILL_SEED takes the seed that a failing run printed. What is marked chaos is the long form, run by `make chaos`.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from btfeed.posts.post import digest, event_id_prefix
+from tests.servers.elasticsearch import EIGHT, NINE, Elasticsearch, free_port
+from tests.sinks.drivers.elasticsearch import Place
+from tests.support.harness import BTFEED, DEADLINE, Server, until
+from tests.support.posts import mixed
+from tests.system.test_kill import OCCURRENCES, Load
+
+DELIVERY = 'max_records = 100\nin_flight = 4\nlinger = "20ms"\nretry_initial = "50ms"\nretry_max = "500ms"'
+LONG = 180.0
+"""Seconds for what has to wait for a server that starts anew."""
+
+short_and_long = pytest.mark.parametrize("times", [2, pytest.param(12, marks=pytest.mark.chaos)])
+
+
+def btfeed(directory: Path, place: Place, more: str = "", hosts: list[str] | None = None) -> Server:
+    """A server with the one sink `search`, with small batches and short waits."""
+    config = (
+        f'[sinks.search]\ntype = "elasticsearch"\nhosts = {json.dumps(hosts or [place.server.url])}\n'
+        f"index = {json.dumps(place.settings['index'])}\n{more}\n[sinks.search.delivery]\n{DELIVERY}\n"
+    )
+    return Server(directory, config)
+
+
+def done(server: Server) -> None:
+    until(lambda: server.status()["sinks"]["search"]["backlog_posts"] == 0, "everything settled", LONG)
+
+
+def metric(server: Server, name: str) -> float:
+    lines = [line for line in server.get("/metrics").splitlines() if line.startswith(f"btfeed_{name}" + "{")]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
+def seed_of_this_run() -> int:
+    seed = int(os.environ.get("BTFEED_KILL_SEED") or time.time_ns() % 1_000_000)
+    sys.stdout.write(f"seed {seed}\n")
+    return seed
+
+
+def assert_each_once(place: Place, load: Load) -> None:
+    """Every record that was answered for is in exactly one document; so is what was taken without an answer."""
+    found = Counter(document.id for document in place.server.documents(place.pattern))
+    assert [event_id for event_id, number in found.items() if number > 1] == []
+    answered = {f"{prefix}{ordinal}" for prefix in map(_prefix, load.answered) for ordinal in range(OCCURRENCES)}
+    unanswered = {f"{prefix}{ordinal}" for prefix in map(_prefix, load.unanswered) for ordinal in range(OCCURRENCES)}
+    assert answered - set(found) == set(), "answered, and lost"
+    assert set(found) <= answered | unanswered
+    sys.stdout.write(f"{len(answered)} records answered for, {len(found)} documents\n")
+
+
+def _prefix(body: bytes) -> str:
+    return event_id_prefix(digest(body))
+
+
+def conflicts(place: Place) -> int:
+    """How many writes found that their document was there already. 0 while there is no index."""
+    stats = place.server.must("GET", f"/{place.pattern}/_stats/indexing")["_all"]["primaries"]
+    return int(stats["indexing"]["index_failed"]) if stats else 0
+
+
+@contextmanager
+def loaded(server: Server, load: Load) -> Iterator[None]:
+    """Posts keep coming meanwhile."""
+    stop = threading.Event()
+    threads = load.run(server.port, stop)
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+@short_and_long
+def test_kill_9_of_btfeed_loses_and_doubles_nothing(tmp_path: Path, place: Place, times: int) -> None:
+    """Killed at random moments under load, between a bulk and the saving of its cursor among them."""
+    rng = random.Random(seed := seed_of_this_run())
+    load = Load(seed)
+    server = btfeed(tmp_path, place)
+    kills = 0
+    while kills < 2 * times or not conflicts(place):
+        server.start()
+        before = len(load.answered)
+        with loaded(server, load):
+            until(lambda before=before: len(load.answered) > before, "the first answer")  # type: ignore[misc]
+            until(lambda: server.status()["sinks"]["search"]["delivered"] > 0, "something delivered")
+            time.sleep(rng.uniform(0, 0.3))  # the moment of the kill is random; nothing waits for it
+            server.kill()
+        kills += 1
+        assert kills < 20 * times, "no kill came between a bulk and the saving of its cursor"
+    server.start()
+    done(server)
+    assert server.stop() == 0
+    sys.stdout.write(f"{kills} kills, {conflicts(place)} records written again\n")
+    assert len(load.unanswered) > 0, "no kill came between a post and its answer"
+    assert_each_once(place, load)
+
+
+@pytest.fixture
+def lonely(request: pytest.FixtureRequest) -> Iterator[Place]:
+    """On a server that nobody else uses, and which may be killed."""
+    server = Elasticsearch(request.param)
+    try:
+        yield Place(server.start())
+    finally:
+        server.remove()
+
+
+def killed(server: Elasticsearch, seconds: float) -> None:
+    server.kill()
+    time.sleep(seconds)
+    server.start()
+
+
+def restarted(server: Elasticsearch, seconds: float) -> None:
+    server.stop()
+    time.sleep(seconds)
+    server.start()
+
+
+def frozen(server: Elasticsearch, seconds: float) -> None:
+    server.freeze()
+    time.sleep(seconds)
+    server.thaw()
+
+
+def held_up(tmp_path: Path, place: Place, faults: list[tuple[Callable[[Elasticsearch, float], None], float]]) -> None:
+    """Faults of the server under load; the receiver goes on answering, and in the end each record is there once."""
+    load = Load(seed_of_this_run(), pause=0.05)
+    with btfeed(tmp_path, place, 'timeout = "1s"') as server:
+        with loaded(server, load):
+            for fault, seconds in faults:
+                delivered = server.status()["sinks"]["search"]["delivered"]
+                until(lambda d=delivered: server.status()["sinks"]["search"]["delivered"] > d, "delivering", LONG)  # type: ignore[misc]
+                answered, errors = len(load.answered), metric(server, "sink_errors_total")
+                fault(place.server, seconds)
+                assert metric(server, "sink_errors_total") > errors, "the fault was not noticed"
+                assert len(load.answered) > answered, "posts had to wait for Elasticsearch"
+        done(server)
+        unknown, duplicates = metric(server, "sink_unknown_total"), metric(server, "sink_noted_total")
+        sys.stdout.write(f"{unknown:.0f} records with an unknown outcome, {duplicates:.0f} were there already\n")
+        assert metric(server, "dead_letters_total") == 0
+        if frozen in [fault for fault, _ in faults]:
+            assert unknown > 0
+    assert load.refused == []
+    assert_each_once(place, load)
+
+
+@pytest.mark.parametrize("lonely", [EIGHT], indirect=True)
+def test_a_node_that_stops_loses_and_doubles_nothing(tmp_path: Path, lonely: Place) -> None:
+    """Frozen for longer than the time-out, then killed and started anew, under load."""
+    held_up(tmp_path, lonely, [(frozen, 3), (killed, 0.5)])
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("lonely", [NINE, EIGHT], indirect=True)
+def test_a_node_that_stops_for_long_loses_and_doubles_nothing(tmp_path: Path, lonely: Place) -> None:
+    """Frozen for a minute, and killed or stopped and started anew, several times under load."""
+    held_up(tmp_path, lonely, [(frozen, 60), *[(killed, 1.0), (restarted, 1.0), (frozen, 5)] * 3])
+
+
+def test_a_host_that_is_dead_costs_nothing(tmp_path: Path, place: Place) -> None:
+    """Of two hosts nobody listens at one: all is there once, and the sink was never down."""
+    load = Load(seed_of_this_run())
+    with btfeed(tmp_path, place, hosts=[f"http://127.0.0.1:{free_port()}", place.server.url]) as server:
+        with loaded(server, load):
+            until(lambda: len(load.answered) > 50, "posts")
+        done(server)
+        assert metric(server, "sink_errors_total") == 0
+        assert "has failed for 1 times in a row" in server.log(), "the dead host was never asked"
+    assert_each_once(place, load)
+
+
+def run(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [*BTFEED, *arguments, "-c", str(server.config)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=DEADLINE)
+
+
+def test_what_a_mapping_refuses_are_dead_letters_until_it_is_mended(tmp_path: Path, place: Place) -> None:
+    """Exactly those, with Elasticsearch's reason, and their neighbours are there; tried again later, all is."""
+    body = mixed(300, start=time.time_ns() // 1_000_000)
+    mapping = {"mappings": {"properties": {"appmon.visit.id": {"type": "integer"}}}}  # too small for AppMon's ids
+    pattern = f"{place.prefix}-user_action-*"
+    place.server.must("PUT", f"/_index_template/{place.prefix}", {"index_patterns": [pattern], "template": mapping})
+    with btfeed(tmp_path, place, "manage_template = false") as server:
+        assert server.post(body)[0] == 200
+        done(server)
+        letters = [json.loads(line) for line in run(server, "dead-letters", "list", "--json").stdout.splitlines()]
+        assert len(letters) == 100 == metric(server, "sink_refused_total")
+        assert all("document_parsing_exception" in letter["reason"] for letter in letters)
+        assert len(place.records()) == 200
+        place.server.must("DELETE", f"/_index_template/{place.prefix}")
+        place.server.must("DELETE", f"/{pattern}")
+        assert run(server, "dead-letters", "retry").returncode == 0
+        until(lambda: len(place.records()) == 300, "all of them")
+        assert run(server, "dead-letters", "list", "--json").stdout == ""
+
+
+def test_what_waits_for_a_person_is_told_and_goes_on(tmp_path: Path, place: Place) -> None:
+    """An index that is closed: the status says so, nothing is a dead letter, and opened it gets what is its."""
+    with btfeed(tmp_path, place) as server:
+        body = mixed(50)
+        assert server.post(body)[0] == 200
+        done(server)
+        place.server.must("POST", f"/{place.prefix}-visit-2013-01-16/_close")
+        assert server.post(mixed(50, 1))[0] == 200
+
+        def sink() -> dict[str, Any]:
+            found: dict[str, Any] = server.status()["sinks"]["search"]
+            return found
+
+        until(lambda: sink()["state"] == "misconfigured", "told")
+        assert "index_closed_exception" in sink()["last_error"]
+        assert "search" in server.get("/readyz")
+        place.server.must("POST", f"/{place.prefix}-visit-2013-01-16/_open")
+        done(server)
+        assert metric(server, "dead_letters_total") == 0
+    assert len(place.records()) == 100
+
+
+def test_check_says_what_is_wrong(tmp_path: Path, place: Place) -> None:
+    """And what is right: exit status, one line on stdout, warnings on stderr only."""
+    good = run(btfeed(tmp_path, place), "check")
+    assert (good.returncode, good.stdout.splitlines()[-1]) == (0, "sinks.search: ok, an elasticsearch sink that could open")
+    bad = run(btfeed(tmp_path, place, hosts=[f"http://127.0.0.1:{free_port()}"]), "check")
+    assert bad.returncode == 1
+    assert bad.stdout.splitlines()[-1].startswith(
+        "sinks.search: failed, unavailable: no connection: Cannot connect to host"
+    )
+    assert "event" not in bad.stdout

@@ -1,0 +1,56 @@
+"""The table of an Elasticsearch sink in the configuration: what is taken, and what is refused with which words."""
+
+from typing import Any
+
+import pytest
+
+from btfeed.config import Config, ConfigError, parse
+from sinks.elasticsearch.sink import ElasticsearchSettings
+
+HOSTS = ["https://es.example:9200"]
+
+
+def search(**settings: Any) -> Config:
+    return parse({"sinks": {"search": {"type": "elasticsearch"} | settings}}, {})
+
+
+@pytest.mark.parametrize(
+    "auth",
+    [{"api_key": "a2V5"}, {"bearer": "token"}, {"basic": {"username": "elastic", "password": "pass word ä"}}, None],
+)
+def test_each_credential_is_taken(auth: object) -> None:
+    """One of them, or none; the defaults of delivery are those of the general table but for in_flight."""
+    found = search(hosts=HOSTS, **({"auth": auth} if auth else {})).sinks["search"]
+    settings = found.settings
+    assert isinstance(settings, ElasticsearchSettings)
+    assert settings.index == "bizevents-appmon-{category}-{date}"
+    assert settings.data_stream is None
+    assert (found.common.delivery.in_flight, found.common.delivery.max_bytes) == (4, 5 * 2**20)
+    assert "a2V5" not in repr(settings)
+    assert "token" not in repr(settings)
+    assert "pass word" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({}, "sinks.search.hosts: is required"),
+        ({"hosts": []}, "sinks.search.hosts: List should have at least 1 item"),
+        ({"hosts": ["es.example:9200"]}, 'sinks.search.hosts.0: a url starts with "https://"'),
+        ({"hosts": ["https://elastic:pw@es.example:9200"]}, "sinks.search.hosts.0: only scheme, host, port and path"),
+        ({"hosts": HOSTS, "auth": {}}, "sinks.search.auth: needs one of api_key, basic and bearer"),
+        ({"hosts": HOSTS, "auth": {"api_key": "a", "bearer": "b"}}, "sinks.search.auth: needs one of"),
+        ({"hosts": HOSTS, "auth": {"basic": {"username": "a"}}}, "sinks.search.auth.basic.password: is required"),
+        ({"hosts": HOSTS, "auth": {"apikey": "a"}}, "sinks.search.auth.apikey: unknown key; did you mean api_key?"),
+        ({"hosts": HOSTS, "index": "a-{day}"}, "sinks.search.index: unknown placeholder {day}"),
+        ({"hosts": HOSTS, "index": ""}, "sinks.search.index: is empty"),
+        ({"hosts": HOSTS, "index": "a", "data_stream": "b"}, "sinks.search: takes either index or data_stream"),
+        ({"hosts": HOSTS, "data_stream": "x" * 300}, "sinks.search.data_stream: leaves its placeholders too little"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_path(settings: dict[str, Any], fault: str) -> None:
+    """And no secret is."""
+    with pytest.raises(ConfigError) as raised:
+        search(**settings)
+    assert any(found.startswith(fault) for found in raised.value.faults), raised.value.faults
+    assert "pw" not in str(raised.value)

@@ -1,0 +1,353 @@
+"""The file sink as its users see it: formats, rotation, names, what it does at start, and what it says of a bad disk."""
+
+import errno
+import json
+import os
+import re
+import resource
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from btfeed.records.schema import MAPS, RECORD_FIELDS
+from sinks import file as module
+from sinks.base import Batch, Misconfigured, RecordField, SinkContext, Unavailable, WriteResult
+from sinks.file import FileSettings, FileSink
+from tests.sinks.drivers.file import FORMATS, canonical, file_sink, only_file, read_records
+from tests.support.fakes import Rig, mapped
+from tests.support.harness import until_async
+
+NAME = re.compile(r"files-\d{8}T\d{6}Z-\d{4}\.(ndjson(\.gz|\.zst)?|avro)(\.open)?")
+
+
+class Clock:
+    """The sink's clock, which stands still unless it is moved."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def time(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock(1_800_000_000.0)
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+async def write(sink: FileSink, batch: Batch) -> WriteResult:
+    """As the loop does, when the journal can save."""
+    result = await sink.write(batch)
+    sink.saved(result.state or "")
+    return result
+
+
+async def opened(
+    directory: Path, state: str | None = None, settings: dict[str, Any] | None = None, **named: str
+) -> FileSink:
+    """A sink as the loop opens it: with a state saved before the first record."""
+    sink = file_sink(directory, settings, **named)
+    await sink.open(state)
+    await write(sink, Batch())
+    return sink
+
+
+def files(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def contents(directory: Path) -> list[bytes]:
+    return [record for path in sorted(directory.iterdir()) for record in read_records(path)]
+
+
+async def test_a_file_is_not_finished_before_its_length_is_saved(tmp_path: Path) -> None:
+    """It grows beyond its size while the journal can't save, and is finished by the first write after it could."""
+    sink = await opened(tmp_path, settings={"rotate_size": "1KiB"})
+    for seed in range(4):
+        result = await sink.write(mapped(9, seed))
+    assert [name.endswith(".open") for name in files(tmp_path)] == [True]
+    sink.saved(result.state or "")
+    await sink.write(Batch())
+    assert [name.endswith(".open") for name in files(tmp_path)] == [False]
+    await sink.close()
+
+
+@pytest.mark.parametrize("settings", FORMATS.values(), ids=FORMATS)
+async def test_a_file_is_finished_by_its_size(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """The write after the one that made it long enough, if only an empty one, gives it its final name; it parses alone."""
+    sink = await opened(tmp_path, settings=settings | {"rotate_size": "8KiB"})
+    batches = [mapped(30, seed) for seed in range(6)]
+    for batch in batches:
+        result = await write(sink, batch)
+        assert (result.again_after == 0) == (json.loads(result.state or "")["length"] >= 8192)
+    await write(sink, Batch())
+    await sink.close()
+    assert all(NAME.fullmatch(name) for name in files(tmp_path))
+    finished = [name for name in files(tmp_path) if not name.endswith(".open")]
+    assert len(finished) >= 2
+    found = [canonical(record) for record in contents(tmp_path)]
+    assert found == [canonical(body) for batch in batches for body in batch.bodies]
+
+
+async def test_a_file_is_finished_by_its_age(tmp_path: Path, clock: Clock) -> None:
+    """The sink asks to be called again just then, and needs no record for it."""
+    sink = await opened(tmp_path, settings={"rotate_interval": "10m"})
+    assert (await write(sink, Batch())).again_after is None
+    assert (await write(sink, mapped(1))).again_after == 600
+    clock.now += 400
+    assert (await write(sink, mapped(1, 1))).again_after == 200
+    clock.now += 200
+    result = await write(sink, Batch())
+    assert (result.again_after, json.loads(result.state or "")) == (None, {"file": None})
+    (name,) = files(tmp_path)
+    assert name.endswith(".ndjson")
+    await sink.close()
+
+
+async def test_the_age_counts_over_restarts(tmp_path: Path, clock: Clock) -> None:
+    """A file is finished rotate_interval after it was begun, whoever began it."""
+    sink = await opened(tmp_path)
+    state = (await write(sink, mapped(1))).state
+    await sink.close()
+    clock.now += 3000
+    sink = file_sink(tmp_path)
+    await sink.open(state)
+    assert (await write(sink, Batch())).again_after == 600
+    await sink.close()
+
+
+async def test_files_are_finished_without_any_traffic(tmp_path: Path) -> None:
+    """By the loop, in time, after a restart too."""
+    sink = file_sink(tmp_path, {"rotate_interval": "300ms"})
+    async with Rig(sink, serial=True) as rig:
+        await rig.post(2)
+        await rig.saved(2)
+        await until_async(lambda: all(name.endswith(".ndjson") for name in files(tmp_path)), "the file is finished")
+        await rig.post(2, 1)
+        await rig.saved(3)
+    assert [name.endswith(".open") for name in files(tmp_path)] == [False, True]
+    async with Rig(file_sink(tmp_path, {"rotate_interval": "300ms"}), serial=True, journal=rig.journal):
+        await until_async(lambda: all(name.endswith(".ndjson") for name in files(tmp_path)), "the file is finished")
+    assert contents(tmp_path) == mapped(2).bodies + mapped(2, 1).bodies
+
+
+@pytest.mark.parametrize("settings", FORMATS.values(), ids=FORMATS)
+async def test_what_was_not_saved_is_cut_off_at_start(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """The file goes on where the state says, whatever is behind that."""
+    sink = await opened(tmp_path, settings=settings)
+    state = (await write(sink, mapped(5))).state
+    await write(sink, mapped(5, 1))
+    await sink.close()
+    path = only_file(tmp_path)
+    path.write_bytes(path.read_bytes() + b"half a rec")
+    sink = await opened(tmp_path, state, settings)
+    await write(sink, mapped(5, 2))
+    await sink.close()
+    expected = [canonical(body) for body in mapped(5).bodies + mapped(5, 2).bodies]
+    assert [canonical(record) for record in contents(tmp_path)] == expected
+    assert len(files(tmp_path)) == 1
+
+
+async def test_a_file_that_was_begun_and_never_saved_is_removed(tmp_path: Path) -> None:
+    """Its records come again."""
+    sink = file_sink(tmp_path)
+    await sink.open(None)
+    state = (await write(sink, Batch())).state
+    await write(sink, mapped(5))
+    await sink.close()
+    sink = await opened(tmp_path, state)
+    assert files(tmp_path) == []
+    await sink.close()
+
+
+async def test_files_of_a_journal_that_is_gone_are_finished(tmp_path: Path) -> None:
+    """Without any state nobody else has what is in them; they are kept, and not written to again."""
+    sink = await opened(tmp_path)
+    await write(sink, mapped(5))
+    await sink.close()
+    (before,) = files(tmp_path)
+    sink = await opened(tmp_path)
+    await write(sink, mapped(5, 1))
+    await sink.close()
+    assert read_records(tmp_path / before.removesuffix(".open")) == mapped(5).bodies
+    assert len(files(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("before", FORMATS)
+@pytest.mark.parametrize("after", FORMATS)
+async def test_other_settings_begin_another_file(tmp_path: Path, before: str, after: str) -> None:
+    """A file that was begun with another format or compression is finished, with what was saved, and parses."""
+    sink = await opened(tmp_path, settings=FORMATS[before])
+    state = (await write(sink, mapped(5))).state
+    await write(sink, mapped(5, 1))
+    await sink.close()
+    sink = await opened(tmp_path, state, FORMATS[after])
+    await write(sink, mapped(5, 2))
+    await sink.close()
+    expected = [canonical(body) for body in mapped(5).bodies + mapped(5, 2).bodies]
+    assert sorted(canonical(record) for record in contents(tmp_path)) == sorted(expected)
+    assert len(files(tmp_path)) == (1 if before == after else 2)
+
+
+async def test_another_schema_begins_another_file(tmp_path: Path) -> None:
+    """As after an update that knows a field more: all blocks of a file follow its one header."""
+    sink = await opened(tmp_path, settings={"format": "avro"})
+    state = (await write(sink, mapped(5))).state
+    await sink.close()
+    fields = (*RECORD_FIELDS, RecordField("appmon.new", "string", "A field more."))
+    newer = SinkContext("files", fields, MAPS)
+    sink = FileSink(FileSettings(directory=str(tmp_path), format="avro"), newer)
+    await sink.open(state)
+    assert [name.endswith(".avro") for name in files(tmp_path)] == [True]
+    await sink.close()
+
+
+@pytest.mark.parametrize(
+    ("one", "two"), [("a", "a-b"), ("a b", "a_b"), ("ä", "%C3%A4"), ("a", "a-20260131T120000Z-0001.x")]
+)
+async def test_sinks_in_one_directory_do_not_disturb_each_other(tmp_path: Path, one: str, two: str) -> None:
+    """Whatever their names have in common: nobody removes, finishes or goes on with another's file."""
+    states: dict[str, str | None] = {}
+    for seed in range(3):
+        for name in (one, two):
+            sink = await opened(tmp_path, states.get(name), name=name)
+            states[name] = (await write(sink, mapped(4, seed))).state
+            await sink.close()
+    assert len(files(tmp_path)) == 2
+    assert all(name.endswith(".open") for name in files(tmp_path))
+    assert contents(tmp_path) == [body for seed in range(3) for body in mapped(4, seed).bodies] * 2
+
+
+async def test_a_name_is_not_given_twice(tmp_path: Path, clock: Clock) -> None:
+    """Also where finished files are taken away at once: a crash between two of them must not mistake one for the other."""
+    sink = await opened(tmp_path, settings={"rotate_size": "1B"})
+    seen: list[str] = []
+    state = None
+    for seed in range(4):
+        state = (await write(sink, mapped(1, seed))).state
+        (name,) = files(tmp_path)
+        seen.append(name)
+        await write(sink, Batch())
+        (tmp_path / name.removesuffix(".open")).unlink()
+    await write(sink, mapped(9))
+    await sink.close()
+    assert len(set(seen)) == 4
+    sink = await opened(tmp_path, state)
+    assert files(tmp_path) == []
+    await sink.close()
+
+
+async def test_a_name_that_the_state_knows_is_not_given_again(tmp_path: Path, clock: Clock) -> None:
+    """Not even in the second of a restart, with the finished file taken away: one would be mistaken for the other."""
+    sink = await opened(tmp_path, settings={"rotate_size": "1B"})
+    state = (await write(sink, mapped(1))).state
+    await write(sink, Batch())
+    await sink.close()
+    only_file(tmp_path).unlink()
+    sink = await opened(tmp_path, state)
+    await write(sink, mapped(9, 1))
+    await sink.close()
+    sink = await opened(tmp_path, state)
+    assert files(tmp_path) == []
+    await sink.close()
+
+
+async def test_a_file_shorter_than_it_was_is_kept_and_left(tmp_path: Path) -> None:
+    """Somebody cut it; what is left is finished, and a new file begun."""
+    sink = await opened(tmp_path)
+    state = (await write(sink, mapped(5))).state
+    await sink.close()
+    path = only_file(tmp_path)
+    os.truncate(path, len(mapped(5).cut(0, 2).ndjson))
+    sink = await opened(tmp_path, state)
+    await write(sink, mapped(5, 1))
+    await sink.close()
+    assert contents(tmp_path) == mapped(5).bodies[:2] + mapped(5, 1).bodies
+
+
+async def test_a_file_that_is_removed_while_it_is_written_does_not_stop_the_sink(tmp_path: Path) -> None:
+    """The next file is begun when it would have been finished."""
+    sink = await opened(tmp_path, settings={"rotate_size": "1B"})
+    await write(sink, mapped(1))
+    only_file(tmp_path).unlink()
+    await write(sink, mapped(1, 1))
+    assert contents(tmp_path) == mapped(1, 1).bodies
+    await sink.close()
+
+
+async def test_a_full_disk_leaves_no_partial_record(tmp_path: Path) -> None:
+    """A real limit in the middle of a write: Unavailable, the file as before; with room again all goes on."""
+    sink = await opened(tmp_path)
+    await write(sink, mapped(20))
+    path = only_file(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 1000, hard))
+    try:
+        with pytest.raises(Unavailable, match="File too large"):
+            await write(sink, mapped(20, 1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert contents(tmp_path) == mapped(20).bodies
+    await write(sink, mapped(2, 2))
+    assert contents(tmp_path) == mapped(20).bodies + mapped(2, 2).bodies
+    await sink.close()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
+async def test_an_error_of_the_disk_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Half of a write, and then not even its undoing works: nothing of it stays in the file once the disk works again."""
+    sink = await opened(tmp_path)
+    await write(sink, mapped(3))
+    failed = []
+
+    def fail(*arguments: object) -> int:
+        failed.append(arguments)
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fail)
+        patch.setattr(os, "ftruncate", fail if number != errno.EIO else lambda *_: len(failed) and fail())
+        with pytest.raises(Unavailable, match=os.strerror(number)):
+            await write(sink, mapped(30, 1))
+    assert failed
+    await write(sink, mapped(1, 2))
+    await sink.close()
+    assert contents(tmp_path) == mapped(3).bodies + mapped(1, 2).bodies
+
+
+async def test_what_a_person_must_mend_is_misconfigured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file where the directory should be, a name that is too long, missing rights; at open and at check alike."""
+    (tmp_path / "file").touch()
+
+    def refuse(*arguments: object, **named: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    for directory in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("x" * 300), tmp_path / "denied"):
+        if directory.name == "denied":
+            monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+        sink = file_sink(directory)
+        with pytest.raises(Misconfigured, match="can't write to"):
+            await sink.open(None)
+        with pytest.raises(Misconfigured, match="can't write to"):
+            await sink.check()
+        await sink.close()
+
+
+async def test_check_makes_no_directory(tmp_path: Path) -> None:
+    """It looks at the nearest one that there is."""
+    sink = file_sink(tmp_path / "a" / "b")
+    await sink.check()
+    await sink.close()
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(("format", "compression"), [("ndjson", "deflate"), ("ndjson", "null"), ("avro", "gzip")])
+def test_a_compression_goes_with_its_format(format: str, compression: str) -> None:
+    """What does not is refused, with what would."""
+    with pytest.raises(ValidationError, match=f"{compression}' does not go with {format}; one of none, "):
+        FileSettings.model_validate({"format": format, "compression": compression})

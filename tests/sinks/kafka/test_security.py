@@ -1,0 +1,211 @@
+"""The Kafka sink at brokers that ask who it is: TLS, every mechanism of SASL, rights; and what `check` says of the rest."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from confluent_kafka.admin import AclOperation
+
+from sinks.base import Misconfigured, SinkError, Unavailable, WriteResult
+from tests.servers.kafka import PASSWORD, USER, Kafka, bearer, free_ports
+from tests.servers.registry import RegistryServer
+from tests.sinks.drivers import opened
+from tests.sinks.drivers.kafka import kafka_sink, new_topic, read_topic, values
+from tests.support.fakes import mapped
+
+CLIENT_SECRET = "SECRETOFCLIENT"
+
+
+class TokenServer:
+    """Gives `token` to whoever asks: `with TokenServer() as tokens`, at `tokens.url`."""
+
+    def __init__(self) -> None:
+        self.token = bearer()
+        self.given = 0
+        tokens = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                tokens.given += 1
+                body = json.dumps({"access_token": tokens.token, "expires_in": 300}).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *arguments: object) -> None:
+                """Says nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def tokens() -> Iterator[TokenServer]:
+    found = TokenServer()
+    yield found
+    found.stop()
+
+
+def security(kafka: Kafka, **more: object) -> dict[str, object]:
+    """TLS, trusting who signed the brokers' certificates."""
+    assert kafka.authority
+    return {"tls": True, "ca": str(kafka.authority.certificate)} | more
+
+
+def password(kafka: Kafka, mechanism: str, secret: str = PASSWORD) -> dict[str, object]:
+    return security(kafka, sasl=mechanism, username=USER, password=secret)
+
+
+def oauth(kafka: Kafka, tokens: TokenServer) -> dict[str, object]:
+    client = {"client_id": "c", "client_secret": CLIENT_SECRET, "token_url": tokens.url}
+    return security(kafka, sasl="OAUTHBEARER", oauth=client)
+
+
+async def refusal(bootstrap: str, **settings: object) -> SinkError:
+    """What `check` says; `open` says the same."""
+    said: list[SinkError] = []
+    for attempt in ("check", "open"):
+        sink = kafka_sink(bootstrap, settings)
+        with pytest.raises((Misconfigured, Unavailable)) as raised:
+            await (sink.check() if attempt == "check" else sink.open(None))
+        await sink.close()
+        said.append(raised.value)
+        assert "SECRET" not in str(raised.value)
+    assert (type(said[0]), str(said[0])) == (type(said[1]), str(said[1]))
+    return said[0]
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
+async def test_logs_in_with_a_password(kafka: Kafka, mechanism: str) -> None:
+    """Over TLS, and delivers; with another password a person has to act."""
+    topic = kafka.make_topic(new_topic())
+    batch = mapped(30)
+    async with opened(kafka_sink(kafka.sasl, {"topic": topic, "security": password(kafka, mechanism)})) as sink:
+        assert await sink.write(batch) == WriteResult([])
+    assert values(read_topic(kafka, topic)) == batch.bodies
+    said = await refusal(kafka.sasl, topic=topic, security=password(kafka, mechanism, "SECRETOTHER"))
+    assert isinstance(said, Misconfigured)
+    assert f"refuses user '{USER}'" in str(said)
+
+
+async def test_logs_in_with_a_token(kafka: Kafka, tokens: TokenServer) -> None:
+    """From whoever gives them, one for all connections; one that has ended is a person's matter."""
+    topic = kafka.make_topic(new_topic())
+    batch = mapped(30)
+    async with opened(kafka_sink(kafka.sasl, {"topic": topic, "security": oauth(kafka, tokens)})) as sink:
+        assert await sink.write(batch) == WriteResult([])
+    assert tokens.given == 1
+    assert values(read_topic(kafka, topic)) == batch.bodies
+    tokens.token = bearer(life=-100)
+    said = await refusal(kafka.sasl, topic=topic, security=oauth(kafka, tokens))
+    assert isinstance(said, Misconfigured)
+    assert "token" in str(said)
+
+
+async def test_no_token_is_no_delivery(kafka: Kafka, tokens: TokenServer) -> None:
+    """Whoever gives them is down."""
+    settings = oauth(kafka, tokens) | {
+        "oauth": {"client_id": "c", "client_secret": CLIENT_SECRET, "token_url": f"http://127.0.0.1:{free_ports(1)[0]}"}
+    }
+    said = await refusal(kafka.sasl, security=settings)
+    assert type(said) is Unavailable
+    assert str(said).startswith("no token")
+
+
+async def test_shows_a_certificate_of_its_own(kafka: Kafka) -> None:
+    """To a broker that asks for one; without it there is no connection."""
+    topic = kafka.make_topic(new_topic())
+    assert kafka.authority
+    certificate, key = map(str, kafka.authority.sign("client"))
+    own = security(kafka, certificate=certificate, key=key)
+    async with opened(kafka_sink(kafka.tls, {"topic": topic, "security": own})) as sink:
+        assert await sink.write(mapped(3)) == WriteResult([])
+    assert "security.certificate" in str(await refusal(kafka.tls, topic=topic, security=security(kafka)))
+    assert "can't take certificates" in str(
+        await refusal(kafka.tls, security=security(kafka, certificate=key, key=certificate))
+    )
+
+
+async def test_rights_that_are_missing_are_misconfigured(kafka: Kafka) -> None:
+    """To see a topic, or to write to it, which is found out without writing; also when they go while it runs."""
+    login = password(kafka, "SCRAM-SHA-512")
+    hidden, read_only, later = (kafka.make_topic(new_topic()) for _ in range(3))
+    kafka.allow(hidden, "somebody", AclOperation.ALL)
+    kafka.allow(read_only, USER, AclOperation.DESCRIBE)
+    for topic in (hidden, read_only):
+        said = await refusal(kafka.sasl, topic=topic, security=login)
+        assert isinstance(said, Misconfigured)
+        assert f"not authorised for topic {topic}" in str(said)
+        assert read_topic(kafka, topic) == []
+    async with opened(kafka_sink(kafka.sasl, {"topic": later, "security": login})) as sink:
+        await sink.write(mapped(3))
+        kafka.allow(later, USER, AclOperation.DESCRIBE)
+        with pytest.raises(Misconfigured, match=f"topic {later}: TopicAuthorizationFailed"):
+            await sink.write(mapped(3))
+        kafka.allow(later, USER, AclOperation.WRITE)
+        assert await sink.write(mapped(3)) == WriteResult([])
+    assert len(read_topic(kafka, later)) == 6
+
+
+async def test_check_says_what_is_wrong(kafka: Kafka) -> None:
+    """Nobody there, no such host, another protocol than the port speaks, a certificate that nobody trusts."""
+    nobody = f"127.0.0.1:{free_ports(1)[0]}"
+    assert "no connection" in str(await refusal(nobody))
+    assert "no such host" in str(await refusal("no.such.host.invalid:9092"))
+    assert "does it want security.tls" in str(await refusal(kafka.tls))
+    assert "does that port speak TLS" in str(await refusal(kafka.bootstrap, security={"tls": True}))
+    assert "certificate is not trusted" in str(await refusal(kafka.sasl, security={"tls": True}))
+    sasl = {"sasl": "PLAIN", "username": "u", "password": "SECRET"}
+    assert "does not take PLAIN" in str(await refusal(kafka.bootstrap, security=sasl))
+    topic = kafka.make_topic(new_topic())
+    async with opened(kafka_sink(f"{nobody},{kafka.bootstrap}", {"topic": topic})):
+        """One that is there will do."""
+
+
+async def test_check_does_not_wait_for_ever(kafka: Kafka) -> None:
+    """A broker that takes connections and never answers."""
+    broker = kafka.nodes[0]
+    broker.pause()
+    try:
+        said = await refusal(kafka.bootstrap, request_timeout="500ms")
+    finally:
+        broker.resume()
+    assert type(said) is Unavailable
+    assert "no answer in time" in str(said)
+
+
+async def test_topics_that_could_not_be_made_are_misconfigured(kafka: Kafka) -> None:
+    """More replicas than brokers; nothing is made by asking."""
+    topic = new_topic()
+    said = await refusal(kafka.bootstrap, topic=topic, create_topics=True, replication_factor=3)
+    assert isinstance(said, Misconfigured)
+    assert "replication factor" in str(said)
+    sink = kafka_sink(kafka.bootstrap, {"topic": topic, "create_topics": True})
+    await sink.check()
+    await sink.close()
+    assert kafka.partitions(topic) == {}
+
+
+async def test_a_registry_that_is_down_is_unavailable(kafka: Kafka, registry: RegistryServer) -> None:
+    """And one that wants other credentials is misconfigured."""
+    topic = kafka.make_topic(new_topic())
+    avro = {"topic": topic, "format": "avro"}
+    registry.locked = True
+    said = await refusal(
+        kafka.bootstrap, **avro, schema_registry={"url": registry.url, "username": "u", "password": "SECRET"}
+    )
+    assert isinstance(said, Misconfigured)
+    assert "HTTP 401" in str(said)
+    registry.stop()
+    said = await refusal(kafka.bootstrap, **avro, schema_registry=registry.url)
+    assert type(said) is Unavailable
+    assert "schema registry" in str(said)

@@ -1,0 +1,321 @@
+"""The Kafka sink at a real broker: its settings, what its messages say, where they go, and what becomes of odd ones."""
+
+import json
+import random
+import time
+from collections import defaultdict
+from typing import Any
+
+import pytest
+from aiokafka import errors
+from aiokafka.partitioner import murmur2
+
+from btfeed import config
+from btfeed.config import ConfigError
+from sinks.base import Batch, BatchRefused, Misconfigured, OutcomeUnknown, Unavailable, WriteResult
+from sinks.kafka import murmur2 as _murmur2
+from sinks.kafka.producer import verdict
+from sinks.kafka.sink import KafkaSettings
+from sinks.kafka.topics import legal
+from tests.servers.kafka import Kafka, tool
+from tests.sinks.drivers import opened
+from tests.sinks.drivers.kafka import headers, kafka_sink, new_topic, read_topic, values
+from tests.support.fakes import Rig, batch_of, mapped
+from tests.support.harness import until_async
+
+BROKERS = {"bootstrap_servers": "one:9092"}
+REGISTRY = "http://registry"
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("table", "fault"),
+    [
+        ({"bootstrap_servers": ""}, "bootstrap_servers: write servers like"),
+        ({"bootstrap_servers": "one"}, "bootstrap_servers: write servers like"),
+        ({"bootstrap_servers": "kafka://one:9092"}, "bootstrap_servers: write servers like"),
+        ({"bootstrap_servers": ["one:9092", 7]}, "bootstrap_servers: write servers like"),
+        ({"topic": "a.{date}"}, "topic: unknown placeholder {date}"),
+        ({"key": "visits"}, "key: Input should be"),
+        ({"compression": "brotli"}, "compression: Input should be"),
+        ({"format": "avro"}, ': format = "avro" needs schema_registry'),
+        ({"schema_registry": REGISTRY}, ': format = "avro" needs schema_registry'),
+        ({"format": "avro", "schema_registry": "http://u:SECRET@x"}, "schema_registry.url: only scheme"),
+        ({"format": "avro", "schema_registry": {"url": REGISTRY, "username": "u"}}, "schema_registry: username and"),
+        ({"partitions": 3}, ": partitions and replication_factor are of topics that are made"),
+        ({"timeout": "1s", "request_timeout": "2s"}, ": timeout is not less than request_timeout"),
+        ({"security": {"sasl": "PLAIN", "username": "u"}}, "security: PLAIN needs username and password"),
+        ({"security": {"username": "u", "password": "SECRET"}}, "security: only PLAIN and SCRAM take username"),
+        ({"security": {"sasl": "OAUTHBEARER"}}, "security: OAUTHBEARER needs oauth"),
+        ({"security": {"sasl": "GSSAPI"}}, "security.sasl: Input should be"),
+        ({"security": {"ca": "ca.pem"}}, "security: ca, certificate and key are of no use without tls"),
+        ({"security": {"tls": True, "key": "k.pem"}}, "security: certificate and key go together"),
+        ({"topik": "x"}, "topik: unknown key; did you mean topic?"),
+    ],
+)
+def test_a_wrong_table_is_refused(table: dict[str, Any], fault: str) -> None:
+    """With its path, and without the secret."""
+    with pytest.raises(ConfigError) as raised:
+        config.parse({"sinks": {"k": {"type": "kafka"} | BROKERS | table}}, {})
+    (found,) = raised.value.faults
+    assert found.removeprefix("sinks.k").removeprefix(".").startswith(fault)
+    assert "SECRET" not in found
+
+
+def test_servers_and_registry_have_a_short_form() -> None:
+    """Servers as a list or as one text; a registry by its url alone."""
+    for servers in ("one:9092, [::1]:9093", ["one:9092", "[::1]:9093"]):
+        assert KafkaSettings.model_validate({"bootstrap_servers": servers}).bootstrap_servers == "one:9092,[::1]:9093"
+    found = KafkaSettings.model_validate({**BROKERS, "format": "avro", "schema_registry": REGISTRY})
+    assert found.schema_registry
+    assert found.schema_registry.url == REGISTRY
+
+
+def test_one_batch_at_a_time_by_default_and_linger_beside_it() -> None:
+    """Order would not survive two; the keys of delivery may stand in the sink's own table."""
+    table = {"type": "kafka", "linger": "1s", "max_records": 7} | BROKERS
+    delivery = config.parse({"sinks": {"k": table}}, {}).sinks["k"].common.delivery
+    assert (delivery.in_flight, delivery.linger, delivery.max_records) == (1, 1.0, 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "topic"),
+    [
+        ("appmon.visit", "appmon.visit"), ("a b/c:d", "a_b_c_d"), ("Zürich", "Z_rich"), ("", "_"), (".", "_"), ("..", "__"),
+        ("...", "..."), ("a\n", "a_"), ("x" * 300, "x" * 249),
+    ],
+)  # fmt: skip
+def test_topics_get_legal_names(name: str, topic: str) -> None:
+    """Letters, digits, `._-`, 249 of them at most, neither `.` nor `..`."""
+    assert legal(name) == topic
+
+
+# Keys and partitions
+
+
+def test_hashes_are_those_of_murmur2() -> None:
+    """Of keys of all lengths and bytes, as aiokafka computes them one by one; and a few that Kafka's own tests name."""
+    rng = random.Random(7)
+    keys = [rng.randbytes(rng.randrange(40)) for _ in range(2_000)]
+    assert _murmur2.hashes(keys) == [murmur2(key) & 0x7FFFFFFF for key in keys]
+    assert _murmur2.hashes([]) == []
+    known = {b"21": -973932308, b"foobar": -790332482, b"a-little-bit-long-string": -985981536}
+    assert _murmur2.hashes([*known]) == [value & 0x7FFFFFFF for value in known.values()]
+
+
+async def test_partitions_are_those_of_the_java_client(kafka: Kafka) -> None:
+    """Kafka's own producer, from the broker's jars, puts the same keys into the same partitions."""
+    ours, theirs = kafka.make_topic(new_topic(), 7), kafka.make_topic(new_topic(), 7)
+    batch = mapped(200)
+    async with opened(kafka_sink(kafka.bootstrap, {"topic": ours})) as sink:
+        assert await sink.write(batch) == WriteResult([])
+    keyed = "".join(f"{key}\t{number}\n" for number, key in enumerate(batch.keys))
+    options = ("--property", "parse.key=true", "--bootstrap-server", kafka.bootstrap, "--topic", theirs)
+    tool("org.apache.kafka.tools.ConsoleProducer", *options, given=keyed)
+    found = [{message.key(): message.partition() for message in read_topic(kafka, topic)} for topic in (ours, theirs)]
+    assert found[0] == found[1]
+    assert set(found[0]) == {key.encode() for key in batch.keys}
+    assert len(set(found[0].values())) == 7
+
+
+async def test_a_key_keeps_its_order(kafka: Kafka) -> None:
+    """Over several writes and small batches, whatever they are cut into."""
+    topic = kafka.make_topic(new_topic(), 4)
+    batches = [mapped(300, seed) for seed in range(3)]
+    expected: dict[str, list[bytes]] = defaultdict(list)
+    async with opened(kafka_sink(kafka.bootstrap, {"topic": topic, "batch_size": "4KiB"})) as sink:
+        for batch in batches:
+            await sink.write(batch)
+            for key, body in zip(batch.keys, batch.bodies, strict=True):
+                expected[key].append(body)
+    found: dict[str, list[bytes]] = defaultdict(list)
+    for message in read_topic(kafka, topic):
+        found[(message.key() or b"").decode()].append(message.value() or b"")
+    assert found == expected
+
+
+@pytest.mark.parametrize("key", ["visit", "name", "id"])
+async def test_keys_are_what_was_asked_for(kafka: Kafka, key: str) -> None:
+    """The visit's id or the event's; event.name as the record has it; event.id."""
+    topic = kafka.make_topic(new_topic())
+    batch = mapped(60)
+    async with opened(kafka_sink(kafka.bootstrap, {"topic": topic, "key": key})) as sink:
+        await sink.write(batch)
+    for message in read_topic(kafka, topic):
+        record = json.loads(message.value() or b"")
+        visit = record.get("appmon.visit.id", record["event.id"])
+        assert message.key() == {"visit": visit, "name": record["event.name"], "id": record["event.id"]}[key].encode()
+
+
+# Messages
+
+
+async def test_headers_are_cloud_events(kafka: Kafka) -> None:
+    """In binary mode, with what each record says itself; also where records are laid out in another way."""
+    topic = kafka.make_topic(new_topic())
+    odd = batch_of(
+        [
+            b'{"event.type":"T \xc3\xa4","event.provider":"My Shop","timestamp":"2026-01-31T12:00:00.000Z"}',
+            b'{"event.id": "post-1", "event.type": "U", "event.provider": "P"}',
+            b"{}",
+        ]
+    )
+    batch = mapped(50)
+    async with opened(kafka_sink(kafka.bootstrap, {"topic": topic})) as sink:
+        await sink.write(batch)
+        await sink.write(batch_of(batch.bodies[:1], "other"))
+        await sink.write(odd)
+    messages = read_topic(kafka, topic)
+    assert len(messages) == 54
+    for message in messages[:50]:
+        record = json.loads(message.value() or b"")
+        assert headers(message) == {
+            "ce_id": record["event.id"].encode(),
+            "ce_type": record["event.type"].encode(),
+            "ce_source": record["event.provider"].encode(),
+            "ce_specversion": b"1.0",
+            "ce_time": record["timestamp"].encode(),
+            "content-type": b"application/json",
+        }
+    others = [headers(message) for message in messages[50:]]
+    assert [one["ce_id"] for one in others] == [b"other-0", b"post-0", b"post-1", b"post-2"]
+    assert [one["ce_type"] for one in others[1:]] == ["T ä".encode(), b"U", b"unknown"]
+    assert [one["ce_source"] for one in others[1:]] == [b"My%20Shop", b"P", b"appmon"]
+    assert ["ce_time" in one for one in others] == [True, True, False, False]
+
+
+async def test_kafka_s_own_consumer_reads_it(kafka: Kafka) -> None:
+    """kafka-console-consumer, from the broker's jars: each record a line, unchanged."""
+    topic = kafka.make_topic(new_topic(), 2)
+    batch = mapped(40)
+    async with opened(kafka_sink(kafka.bootstrap, {"topic": topic, "headers": "none", "compression": "lz4"})) as sink:
+        await sink.write(batch)
+    assert sorted(kafka.console_consumer(topic, 40)) == sorted(body.decode() for body in batch.bodies)
+    assert all(not message.headers() for message in read_topic(kafka, topic))
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip", "snappy", "lz4", "zstd"])
+async def test_compression(kafka: Kafka, compression: str) -> None:
+    """Each is one that others can read."""
+    topic = kafka.make_topic(new_topic())
+    batch = mapped(500)
+    async with opened(kafka_sink(kafka.bootstrap, {"topic": topic, "compression": compression})) as sink:
+        await sink.write(batch)
+    assert values(read_topic(kafka, topic)) == batch.bodies
+
+
+async def test_the_time_of_a_message(kafka: Kafka) -> None:
+    """When it was sent, so that a broker does not take what is old for expired; or that of the event."""
+    batch = mapped(3)
+    for choice in ("sent", "event"):
+        topic = kafka.make_topic(new_topic())
+        before = time.time() * 1000
+        async with opened(kafka_sink(kafka.bootstrap, {"topic": topic, "timestamp": choice})) as sink:
+            await sink.write(batch)
+        stamps = [message.timestamp()[1] for message in read_topic(kafka, topic)]
+        if choice == "event":
+            assert stamps == list(batch.timestamps)
+        else:
+            assert all(before - 1 <= stamp <= time.time() * 1000 for stamp in stamps)
+
+
+# Topics
+
+
+async def test_a_topic_for_each_category(kafka: Kafka) -> None:
+    """Made as configured where that is allowed; a template's illegal characters are replaced."""
+    prefix = new_topic()
+    settings = {"topic": prefix + "/{category}", "create_topics": True, "partitions": 5, "replication_factor": 1}
+    batch = mapped(60)
+    async with opened(kafka_sink(kafka.bootstrap, settings)) as sink:
+        assert kafka.partitions(f"{prefix}_visit") == {}
+        await sink.write(batch)
+    for category in ("purepath", "user_action", "visit"):
+        topic = f"{prefix}_{category}"
+        assert len(kafka.partitions(topic)) == 5
+        expected = [body for body, one in zip(batch.bodies, batch.transactions, strict=True) if one.category == category]
+        assert sorted(values(read_topic(kafka, topic))) == sorted(expected)
+
+
+async def test_a_missing_topic_is_misconfigured(kafka: Kafka) -> None:
+    """By its name, before anything is sent; this broker would make it for whoever asks, and is not asked."""
+    here, missing = kafka.make_topic(new_topic() + ".purepath"), new_topic()
+    batch = mapped(60)
+    for topic in (missing, missing + "-{category}"):
+        with pytest.raises(Misconfigured, match=rf"there is no topic {missing}.*create_topics"):
+            await opened(kafka_sink(kafka.bootstrap, {"topic": topic})).__aenter__()
+    async with opened(kafka_sink(kafka.bootstrap, {"topic": here.removesuffix("purepath") + "{category}"})) as sink:
+        with pytest.raises(Misconfigured, match=r"there is no topic .*user_action, .*visit"):
+            await sink.write(batch)
+    assert kafka.partitions(missing) == {}
+    assert read_topic(kafka, here) == []
+
+
+async def test_a_topic_that_is_made_later_mends_it(kafka: Kafka) -> None:
+    """The loop waits, says why, and goes on by itself."""
+    prefix = new_topic()
+    async with Rig(kafka_sink(kafka.bootstrap, {"topic": prefix + "{application}"})) as rig:
+        bodies = await rig.post(3)
+        await until_async(lambda: rig.delivery.status.state == "misconfigured", "misconfigured")
+        topic = kafka.make_topic(f"{prefix}easyTravel")
+        await rig.saved(2)
+    assert topic in str(rig.delivery.status.last_error)
+    assert sorted(values(read_topic(kafka, topic))) == sorted(bodies)
+
+
+# Odd records
+
+
+async def test_one_that_is_too_large_is_a_dead_letter(kafka: Kafka) -> None:
+    """It alone: its neighbours arrive once and in order, in few more requests."""
+    topic = kafka.make_topic(new_topic(), max_message_bytes="50000")
+    bodies = [b'{"event.id":"post-%d"}' % number for number in range(300)]
+    bodies[123] = b'{"event.id":"post-123","x":"%s"}' % random.Random(1).randbytes(60_000).hex().encode()
+    async with opened(kafka_sink(kafka.bootstrap, {"topic": topic})) as sink:
+        result = await sink.write(batch_of(bodies))
+        assert [*result.refused] == [123]
+        assert "MessageSizeTooLarge" in result.refused[123]
+        assert result.unknown == 0
+        assert list(result.retry) == []
+        assert await sink.write(batch_of(bodies[:1])) == WriteResult([])
+    assert values(read_topic(kafka, topic)) == bodies[:123] + bodies[124:] + bodies[:1]
+
+
+async def test_one_that_is_too_far_ahead_is_a_dead_letter(kafka: Kafka) -> None:
+    """Brokers take no message that is more than an hour ahead by its own time."""
+    topic = kafka.make_topic(new_topic())
+    batch = batch_of([b'{"n":%d}' % number for number in range(20)])
+    at = [4_000_000_000_000 if number == 7 else 1_700_000_000_000 for number in range(20)]
+    late = Batch(batch.ids, batch.keys, at, batch.transactions, batch.sizes, batch.parts)
+    async with opened(kafka_sink(kafka.bootstrap, {"topic": topic, "timestamp": "event"})) as sink:
+        assert [*(await sink.write(late)).refused] == [7]
+    assert values(read_topic(kafka, topic)) == [body for number, body in enumerate(batch.bodies) if number != 7]
+
+
+@pytest.mark.parametrize(
+    ("error", "sent", "kind"),
+    [
+        (errors.MessageSizeTooLargeError(), True, BatchRefused),
+        (errors.RecordListTooLargeError(), True, BatchRefused),
+        (errors.InvalidTimestampError(), True, BatchRefused),
+        (errors.UnknownTopicOrPartitionError(), False, Misconfigured),
+        (errors.TopicAuthorizationFailedError("t"), True, Misconfigured),
+        (errors.ClusterAuthorizationFailedError(), False, Misconfigured),
+        (errors.InvalidTopicError(), True, Misconfigured),
+        (errors.OutOfOrderSequenceNumber(), True, Unavailable),
+        (errors.ProducerFenced(), True, Unavailable),
+        (errors.KafkaTimeoutError(), True, Unavailable),
+        (errors.NotLeaderForPartitionError(), False, Unavailable),
+        (errors.LeaderNotAvailableError(), False, Unavailable),
+        (errors.NotLeaderForPartitionError(), True, OutcomeUnknown),
+        (errors.NotEnoughReplicasAfterAppendError(), True, OutcomeUnknown),
+        (errors.UnknownError(), True, OutcomeUnknown),
+        (errors.KafkaError("Unexpected error during batch delivery"), True, OutcomeUnknown),
+        (errors.KafkaConnectionError("gone"), True, OutcomeUnknown),
+        (errors.KafkaConnectionError("gone"), False, Unavailable),
+    ],
+)
+def test_what_errors_mean(error: Exception, sent: bool, kind: type[Exception]) -> None:
+    """The batch's fault, a person's, or the brokers' state; and whether it may have been taken."""
+    assert type(verdict(error, "t", sent)) is kind

@@ -1,0 +1,183 @@
+"""What every sink must do, run over every type that there is and over the fakes; see tests/sinks/drivers."""
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+import pytest_asyncio
+
+import sinks
+from sinks.base import Batch, Misconfigured, SerialSink, Sink, Unavailable
+from tests.sinks.drivers import Driver, drivers
+from tests.support.fakes import batch_of, mapped
+
+
+@pytest_asyncio.fixture(params=sorted(drivers()))
+async def driver(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Driver]:
+    found = drivers()[request.param](tmp_path)
+    yield found
+    await found.close()
+
+
+class Session:
+    """What the delivery loop does for a sink: an empty batch first where it is serial, retries, and the state saved."""
+
+    def __init__(self, driver: Driver, state: str | None = None) -> None:
+        self.driver = driver
+        self.state = state
+
+    async def __aenter__(self) -> "Session":
+        self.sink: Sink = self.driver.create()
+        await self.sink.open(self.state)
+        if self.driver.serial:
+            await self.write(Batch())
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.sink.close()
+
+    async def write(self, batch: Batch) -> None:
+        while True:
+            result = await self.sink.write(batch)
+            assert not result.refused
+            if result.state is not None:
+                self.state = result.state
+                if self.driver.serial:
+                    cast("SerialSink", self.sink).saved(result.state)
+            if not result.retry:
+                return
+            assert not self.driver.serial, "a serial sink takes a batch in one write"
+            batch = batch.pick(sorted(result.retry))
+
+
+async def assert_has(driver: Driver, *batches: Batch) -> None:
+    """Each record of `batches` once, and nothing else."""
+    expected = driver.expected([body for batch in batches for body in batch.bodies])
+    assert sorted(await driver.read()) == sorted(expected)
+
+
+def test_every_type_of_sink_has_a_driver() -> None:
+    """A type without one would not be tested."""
+    assert {name.partition("-")[0] for name in drivers()} == {*sinks.types(), "fakes"}
+
+
+async def test_what_is_written_is_there_once_as_it_was(driver: Driver) -> None:
+    """Unnamed means delivered: every record, unchanged, once; also where several batches share a buffer."""
+    batch = mapped(50)
+    async with Session(driver) as session:
+        await session.write(batch.cut(0, 20))
+        await session.write(batch.cut(20, 21))
+        await session.write(batch.pick([*range(21, 30), *range(31, 50)]))
+        await session.write(batch.cut(30, 31))
+    await assert_has(driver, batch)
+
+
+async def test_a_serial_sink_keeps_the_order(driver: Driver) -> None:
+    """Records are in the order in which they were written."""
+    batches = [mapped(30, seed) for seed in range(5)]
+    async with Session(driver) as session:
+        for batch in batches:
+            await session.write(batch)
+    if driver.serial:
+        assert await driver.read() == driver.expected([body for batch in batches for body in batch.bodies])
+
+
+async def test_it_goes_on_from_its_state(driver: Driver) -> None:
+    """A sink opened with the state that was saved loses and doubles nothing, time and again."""
+    state, batches = None, [mapped(40, seed) for seed in range(6)]
+    for batch in batches:
+        async with Session(driver, state) as session:
+            await session.write(batch)
+        state = session.state
+        assert state is None or isinstance(state, str)
+    await assert_has(driver, *batches)
+
+
+async def test_an_empty_batch_is_harmless(driver: Driver) -> None:
+    """Before, between and after others, and alone."""
+    async with Session(driver) as session:
+        await session.write(Batch())
+        await assert_has(driver)
+        await session.write(mapped(3))
+        await session.write(Batch())
+        await session.write(mapped(3, 1).cut(2, 2))
+    async with Session(driver, session.state) as session:
+        await session.write(Batch())
+    await assert_has(driver, mapped(3))
+
+
+async def test_check_changes_nothing(driver: Driver) -> None:
+    """Neither at an empty far end nor at one that another process is writing to."""
+    before = await driver.snapshot()
+    await check(driver.create())
+    assert await driver.snapshot() == before
+    async with Session(driver) as session:
+        await session.write(mapped(3))
+        before = await driver.snapshot()
+        await check(driver.create())
+        assert await driver.snapshot() == before
+        await session.write(mapped(3, 1))
+    await assert_has(driver, mapped(3), mapped(3, 1))
+
+
+async def check(sink: Sink) -> None:
+    await sink.check()
+    await sink.close()
+
+
+async def test_a_sink_that_cannot_be_opened_says_why_and_closes(driver: Driver) -> None:
+    """open, again, and check raise Unavailable or Misconfigured; close comes after each, and before any open."""
+    sink = driver.create_broken()
+    for _ in range(2):
+        with pytest.raises((Unavailable, Misconfigured), match=r"\w"):
+            await sink.open(None)
+    await sink.close()
+    sink = driver.create_broken()
+    with pytest.raises((Unavailable, Misconfigured), match=r"\w"):
+        await sink.check()
+    await sink.close()
+    await driver.create().close()
+
+
+async def test_a_large_batch(driver: Driver) -> None:
+    """8,000 records at once."""
+    batch = mapped(8_000)
+    async with Session(driver) as session:
+        await session.write(batch)
+    await assert_has(driver, batch)
+
+
+async def test_records_with_awkward_text(driver: Driver) -> None:
+    """Line ends, quotes, controls and every plane of Unicode stay inside their record."""
+    texts = ["a\nb", "a\r\nb\\n", '"', "\\", "\u2028\u2029\x85\x0b\x0c\x1e", "\x00\x7f", "ä€😀", "{}", "", "x" * 100_000]
+    columns = {"event.kind": "BIZ_EVENT", "timestamp": "2026-01-31T12:00:00.000Z"}
+    records = [columns | {"event.id": f"post-{number}", "event.name": text} for number, text in enumerate(texts)]
+    batch = batch_of([json.dumps(record, ensure_ascii=number % 2 == 0).encode() for number, record in enumerate(records)])
+    async with Session(driver) as session:
+        await session.write(batch)
+    await assert_has(driver, batch)
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_a_write_that_is_cut_off_comes_again_after_a_restart(driver: Driver, seed: int) -> None:
+    """Cancelled at any moment: nothing is lost, and nothing is there twice where the sink promises it."""
+    rng = random.Random(seed)
+    state, batches = None, [mapped(300, seed) for seed in range(5)]
+    for batch in batches:
+        async with Session(driver, state) as session:
+            state = session.state
+            write = asyncio.create_task(session.sink.write(batch))
+            await asyncio.wait([write], timeout=rng.choice((0, 0.0005, 0.002, 0.01)))
+            write.cancel()
+            await asyncio.gather(write, return_exceptions=True)
+        async with Session(driver, state) as session:
+            await session.write(batch)
+        state = session.state
+    found = await driver.read()
+    assert set(found) == set(driver.expected([body for batch in batches for body in batch.bodies]))
+    if driver.once:
+        await assert_has(driver, *batches)

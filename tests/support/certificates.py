@@ -1,0 +1,50 @@
+"""Certificates for tests, made by the openssl command."""
+
+import ssl
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.harness import DEADLINE
+
+
+def openssl(*arguments: str | Path) -> None:
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=DEADLINE)
+
+
+@dataclass(frozen=True)
+class Authority:
+    """Signs certificates, into `directory`."""
+
+    directory: Path
+
+    def __post_init__(self) -> None:
+        self.directory.mkdir()
+        key, certificate = self.directory / "ca.key", self.directory / "ca.pem"
+        extension = "basicConstraints=critical,CA:TRUE"
+        self._request(key, "test-ca", "-x509", "-out", certificate, "-days", "2", "-addext", extension)
+
+    @property
+    def certificate(self) -> Path:
+        return self.directory / "ca.pem"
+
+    def sign(self, name: str) -> tuple[Path, Path]:
+        """A certificate for localhost, and its key."""
+        key, asked, signed = (self.directory / f"{name}.{suffix}" for suffix in ("key", "csr", "pem"))
+        extensions = self.directory / "extensions"
+        extensions.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+        self._request(key, name, "-out", asked)
+        authority = ("-CA", self.certificate, "-CAkey", self.directory / "ca.key", "-CAcreateserial")
+        openssl("x509", "-req", "-in", asked, *authority, "-out", signed, "-days", "2", "-extfile", extensions)
+        return signed, key
+
+    def _request(self, key: Path, name: str, *more: str | Path) -> None:
+        curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
+        openssl("req", *curve, "-nodes", "-keyout", key, "-subj", f"/CN={name}", *more)
+
+    def client(self, *, signed_by: "Authority | None" = None) -> ssl.SSLContext:
+        """What a client needs that trusts this authority, with a certificate of its own if somebody signs it."""
+        context = ssl.create_default_context(cafile=str(self.certificate))
+        if signed_by:
+            context.load_cert_chain(*map(str, signed_by.sign("client")))
+        return context

@@ -1,0 +1,173 @@
+"""Raw HTTP to a receiver in the test's own process: it can send what a library would refuse to, and hides nothing."""
+
+import asyncio
+import gzip
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from btfeed.journal.base import DeadLetter, JournalError
+from btfeed.journal.sqlite.database import Store
+from btfeed.journal.sqlite.journal import SqliteJournal, SqliteSettings
+from btfeed.posts.post import Post
+from btfeed.receiving.receiver import Receiver, ReceiverSettings
+from btfeed.telemetry.metrics import Metrics
+from tests.support.harness import DEADLINE, until_async
+
+
+def request(body: bytes | None = b"", *headers: str, line: str = "POST / HTTP/1.1") -> bytes:
+    """A request with its Content-Length; body None: without either."""
+    lines = [line, "Host: test", *headers] + ([] if body is None else [f"Content-Length: {len(body)}"])
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + (body or b"")
+
+
+def chunked(body: bytes, *headers: str, size: int = 100) -> bytes:
+    """A request whose body comes in chunks."""
+    parts = [body[place : place + size] for place in range(0, len(body), size)]
+    head = request(None, "Transfer-Encoding: chunked", *headers)
+    return head + b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+
+
+def gzipped(*members: bytes) -> bytes:
+    return b"".join(gzip.compress(member, mtime=0) for member in members)  # equal bytes at any time
+
+
+@dataclass(frozen=True)
+class Answer:
+    """headers: names in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Line:
+    """One connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self.writer = writer
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def answer(self, head: bool = False) -> Answer:
+        """The next answer. head: it is to a HEAD, and has no body whatever its header says."""
+        async with asyncio.timeout(DEADLINE):
+            header = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            first, *rest = header.strip().split("\r\n")
+            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in rest)}
+            body = b"" if head else await self._reader.readexactly(int(headers.get("content-length", 0)))
+        return Answer(int(first.split()[1]), headers, body)
+
+    async def interim(self) -> bytes:
+        """An answer of one line, such as 100 Continue."""
+        async with asyncio.timeout(DEADLINE):
+            return await self._reader.readuntil(b"\r\n\r\n")
+
+    async def rest(self) -> bytes:
+        """All that comes until the server closes the connection."""
+        found = b""
+        try:
+            async with asyncio.timeout(DEADLINE):
+                while data := await self._reader.read(2**16):
+                    found += data
+        except ConnectionError:
+            pass
+        return found
+
+    async def close(self) -> None:
+        self.writer.transport.abort()
+
+
+class GatedJournal(SqliteJournal):
+    """A journal whose appends wait for `gate`, and fail with `error` where it is set."""
+
+    def prepare(self) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.error: JournalError | None = None
+        self.waiting = 0
+        self.taken: list[bytes] = []
+
+    async def append(self, post: Post) -> bytes:
+        self.waiting += 1
+        await self.gate.wait()
+        self.waiting -= 1
+        if self.error:
+            raise self.error
+        digest = await super().append(post)
+        self.taken.append(post.body)
+        return digest
+
+
+@dataclass
+class Site:
+    """A receiver over a journal of its own."""
+
+    directory: Path
+    journal: GatedJournal
+    metrics: Metrics
+    receiver: Receiver
+    port: int = 0
+
+    @asynccontextmanager
+    async def line(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[Line]:
+        name = "localhost" if tls else None
+        line = Line(*await asyncio.open_connection("127.0.0.1", self.port, ssl=tls, server_hostname=name))
+        try:
+            yield line
+        finally:
+            await line.close()
+
+    async def ask(self, data: bytes, head: bool = False) -> Answer:
+        """The answer to one request, over a connection of its own."""
+        async with self.line() as line:
+            await line.send(data)
+            return await line.answer(head)
+
+    def count(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(f"btfeed_{name}", labels) or 0.0
+
+    def refused(self) -> dict[str, int]:
+        """How many requests were refused, by reason."""
+        found = self.metrics.summary()["refused_posts"]
+        assert isinstance(found, dict)
+        return found
+
+    async def until(self, check: Callable[["Site"], Any], what: str) -> None:
+        await until_async(lambda: check(self), what)
+
+    def posts(self) -> list[bytes]:
+        """The bodies that the journal has made durable."""
+        return self.journal.taken
+
+    def letters(self) -> list[DeadLetter]:
+        store = Store.open(self.directory)
+        try:
+            return list(store.dead_letters())
+        finally:
+            store.close()
+
+
+@asynccontextmanager
+async def site(directory: Path, **settings: Any) -> AsyncIterator[Site]:
+    """`settings`: of the receiver; `journal`: of the journal."""
+    metrics = Metrics()
+    journal_settings = SqliteSettings.model_validate({"directory": str(directory)} | settings.pop("journal", {}))
+    chosen = ReceiverSettings.model_validate({"listen": "127.0.0.1:0"} | settings)
+    journal = GatedJournal(journal_settings, {}, metrics, chosen.max_occurrences)
+    journal.prepare()
+    await journal.open()
+    running = Site(directory, journal, metrics, Receiver(chosen, journal, metrics))
+    try:
+        _, running.port = await running.receiver.start()
+        yield running
+    finally:
+        journal.gate.set()
+        await running.receiver.stop()
+        await journal.close()

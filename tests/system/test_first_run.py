@@ -1,0 +1,87 @@
+"""`make run`: the example works as it is written down, twice in the same place, and says what is in its way."""
+
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from btfeed.posts import files as postfile
+from tests.support import posts
+from tests.support.harness import until
+
+ROOT = Path(__file__).parents[2]
+PORTS = (4321, 4322)
+ALONE = ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+"""Runs a command with a network of its own, so that its ports are free."""
+
+
+@pytest.fixture(scope="module")
+def alone() -> list[str]:
+    """ALONE where the system allows it; else nothing, once the ports are free."""
+    if shutil.which("unshare") and shutil.which("ip"):
+        tried = subprocess.run([*ALONE, "true"], capture_output=True, check=False)
+        if tried.returncode == 0:
+            return ALONE
+    until(lambda: all(map(is_free, PORTS)), f"ports {PORTS} are free")
+    return []
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def first_run(directory: Path, *prefix: str) -> "subprocess.CompletedProcess[str]":
+    command = [*prefix, sys.executable, str(ROOT / "examples" / "first_run.py")]
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_it_runs_twice_in_the_same_place(alone: list[str], tmp_path: Path) -> None:
+    """It posts, shows records and the status, and stops the server; the second run goes on with the same journal."""
+    for times in (1, 2):
+        result = first_run(tmp_path, *alone)
+        assert (result.returncode, result.stderr) == (0, "")
+        posted = re.search(r"^\d+ posts, (\d+) occurrences, 0 refused", result.stdout, re.MULTILINE)
+        assert posted
+        number = int(posted[1])
+        assert '"event.category": "visit"' in result.stdout
+        assert '"event.type":"Order received"' in result.stdout
+        assert f"sink files: running, delivered {number}, behind 0 posts, dead letters 0" in result.stdout
+        (file,) = (tmp_path / "btfeed-data" / "files").iterdir()
+        assert str(file.relative_to(tmp_path)) in result.stdout
+        assert len(file.read_text().splitlines()) == number * times
+
+
+def test_it_says_which_port_is_taken(tmp_path: Path) -> None:
+    """Exit 1, one line, and nothing is left behind."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            other.bind(("127.0.0.1", 4321))
+            other.listen()
+        except OSError:
+            pass  # somebody else has it, which does as well
+        result = first_run(tmp_path)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "port 4321 is taken, perhaps by another btfeed; stop what listens there\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+EXAMPLES = {f"{name}.bin": [make()] for name, make in posts.SAMPLES.items()} | {
+    "mixed.btposts": [posts.mixed(50, seed=seed) for seed in range(10)]
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_sample_posts_are_those_of_the_tests(name: str) -> None:
+    """Byte by byte: what is shown is what is tested."""
+    assert list(postfile.read(ROOT / "examples" / "posts" / name)) == EXAMPLES[name]
+
+
+def test_there_are_no_other_sample_posts() -> None:
+    """Every file of the folder is compared above."""
+    assert {path.name for path in (ROOT / "examples" / "posts").iterdir()} == set(EXAMPLES)

@@ -1,0 +1,22 @@
+"""What `make wheel` asks of an environment with nothing but the wheel: the native path is there, and maps a post file."""
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from btfeed import native
+from btfeed.posts import files as postfile
+from btfeed.posts import post
+from btfeed.records import mapper as transcode
+from btfeed.records.plan import RecordSettings
+from btfeed.records.validation import ValidationSettings
+from sinks.kafka import messages as _kafka_messages
+
+assert native.PATH == "native", "the wheel has no native transcoder"
+assert _kafka_messages.native, "the wheel has no native messages"
+mapper = transcode.mapper(RecordSettings(), ValidationSettings())
+records = [
+    record for body in postfile.read(Path(sys.argv[1])) for record in mapper.map(body, post.digest(body)).batch.bodies
+]
+assert records, "no records"
+print(f"btfeed {version('btfeed')} from {Path(native.__file__).parent}: {len(records)} records, mapping {native.PATH}")

@@ -1,0 +1,90 @@
+"""Logs: one JSON object a line where a machine reads them, text where a person does."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import logging, structlog
+from btfeed.telemetry import logs
+logs.configure("{level}")
+log = structlog.get_logger()
+log.debug("too small")
+log.info("heard", sink="a")
+try:
+    1 / 0
+except ZeroDivisionError:
+    log.exception("a bug")
+logging.getLogger("library").info("chatter")
+logging.getLogger("library").warning("of a library: %s", 1)
+print("result")
+"""
+
+
+def run(level: str) -> "subprocess.CompletedProcess[str]":
+    program = PROGRAM.format(level=level)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+
+def test_a_pipe_gets_one_json_object_a_line() -> None:
+    """Tracebacks and what libraries log included; results stay apart from logs."""
+    result = run("INFO")
+    heard, bug, library = map(json.loads, result.stderr.splitlines())
+    assert result.stdout == "result\n"
+    assert (heard["event"], heard["sink"], heard["level"]) == ("heard", "a", "info")
+    assert heard["timestamp"].endswith("Z")
+    assert "ZeroDivisionError: division by zero" in bug["exception"]
+    assert (library["event"], library["level"]) == ("of a library: 1", "warning")
+
+
+@pytest.mark.parametrize(("level", "lines"), [("DEBUG", 4), ("WARNING", 2), ("ERROR", 2)])
+def test_the_level_is_that_of_btfeed(level: str, lines: int) -> None:
+    """Libraries are heard from warnings on, whatever it is."""
+    assert len(run(level).stderr.splitlines()) == lines
+
+
+def test_a_log_that_can_not_be_written_ends_nothing() -> None:
+    """Its disk is full; what had something to say goes on."""
+    program = (
+        "from btfeed import logs; import structlog, logging; logs.configure(); log = structlog.get_logger()\n"
+        "for number in range(10_000): log.warning('heard', number=number)\n"
+        "logging.getLogger('library').warning('heard')\n"
+        "print('done', flush=True)\n"
+    )
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=full, check=False)
+    assert ran.stdout == b"done\n"
+
+
+def test_a_terminal_gets_text() -> None:
+    """Not JSON, which nobody reads."""
+    controller, terminal = pty.openpty()
+    program = "from btfeed import logs; import structlog; logs.configure(); structlog.get_logger().info('heard', sink='a')"
+    environment = os.environ | {"TERM": "xterm"}
+    subprocess.run([sys.executable, "-c", program], stderr=terminal, env=environment, check=True)
+    os.close(terminal)
+    shown = os.read(controller, 65_536).decode()
+    os.close(controller)
+    assert "heard" in shown
+    assert "{" not in shown
+
+
+def test_a_traceback_on_a_terminal_shows_no_values() -> None:
+    """Local variables may hold credentials; the lines of code are enough to find a bug."""
+    controller, terminal = pty.openpty()
+    program = (
+        "from btfeed import logs; import structlog; logs.configure()\n"
+        "def work(token):\n    raise ValueError('broken')\n"
+        "try:\n    work('hunter' + '2')\nexcept ValueError:\n    structlog.get_logger().exception('a bug')\n"
+    )
+    subprocess.run([sys.executable, "-c", program], stderr=terminal, env=os.environ | {"TERM": "xterm"}, check=True)
+    os.close(terminal)
+    shown = os.read(controller, 65_536).decode()
+    os.close(controller)
+    assert "ValueError" in shown
+    assert "hunter2" not in shown

@@ -1,0 +1,102 @@
+"""Profiles: what may be written, and what is said of a wrong one."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from btfeed.config import ConfigError
+from btfeed.traffic import profile
+from tests.commands.test_main import invoke
+
+
+def tables() -> dict[str, Any]:
+    """The web shop's."""
+    return tomllib.loads(profile.shipped()["web-shop"])
+
+
+def faults(found: dict[str, Any]) -> list[str]:
+    with pytest.raises(ConfigError) as error:
+        profile.parse(found)
+    return error.value.faults
+
+
+def test_three_are_shipped() -> None:
+    """Each can be loaded by its name, and has the steps of its business."""
+    steps = {name: [step.name for step in profile.load(name).steps] for name in profile.shipped()}
+    assert steps == {
+        "web-shop": ["Product page", "Add to cart", "Cart", "Checkout", "Order received"],
+        "flight-search": ["Homepage", "Search", "Results", "Select", "Track"],
+        "loan-application": ["Calculator", "Application", "Documents", "Interview", "Decision", "Signed"],
+    }
+
+
+def test_a_loan_takes_days_loops_and_has_an_optional_step() -> None:
+    """As its description says."""
+    loan = profile.load("loan-application")
+    assert sum(step.max_hours for step in loan.steps) > 72
+    assert any(step.loop for step in loan.steps)
+    assert [step.name for step in loan.steps if step.taken < 100] == ["Interview"]
+
+
+def test_all_faults_are_told_at_once_with_their_paths() -> None:
+    """Of types, ranges and keys."""
+    found = tables()
+    found["flows_per_hour"] = 0
+    found["colour"] = "red"
+    found["steps"][1]["drop_of"] = 3
+    found["steps"][2]["loop"]["percent"] = 101
+    del found["steps"][3]["event"]
+    found["times"]["hours"] = [1.0]
+    told = faults(found)
+    assert sorted(fault.partition(":")[0] for fault in told) == [
+        "colour", "flows_per_hour", "steps.1.drop_of", "steps.2.loop.percent", "steps.3.event", "times.hours",
+    ]  # fmt: skip
+    assert "steps.1.drop_of: unknown key; did you mean drop_off?" in told
+    assert "steps.3.event: is required" in told
+
+
+def test_contradictions_are_told_at_once_too() -> None:
+    """Names that no step has, ranges upside down, percentages that do not make 100."""
+    found = tables()
+    found["steps"][0] |= {"min_hours": 2, "max_hours": 1, "drop_off": 5, "taken": 50}
+    found["steps"][1] |= {"min_ms": 9, "max_ms": 1, "name": "Product page"}
+    found["steps"][2]["loop"] |= {"back_to": "Checkout", "min_times": 3}
+    found["revenue"] |= {"step": "Nowhere", "min": 1000}
+    found["errors"][0]["step"] = "Elsewhere"
+    found["segments"][0]["min_revenue"] = 1
+    found["locations"][0]["percent"] = 31
+    found["times"]["hours"] = [0] * 24
+    assert sorted(fault.partition(":")[0] for fault in faults(found)) == [
+        "errors.0.step", "locations", "revenue.min", "revenue.step", "segments.0", "steps.0.drop_off", "steps.0.min_hours",
+        "steps.0.taken", "steps.1.min_ms", "steps.1.name", "steps.2.loop.back_to", "steps.2.loop.min_times", "times",
+    ]  # fmt: skip
+
+
+def test_the_command_tells_them_and_exits_with_2(tmp_path: Path) -> None:
+    """Nothing is made."""
+    (tmp_path / "mine.toml").write_text(profile.shipped()["web-shop"].replace("drop_off = 55", "drop_off = 155"))
+    result = invoke("generate", tmp_path / "mine.toml", "--flows", 1, "--out", tmp_path / "a.btposts")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "steps.1.drop_off: Input should be less than or equal to 100" in result.stderr
+    assert not (tmp_path / "a.btposts").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["no-such"], "no such file, nor a profile that is shipped: flight-search, loan-application, web-shop"),
+        (["web-shop", "--since", "yesterday"], "'yesterday' is no time"),
+        (["web-shop", "--until", "1h"], "--since"),
+        (["web-shop", "nonsense"], "'nonsense' is no http or https url"),
+        (["web-shop", "--flows", "1", "--out", "a.txt"], "posts are written to *.btposts"),
+        (["web-shop", "--flows", "1", "--user", "x"], "write it as name:password"),
+    ],
+)
+def test_wrong_usage_is_told(arguments: list[str], what: str) -> None:
+    """On stderr, before anything is sent."""
+    result = invoke("generate", *arguments)
+    assert result.exit_code in (1, 2)
+    assert result.stdout == ""
+    assert what in " ".join(result.stderr.split())
