@@ -20,7 +20,8 @@ from benchmarks.stages import DEFAULTS, map_posts, write_all
 from benchmarks.workshop import Workshop
 from btfeed.records import mapper as transcode
 from btfeed.records.schema import MAPS, RECORD_FIELDS
-from sinks.base import Batch, SinkContext
+from sinks.base import SinkContext
+from sinks.batch import Batch
 from sinks.elasticsearch.bulk import bulk
 from sinks.elasticsearch.index import IndexName
 from sinks.elasticsearch.sink import SINK as ELASTICSEARCH

@@ -1,7 +1,7 @@
 """What an occurrence costs at each stage, each in a process of its own, on one core, between two parses.
 
     parse            upb's parser alone: the baseline itself, measured as if it were a case
-    limits           what the plain `post.admit` takes beyond the parse that is in it
+    limits           what the plain `admission.admit` takes beyond the parse that is in it
     limits, native   the same question to the native module, which needs no parse
     digest           BLAKE2b of the body, of which event.id is made
     digest, native   the same, eight posts at a time
@@ -32,9 +32,9 @@ import msgspec
 from benchmarks.load import Load
 from benchmarks.measuring import Baseline, pin, quiet
 from btfeed import config, native
-from btfeed.app import serve as app
+from btfeed.app import parts
 from btfeed.journal.sqlite.journal import SqliteJournal, SqliteSettings
-from btfeed.posts import post
+from btfeed.posts import admission, post
 from btfeed.posts.bt_pb2 import BusinessTransactions
 from btfeed.records import mapper as transcode
 from btfeed.records import plain_mapper as mapping
@@ -45,7 +45,8 @@ from btfeed.records.plain_mapper import Mapper
 from btfeed.records.plan import RecordSettings
 from btfeed.records.validation import ValidationSettings
 from btfeed.telemetry.metrics import Metrics
-from sinks.base import Batch, Sink
+from sinks.base import Sink
+from sinks.batch import Batch
 
 LEAST = 0.03
 """Seconds of CPU that a round takes at least: short ones are repeated."""
@@ -86,7 +87,7 @@ async def _limits(bench: Bench) -> AsyncIterator[tuple[Work, Work]]:
     async def admit() -> None:
         found = 0
         for body in bench.load.bodies:
-            found += post.admit_plainly(body, MAX_OCCURRENCES)
+            found += admission.admit_plainly(body, MAX_OCCURRENCES)
         assert found == bench.load.occurrences
 
     async def parse() -> None:
@@ -263,7 +264,7 @@ async def _sink(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
     found = config.parse({"sinks": {"bench": bench.sink}}, {}).sinks["bench"]
     delivery = found.common.delivery
     batches = _batches(map_posts(bench.load, transcode.mapper(*DEFAULTS)), delivery.max_records, delivery.max_bytes)
-    sink = app.create_sink("bench", found)
+    sink = parts.create_sink("bench", found)
     await sink.open(None)
 
     async def turn() -> None:
@@ -288,7 +289,7 @@ STAGES: dict[str, Stage] = {
 }
 if native.module:
     STAGES |= {
-        "limits, native": _plain(lambda body: post.admit(body, MAX_OCCURRENCES)),
+        "limits, native": _plain(lambda body: admission.admit(body, MAX_OCCURRENCES)),
         "digest, native": _digests,
         "map, native": _mapping(transcode.NativeMapper),
     }

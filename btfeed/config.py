@@ -3,38 +3,29 @@
 All faults are found at once, each with its path. `${NAME}` in a string is taken from the environment.
 """
 
-import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 import sinks
 from btfeed.admin.server import AdminSettings
 from btfeed.delivery.batching import DeliverySettings, FilterSettings
+from btfeed.faults import ConfigError, Faults, validate
 from btfeed.journal.sqlite.journal import SqliteSettings
 from btfeed.receiving.receiver import ReceiverSettings
 from btfeed.records.plan import RecordSettings
 from btfeed.records.validation import ValidationSettings
-from sinks.base import Settings, SinkType
+from sinks.base import SinkType
+from sinks.settings import Settings
 
 WITHOUT_A_FILE: Mapping[str, Any] = {"sinks": {"files": {"type": "file", "directory": "btfeed-data/files"}}}
 """What runs where no file is named; all else has its default."""
-
-S = TypeVar("S", bound=Settings)
-
-
-class ConfigError(Exception):
-    """faults: one line each, with its path."""
-
-    def __init__(self, faults: list[str]) -> None:
-        super().__init__("\n".join(faults))
-        self.faults = faults
 
 
 class Common(Settings):
@@ -113,13 +104,6 @@ def parse(tables: Mapping[str, Any], environment: Mapping[str, str]) -> Config:
     return Config(sections.receiver, sections.admin, sections.journal, sections.validation, sections.record, found)
 
 
-class Faults(dict[str, str]):
-    """By path. The first fault at a path is the one to mend: what follows from it is not told."""
-
-    def add(self, path: tuple[str, ...], message: str) -> None:
-        self.setdefault(".".join(path), message)
-
-
 def _sink(name: str, table: Any, faults: Faults) -> SinkConfig | None:
     path = ("sinks", name)
     if not name:
@@ -147,43 +131,6 @@ def _sink(name: str, table: Any, faults: Faults) -> SinkConfig | None:
     common = validate(Common, mine, path, faults)
     settings = validate(sink_type.settings, its, path, faults, also=tuple(Common.model_fields))
     return SinkConfig(common, sink_type, settings) if common and settings else None
-
-
-def validate(model: type[S], table: Any, path: tuple[str, ...], faults: Faults, also: tuple[str, ...] = ()) -> S | None:
-    try:
-        return model.model_validate(table)
-    except ValidationError as error:
-        for fault in error.errors(include_input=False):
-            message = fault["msg"].removeprefix("Value error, ")
-            if fault["type"] == "extra_forbidden":
-                message = "unknown key" + _suggestion(model, fault["loc"], also)
-            elif fault["type"] == "missing":
-                message = "is required"
-            elif fault["type"] in ("model_type", "dict_type"):
-                message = "is a table"
-            faults.add((*path, *(str(part) for part in fault["loc"])), message)
-        return None
-
-
-def _suggestion(model: type[Settings], location: tuple[int | str, ...], also: tuple[str, ...]) -> str:
-    """What may have been meant by the unknown key at `location`."""
-    for part in location[:-1]:
-        if isinstance(part, int):  # of a list
-            continue
-        field = model.model_fields.get(str(part))
-        inner = next((t for t in _types(field.annotation) if issubclass(t, Settings)), None) if field else None
-        if inner is None:
-            return ""
-        model, also = inner, ()
-    close = difflib.get_close_matches(str(location[-1]), [*model.model_fields, *also], n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def _types(annotation: Any) -> Iterator[type]:
-    if isinstance(annotation, type):
-        yield annotation
-    for argument in getattr(annotation, "__args__", ()):
-        yield from _types(argument)
 
 
 def _fill(value: Any, environment: Mapping[str, str], path: tuple[str, ...], faults: Faults) -> Any:

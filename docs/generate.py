@@ -22,7 +22,7 @@ from btfeed.config import Common, Sections
 from btfeed.records.schema import CATEGORIES, CONSTANTS, DIMENSIONS, FIELDS, VALUES, Field
 from btfeed.telemetry.metrics import Metrics
 from btfeed.traffic.profile import Profile
-from sinks.base import Seconds, Settings, Size
+from sinks.settings import Seconds, Settings, Size
 
 ROOT = Path(__file__).parent.parent
 DOCS = Path(__file__).parent

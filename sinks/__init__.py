@@ -8,7 +8,7 @@ import pkgutil
 
 from sinks.base import SinkType
 
-_NOT_SINKS = ("base", "shared")
+_NOT_SINKS = ("base", "batch", "settings", "shared", "template")
 
 
 def types() -> list[str]:

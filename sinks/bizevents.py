@@ -19,18 +19,9 @@ from urllib.parse import urlsplit
 import msgspec
 from pydantic import AfterValidator, Field, model_validator
 
-from sinks.base import (
-    Batch,
-    BatchRefused,
-    Misconfigured,
-    OutcomeUnknown,
-    Seconds,
-    Settings,
-    SinkContext,
-    SinkType,
-    Unavailable,
-    WriteResult,
-)
+from sinks.base import BatchRefused, Misconfigured, OutcomeUnknown, SinkContext, SinkType, Unavailable, WriteResult
+from sinks.batch import Batch
+from sinks.settings import Seconds, Settings
 from sinks.shared.cloud_events import SPEC_VERSION, read_head
 from sinks.shared.http import Client, decoded, explain, message, retry_after, short, web_url
 from sinks.shared.oauth import OAuth, OAuthSettings

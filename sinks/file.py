@@ -42,18 +42,9 @@ import structlog
 from fastavro.write import Writer
 from pydantic import model_validator
 
-from sinks.base import (
-    Batch,
-    Misconfigured,
-    Seconds,
-    Settings,
-    SinkContext,
-    SinkType,
-    Size,
-    Unavailable,
-    WriteResult,
-    cut_parts,
-)
+from sinks.base import Misconfigured, SinkContext, SinkType, Unavailable, WriteResult
+from sinks.batch import Batch, cut_parts
+from sinks.settings import Seconds, Settings, Size
 from sinks.shared.avro import avro_converter, avro_schema
 
 if sys.version_info >= (3, 14):

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from btfeed import config
-from btfeed.config import Config, ConfigError
-from sinks.base import Settings
+from btfeed.config import Config
+from btfeed.faults import ConfigError
+from sinks.settings import Settings
 
 EVERY_KEY = """
 [receiver]

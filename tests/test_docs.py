@@ -25,7 +25,8 @@ from btfeed.records.schema import RECORD_FIELDS
 from btfeed.records.validation import ValidationSettings
 from btfeed.telemetry.metrics import Metrics
 from btfeed.traffic import profile
-from sinks.base import Batch, SinkContext, SinkType, Transaction
+from sinks.base import SinkContext, SinkType
+from sinks.batch import Batch, Transaction
 from tests.support import posts
 from tests.support.harness import Server
 

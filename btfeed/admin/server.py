@@ -14,7 +14,7 @@ from btfeed.address import Address, host_and_port
 from btfeed.journal.base import Backlog, Journal, JournalError
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.sink_status import SinkStatus
-from sinks.base import Settings
+from sinks.settings import Settings
 
 PATIENCE = 2.0
 """Seconds that the journal has to say how far behind the sinks are."""

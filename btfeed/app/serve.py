@@ -11,25 +11,21 @@ next start.
 import asyncio
 import signal
 import sys
-import tempfile
-from collections.abc import Awaitable, Iterable
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 
 import structlog
 
 from btfeed.admin.server import Admin
-from btfeed.config import Config, SinkConfig
+from btfeed.app.parts import create_delivery
+from btfeed.config import Config
 from btfeed.delivery.loop import Delivery
 from btfeed.delivery.mapped_posts import Feed
 from btfeed.journal.sqlite.journal import SqliteJournal
 from btfeed.receiving.receiver import Receiver
 from btfeed.records import mapper as transcode
-from btfeed.records.schema import MAPS, RECORD_FIELDS
 from btfeed.telemetry.metrics import Metrics
-from sinks.base import Sink, SinkContext, SinkError
 
 log = structlog.get_logger()
 
@@ -40,10 +36,6 @@ SWITCH_INTERVAL = 0.001
 post waits for several turns."""
 
 
-def create_sink(name: str, config: SinkConfig) -> Sink:
-    return config.type.create(config.settings, SinkContext(name, RECORD_FIELDS, MAPS))
-
-
 async def serve(config: Config, stop: asyncio.Event | None = None) -> None:
     """Run until `stop` is set, or SIGTERM or SIGINT comes. Raises JournalError, OSError or ssl.SSLError at start."""
     stop = stop or _stop_on_signals()
@@ -52,7 +44,7 @@ async def serve(config: Config, stop: asyncio.Event | None = None) -> None:
     starts = {name: sink.common.start for name, sink in config.sinks.items()}
     journal = SqliteJournal(config.journal, starts, metrics, config.receiver.max_occurrences)
     feed = Feed(transcode.mapper(config.record, config.validation), metrics, len(config.sinks))
-    deliveries = [_delivery(name, sink, journal, feed, metrics) for name, sink in config.sinks.items()]
+    deliveries = [create_delivery(name, sink, journal, feed, metrics) for name, sink in config.sinks.items()]
     receiver = Receiver(config.receiver, journal, metrics)
     admin = Admin(
         config.admin,
@@ -78,62 +70,6 @@ async def serve(config: Config, stop: asyncio.Event | None = None) -> None:
         await _until(stop, tasks.values())
         log.info("stopping")
     log.info("stopped")
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """Something that `serve` needs. path: in the configuration. what: was found well. failure: None where it was."""
-
-    path: str
-    what: str
-    failure: str | None = None
-
-
-async def check(config: Config) -> list[Check]:
-    """Try what `serve` would need, and change nothing."""
-    found = []
-    if config.receiver.tls:
-        found.append(await _check("receiver.tls", "certificate and key can be loaded", _load_certificate(config)))
-    directory = Path(config.journal.directory)
-    writable = asyncio.to_thread(_prove_writable, directory)
-    found.append(await _check("journal.directory", f"{directory} can be written", writable))
-    for name, sink in config.sinks.items():
-        article = "an" if sink.common.type[0] in "aeiou" else "a"
-        what = f"{article} {sink.common.type} sink that could open"
-        found.append(await _check(f"sinks.{name}", what, _check_sink(name, sink)))
-    return found
-
-
-async def _check(path: str, what: str, attempt: Awaitable[None]) -> Check:
-    try:
-        await attempt
-    except OSError as error:
-        return Check(path, what, str(error))
-    except SinkError as error:
-        return Check(path, what, f"{type(error).__name__.lower()}: {error}")
-    except Exception as error:  # noqa: BLE001 - one that fails must not keep the others from being checked
-        return Check(path, what, f"a bug: {error!r}")
-    return Check(path, what)
-
-
-async def _check_sink(name: str, config: SinkConfig) -> None:
-    sink = create_sink(name, config)
-    try:
-        await sink.check()
-    finally:
-        await sink.close()
-
-
-async def _load_certificate(config: Config) -> None:
-    assert config.receiver.tls
-    config.receiver.tls.context()
-
-
-def _prove_writable(directory: Path) -> None:
-    """A directory that is not there yet is not made; the nearest one above it must do."""
-    directory = directory.absolute()
-    nearest = next(path for path in (directory, *directory.parents) if path.exists())
-    tempfile.TemporaryFile(dir=nearest).close()
 
 
 async def _until(stop: asyncio.Event, tasks: Iterable["asyncio.Task[None]"]) -> None:
@@ -164,8 +100,3 @@ def _stop_on_signals() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     return stop
-
-
-def _delivery(name: str, sink: SinkConfig, journal: SqliteJournal, feed: Feed, metrics: Metrics) -> Delivery:
-    common = sink.common
-    return Delivery(name, create_sink(name, sink), sink.type.serial, common.delivery, common.filter, journal, feed, metrics)

@@ -20,10 +20,12 @@ import uvloop
 from btfeed import config as configuration
 from btfeed import native
 from btfeed.address import host_and_port
+from btfeed.app import check as checking
 from btfeed.app import serve as app
 from btfeed.commands.terminal import fail
 from btfeed.commands.traffic import traffic
-from btfeed.config import Config, ConfigError
+from btfeed.config import Config
+from btfeed.faults import ConfigError
 from btfeed.journal.base import DeadLetter, JournalError
 from btfeed.journal.sqlite.database import FILE, Store
 from btfeed.posts import files as postfile
@@ -93,7 +95,7 @@ def check(config: ConfigFile = None) -> None:
     loaded = _load(config)
     logs.configure()
     typer.echo(f"configuration: ok, {config or 'the default one'}")
-    checks = asyncio.run(app.check(loaded))
+    checks = asyncio.run(checking.check(loaded))
     for check in checks:
         typer.echo(f"{check.path}: failed, {check.failure}" if check.failure else f"{check.path}: ok, {check.what}")
     if any(check.failure for check in checks):

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from pydantic import TypeAdapter, ValidationError
 
-from sinks.base import Seconds
+from sinks.settings import Seconds
 
 _seconds = TypeAdapter(Seconds)
 

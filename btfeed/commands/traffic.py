@@ -20,7 +20,7 @@ from btfeed.address import host_and_port
 from btfeed.commands import terminal
 from btfeed.commands.moments import moment
 from btfeed.commands.terminal import fail
-from btfeed.config import ConfigError
+from btfeed.faults import ConfigError
 from btfeed.posts import files as postfile
 from btfeed.receiving.receiver import TlsSettings
 from btfeed.traffic import profile as profiles

@@ -12,7 +12,8 @@ from pydantic import Field
 
 from btfeed.delivery.mapped_posts import Feed
 from btfeed.journal.base import Cursor, DeadLetter, Entry, Journal, JournalError
-from sinks.base import Batch, Seconds, Settings, Size, Transaction
+from sinks.batch import Batch, Transaction
+from sinks.settings import Seconds, Settings, Size
 
 READ_BYTES = 2**20
 """Bytes of bodies that are read from the journal at a time."""

@@ -25,17 +25,8 @@ from btfeed.journal.base import Cursor, DeadLetter, Journal, JournalError
 from btfeed.records.schema import UNKNOWN
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.sink_status import SinkStatus, State
-from sinks.base import (
-    Batch,
-    BatchRefused,
-    Misconfigured,
-    OutcomeUnknown,
-    SerialSink,
-    Sink,
-    Transaction,
-    Unavailable,
-    WriteResult,
-)
+from sinks.base import BatchRefused, Misconfigured, OutcomeUnknown, SerialSink, Sink, Unavailable, WriteResult
+from sinks.batch import Batch, Transaction
 
 log = structlog.get_logger()
 

@@ -21,7 +21,7 @@ from btfeed.records.mapper import PostMapper
 from btfeed.records.plain_mapper import Counts, Mapped
 from btfeed.records.schema import DIMENSIONS, VALUES
 from btfeed.telemetry.metrics import Metrics
-from sinks.base import Batch
+from sinks.batch import Batch
 
 log = structlog.get_logger()
 

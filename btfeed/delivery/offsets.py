@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from btfeed.journal.base import Commit, Cursor, DeadLetter, Journal, JournalError
-from sinks.base import Batch
+from sinks.batch import Batch
 
 log = structlog.get_logger()
 

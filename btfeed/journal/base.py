@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 from btfeed.posts.post import Post
-from sinks.base import Transaction
+from sinks.batch import Transaction
 
 
 class Cursor(NamedTuple):

@@ -21,13 +21,15 @@ from pydantic import AfterValidator, Field
 
 from btfeed.address import Address, host_and_port
 from btfeed.http.connection import RETRY_AFTER, Server
+from btfeed.http.gunzip import Gunzip, TooLong
 from btfeed.http.request import Answer, Incomplete, Request
 from btfeed.journal.base import DeadLetter, Journal, JournalError, JournalFull
-from btfeed.posts import post as posts
-from btfeed.posts.post import Malformed, Post, TooManyOccurrences
-from btfeed.receiving.memory import Budget, Gunzip, Overloaded, Room, TooLong
+from btfeed.posts import admission
+from btfeed.posts.admission import TooManyOccurrences
+from btfeed.posts.post import Malformed, Post
+from btfeed.receiving.memory import Budget, Overloaded, Room
 from btfeed.telemetry.metrics import Metrics
-from sinks.base import Seconds, Settings, Size
+from sinks.settings import Seconds, Settings, Size
 
 log = structlog.get_logger()
 
@@ -296,9 +298,9 @@ class Receiver:
         try:
             if len(body) > OFF_LOOP:
                 async with self._large:
-                    occurrences = await asyncio.to_thread(posts.admit, body, self._settings.max_occurrences)
+                    occurrences = await asyncio.to_thread(admission.admit, body, self._settings.max_occurrences)
             else:
-                occurrences = posts.admit(body, self._settings.max_occurrences)
+                occurrences = admission.admit(body, self._settings.max_occurrences)
             digest = await self._journal.append(Post(body, time.time_ns() // 1_000_000, peer))
         except Malformed as error:
             raise _Refusal("malformed", str(error), body=body) from None

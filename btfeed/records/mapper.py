@@ -29,7 +29,7 @@ from btfeed.records.schema import (
     VISIT_ID,
 )
 from btfeed.records.validation import ValidationSettings
-from sinks.base import Batch, Transaction
+from sinks.batch import Batch, Transaction
 
 if TYPE_CHECKING:
     from btfeed import _native

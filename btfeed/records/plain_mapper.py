@@ -24,7 +24,7 @@ from btfeed.records.encoding import not_utf8, rfc3339, text
 from btfeed.records.plan import HEAD, NO_START_TIME, Cache, Findings, Plan, RecordSettings, Shape, Source
 from btfeed.records.schema import CATEGORIES, DURATION, UNKNOWN
 from btfeed.records.validation import ValidationSettings
-from sinks.base import Batch, Transaction
+from sinks.batch import Batch, Transaction
 
 _COMMA = ord(",")
 _encoder = msgspec.json.Encoder()

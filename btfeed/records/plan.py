@@ -34,7 +34,9 @@ from btfeed.records.schema import (
     VISIT_ID,
 )
 from btfeed.records.validation import ValidationSettings, Violation, violations
-from sinks.base import Settings, Template, Transaction, template
+from sinks.batch import Transaction
+from sinks.settings import Settings
+from sinks.template import Template, template
 
 MAX_CACHED, CACHED_ALONE = 200_000, 50
 """Names that compiled plans and shapes may hold, each counting as 50 more; past that the cache starts anew. A name takes

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, model_validator
 
 from btfeed.records.encoding import Convert
 from btfeed.records.schema import CLIENT_IP, MAPS, RECORD_FIELDS, VALUES
-from sinks.base import Settings
+from sinks.settings import Settings
 
 _NEEDED = ("event.kind", "event.id", "timestamp")
 

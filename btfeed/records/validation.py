@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import Literal, NamedTuple
 
 from btfeed.records.schema import CONVERTED_BY, DIMENSIONS, FIELDS, UNKNOWN, VALUES
-from sinks.base import Settings
+from sinks.settings import Settings
 
 
 class ValidationSettings(Settings):

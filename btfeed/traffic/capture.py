@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from btfeed.http.connection import Server
+from btfeed.http.gunzip import Gunzip, TooLong
 from btfeed.http.request import Answer, Incomplete, Request
 from btfeed.posts.files import PostFileError, Writer
-from btfeed.receiving.memory import Gunzip, TooLong
 from btfeed.telemetry.metrics import Metrics
 from btfeed.traffic.sending import Url
 

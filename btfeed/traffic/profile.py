@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from btfeed.config import ConfigError, Faults, validate
-from sinks.base import Seconds, Settings
+from btfeed.faults import ConfigError, Faults, validate
+from sinks.settings import Seconds, Settings
 
 Percent = Annotated[float, Field(ge=0, le=100, strict=False)]
 Amount = Annotated[float, Field(ge=0, le=1e9, strict=False)]

@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from sinks.base import Batch, BatchRefused, Misconfigured, OutcomeUnknown, Transaction, Unavailable, WriteResult
+from sinks.base import BatchRefused, Misconfigured, OutcomeUnknown, Unavailable, WriteResult
+from sinks.batch import Batch, Transaction
 from sinks.elasticsearch.index import IndexName
 from sinks.shared.http import retry_after, short
 

@@ -5,7 +5,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from sinks.base import RecordField, SinkContext, Template, Transaction
+from sinks.base import RecordField, SinkContext
+from sinks.batch import Transaction
+from sinks.template import Template
 
 PLACEHOLDERS = ("name", "application", "system_profile", "server", "category", "date")
 LONGEST = 255

@@ -23,22 +23,14 @@ from elastic_transport.client_utils import url_to_node_config
 from elasticsearch import ApiError, AsyncElasticsearch, UnsupportedProductError
 from pydantic import AfterValidator, Field, model_validator
 
-from sinks.base import (
-    Batch,
-    Misconfigured,
-    OutcomeUnknown,
-    Seconds,
-    Settings,
-    SinkContext,
-    SinkType,
-    Unavailable,
-    WriteResult,
-    template,
-)
+from sinks.base import Misconfigured, OutcomeUnknown, SinkContext, SinkType, Unavailable, WriteResult
+from sinks.batch import Batch
 from sinks.elasticsearch.bulk import bulk, explain, verdict
 from sinks.elasticsearch.index import PLACEHOLDERS, VERSION, IndexName, check_name, index_template, template_name
 from sinks.elasticsearch.limiter import Limiter
+from sinks.settings import Seconds, Settings
 from sinks.shared.http import failure, trusting, web_url
+from sinks.template import template
 
 log = structlog.get_logger()
 

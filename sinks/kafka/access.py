@@ -15,7 +15,8 @@ from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.protocol.metadata import MetadataRequest
 from pydantic import AfterValidator, Field, model_validator
 
-from sinks.base import Misconfigured, Settings, SinkError, Unavailable
+from sinks.base import Misconfigured, SinkError, Unavailable
+from sinks.settings import Settings
 from sinks.shared.http import Client, web_url
 from sinks.shared.oauth import OAuth, OAuthSettings
 

@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Sequence
 
-from sinks.base import Joined
+from sinks.batch import Joined
 
 Packed = tuple[bytes, bytes]
 """Bytes one behind the other, and the length of each as native 64-bit numbers."""

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 from aiokafka import codec
 
-from sinks.base import Batch, Transaction
+from sinks.batch import Batch, Transaction
 from sinks.kafka import murmur2 as _murmur2
 from sinks.kafka.builder import FinishedBatch
 from sinks.kafka.columns import numbers, packed, packed_bytes

@@ -15,7 +15,8 @@ import fastavro
 import msgspec
 from pydantic import AfterValidator, Field, model_validator
 
-from sinks.base import Misconfigured, Settings, SinkContext, Unavailable
+from sinks.base import Misconfigured, SinkContext, Unavailable
+from sinks.settings import Settings
 from sinks.shared.avro import avro_converter, avro_schema
 from sinks.shared.http import Client, explain, retry_after, web_url
 

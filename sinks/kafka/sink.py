@@ -21,28 +21,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from sinks.base import (
-    Batch,
-    BatchRefused,
-    Misconfigured,
-    OutcomeUnknown,
-    Seconds,
-    Settings,
-    SinkContext,
-    SinkError,
-    SinkType,
-    Size,
-    Template,
-    Transaction,
-    WriteResult,
-    template,
-)
+from sinks.base import BatchRefused, Misconfigured, OutcomeUnknown, SinkContext, SinkError, SinkType, WriteResult
+from sinks.batch import Batch, Transaction
 from sinks.kafka.access import Access, SecuritySettings
 from sinks.kafka.messages import Compression, Form, Indexes, Key, Maker, Messages, runs_of
 from sinks.kafka.producer import Producer
 from sinks.kafka.registry import AvroValues, RegistrySettings
 from sinks.kafka.topics import Making, absent, legal
+from sinks.settings import Seconds, Settings, Size
 from sinks.shared.cloud_events import Envelopes
+from sinks.template import Template, template
 
 CATEGORIES = ("purepath", "user_action", "visit", "unknown")
 """What {category} stands for, so that topics are known before there is a record."""

@@ -9,7 +9,8 @@ import aiohttp
 import msgspec
 from pydantic import AfterValidator, Field
 
-from sinks.base import Misconfigured, Settings, Unavailable
+from sinks.base import Misconfigured, Unavailable
+from sinks.settings import Settings
 from sinks.shared.http import Client, explain, retry_after, web_url
 
 LIFE = 0.8

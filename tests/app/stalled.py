@@ -11,7 +11,8 @@ import uvloop
 from btfeed import config
 from btfeed.app import serve as app
 from btfeed.telemetry import logs
-from sinks.base import Batch, SinkContext, SinkType, WriteResult
+from sinks.base import SinkContext, SinkType, WriteResult
+from sinks.batch import Batch
 
 
 class StalledSink:

@@ -13,11 +13,14 @@ import structlog
 from structlog.testing import LogCapture
 
 from btfeed import config
+from btfeed.app import check, parts
 from btfeed.app import serve as app
 from btfeed.config import Common, Config, SinkConfig
 from btfeed.delivery.loop import Delivery
 from btfeed.journal.base import JournalError
-from sinks.base import Batch, Settings, SinkContext, SinkType, WriteResult
+from sinks.base import SinkContext, SinkType, WriteResult
+from sinks.batch import Batch
+from sinks.settings import Settings
 from tests.support import posts
 from tests.support.harness import until_async
 
@@ -226,7 +229,7 @@ async def test_check_goes_on_after_a_bug_in_a_sink(case: Case, tmp_path: Path) -
         raise ZeroDivisionError("oh")
 
     case.sink.check = fail  # type: ignore[method-assign]
-    found = await app.check(case.config())
+    found = await check.check(case.config())
     assert [(check.path, check.failure) for check in found] == [
         ("journal.directory", None),
         ("sinks.fake", "a bug: ZeroDivisionError('oh')"),
@@ -237,8 +240,8 @@ async def test_check_goes_on_after_a_bug_in_a_sink(case: Case, tmp_path: Path) -
 async def test_check_makes_no_directory(case: Case, tmp_path: Path) -> None:
     """Whoever checks as root leaves nothing that the server could not write."""
     case.directory = tmp_path / "not" / "there"
-    (journal, _) = await app.check(case.config())
-    assert journal == app.Check("journal.directory", f"{case.directory} can be written")
+    (journal, _) = await check.check(case.config())
+    assert journal == check.Check("journal.directory", f"{case.directory} can be written")
     assert not (tmp_path / "not").exists()
 
 
@@ -246,7 +249,7 @@ def test_a_sink_is_told_its_name_and_every_field(case: Case) -> None:
     """What the Avro schema and the like are made from."""
     told: list[SinkContext] = []
     create: Callable[..., Any] = lambda settings, context: told.append(context)  # noqa: E731
-    app.create_sink("archive", SinkConfig(Common(type="x"), SinkType(Settings, create), Settings()))
+    parts.create_sink("archive", SinkConfig(Common(type="x"), SinkType(Settings, create), Settings()))
     (context,) = told
     assert context.name == "archive"
     assert {"event.id", "timestamp", "duration", "url.query"} <= {field.name for field in context.fields}

@@ -22,7 +22,7 @@ from benchmarks.load import KINDS, Load, Unique, occurrences_in
 from benchmarks.measuring import Baseline, Round, Spread, cpu_seconds
 from benchmarks.results import Case, Result, about
 from benchmarks.workshop import Workshop
-from btfeed.posts import post
+from btfeed.posts import admission, post
 from btfeed.posts.bt_pb2 import BusinessTransactions
 
 TINY = job.Plan(
@@ -74,7 +74,7 @@ def test_no_two_posts_are_equal() -> None:
     unique = Unique(Load.make(10, 30).bodies)
     bodies = [b"".join(unique.next()) for _ in range(100)]
     assert len({post.digest(body) for body in bodies}) == 100
-    assert {post.admit(body, 10) for body in bodies} == {10}
+    assert {admission.admit(body, 10) for body in bodies} == {10}
 
 
 # Measuring

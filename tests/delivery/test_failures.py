@@ -9,7 +9,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from btfeed.journal.base import Cursor
-from sinks.base import Batch, BatchRefused, Misconfigured, OutcomeUnknown, Unavailable, WriteResult
+from sinks.base import BatchRefused, Misconfigured, OutcomeUnknown, Unavailable, WriteResult
+from sinks.batch import Batch
 from tests.support.fakes import FakeJournal, FakeSink, Rig, SerialFakeSink
 from tests.support.harness import until_async
 

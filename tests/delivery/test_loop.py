@@ -15,7 +15,8 @@ from btfeed.delivery.batching import FilterSettings
 from btfeed.journal.base import Cursor, DeadLetter
 from btfeed.journal.sqlite.journal import SqliteJournal, SqliteSettings
 from btfeed.telemetry.metrics import Metrics
-from sinks.base import Batch, BatchRefused, WriteResult
+from sinks.base import BatchRefused, WriteResult
+from sinks.batch import Batch
 from tests.support import posts
 from tests.support.fakes import FakeJournal, FakeSink, Rig, SerialFakeSink, post
 from tests.support.harness import until_async

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from btfeed.journal.base import Cursor
-from sinks.base import Batch, OutcomeUnknown, Unavailable, WriteResult
+from sinks.base import OutcomeUnknown, Unavailable, WriteResult
+from sinks.batch import Batch
 from tests.support.fakes import FakeSink, Rig, SerialFakeSink
 from tests.support.harness import until_async
 

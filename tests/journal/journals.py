@@ -15,7 +15,7 @@ from btfeed.journal.sqlite.database import Store
 from btfeed.journal.sqlite.journal import SqliteJournal, SqliteSettings
 from btfeed.posts.post import Post, digest
 from btfeed.telemetry.metrics import Metrics
-from sinks.base import Transaction
+from sinks.batch import Transaction
 
 MAX_OCCURRENCES = 1_000
 EVERYTHING = 2**62

@@ -6,15 +6,16 @@ from hashlib import blake2b
 
 import pytest
 
-from btfeed.posts import post
+from btfeed.posts import admission, post
+from btfeed.posts.admission import TooManyOccurrences, admit
 from btfeed.posts.bt_pb2 import BtOccurrence, BusinessTransaction
-from btfeed.posts.post import Malformed, TooManyOccurrences, admit
+from btfeed.posts.post import Malformed
 from tests.support import posts, wire
 from tests.support.wire import NAME, OCCURRENCE, START_TIME, field, group, transaction
 
 LIMIT = 2_000
 """Occurrences; above the fewest elements that every post may have."""
-ELEMENTS = LIMIT * post.ELEMENTS_PER_OCCURRENCE
+ELEMENTS = LIMIT * admission.ELEMENTS_PER_OCCURRENCE
 
 
 def elements(content: bytes, limit: int = LIMIT) -> int:
@@ -192,7 +193,7 @@ def test_empty_dimensions_are_limited(one: bytes) -> None:
 def test_what_is_in_a_long_occurrence_is_limited(one: bytes) -> None:
     """Each value becomes a field of the record, with a name of its own. Groups count with all that is in them."""
     number = (ELEMENTS - 3) // (2 if one == group(3, b"") else 1)
-    padding = field(9, b"x" * post.LONG)
+    padding = field(9, b"x" * admission.LONG)
     assert elements(field(6, START_TIME + padding + one * number)) == 1
     with pytest.raises(TooManyOccurrences, match=f"more than {ELEMENTS} names, values"):
         elements(field(6, START_TIME + padding + one * (number + 1)))
@@ -208,7 +209,7 @@ def test_packed_values_are_limited() -> None:
 @pytest.mark.parametrize("number", [1, 3, 4, 5, 7])
 def test_what_records_repeat_is_limited(number: int) -> None:
     """A long name would be in each record: 100 of them are fine where 2,000 are not."""
-    long = field(number, b"x" * (post.MIN_SHARED // 1000))
+    long = field(number, b"x" * (admission.MIN_SHARED // 1000))
     assert elements(long + OCCURRENCE * 100) == 100
     assert admit(transaction(NAME + long) + transaction(NAME + OCCURRENCE * LIMIT), LIMIT) == LIMIT
     with pytest.raises(TooManyOccurrences, match="records would repeat more than"):
@@ -217,7 +218,7 @@ def test_what_records_repeat_is_limited(number: int) -> None:
 
 def test_the_servers_name_is_repeated_by_all_transactions() -> None:
     """Wherever it stands in the post."""
-    server = field(3, b"x" * (post.MIN_SHARED // 1000))
+    server = field(3, b"x" * (admission.MIN_SHARED // 1000))
     half = transaction(NAME + OCCURRENCE * (LIMIT // 2))
     assert admit(server + transaction(NAME + OCCURRENCE * 100), LIMIT) == 100
     for body in (server + half + half, half + half + server):
@@ -246,7 +247,8 @@ BOMBS = {
     "unknown fields between known ones": "bomb(SIZE, field(6, b'\\x08\\x00\\x18\\x00' * 16_000))",
 }
 SCRIPT = """
-from btfeed.posts.post import PostRefused, admit
+from btfeed.posts.admission import admit
+from btfeed.posts.post import PostRefused
 from tests.support.harness import peak_memory
 from tests.support.wire import *
 SIZE = 16 * 2**20

@@ -3,8 +3,9 @@
 from google.protobuf.message import DecodeError
 from hypothesis import example, given, settings
 
+from btfeed.posts.admission import TooManyOccurrences, admit
 from btfeed.posts.bt_pb2 import BusinessTransactions
-from btfeed.posts.post import Malformed, TooManyOccurrences, admit
+from btfeed.posts.post import Malformed
 from tests.support import strategies, wire
 from tests.support.strategies import UNHURRIED
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from btfeed.receiving.memory import Budget, Gunzip, Overloaded, TooLong
+from btfeed.http.gunzip import Gunzip, TooLong
+from btfeed.receiving.memory import Budget, Overloaded
 from btfeed.telemetry.metrics import Metrics
 from tests.support.harness import until_async
 from tests.support.posts import mixed, sample_visit

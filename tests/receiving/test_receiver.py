@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from btfeed.config import load
 from btfeed.journal.base import JournalFull, JournalUnavailable
-from btfeed.posts import post
+from btfeed.posts import admission
 from btfeed.posts.bt_pb2 import BusinessTransactions
 from btfeed.receiving.receiver import ReceiverSettings
 from tests.support.posts import mixed, sample_purepath, sample_visit
@@ -324,7 +324,7 @@ async def test_says_when_to_come_again_if_the_journal_fails(running: Site, error
 
 async def test_a_bug_is_503_and_not_500(running: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """The client may come again; nothing was taken."""
-    monkeypatch.setattr(post, "admit", lambda body, limit: 1 / 0)
+    monkeypatch.setattr(admission, "admit", lambda body, limit: 1 / 0)
     answer = await running.ask(request(BODY))
     assert (answer.status, answer.headers["retry-after"], running.refused()) == (503, "5", {"bug": 1})
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from btfeed import _native, native
-from btfeed.posts import post
+from btfeed.posts import admission, post
 from btfeed.posts.post import Malformed
 from btfeed.records import mapper as transcode
 from btfeed.records.mapper import NativeMapper
@@ -273,7 +273,7 @@ def test_without_a_module_that_fits_the_plain_path_runs(found: object, monkeypat
 def test_the_plain_path_does_all_of_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is mapped, admitted and digested without the native module is the same."""
     body = posts.mixed(20)
-    found = post.admit(body, 100), post.digests([body])
+    found = admission.admit(body, 100), post.digests([body])
     monkeypatch.setattr(native, "module", None)
-    assert (post.admit(body, 100), post.digests([body])) == found
+    assert (admission.admit(body, 100), post.digests([body])) == found
     assert isinstance(transcode.mapper(RecordSettings(), ValidationSettings()), Mapper)

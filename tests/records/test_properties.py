@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from btfeed.posts import post
+from btfeed.posts import admission, post
+from btfeed.posts.admission import TooManyOccurrences
 from btfeed.posts.bt_pb2 import BusinessTransactions
-from btfeed.posts.post import Malformed, TooManyOccurrences
+from btfeed.posts.post import Malformed
 from btfeed.records import mapper as transcode
 from btfeed.records.plain_mapper import Mapped
 from btfeed.records.plan import RecordSettings
@@ -44,7 +45,7 @@ def test_mapping_says_what_the_contract_says(missing: str, unexpected: str, body
 def test_any_bytes_are_malformed_or_mapped(body: bytes) -> None:
     """Whatever the receiver takes is mapped, to what the Contract says, and nothing raises anything else."""
     try:
-        post.admit(body, 1000)
+        admission.admit(body, 1000)
     except (Malformed, TooManyOccurrences):
         try:
             SHARED.map(body, post.digest(body))

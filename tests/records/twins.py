@@ -17,7 +17,7 @@ from hypothesis import Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from btfeed import _native
-from btfeed.posts import post
+from btfeed.posts import admission, post
 from btfeed.posts.post import Malformed, PostRefused
 from btfeed.records.mapper import NativeMapper
 from btfeed.records.plain_mapper import Mapper
@@ -86,9 +86,9 @@ class Twins:
 
 def agree_to_admit(body: bytes, limit: int) -> bool:
     """Whether `body` is taken, which both say, with the same count."""
-    native = _native.admit(body, post._limits(limit))
+    native = _native.admit(body, admission._limits(limit))
     try:
-        expected = post.admit_plainly(body, limit)
+        expected = admission.admit_plainly(body, limit)
     except PostRefused:
         assert native is None
         return False

@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import sinks
-from sinks.base import Batch, Joined, Seconds, Settings, SinkType, Size, Template, Transaction, template
+from sinks.base import SinkType
+from sinks.batch import Batch, Joined, Transaction
+from sinks.settings import Seconds, Settings, Size
+from sinks.template import Template, template
 from tests.support.fakes import TRANSACTION, batch_of
 
 BODIES = st.lists(st.text(max_size=20).map(lambda text: json.dumps({"t": text}).encode()), max_size=30)

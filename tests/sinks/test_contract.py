@@ -11,7 +11,8 @@ import pytest
 import pytest_asyncio
 
 import sinks
-from sinks.base import Batch, Misconfigured, SerialSink, Sink, Unavailable
+from sinks.base import Misconfigured, SerialSink, Sink, Unavailable
+from sinks.batch import Batch
 from tests.sinks.drivers import Driver, drivers
 from tests.support.fakes import batch_of, mapped
 

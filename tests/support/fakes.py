@@ -16,7 +16,8 @@ from btfeed.records.mapper import PostMapper
 from btfeed.records.plan import RecordSettings
 from btfeed.records.validation import ValidationSettings
 from btfeed.telemetry.metrics import Metrics
-from sinks.base import Batch, Sink, Transaction, WriteResult
+from sinks.base import Sink, WriteResult
+from sinks.batch import Batch, Transaction
 from tests.support import posts
 from tests.support.harness import until_async
 

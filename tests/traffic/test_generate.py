@@ -9,8 +9,9 @@ from math import sqrt
 
 import pytest
 
+from btfeed.posts.admission import admit
 from btfeed.posts.bt_pb2 import BtOccurrence, BusinessTransactions
-from btfeed.posts.post import admit, digest, parse
+from btfeed.posts.post import digest, parse
 from btfeed.traffic import profile
 from btfeed.traffic.generate import BULK_SIZE, MONDAY, Order, generate
 from btfeed.traffic.profile import Profile

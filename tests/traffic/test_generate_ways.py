@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from btfeed.posts import files as postfile
-from btfeed.posts.post import admit
+from btfeed.posts.admission import admit
 from btfeed.traffic import profile
 from btfeed.traffic.generate import MONDAY, Order, generate
 from tests.commands.test_main import invoke

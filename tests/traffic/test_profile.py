@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from btfeed.config import ConfigError
+from btfeed.faults import ConfigError
 from btfeed.traffic import profile
 from tests.commands.test_main import invoke
 

@@ -25,7 +25,7 @@ from btfeed.journal.base import Commit, Cursor, DeadLetter, Entry
 from btfeed.journal.sqlite.layout import APPLICATION, PAGE_SIZE, SCHEMA, VERSION, check_header, check_schema
 from btfeed.posts.post import Post
 from btfeed.posts.post import digest as digest_of
-from sinks.base import Transaction
+from sinks.batch import Transaction
 
 FILE = "journal.db"
 CHECKPOINT_PAGES = 256  # 4 MiB: larger ones made the slowest commit in a hundred 4 times slower

@@ -29,10 +29,11 @@ from btfeed.journal.sqlite.database import Damaged, Store
 from btfeed.journal.sqlite.layout import PAGE_SIZE, bytes_taken
 from btfeed.journal.sqlite.recent import Recent
 from btfeed.journal.sqlite.recovery import damaged_post
+from btfeed.posts import admission
 from btfeed.posts import post as posts
 from btfeed.posts.post import Post
 from btfeed.telemetry.metrics import Metrics
-from sinks.base import Seconds, Settings, Size
+from sinks.settings import Seconds, Settings, Size
 
 log = structlog.get_logger()
 
@@ -343,7 +344,7 @@ class Ledger:
         """Take up refused posts that a person wants tried again."""
         for letter in list(self.store.dead_letters("retry AND kind = 'post'", limit=10)):
             try:
-                posts.admit(letter.body, self._max_occurrences)
+                admission.admit(letter.body, self._max_occurrences)
             except posts.PostRefused as error:
                 self.store.refuse_again({letter.id: str(error)}, _now())
                 continue

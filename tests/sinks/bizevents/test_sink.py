@@ -7,8 +7,9 @@ import msgspec
 import pytest
 
 from btfeed import config
-from btfeed.config import ConfigError
-from sinks.base import Batch, BatchRefused, Misconfigured, OutcomeUnknown, Unavailable, WriteResult
+from btfeed.faults import ConfigError
+from sinks.base import BatchRefused, Misconfigured, OutcomeUnknown, Unavailable, WriteResult
+from sinks.batch import Batch
 from sinks.bizevents import LIMIT, BizeventsSettings, cloud_events, endpoint, plain
 from tests.servers.bizevents import API_TOKEN, CLIENT_ID, CLIENT_SECRET, BizeventsServer, Fault
 from tests.sinks.drivers import opened

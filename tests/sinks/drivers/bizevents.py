@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from btfeed.records.schema import MAPS, RECORD_FIELDS
-from sinks.base import Batch, Sink, SinkContext
+from sinks.base import Sink, SinkContext
+from sinks.batch import Batch
 from sinks.bizevents import BizeventsSettings, BizeventsSink
 from tests.servers.bizevents import API_TOKEN, CLIENT_ID, CLIENT_SECRET, BizeventsServer
 from tests.support.fakes import batch_of

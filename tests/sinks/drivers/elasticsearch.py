@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from btfeed.records.schema import MAPS, RECORD_FIELDS
-from sinks.base import Batch, Sink, SinkContext
+from sinks.base import Sink, SinkContext
+from sinks.batch import Batch
 from sinks.elasticsearch.sink import ElasticsearchSettings, ElasticsearchSink
 from tests.servers.elasticsearch import EIGHT, NINE, PASSWORD, USER, Elasticsearch, free_port, shared
 from tests.support.fakes import TRANSACTION, batch_of

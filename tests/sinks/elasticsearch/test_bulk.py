@@ -5,16 +5,8 @@ from typing import Any
 
 import pytest
 
-from sinks.base import (
-    Batch,
-    BatchRefused,
-    Misconfigured,
-    OutcomeUnknown,
-    SinkError,
-    Transaction,
-    Unavailable,
-    WriteResult,
-)
+from sinks.base import BatchRefused, Misconfigured, OutcomeUnknown, SinkError, Unavailable, WriteResult
+from sinks.batch import Batch, Transaction
 from sinks.elasticsearch.bulk import bulk, verdict
 from sinks.elasticsearch.index import IndexName
 from tests.support.fakes import batch_of, mapped

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from btfeed.records.schema import MAPS, RECORD_FIELDS
-from sinks.base import SinkContext, Transaction
+from sinks.base import SinkContext
+from sinks.batch import Transaction
 from sinks.elasticsearch.index import LONGEST, VERSION, IndexName, check_name, index_template, template_name
 from sinks.elasticsearch.sink import INDEX
 

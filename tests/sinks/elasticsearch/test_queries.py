@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from btfeed.posts.post import digest
-from sinks.base import Batch
+from sinks.batch import Batch
 from tests.servers.elasticsearch import EIGHT, NINE, shared
 from tests.sinks.drivers.elasticsearch import Place
 from tests.support import posts

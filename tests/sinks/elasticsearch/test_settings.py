@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from btfeed.config import Config, ConfigError, parse
+from btfeed.config import Config, parse
+from btfeed.faults import ConfigError
 from sinks.elasticsearch.sink import ElasticsearchSettings
 
 HOSTS = ["https://es.example:9200"]

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from sinks.base import Batch, BatchRefused, Misconfigured, OutcomeUnknown, Transaction, Unavailable
+from sinks.base import BatchRefused, Misconfigured, OutcomeUnknown, Unavailable
+from sinks.batch import Batch, Transaction
 from tests.sinks.drivers import opened
 from tests.sinks.drivers.elasticsearch import Place, records
 from tests.support.fakes import batch_of, mapped

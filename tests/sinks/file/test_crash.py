@@ -19,7 +19,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sinks.base import Batch, Unavailable
+from sinks.base import Unavailable
+from sinks.batch import Batch
 from sinks.file import FileSink
 from tests.sinks.drivers.file import FORMATS, canonical, file_sink, read_records
 from tests.support.fakes import mapped

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from btfeed.records.schema import MAPS, RECORD_FIELDS
 from sinks import file as module
-from sinks.base import Batch, Misconfigured, RecordField, SinkContext, Unavailable, WriteResult
+from sinks.base import Misconfigured, RecordField, SinkContext, Unavailable, WriteResult
+from sinks.batch import Batch
 from sinks.file import FileSettings, FileSink
 from tests.sinks.drivers.file import FORMATS, canonical, file_sink, only_file, read_records
 from tests.support.fakes import Rig, mapped

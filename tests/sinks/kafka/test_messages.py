@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 import sinks
 from sinks import _messages
-from sinks.base import Batch, Joined, WriteResult, cut_parts
+from sinks.base import WriteResult
+from sinks.batch import Batch, Joined, cut_parts
 from sinks.kafka import messages as _kafka_messages
 from sinks.kafka.builder import FinishedBatch
 from sinks.kafka.columns import numbers, packed

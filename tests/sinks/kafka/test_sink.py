@@ -11,8 +11,9 @@ from aiokafka import errors
 from aiokafka.partitioner import murmur2
 
 from btfeed import config
-from btfeed.config import ConfigError
-from sinks.base import Batch, BatchRefused, Misconfigured, OutcomeUnknown, Unavailable, WriteResult
+from btfeed.faults import ConfigError
+from sinks.base import BatchRefused, Misconfigured, OutcomeUnknown, Unavailable, WriteResult
+from sinks.batch import Batch
 from sinks.kafka import murmur2 as _murmur2
 from sinks.kafka.producer import verdict
 from sinks.kafka.sink import KafkaSettings

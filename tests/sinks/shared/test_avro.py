@@ -13,7 +13,8 @@ from btfeed.records import mapper as transcode
 from btfeed.records.plan import RecordSettings
 from btfeed.records.schema import MAPS, RECORD_FIELDS
 from btfeed.records.validation import ValidationSettings
-from sinks.base import Batch, SinkContext
+from sinks.base import SinkContext
+from sinks.batch import Batch
 from sinks.shared.avro import avro_converter, avro_schema
 from tests.sinks.drivers.file import CONTEXT, canonical, file_sink, json_of, only_file, read_avro
 from tests.support import posts

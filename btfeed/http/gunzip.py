@@ -1,0 +1,53 @@
+"""Decompresses a request's body within a limit."""
+
+import zlib
+from collections.abc import Iterator
+
+
+class TooLong(Exception):
+    """What was decompressed is longer than the limit."""
+
+
+class Gunzip:
+    """Decompresses one gzip stream of up to MEMBERS members, up to `limit` bytes."""
+
+    STEP = 2**18
+    MEMBERS = 1_000
+    """Real streams have few; a post full of empty ones would take minutes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._member = zlib.decompressobj(wbits=31)
+        self._members = 0
+        self._plain = bytearray()
+        self._error: zlib.error | None = None
+
+    def feed(self, data: bytes) -> Iterator[int]:
+        """Decompress `data` step by step; yields how long the whole is so far. Raises TooLong. What is broken shows at
+        the end."""
+        while data and not self._error:
+            try:
+                if self._member.eof or not self._members:
+                    self._begin()
+                self._plain += self._member.decompress(data, min(self.STEP, self._limit - len(self._plain) + 1))
+            except zlib.error as error:
+                self._error = error
+                return
+            if len(self._plain) > self._limit:
+                raise TooLong
+            data = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
+            yield len(self._plain)
+
+    def end(self) -> bytes:
+        """The whole. Raises zlib.error where the stream is broken or cut off."""
+        if self._error:
+            raise self._error
+        if self._members and not self._member.eof:
+            raise zlib.error("the stream ends early")
+        return bytes(self._plain)
+
+    def _begin(self) -> None:
+        self._members += 1
+        if self._members > self.MEMBERS:
+            raise zlib.error(f"more than {self.MEMBERS} members")
+        self._member = zlib.decompressobj(wbits=31)

@@ -1,0 +1,156 @@
+"""Records on their way to a sink: immutable columns over shared buffers."""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain
+from typing import TypeVar, overload
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """The business transaction that a record belongs to: what templates and filters ask for."""
+
+    name: str
+    application: str
+    system_profile: str
+    server: str
+    category: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Records as immutable columns of equal length; record i is the i-th of each.
+
+    ids           event.id, str: equal whenever the same occurrence is delivered again
+    keys          str: the visit's id, or the event's where there is no visit
+    timestamps    startTime, int: milliseconds since the epoch
+    transactions  Transaction, one object shared by all of its records
+    sizes         int: bytes of the record, its newline included
+    parts         the records themselves, one JSON object and a newline each, in one buffer or several; where one part
+                  ends and the next begins means nothing
+
+    Cutting and joining share the parts and the columns: no record is copied, and a column that no sink reads costs nothing.
+    """
+
+    ids: Sequence[str] = ()
+    keys: Sequence[str] = ()
+    timestamps: Sequence[int] = ()
+    transactions: Sequence[Transaction] = ()
+    sizes: Sequence[int] = ()
+    parts: Sequence[memoryview] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(map(len, self.parts))
+
+    @property
+    def ndjson(self) -> bytes:
+        """All records, each ended by a newline."""
+        return b"".join(self.parts)
+
+    @property
+    def bodies(self) -> list[bytes]:
+        """Each record as the bytes of one JSON object, without its newline."""
+        whole = self.ndjson
+        return [whole[end - size : end - 1] for size, end in zip(self.sizes, accumulate(self.sizes), strict=True)]
+
+    def body(self, index: int) -> bytes:
+        """Record `index` as the bytes of one JSON object, without its newline."""
+        return self.cut(index, index + 1).ndjson[:-1]
+
+    def fitting(self, records: int, nbytes: int) -> int:
+        """How many records from the first on are within both limits."""
+        if len(self) <= records and self.nbytes <= nbytes:
+            return len(self)
+        return bisect_right([*accumulate(self.sizes[:records])], nbytes)
+
+    def cut(self, start: int, stop: int) -> "Batch":
+        """Records start to stop."""
+        if start <= 0 and stop >= len(self):
+            return self
+        here = slice(start, stop)
+        sizes = self.sizes[here]
+        parts = cut_parts(self.parts, sum(self.sizes[:start]), sum(sizes))
+        return Batch(self.ids[here], self.keys[here], self.timestamps[here], self.transactions[here], sizes, parts)
+
+    def pick(self, indexes: Sequence[int]) -> "Batch":
+        """The records at `indexes`, which ascend."""
+        runs: list[tuple[int, int]] = []
+        for index in indexes:
+            if runs and runs[-1][1] == index:
+                runs[-1] = (runs[-1][0], index + 1)
+            else:
+                runs.append((index, index + 1))
+        return Batch.join([self.cut(start, stop) for start, stop in runs])
+
+    @staticmethod
+    def join(batches: Sequence["Batch"]) -> "Batch":
+        """All records of `batches`, in that order."""
+        if len(batches) == 1:
+            return batches[0]
+        return Batch(
+            Joined([batch.ids for batch in batches]),
+            Joined([batch.keys for batch in batches]),
+            Joined([batch.timestamps for batch in batches]),
+            Joined([batch.transactions for batch in batches]),
+            Joined([batch.sizes for batch in batches]),
+            [part for batch in batches for part in batch.parts],
+        )
+
+
+T = TypeVar("T")
+
+
+class Joined(Sequence[T]):
+    """Columns one behind the other, as one."""
+
+    __slots__ = ("_ends", "columns")
+
+    def __init__(self, columns: Sequence[Sequence[T]]) -> None:
+        self.columns: list[Sequence[T]] = []
+        for column in columns:
+            self.columns += column.columns if isinstance(column, Joined) else [column]
+        self._ends = [*accumulate(map(len, self.columns))]
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __iter__(self) -> Iterator[T]:
+        return chain.from_iterable(self.columns)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T]: ...
+    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
+        if isinstance(index, slice):
+            start, stop, step = index.indices(len(self))
+            return self._cut(start, stop) if step == 1 else [self[place] for place in range(start, stop, step)]
+        place = range(len(self))[index]
+        number = bisect_right(self._ends, place)
+        column = self.columns[number]
+        return column[place - self._ends[number] + len(column)]
+
+    def _cut(self, start: int, stop: int) -> "Joined[T]":
+        columns = []
+        for column in self.columns:
+            if start < len(column) and stop > 0:
+                columns.append(column[max(0, start) : stop])
+            start, stop = start - len(column), stop - len(column)
+        return Joined(columns)
+
+
+def cut_parts(parts: Sequence[bytes | memoryview], skip: int, take: int) -> list[memoryview]:
+    """`take` bytes of `parts` behind the first `skip`."""
+    found = []
+    for part in parts:
+        piece = memoryview(part)[skip : skip + take]
+        skip = max(0, skip - len(part))
+        take -= len(piece)
+        if len(piece):
+            found.append(piece)
+    return found

@@ -1,0 +1,45 @@
+"""Tables of the configuration: the base class of every component's settings, and sizes and times as users write them."""
+
+import re
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+
+class Settings(BaseModel):
+    """A table of the configuration. Unknown keys are refused; values keep their TOML type."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+
+_SIZES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "kB": 10**3, "MB": 10**6, "GB": 10**9}
+_TIMES = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
+_LARGEST = 2**60
+_LONGEST = 36_500 * 86_400.0
+
+
+def _size(value: object) -> int:
+    match = re.fullmatch(rf"{_NUMBER}\s*([A-Za-z]+)", value) if isinstance(value, str) else None
+    if match is None or match[2] not in _SIZES:
+        raise ValueError(f'write a size as a string like "64MiB"; units are {", ".join(_SIZES)}')
+    size = float(match[1]) * _SIZES[match[2]]
+    if size > _LARGEST:
+        raise ValueError("a size is at most 1048576TiB")
+    return round(size)
+
+
+def _seconds(value: object) -> float:
+    part = rf"{_NUMBER}\s*(ms|[smhd])\s*"
+    if not isinstance(value, str) or not re.fullmatch(f"(?:{part})+", value):
+        raise ValueError(f'write a time as a string like "500ms" or "23h55m"; units are {", ".join(_TIMES)}')
+    seconds = sum(float(number) * _TIMES[unit] for number, unit in re.findall(part, value))
+    if seconds > _LONGEST:
+        raise ValueError("a time is at most 36500d")
+    return seconds
+
+
+Size = Annotated[int, BeforeValidator(_size)]
+"""A number of bytes, written "64MiB"."""
+Seconds = Annotated[float, BeforeValidator(_seconds)]
+"""A time in seconds, written "500ms" or "23h55m"."""

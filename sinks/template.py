@@ -1,0 +1,38 @@
+"""Templates such as `appmon.{category}`: names of topics and indexes that depend on the record."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import AfterValidator
+
+from sinks.batch import Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A text with placeholders such as {name}, each an attribute of Transaction or a name that the caller fills."""
+
+    text: str
+
+    def names(self) -> set[str]:
+        return set(re.findall(r"\{([^{}]*)\}", self.text))
+
+    def fill(self, transaction: Transaction, **more: str) -> str:
+        def value(match: re.Match[str]) -> str:
+            return more[match[1]] if match[1] in more else str(getattr(transaction, match[1]))
+
+        return re.sub(r"\{([^{}]*)\}", value, self.text)
+
+
+def template(*placeholders: str) -> Any:
+    """A pydantic validator for the text of a template that knows these placeholders."""
+
+    def check(text: str) -> str:
+        unknown = Template(text).names() - set(placeholders)
+        if unknown:
+            known = ", ".join(f"{{{name}}}" for name in placeholders)
+            raise ValueError(f"unknown placeholder {{{min(unknown)}}}; known are {known}")
+        return text
+
+    return AfterValidator(check)
