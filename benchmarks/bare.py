@@ -25,8 +25,8 @@ from sinks.batch import Batch
 from sinks.elasticsearch.bulk import bulk
 from sinks.elasticsearch.index import IndexName
 from sinks.elasticsearch.sink import SINK as ELASTICSEARCH
-from sinks.kafka.messages import Form, PlainMessages, runs_of
-from sinks.kafka.sink import KafkaSettings, KafkaSink, Lane
+from sinks.kafka.messages import MessageFormat, PlainMessages, runs_of
+from sinks.kafka.sink import KafkaSettings, KafkaSink, PartitionQueue
 from sinks.shared.cloud_events import Envelopes, Header
 from tests.servers.elasticsearch import Elasticsearch
 
@@ -61,7 +61,7 @@ def _batches(occurrences: int) -> list[Batch]:
     number = max(2, occurrences // RECORDS)
     mapped = map_posts(Load.make(1_000, number * RECORDS), transcode.mapper(*DEFAULTS))
     each = RECORDS // 1_000
-    return [Batch.join(mapped[start : start + each]) for start in range(0, len(mapped), each)]
+    return [Batch.concat(mapped[start : start + each]) for start in range(0, len(mapped), each)]
 
 
 async def _pair(sink: Work, bare: Work, records: int, first: bool) -> Sample:
@@ -77,7 +77,7 @@ async def _pair(sink: Work, bare: Work, records: int, first: bool) -> Sample:
     return sample | {"occurrences_per_s": records / seconds, "rate_of_bare": bare_seconds / seconds}
 
 
-Prepared = tuple[PlainMessages, list[list[Header]], list[Lane]]
+Prepared = tuple[PlainMessages, list[list[Header]], list[PartitionQueue]]
 
 
 def _kafka(workshop: Workshop, codec: str, rounds: int, occurrences: int) -> Iterator[Sample]:
@@ -122,15 +122,17 @@ def _kafka(workshop: Workshop, codec: str, rounds: int, occurrences: int) -> Ite
 
 
 def _prepare(prefix: str, batch: Batch) -> Prepared:
-    messages = PlainMessages(Form("visit", True, "none", 2**20, Envelopes("application/json")), batch, None, [0])
+    messages = PlainMessages(MessageFormat("visit", True, "none", 2**20, Envelopes("application/json")), batch, None, [0])
     runs = [(f"{prefix}.{transaction.category}", count) for transaction, count in runs_of(batch.transactions)]
     lanes = messages.lanes(runs, dict.fromkeys([topic for topic, _ in runs], PARTITIONS), [])
     headers = [messages.headers(index) for index in range(len(batch))]
-    return messages, headers, [Lane(*place, indexes) for place, indexes in lanes.items()]
+    return messages, headers, [PartitionQueue(*place, indexes) for place, indexes in lanes.items()]
 
 
-async def _send(producer: Any, messages: PlainMessages, headers: Sequence[list[Header]], lanes: Sequence[Lane]) -> None:
-    async def lane(one: Lane) -> None:
+async def _send(
+    producer: Any, messages: PlainMessages, headers: Sequence[list[Header]], lanes: Sequence[PartitionQueue]
+) -> None:
+    async def lane(one: PartitionQueue) -> None:
         made = producer.create_batch()
         stamp = time.time_ns() // 1_000_000
         for index in one.left:

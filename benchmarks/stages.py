@@ -235,13 +235,13 @@ def _batches(posts: list[Batch], max_records: int, max_bytes: int) -> list[Batch
         while len(rest):
             take = rest.fitting(max_records - records, max_bytes - nbytes)
             if take:
-                waiting.append(rest.cut(0, take))
+                waiting.append(rest.slice(0, take))
                 records, nbytes = records + take, nbytes + waiting[-1].nbytes
-                rest = rest.cut(take, len(rest))
+                rest = rest.slice(take, len(rest))
             if len(rest):
-                found.append(Batch.join(waiting))
+                found.append(Batch.concat(waiting))
                 waiting, records, nbytes = [], 0, 0
-    return [*found, Batch.join(waiting)]
+    return [*found, Batch.concat(waiting)]
 
 
 async def write_all(sink: Sink, batches: Sequence[Batch], in_flight: int) -> None:

@@ -30,7 +30,7 @@ class WriteResult:
     refused      index -> why the far end will never take that record
     state        what `open` needs to go on from here; it is saved with the cursor, in one transaction
     again_after  of a serial sink: write again after this many seconds, with an empty batch if need be
-    noted        what is worth counting of the records that were delivered -> how many of them it is true of
+    flagged      what is worth counting of the records that were delivered -> how many of them it is true of
     unknown      how many of those to write again may have been taken, and nobody can say; they are counted
     """
 
@@ -38,7 +38,7 @@ class WriteResult:
     refused: dict[int, str] = field(default_factory=dict)
     state: str | None = None
     again_after: float | None = None
-    noted: dict[str, int] = field(default_factory=dict)
+    flagged: dict[str, int] = field(default_factory=dict)
     unknown: int = 0
 
 

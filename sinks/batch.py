@@ -60,7 +60,7 @@ class Batch:
 
     def body(self, index: int) -> bytes:
         """Record `index` as the bytes of one JSON object, without its newline."""
-        return self.cut(index, index + 1).ndjson[:-1]
+        return self.slice(index, index + 1).ndjson[:-1]
 
     def fitting(self, records: int, nbytes: int) -> int:
         """How many records from the first on are within both limits."""
@@ -68,7 +68,7 @@ class Batch:
             return len(self)
         return bisect_right([*accumulate(self.sizes[:records])], nbytes)
 
-    def cut(self, start: int, stop: int) -> "Batch":
+    def slice(self, start: int, stop: int) -> "Batch":
         """Records start to stop."""
         if start <= 0 and stop >= len(self):
             return self
@@ -77,7 +77,7 @@ class Batch:
         parts = cut_parts(self.parts, sum(self.sizes[:start]), sum(sizes))
         return Batch(self.ids[here], self.keys[here], self.timestamps[here], self.transactions[here], sizes, parts)
 
-    def pick(self, indexes: Sequence[int]) -> "Batch":
+    def take(self, indexes: Sequence[int]) -> "Batch":
         """The records at `indexes`, which ascend."""
         runs: list[tuple[int, int]] = []
         for index in indexes:
@@ -85,10 +85,10 @@ class Batch:
                 runs[-1] = (runs[-1][0], index + 1)
             else:
                 runs.append((index, index + 1))
-        return Batch.join([self.cut(start, stop) for start, stop in runs])
+        return Batch.concat([self.slice(start, stop) for start, stop in runs])
 
     @staticmethod
-    def join(batches: Sequence["Batch"]) -> "Batch":
+    def concat(batches: Sequence["Batch"]) -> "Batch":
         """All records of `batches`, in that order."""
         if len(batches) == 1:
             return batches[0]

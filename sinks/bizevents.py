@@ -130,18 +130,18 @@ class BizeventsSink:
         take, body = len(batch), self._encode(batch)
         while len(body) > LIMIT and take > 1:
             take //= 2
-            body = self._encode(batch.cut(0, take))
+            body = self._encode(batch.slice(0, take))
         rest = range(take, len(batch))
         if len(body) > LIMIT:
             reason = f"too large: {len(body)} bytes, and Dynatrace takes {LIMIT} in a request"
             return WriteResult(rest, {0: reason})
-        sent = batch.cut(0, take)
+        sent = batch.slice(0, take)
         try:
             result = verdict(*await self._post(body), sent.ids)
         except OutcomeUnknown as error:
             error.again = self._settings.on_unknown == "retry"
             raise
-        return replace(result, retry=rest, noted=_noted(sent, result))
+        return replace(result, retry=rest, flagged=_flagged(sent, result))
 
     async def close(self) -> None:
         await self._client.close()
@@ -183,7 +183,7 @@ def cloud_events(batch: Batch) -> bytes:
     return b"[" + b",".join(events) + b"]"
 
 
-def _noted(sent: Batch, result: WriteResult) -> dict[str, int]:
+def _flagged(sent: Batch, result: WriteResult) -> dict[str, int]:
     latest = (time.time() + AHEAD) * 1000
     if max(sent.timestamps) <= latest:
         return {}

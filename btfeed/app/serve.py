@@ -1,6 +1,6 @@
 """The whole chain, joined in one place.
 
-    AppMon -> Receiver -> SqliteJournal -> Batcher -> Feed (Mapper) -> Delivery -> sink
+    AppMon -> Receiver -> SqliteJournal -> Batcher -> MappedPosts (Mapper) -> Delivery -> sink
 
 It is started from the far end, so that nothing is taken before somebody is there to pass it on, and stopped from the near
 end: the receiver first, which finishes the requests under way; then the deliveries, which finish their writes within
@@ -21,7 +21,7 @@ from btfeed.admin.server import Admin
 from btfeed.app.parts import create_delivery
 from btfeed.config import Config
 from btfeed.delivery.loop import Delivery
-from btfeed.delivery.mapped_posts import Feed
+from btfeed.delivery.mapped_posts import MappedPosts
 from btfeed.journal.sqlite.journal import SqliteJournal
 from btfeed.receiving.receiver import Receiver
 from btfeed.records import mapper as transcode
@@ -43,7 +43,7 @@ async def serve(config: Config, stop: asyncio.Event | None = None) -> None:
     metrics = Metrics()
     starts = {name: sink.common.start for name, sink in config.sinks.items()}
     journal = SqliteJournal(config.journal, starts, metrics, config.receiver.max_occurrences)
-    feed = Feed(transcode.mapper(config.record, config.validation), metrics, len(config.sinks))
+    feed = MappedPosts(transcode.mapper(config.record, config.validation), metrics, len(config.sinks))
     deliveries = [create_delivery(name, sink, journal, feed, metrics) for name, sink in config.sinks.items()]
     receiver = Receiver(config.receiver, journal, metrics)
     admin = Admin(

@@ -27,7 +27,7 @@ from btfeed.commands.traffic import traffic
 from btfeed.config import Config
 from btfeed.faults import ConfigError
 from btfeed.journal.base import DeadLetter, JournalError
-from btfeed.journal.sqlite.database import FILE, Store
+from btfeed.journal.sqlite.database import FILE, JournalDatabase
 from btfeed.posts import files as postfile
 from btfeed.posts.post import Malformed
 from btfeed.records import describe as inspect
@@ -183,12 +183,12 @@ def _status_lines(status: dict[str, Any]) -> Iterator[str]:
 
 
 @contextmanager
-def _store(config: Config) -> Iterator[Store]:
+def _store(config: Config) -> Iterator[JournalDatabase]:
     directory = Path(config.journal.directory)
     if not (directory / FILE).exists():
         fail(f"no journal in {directory}")
     try:
-        store = Store.open(directory)
+        store = JournalDatabase.open(directory)
         try:
             yield store
         finally:
@@ -202,7 +202,7 @@ SinkName = Annotated[
 ]
 
 
-def _selected(store: Store, sink: str | None, ids: Sequence[int] = ()) -> Iterator[DeadLetter]:
+def _selected(store: JournalDatabase, sink: str | None, ids: Sequence[int] = ()) -> Iterator[DeadLetter]:
     conditions = [f"id IN ({','.join('?' * len(ids))})"] if ids else []
     conditions += [] if sink is None else ["sink = ?"]
     return store.dead_letters(" AND ".join(conditions) or "1", *ids, *([] if sink is None else [sink]))

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from btfeed.delivery.mapped_posts import Feed
+from btfeed.delivery.mapped_posts import MappedPosts
 from btfeed.journal.base import Cursor, DeadLetter, Entry, Journal, JournalError
 from sinks.batch import Batch, Transaction
 from sinks.settings import Seconds, Settings, Size
@@ -80,7 +80,7 @@ class Batcher:
     def __init__(
         self,
         journal: Journal,
-        feed: Feed,
+        feed: MappedPosts,
         delivery: DeliverySettings,
         filter: FilterSettings,
         cursor: Cursor,
@@ -127,12 +127,12 @@ class Batcher:
             records -= len(part) + len(due)
             room -= part.nbytes + sum(len(letter.body) for letter in due)
             posts -= self._rest is None
-        return Slice(Batch.join(parts), self._cursor, letters) if begun else None
+        return Slice(Batch.concat(parts), self._cursor, letters) if begun else None
 
     @staticmethod
     def _fitting(rest: Batch, records: int, room: int, first: bool) -> Batch:
         """As much of `rest` as fits; one record at least where it would be the first."""
-        return rest.cut(0, max(rest.fitting(records, room), min(first, len(rest))))
+        return rest.slice(0, max(rest.fitting(records, room), min(first, len(rest))))
 
     def _advance(self, taken: int) -> list[DeadLetter]:
         """Move the cursor over the next `taken` records; behind the post's last, its dead letters are due."""
@@ -141,7 +141,7 @@ class Batcher:
             self._rest = None
             self._cursor = Cursor(self._cursor.seq + 1)
             return self._letters
-        self._rest = self._rest.cut(taken, len(self._rest))
+        self._rest = self._rest.slice(taken, len(self._rest))
         self._cursor = Cursor(self._cursor.seq, _ordinal(self._rest.ids[0]))
         return []
 
@@ -159,7 +159,7 @@ class Batcher:
         post = await self._feed.map(entry, self._entries)
         batch = post.batch
         if entry.seq == self._cursor.seq and self._cursor.ordinal:
-            batch = batch.cut(bisect_left(batch.ids, self._cursor.ordinal, key=_ordinal), len(batch))
+            batch = batch.slice(bisect_left(batch.ids, self._cursor.ordinal, key=_ordinal), len(batch))
         else:
             self._cursor = Cursor(entry.seq)  # posts that were set aside leave gaps
         self._rest = self._filtered_batch(batch)
@@ -190,7 +190,7 @@ class Batcher:
         if len(accepted) == len(batch):
             return batch
         self._filtered(len(batch) - len(accepted))
-        picked = batch.pick(accepted)
+        picked = batch.take(accepted)
         return replace(picked, parts=[memoryview(picked.ndjson)])  # so that they do not hold the whole post in memory
 
 

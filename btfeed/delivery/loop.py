@@ -3,7 +3,7 @@
     Batcher      (btfeed/delivery/batching.py) reads posts after the cursor, filters, cuts them by records, bytes and linger
     _write_all   `in_flight` of them take batches and write each until it is settled: every record of it delivered or kept
                  as a dead letter. They retry with full jitter and never give up
-    Settlement   (offsets.py) moves the cursor to the end of the contiguous run of settled batches, and saves it
+    OffsetTracker   (offsets.py) moves the cursor to the end of the contiguous run of settled batches, and saves it
                  with the sink's state and the dead letters in one commit
 
 Nothing here is shared with another sink but the feed of mapped posts, so that a sink that is down holds back only itself.
@@ -19,8 +19,8 @@ from typing import TypeVar, cast
 import structlog
 
 from btfeed.delivery.batching import Batcher, DeliverySettings, FilterSettings
-from btfeed.delivery.mapped_posts import Feed
-from btfeed.delivery.offsets import Assignment, Settlement
+from btfeed.delivery.mapped_posts import MappedPosts
+from btfeed.delivery.offsets import InFlightBatch, OffsetTracker
 from btfeed.journal.base import Cursor, DeadLetter, Journal, JournalError
 from btfeed.records.schema import UNKNOWN
 from btfeed.telemetry.metrics import Metrics
@@ -49,7 +49,7 @@ class Delivery:
         delivery: DeliverySettings,
         filter: FilterSettings,
         journal: Journal,
-        feed: Feed,
+        feed: MappedPosts,
         metrics: Metrics,
     ) -> None:
         self.name = name
@@ -63,8 +63,8 @@ class Delivery:
         self._metrics = metrics
         self._log = log.bind(sink=name)
         self._stopping = asyncio.Event()
-        self._settlement: Settlement
-        self._queue: asyncio.Queue[Assignment | None] = asyncio.Queue()
+        self._settlement: OffsetTracker
+        self._queue: asyncio.Queue[InFlightBatch | None] = asyncio.Queue()
         self._again_at: float | None = None  # when the sink wants to be called again, by the loop's clock
         self._bugs: set[tuple[type[Exception], str, int | None]] = set()  # those that were logged
         metrics.sink_up.labels(name).set(0)
@@ -101,7 +101,7 @@ class Delivery:
         """Ends when all of it has: on a stop the reading at once, then the writes, then the saving."""
         async with asyncio.TaskGroup() as group:
             saved = cast("SerialSink", self._sink).saved if self._serial else None
-            settlement = Settlement(self.name, self._journal, saved, self._settings.in_flight, cursor, state, group)
+            settlement = OffsetTracker(self.name, self._journal, saved, self._settings.in_flight, cursor, state, group)
             self._settlement = settlement
             producer = group.create_task(self._produce(cursor))
             for _ in range(self._settings.in_flight):
@@ -132,7 +132,7 @@ class Delivery:
                 continue
             failing = False
             if found:
-                await self._assign(Assignment(found.batch, found.end, found.dead_letters))
+                await self._assign(InFlightBatch(found.batch, found.end, found.dead_letters))
 
     async def _try_letters_again(self) -> None:
         """Take up the dead letters of this sink that a person wants tried again."""
@@ -143,9 +143,9 @@ class Delivery:
             batch = _batch(letters)
             fits = max(1, batch.fitting(len(batch), self._settings.max_bytes))
             again = {letter.event_id: letter for letter in letters[:fits] if letter.event_id}
-            await self._assign(Assignment(batch.cut(0, fits), self._settlement.end, [], again))
+            await self._assign(InFlightBatch(batch.slice(0, fits), self._settlement.end, [], again))
 
-    async def _assign(self, assignment: Assignment) -> None:
+    async def _assign(self, assignment: InFlightBatch) -> None:
         await self._settlement.add(assignment)
         if len(assignment.batch):
             self._queue.put_nowait(assignment)
@@ -163,7 +163,7 @@ class Delivery:
                 await self._settlement.settle(assignment)
             assignment = await self._take()
 
-    async def _take(self) -> Assignment | None:
+    async def _take(self) -> InFlightBatch | None:
         """The next assignment, or nothing to write where the sink asked for that; None at the end."""
         try:
             async with asyncio.timeout_at(self._again_at):
@@ -172,7 +172,7 @@ class Delivery:
             assignment = self._settlement.nothing()
         return None if self._stopping.is_set() else assignment
 
-    async def _deliver(self, assignment: Assignment) -> None:
+    async def _deliver(self, assignment: InFlightBatch) -> None:
         """Write until every record is delivered or kept as a dead letter, or the loop is stopped in a pause."""
         pieces = [assignment.batch]  # the next one last
         attempt = 0
@@ -190,7 +190,7 @@ class Delivery:
                 attempt += 1
         assignment.settled = True
 
-    async def _write(self, assignment: Assignment, piece: Batch) -> tuple[list[Batch], float | None]:
+    async def _write(self, assignment: InFlightBatch, piece: Batch) -> tuple[list[Batch], float | None]:
         """Write once. Returns what is left to write, and the least time to wait before that, None where it need not."""
         started = time.perf_counter()
         try:
@@ -216,9 +216,9 @@ class Delivery:
         if not result.retry:
             return [], None
         self._count_retried(len(result.retry))
-        return [piece.pick(sorted(result.retry))], 0.0
+        return [piece.take(sorted(result.retry))], 0.0
 
-    def _halved(self, assignment: Assignment, piece: Batch, reason: str) -> list[Batch]:
+    def _halved(self, assignment: InFlightBatch, piece: Batch, reason: str) -> list[Batch]:
         """What to write in the place of a batch that was refused: its halves; a record that is alone was the culprit."""
         self._metrics.sink_errors.labels(self.name, "batch_refused").inc()
         self._works()
@@ -226,9 +226,9 @@ class Delivery:
             self._delivered(assignment, piece, WriteResult(refused={0: reason}))
             return []
         half = len(piece) // 2
-        return [piece.cut(half, len(piece)), piece.cut(0, half)]
+        return [piece.slice(half, len(piece)), piece.slice(0, half)]
 
-    def _delivered(self, assignment: Assignment, piece: Batch, result: WriteResult) -> None:
+    def _delivered(self, assignment: InFlightBatch, piece: Batch, result: WriteResult) -> None:
         """Note what became of each record of `piece`."""
         if result.state is not None:
             assignment.state = result.state
@@ -236,8 +236,8 @@ class Delivery:
             self._bury(assignment, piece, index, "refused", reason)
         self._metrics.refused.labels(self.name).inc(len(result.refused))
         self._metrics.unknown.labels(self.name).inc(result.unknown)
-        for what, number in result.noted.items():
-            self._metrics.noted.labels(self.name, what).inc(number)
+        for what, number in result.flagged.items():
+            self._metrics.flagged.labels(self.name, what).inc(number)
         not_delivered = {*result.refused, *result.retry}
         delivered = len(piece) - len(not_delivered)
         self.status.delivered += delivered
@@ -249,7 +249,7 @@ class Delivery:
                 assignment.letters[event_id].id for index, event_id in enumerate(piece.ids) if index not in not_delivered
             ]
 
-    def _without_expired(self, assignment: Assignment, piece: Batch) -> Batch:
+    def _without_expired(self, assignment: InFlightBatch, piece: Batch) -> Batch:
         max_age = self._settings.max_age
         if max_age is None or not len(piece):
             return piece
@@ -262,9 +262,9 @@ class Delivery:
                 fresh.append(index)
             else:
                 self._bury(assignment, piece, index, "expired", f"expired: older than {max_age:g} s")
-        return piece.pick(fresh)
+        return piece.take(fresh)
 
-    def _bury(self, assignment: Assignment, piece: Batch, index: int, kind: str, reason: str) -> None:
+    def _bury(self, assignment: InFlightBatch, piece: Batch, index: int, kind: str, reason: str) -> None:
         event_id = piece.ids[index]
         if event_id in assignment.letters:
             assignment.refused_again[assignment.letters[event_id].id] = reason

@@ -55,7 +55,7 @@ Group = dict[int, MappedPost]
 """Posts that were mapped together, by their number in the journal."""
 
 
-class Feed:
+class MappedPosts:
     """Mapped posts by their number in the journal, for so many `sinks`."""
 
     def __init__(self, mapper: PostMapper, metrics: Metrics, sinks: int, budget: int = BUDGET) -> None:

@@ -1,4 +1,4 @@
-"""Settlement: from batches under way, which finish in any order, to the cursor that is saved in the journal.
+"""OffsetTracker: from batches under way, which finish in any order, to the cursor that is saved in the journal.
 
 Invariants
 - The cursor is the end of the contiguous run of settled batches: nothing before it is still to be delivered.
@@ -30,7 +30,7 @@ MAX_UNSAVED_LETTERS = 10_000
 
 
 @dataclass(slots=True)
-class Assignment:
+class InFlightBatch:
     """A slice under way, and what its settlement will say. letters: event.id -> the dead letter that is tried again."""
 
     batch: Batch
@@ -43,7 +43,7 @@ class Assignment:
     settled: bool = False
 
 
-class Settlement:
+class OffsetTracker:
     """Of one sink. `end` is behind what was added; `trying` are dead letters that are tried again, until that is saved."""
 
     def __init__(
@@ -67,12 +67,12 @@ class Settlement:
         self._window = WINDOW * in_flight
         self._state = state
         self._group = group
-        self._under_way: deque[Assignment] = deque()  # in the order of the journal
+        self._under_way: deque[InFlightBatch] = deque()  # in the order of the journal
         self._moved = asyncio.Event()  # the first of them was settled
         self._unsaved: Commit | None = None
         self._saving: asyncio.Task[None] | None = None
 
-    async def add(self, assignment: Assignment) -> None:
+    async def add(self, assignment: InFlightBatch) -> None:
         """Put it behind the others, when the window has room. Not for use by two tasks."""
         while len(self._under_way) >= self._window:
             self._moved.clear()
@@ -81,13 +81,13 @@ class Settlement:
         self.trying.update(letter.id for letter in assignment.letters.values())
         self._under_way.append(assignment)
 
-    def nothing(self) -> Assignment:
+    def nothing(self) -> InFlightBatch:
         """An empty batch, before all others: it passes no post."""
-        assignment = Assignment(Batch(), self._settled, [])
+        assignment = InFlightBatch(Batch(), self._settled, [])
         self._under_way.appendleft(assignment)
         return assignment
 
-    async def settle(self, assignment: Assignment) -> None:
+    async def settle(self, assignment: InFlightBatch) -> None:
         """Move the cursor as far as it can. Returns when another batch may be written."""
         assignment.settled = True
         assignment.batch = Batch()  # it may stay here for long, behind one that is stuck
@@ -105,7 +105,7 @@ class Settlement:
             self._tried.clear()
             await self._tried.wait()
 
-    def _note(self, done: Assignment) -> None:
+    def _note(self, done: InFlightBatch) -> None:
         self._settled = done.end
         self._state = self._state if done.state is None else done.state
         commit = Commit(done.end, self._state, done.dead_letters, done.redelivered, done.refused_again)

@@ -11,7 +11,7 @@ class Overloaded(Exception):
     """No room came free in time."""
 
 
-class Budget:
+class MemoryLimiter:
     """Bytes that posts may occupy while they are received, given out in the order of asking."""
 
     SMALL = 2**16
@@ -24,9 +24,9 @@ class Budget:
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._gauge = metrics.bytes_in_flight
 
-    def room(self, size: int) -> "Room":
+    def room(self, size: int) -> "Reservation":
         """Room for a post of up to `size` bytes, to be taken when needed."""
-        return Room(self, min(size, self._total))
+        return Reservation(self, min(size, self._total))
 
     async def take(self, size: int) -> None:
         """Raises Overloaded where `size` bytes are not to be had in time."""
@@ -62,10 +62,10 @@ class Budget:
         self._gauge.set(self._total - self._free)
 
 
-class Room:
+class Reservation:
     """What one post may take from a budget, and gives back at the end of a `with`."""
 
-    def __init__(self, budget: Budget, size: int) -> None:
+    def __init__(self, budget: MemoryLimiter, size: int) -> None:
         self.size = size
         self.taken = False
         self._budget = budget
@@ -79,6 +79,6 @@ class Room:
 
     async def cover(self, used: int) -> None:
         """Wait until there is room for a post of which `used` bytes are here. Raises Overloaded."""
-        if used > Budget.SMALL and not self.taken:
+        if used > MemoryLimiter.SMALL and not self.taken:
             await self._budget.take(self.size)
             self.taken = True

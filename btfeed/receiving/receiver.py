@@ -27,7 +27,7 @@ from btfeed.journal.base import DeadLetter, Journal, JournalError, JournalFull
 from btfeed.posts import admission
 from btfeed.posts.admission import TooManyOccurrences
 from btfeed.posts.post import Malformed, Post
-from btfeed.receiving.memory import Budget, Overloaded, Room
+from btfeed.receiving.memory import MemoryLimiter, Overloaded, Reservation
 from btfeed.telemetry.metrics import Metrics
 from sinks.settings import Seconds, Settings, Size
 
@@ -148,8 +148,8 @@ class Receiver:
         self._journal = journal
         self._metrics = metrics
         self._credentials = _credentials(settings)
-        self._budget = Budget(settings.max_in_flight, settings.queue_timeout, metrics)
-        self._small = min(settings.max_body, Budget.SMALL)
+        self._budget = MemoryLimiter(settings.max_in_flight, settings.queue_timeout, metrics)
+        self._small = min(settings.max_body, MemoryLimiter.SMALL)
         self._large = asyncio.Semaphore(1)
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self._server = Server(
@@ -262,7 +262,7 @@ class Receiver:
     def _too_large(self) -> _Refusal:
         return _Refusal("too_large", f"the body is longer than {self._settings.max_body} bytes")
 
-    async def _body(self, request: Request, gzip: bool, room: Room) -> bytes:
+    async def _body(self, request: Request, gzip: bool, room: Reservation) -> bytes:
         """The body, decompressed. Raises TimeoutError where it is not here in time."""
         if request.whole and request.size <= self._small and not gzip:
             return request.take_body()  # as most are: nothing to wait for
@@ -276,7 +276,7 @@ class Receiver:
         except Incomplete as error:
             raise _Refusal("incomplete", f"the body is broken: {error}") from None
 
-    async def _read(self, request: Request, gzip: bool, room: Room) -> bytes:
+    async def _read(self, request: Request, gzip: bool, room: Reservation) -> bytes:
         limit = self._settings.max_body
         await request.within(self._small)
         await room.cover(request.size)

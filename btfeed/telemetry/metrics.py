@@ -81,8 +81,8 @@ class Metrics:
         self.unknown = counter(
             "sink_unknown", "Records whose write ended with nobody knowing whether they were taken, each time", sink
         )
-        self.noted = counter(
-            "sink_noted", "Delivered records that something is worth counting of, such as far_future", ("sink", "what")
+        self.flagged = counter(
+            "sink_flagged", "Delivered records that something is worth counting of, such as far_future", ("sink", "what")
         )
         self.sink_errors = counter("sink_errors", "Failed writes and openings, by kind", ("sink", "kind"))
         self.batch_seconds = histogram("sink_batch_seconds", "Time of one write, in seconds", _BATCH, sink)

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 import apsw
 
-from btfeed.journal.sqlite.database import FILE, Damaged, Store
+from btfeed.journal.sqlite.database import FILE, Damaged, JournalDatabase
 from btfeed.posts import files as postfile
 from btfeed.posts import post
 from btfeed.posts.bt_pb2 import BtOccurrence, BusinessTransactions
@@ -100,7 +100,7 @@ class JournalRange:
         self.done = 0
         self.total: int | None
         try:
-            store = Store.open_read_only(directory)
+            store = JournalDatabase.open_read_only(directory)
             try:
                 self.total, self._first, self._last = store.span(begin, end)
             finally:
@@ -113,7 +113,7 @@ class JournalRange:
     def posts(self) -> Iterator[Recorded]:
         self.done = 0
         try:
-            store = Store.open_read_only(self._directory)
+            store = JournalDatabase.open_read_only(self._directory)
             try:
                 yield from self._read(store)
             finally:
@@ -121,7 +121,7 @@ class JournalRange:
         except apsw.Error as error:
             _note(self.broken, f"can't read the journal in {self._directory}: {error}")
 
-    def _read(self, store: Store) -> Iterator[Recorded]:
+    def _read(self, store: JournalDatabase) -> Iterator[Recorded]:
         seq = self._first
         while seq <= self._last and (piece := list(store.read(seq, PIECE))):
             for entry in piece:

@@ -127,7 +127,7 @@ def _items(answer: Any, records: int) -> WriteResult:
             refused[index] = f"{kind}: {short(reason)}"
     if retry and len(retry) == records:
         raise Misconfigured(person) if person else Unavailable(later)
-    return WriteResult(tuple(retry), refused, noted={"duplicate": duplicates} if duplicates else {})
+    return WriteResult(tuple(retry), refused, flagged={"duplicate": duplicates} if duplicates else {})
 
 
 def _outcome(item: Any) -> tuple[int, str, str]:

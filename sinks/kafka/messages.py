@@ -42,7 +42,7 @@ native = optional("sinks._messages", INTERFACE)
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class MessageFormat:
     """What messages of a sink are like; see KafkaSettings. envelopes: they make the headers, where those are wanted."""
 
     key: Key
@@ -71,7 +71,9 @@ class Messages(Protocol):
 class PlainMessages:
     """Columns of equal length, appended to batches of aiokafka's."""
 
-    def __init__(self, form: Form, batch: Batch, values: Sequence[bytes] | None, timestamps: Sequence[int]) -> None:
+    def __init__(
+        self, form: MessageFormat, batch: Batch, values: Sequence[bytes] | None, timestamps: Sequence[int]
+    ) -> None:
         self._headers = form.envelopes.headers if form.headers else no_headers
         self.ids = [*batch.ids]  # a column that is joined of several is slow to look into
         self.bodies = batch.bodies
@@ -110,7 +112,7 @@ class NativeMessages:
     """Memory that native code reads, without the interpreter's lock. Where that has a bug, the plain way is asked."""
 
     def __init__(
-        self, writer: Any, form: Form, batch: Batch, values: Sequence[bytes] | None, timestamps: Sequence[int]
+        self, writer: Any, form: MessageFormat, batch: Batch, values: Sequence[bytes] | None, timestamps: Sequence[int]
     ) -> None:
         assert native, "it was not built"
         self._form = form
@@ -147,10 +149,10 @@ class NativeMessages:
         return FinishedBatch(found)
 
 
-class Maker:
+class MessageBuilder:
     """Makes messages of one form."""
 
-    def __init__(self, form: Form) -> None:
+    def __init__(self, form: MessageFormat) -> None:
         self._form = form
         self._writer = native.Writer(form.envelopes) if native else None
 

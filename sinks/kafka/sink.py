@@ -24,7 +24,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from sinks.base import BatchRefused, Misconfigured, OutcomeUnknown, SinkContext, SinkError, SinkType, WriteResult
 from sinks.batch import Batch, Transaction
 from sinks.kafka.access import Access, SecuritySettings
-from sinks.kafka.messages import Compression, Form, Indexes, Key, Maker, Messages, runs_of
+from sinks.kafka.messages import Compression, Indexes, Key, MessageBuilder, MessageFormat, Messages, runs_of
 from sinks.kafka.producer import Producer
 from sinks.kafka.registry import AvroValues, RegistrySettings
 from sinks.kafka.topics import Making, absent, legal
@@ -102,7 +102,7 @@ class KafkaSettings(Settings):
 
 
 @dataclass(slots=True)
-class Lane:
+class PartitionQueue:
     """The records of one batch that go to one partition.
 
     left     indexes of those that are not delivered yet, in order
@@ -154,7 +154,9 @@ class KafkaSink:
         self._avro = AvroValues(settings.schema_registry, context) if settings.schema_registry else None
         envelopes = Envelopes("avro/binary" if self._avro else "application/json")
         headers = settings.headers == "cloudevents"
-        self._maker = Maker(Form(settings.key, headers, settings.compression, settings.batch_size, envelopes))
+        self._maker = MessageBuilder(
+            MessageFormat(settings.key, headers, settings.compression, settings.batch_size, envelopes)
+        )
         self._template = Template(settings.topic)
         self._lock = asyncio.Lock()
         self._producer: Producer | None = None
@@ -181,7 +183,7 @@ class KafkaSink:
             values, refused = await self._values(batch, runs)
             messages = self._maker.messages(batch, values, self._timestamps(batch))
             laid_out = messages.lanes(runs, {topic: partitions[topic] for topic in topics}, refused)
-            lanes = [Lane(*place, indexes) for place, indexes in laid_out.items()]
+            lanes = [PartitionQueue(*place, indexes) for place, indexes in laid_out.items()]
             try:
                 while going := [lane for lane in lanes if lane.left and not lane.error]:
                     await self._send(going, messages, refused)
@@ -267,7 +269,7 @@ class KafkaSink:
 
     # From messages to brokers
 
-    async def _send(self, lanes: Sequence[Lane], messages: Messages, refused: dict[int, str]) -> None:
+    async def _send(self, lanes: Sequence[PartitionQueue], messages: Messages, refused: dict[int, str]) -> None:
         """Send until each lane is empty or has an error, or the producer goes bad. Adds to `refused`."""
         try:
             producer = await self._ready()
@@ -282,7 +284,7 @@ class KafkaSink:
                 group.create_task(self._send_lane(producer, lane, batch, messages, refused))
 
     async def _send_lane(
-        self, producer: Producer, lane: Lane, batch: Any, messages: Messages, refused: dict[int, str]
+        self, producer: Producer, lane: PartitionQueue, batch: Any, messages: Messages, refused: dict[int, str]
     ) -> None:
         """`batch` is the lane's next. All lanes' first ones are made before any is sent, so that they share requests."""
         while not producer.bad:  # another lane's batch may have failed meanwhile
@@ -306,7 +308,7 @@ def subject(topic: str) -> str:
     return f"{topic}-value"
 
 
-def outcome(lanes: Collection[Lane], refused: dict[int, str], records: int) -> WriteResult:
+def outcome(lanes: Collection[PartitionQueue], refused: dict[int, str], records: int) -> WriteResult:
     """What became of a batch. Where nothing of it was taken, raises why."""
     left = sorted(index for lane in lanes for index in lane.left)
     stopped = [lane.error for lane in lanes if lane.error]

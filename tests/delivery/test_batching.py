@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from btfeed.delivery.batching import MAX_POSTS, Batcher, DeliverySettings, FilterSettings, Slice
-from btfeed.delivery.mapped_posts import Feed
+from btfeed.delivery.mapped_posts import MappedPosts
 from btfeed.journal.base import Cursor, JournalUnavailable
 from btfeed.telemetry.metrics import Metrics
 from tests.support import posts
@@ -26,7 +26,7 @@ class Bench:
         self.settings = DeliverySettings.model_validate({"linger": "0s"} | settings)
         self.filter = filter or FilterSettings()
         self.journal = FakeJournal()
-        self.feed = Feed(mapper(unexpected=unexpected), Metrics(), sinks=1)
+        self.feed = MappedPosts(mapper(unexpected=unexpected), Metrics(), sinks=1)
         self.held_back = 0
         self.restart(Cursor(1))
 

@@ -138,10 +138,10 @@ async def test_what_must_not_come_again_is_kept_as_dead_letters() -> None:
 
 async def test_what_a_sink_notes_is_counted() -> None:
     """By the sink's own word for it, batch after batch."""
-    async with Rig(FakeSink(always=WriteResult(noted={"far_future": 2})), max_records=2) as rig:
+    async with Rig(FakeSink(always=WriteResult(flagged={"far_future": 2})), max_records=2) as rig:
         await rig.post(4)
         await rig.saved(2)
-    assert rig.sample("sink_noted_total", what="far_future") == 4
+    assert rig.sample("sink_flagged_total", what="far_future") == 4
 
 
 async def test_what_may_have_been_taken_is_counted_though_others_were() -> None:

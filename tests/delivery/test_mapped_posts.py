@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from btfeed.delivery import mapped_posts as feed
-from btfeed.delivery.mapped_posts import Feed, MappedPost
+from btfeed.delivery.mapped_posts import MappedPost, MappedPosts
 from btfeed.records.mapper import PostMapper
 from btfeed.records.plain_mapper import Mapped, Posts, map_all
 from btfeed.records.schema import CATEGORIES
@@ -41,7 +41,7 @@ class Bench:
     def __init__(self, budget: int = 2**20, unexpected: str = "report", sinks: int = 3) -> None:
         self.mapper = CountingMapper(mapper(unexpected=unexpected))
         self.metrics = Metrics()
-        self.feed = Feed(self.mapper, self.metrics, sinks, budget)
+        self.feed = MappedPosts(self.mapper, self.metrics, sinks, budget)
 
     async def map(self, seq: int, *bodies: bytes) -> MappedPost:
         """Ask for the first of them, which is numbered `seq`; the others follow."""
@@ -137,7 +137,7 @@ async def test_posts_are_mapped_at_the_same_time_and_come_in_order(monkeypatch: 
     """Those that follow are begun beside the one that is asked for; all are counted, whichever is done first."""
     monkeypatch.setattr(feed, "GROUP_BYTES", 1)
     metrics = Metrics()
-    both = Feed(Meeting(), metrics, sinks=2)
+    both = MappedPosts(Meeting(), metrics, sinks=2)
     asked = entries(1, [post(posts.mixed(seq)) for seq in (1, 2)])
     first = await both.map(asked[0], asked[1:])
     assert [first.seq, len(first.batch)] == [1, 1]

@@ -11,7 +11,7 @@ from typing import Any
 from prometheus_client import Counter
 
 from btfeed.journal.base import DeadLetter, Entry
-from btfeed.journal.sqlite.database import Store
+from btfeed.journal.sqlite.database import JournalDatabase
 from btfeed.journal.sqlite.journal import SqliteJournal, SqliteSettings
 from btfeed.posts.post import Post, digest
 from btfeed.telemetry.metrics import Metrics
@@ -101,7 +101,7 @@ async def fill(journal: Journal, numbers: Iterable[int], size: int = 200) -> lis
 
 def letters(directory: Path, where: str = "1") -> list[DeadLetter]:
     """Dead letters as another process sees them."""
-    store = Store.open(directory)
+    store = JournalDatabase.open(directory)
     try:
         return list(store.dead_letters(where))
     finally:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from btfeed.http.gunzip import Gunzip, TooLong
-from btfeed.receiving.memory import Budget, Overloaded
+from btfeed.receiving.memory import MemoryLimiter, Overloaded
 from btfeed.telemetry.metrics import Metrics
 from tests.support.harness import until_async
 from tests.support.posts import mixed, sample_visit
@@ -266,9 +266,9 @@ async def test_does_not_wait_for_ever_when_it_stops(tmp_path: Path) -> None:
 
 async def test_who_stands_behind_one_that_gives_up_gets_its_turn() -> None:
     """Room is given out in the order of asking; who has gone is passed over."""
-    budget = Budget(100, 30.0, Metrics())
+    budget = MemoryLimiter(100, 30.0, Metrics())
     with budget.room(60) as held:
-        await held.cover(Budget.SMALL + 1)
+        await held.cover(MemoryLimiter.SMALL + 1)
         wants = asyncio.create_task(budget.take(50))
         small = asyncio.create_task(budget.take(40))
         await asyncio.sleep(0)
@@ -280,9 +280,9 @@ async def test_who_stands_behind_one_that_gives_up_gets_its_turn() -> None:
 
 async def test_room_that_comes_with_the_deadline_is_given_back() -> None:
     """A turn that was granted to one who had just given up is not lost."""
-    budget = Budget(100, 30.0, Metrics())
+    budget = MemoryLimiter(100, 30.0, Metrics())
     with budget.room(100) as held:
-        await held.cover(Budget.SMALL + 1)
+        await held.cover(MemoryLimiter.SMALL + 1)
         waiting = asyncio.create_task(budget.take(100))
         await asyncio.sleep(0)
     waiting.cancel()  # after its turn was granted, before it has noticed
@@ -292,7 +292,7 @@ async def test_room_that_comes_with_the_deadline_is_given_back() -> None:
     waiting = asyncio.create_task(budget.take(100))
     await waiting
     with pytest.raises(Overloaded):
-        await Budget(1, 0.01, Metrics()).take(2)
+        await MemoryLimiter(1, 0.01, Metrics()).take(2)
 
 
 def _gunzip(data: bytes, limit: int, step: int) -> bytes:

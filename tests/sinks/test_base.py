@@ -44,19 +44,19 @@ def test_a_cut_is_a_slice_of_every_column(bodies: list[bytes], start: int, stop:
     """cut(i, j) has records i to j, shares the parts, and can be cut again."""
     batch = batch_of(bodies)
     start, stop = sorted((min(start, len(batch)), min(stop, len(batch))))
-    cut = batch.cut(start, stop)
+    cut = batch.slice(start, stop)
     assert columns(cut) == columns(batch)[start:stop]
     assert all(part.obj is batch.parts[0].obj for part in cut.parts)
     assert bytes(cut.ndjson) == b"".join(body + b"\n" for body in bodies[start:stop])
-    assert columns(cut.cut(1, len(cut))) == columns(cut)[1:]
+    assert columns(cut.slice(1, len(cut))) == columns(cut)[1:]
 
 
 @given(st.lists(BODIES, max_size=5))
 def test_a_join_is_all_records_in_order(parts: list[list[bytes]]) -> None:
     """join puts the columns one behind the other, of cut batches too."""
     batches = [batch_of(bodies, f"post{number}") for number, bodies in enumerate(parts)]
-    batches += [batch.cut(1, max(1, len(batch) - 1)) for batch in batches if len(batch)]
-    joined = Batch.join(batches)
+    batches += [batch.slice(1, max(1, len(batch) - 1)) for batch in batches if len(batch)]
+    joined = Batch.concat(batches)
     assert columns(joined) == [row for batch in batches for row in columns(batch)]
     assert joined.nbytes == sum(batch.nbytes for batch in batches)
 
@@ -64,9 +64,9 @@ def test_a_join_is_all_records_in_order(parts: list[list[bytes]]) -> None:
 @given(BODIES, st.data())
 def test_a_pick_is_the_records_at_those_indexes(bodies: list[bytes], data: st.DataObject) -> None:
     """pick takes any ascending indexes, of cut batches too; none gives an empty batch."""
-    batch = batch_of([b'{"first":0}', *bodies]).cut(1, 1 + len(bodies))
+    batch = batch_of([b'{"first":0}', *bodies]).slice(1, 1 + len(bodies))
     indexes = sorted(data.draw(st.sets(st.integers(0, len(bodies) - 1)))) if bodies else []
-    assert columns(batch.pick(indexes)) == [columns(batch)[index] for index in indexes]
+    assert columns(batch.take(indexes)) == [columns(batch)[index] for index in indexes]
 
 
 @given(BODIES, st.integers(0, 30))
@@ -74,7 +74,7 @@ def test_halves_joined_are_the_whole(bodies: list[bytes], middle: int) -> None:
     """Cutting anywhere and joining again loses and doubles nothing."""
     batch = batch_of(bodies)
     middle = min(middle, len(batch))
-    assert columns(Batch.join([batch.cut(0, middle), batch.cut(middle, len(batch))])) == columns(batch)
+    assert columns(Batch.concat([batch.slice(0, middle), batch.slice(middle, len(batch))])) == columns(batch)
 
 
 @given(st.lists(st.lists(st.integers(), max_size=4), max_size=5), st.data())
@@ -94,7 +94,7 @@ def test_an_empty_batch_is_a_batch() -> None:
     """Batch() has no records, no bytes, and can be cut, picked from and joined."""
     empty = Batch()
     assert (len(empty), empty.nbytes, empty.bodies, bytes(empty.ndjson)) == (0, 0, [], b"")
-    assert len(empty.cut(0, 0)) == len(empty.pick([])) == len(Batch.join([])) == len(Batch.join([empty, empty])) == 0
+    assert len(empty.slice(0, 0)) == len(empty.take([])) == len(Batch.concat([])) == len(Batch.concat([empty, empty])) == 0
 
 
 @pytest.mark.parametrize(

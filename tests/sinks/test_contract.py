@@ -52,7 +52,7 @@ class Session:
             if not result.retry:
                 return
             assert not self.driver.serial, "a serial sink takes a batch in one write"
-            batch = batch.pick(sorted(result.retry))
+            batch = batch.take(sorted(result.retry))
 
 
 async def assert_has(driver: Driver, *batches: Batch) -> None:
@@ -70,10 +70,10 @@ async def test_what_is_written_is_there_once_as_it_was(driver: Driver) -> None:
     """Unnamed means delivered: every record, unchanged, once; also where several batches share a buffer."""
     batch = mapped(50)
     async with Session(driver) as session:
-        await session.write(batch.cut(0, 20))
-        await session.write(batch.cut(20, 21))
-        await session.write(batch.pick([*range(21, 30), *range(31, 50)]))
-        await session.write(batch.cut(30, 31))
+        await session.write(batch.slice(0, 20))
+        await session.write(batch.slice(20, 21))
+        await session.write(batch.take([*range(21, 30), *range(31, 50)]))
+        await session.write(batch.slice(30, 31))
     await assert_has(driver, batch)
 
 
@@ -105,7 +105,7 @@ async def test_an_empty_batch_is_harmless(driver: Driver) -> None:
         await assert_has(driver)
         await session.write(mapped(3))
         await session.write(Batch())
-        await session.write(mapped(3, 1).cut(2, 2))
+        await session.write(mapped(3, 1).slice(2, 2))
     async with Session(driver, session.state) as session:
         await session.write(Batch())
     await assert_has(driver, mapped(3))

@@ -8,7 +8,7 @@ from types import TracebackType
 
 from btfeed.delivery.batching import DeliverySettings, FilterSettings
 from btfeed.delivery.loop import Delivery
-from btfeed.delivery.mapped_posts import Feed
+from btfeed.delivery.mapped_posts import MappedPosts
 from btfeed.journal.base import Backlog, Commit, Cursor, DeadLetter, Entry, JournalUnavailable
 from btfeed.posts.post import Post, digest
 from btfeed.records import mapper as transcode
@@ -219,7 +219,7 @@ class Rig:
         serial: bool = False,
         journal: FakeJournal | None = None,
         name: str = "sink",
-        feed: Feed | None = None,
+        feed: MappedPosts | None = None,
         filter: FilterSettings | None = None,
         **settings: object,
     ) -> None:
@@ -228,7 +228,7 @@ class Rig:
         self.sink = sink
         self.journal = journal or FakeJournal()
         self.metrics = Metrics()
-        self.feed = feed or Feed(mapper(), self.metrics, sinks=1)
+        self.feed = feed or MappedPosts(mapper(), self.metrics, sinks=1)
         self.name = name
         self.delivery = Delivery(
             name, sink, serial, self.settings, filter or FilterSettings(), self.journal, self.feed, self.metrics

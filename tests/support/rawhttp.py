@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from btfeed.journal.base import DeadLetter, JournalError
-from btfeed.journal.sqlite.database import Store
+from btfeed.journal.sqlite.database import JournalDatabase
 from btfeed.journal.sqlite.journal import SqliteJournal, SqliteSettings
 from btfeed.posts.post import Post
 from btfeed.receiving.receiver import Receiver, ReceiverSettings
@@ -147,7 +147,7 @@ class Site:
         return self.journal.taken
 
     def letters(self) -> list[DeadLetter]:
-        store = Store.open(self.directory)
+        store = JournalDatabase.open(self.directory)
         try:
             return list(store.dead_letters())
         finally:

@@ -45,7 +45,7 @@ class Damaged:
     body: bytes
 
 
-class Store:
+class JournalDatabase:
     """One connection to the journal's file. Methods raise apsw.Error."""
 
     def __init__(
@@ -56,7 +56,7 @@ class Store:
         self._vfs = vfs
 
     @classmethod
-    def open(cls, directory: Path, vfs: str | None = None, file: str = FILE) -> "Store":
+    def open(cls, directory: Path, vfs: str | None = None, file: str = FILE) -> "JournalDatabase":
         """The journal in `directory`, made if there is none."""
         check_header(directory / file, vfs)
         store = cls(directory / file, vfs)
@@ -68,14 +68,14 @@ class Store:
         return store
 
     @classmethod
-    def open_damaged(cls, path: Path, vfs: str | None = None) -> "Store":
+    def open_damaged(cls, path: Path, vfs: str | None = None) -> "JournalDatabase":
         """A journal that is only to be read, and left as it is."""
         store = cls(path, vfs)
         store.leave_as_it_is()
         return store
 
     @classmethod
-    def open_read_only(cls, directory: Path) -> "Store":
+    def open_read_only(cls, directory: Path) -> "JournalDatabase":
         """The journal in `directory`, which a server may be writing: it is neither changed nor held up."""
         check_header(directory / FILE, None)
         store = cls(directory / FILE, None, apsw.SQLITE_OPEN_READONLY)

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from btfeed.journal.base import Backlog, Commit, Cursor, DeadLetter, Entry, JournalUnavailable
-from btfeed.journal.sqlite.post_log import Ledger
+from btfeed.journal.sqlite.post_log import PostLog
 from btfeed.journal.sqlite.post_log import SqliteSettings as SqliteSettings
-from btfeed.journal.sqlite.worker import Engine
+from btfeed.journal.sqlite.worker import JournalWorker
 from btfeed.posts.post import Post
 from btfeed.telemetry.metrics import Metrics
 
@@ -36,7 +36,7 @@ class _Job:
     """Something for the journal's thread: a post to append, or something to ask or change."""
 
     future: "asyncio.Future[Any]"
-    work: Post | Callable[[Ledger], Any]
+    work: Post | Callable[[PostLog], Any]
     writes: bool
 
 
@@ -53,8 +53,8 @@ class SqliteJournal:
         vfs: str | None = None,
     ) -> None:
         self._directory = Path(settings.directory)
-        ledger = Ledger(settings, starts, metrics, max_occurrences)
-        self._engine = Engine(self._directory, ledger, metrics, vfs)
+        ledger = PostLog(settings, starts, metrics, max_occurrences)
+        self._engine = JournalWorker(self._directory, ledger, metrics, vfs)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
         self._loop = asyncio.get_running_loop()
@@ -126,7 +126,7 @@ class SqliteJournal:
             await asyncio.to_thread(self._thread.join)
             self._lock.close()
 
-    async def _submit(self, work: Post | Callable[[Ledger], Any], writes: bool = False) -> Any:
+    async def _submit(self, work: Post | Callable[[PostLog], Any], writes: bool = False) -> Any:
         if self._closing:
             raise JournalUnavailable("the journal is closed")
         future = self._loop.create_future()

@@ -1,7 +1,7 @@
 """The journal on its thread while all is well: store and marks, what they take, forget, and hand out.
 
 Invariants
-- Marks, which say in short what the tables say, go back with a transaction that fails; metrics are counted when it is
+- Positions, which say in short what the tables say, go back with a transaction that fails; metrics are counted when it is
   durable.
 - seq ascends without gaps but for those that are noted, and never goes back. A post is forgotten only from the old end,
   once every configured sink has passed it and it is older than `retention` or room is needed. Under `when_full =
@@ -25,7 +25,7 @@ import apsw
 import structlog
 
 from btfeed.journal.base import Backlog, Commit, Cursor, DeadLetter, Entry, JournalFull, JournalUnavailable
-from btfeed.journal.sqlite.database import Damaged, Store
+from btfeed.journal.sqlite.database import Damaged, JournalDatabase
 from btfeed.journal.sqlite.layout import PAGE_SIZE, bytes_taken
 from btfeed.journal.sqlite.recent import Recent
 from btfeed.journal.sqlite.recovery import damaged_post
@@ -65,7 +65,7 @@ class SqliteSettings(Settings):
 
 
 @dataclass(slots=True)
-class Marks:
+class Positions:
     """What the tables say, in short.
 
     first    posts below it were forgotten
@@ -81,7 +81,7 @@ class Marks:
     gaps: dict[int, int] = field(default_factory=dict)
     cursors: dict[str, tuple[Cursor, str | None]] = field(default_factory=dict)
 
-    def copy(self) -> "Marks":
+    def copy(self) -> "Positions":
         return replace(self, gaps=dict(self.gaps), cursors=dict(self.cursors))
 
     def turn(self, seq: int) -> int:
@@ -97,7 +97,7 @@ class Marks:
         return self.next - seq - sum(last - max(first, seq) + 1 for first, last in self.gaps.items() if last >= seq)
 
 
-class Ledger:
+class PostLog:
     """A store, its marks, and what may be done with them. `starts` says for each configured sink where it begins if it
     is new: "oldest" or "latest"."""
 
@@ -112,16 +112,16 @@ class Ledger:
         self._starts = starts
         self._metrics = metrics
         self._max_occurrences = max_occurrences
-        self._store: Store | None = None
+        self._store: JournalDatabase | None = None
         self._when_durable: list[Callable[[], object]] = []
         self._recent = Recent()
         self._refused_bytes = 0  # of the bodies of refused posts, at least
         self.missing_room = 0
         """Bytes that the last refused post lacked."""
-        self.marks = Marks()
+        self.marks = Positions()
 
     @property
-    def store(self) -> Store:
+    def store(self) -> JournalDatabase:
         if self._store is None:
             raise JournalUnavailable("the journal is not open")
         return self._store
@@ -130,10 +130,10 @@ class Ledger:
     def is_open(self) -> bool:
         return self._store is not None
 
-    def take_up(self, store: Store, damaged: bool = False) -> None:
+    def take_up(self, store: JournalDatabase, damaged: bool = False) -> None:
         """Take up a store that was just opened. Sinks without a cursor are new, or lost theirs if it was `damaged`."""
         saved, cursors = store.cursors(), self.marks.cursors
-        marks = Marks(store.first_seq(), store.last_seq(), 0, store.gaps(), {**saved, **cursors})
+        marks = Positions(store.first_seq(), store.last_seq(), 0, store.gaps(), {**saved, **cursors})
         end = max(marks.first, marks.last + 1, *(last + 1 for last in marks.gaps.values()))
         for name, start in self._starts.items():
             seq = marks.first if damaged or start == "oldest" else end
@@ -161,7 +161,7 @@ class Ledger:
             self._store = None
 
     @contextmanager
-    def transaction(self) -> Iterator[Store]:
+    def transaction(self) -> Iterator[JournalDatabase]:
         store = self.store
         before = self.marks.copy()
         self._when_durable.clear()

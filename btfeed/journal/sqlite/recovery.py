@@ -21,7 +21,7 @@ from typing import TypeVar
 import apsw
 
 from btfeed.journal.base import Cursor, DeadLetter, Entry
-from btfeed.journal.sqlite.database import FILE, Damaged, Store
+from btfeed.journal.sqlite.database import FILE, Damaged, JournalDatabase
 from btfeed.journal.sqlite.layout import PAGE_SIZE, check_header, check_schema
 
 T = TypeVar("T")
@@ -51,7 +51,7 @@ def salvage(directory: Path, vfs: str | None, first_seq: int, next_seq: int) -> 
     for suffix in ("", "-wal", "-shm"):
         (directory / (_UNFINISHED + suffix)).unlink(missing_ok=True)
     found = Salvage(directory)
-    store = Store.open(directory, vfs, _UNFINISHED)
+    store = JournalDatabase.open(directory, vfs, _UNFINISHED)
     try:
         store.checkpoint()
         with _damaged(directory, vfs) as old:
@@ -91,7 +91,7 @@ def finish(directory: Path) -> Path | None:
 
 
 @contextmanager
-def _damaged(directory: Path, vfs: str | None) -> Iterator[Store]:
+def _damaged(directory: Path, vfs: str | None) -> Iterator[JournalDatabase]:
     """The damaged journal, to be read. Its first page holds the header and the schema, alike in every journal: where it
     is damaged, the new one's is read in its place."""
     path = directory / FILE
@@ -99,11 +99,11 @@ def _damaged(directory: Path, vfs: str | None) -> Iterator[Store]:
     try:
         try:
             check_header(path, vfs)
-            with closing(Store.open_damaged(path, vfs)) as old:
+            with closing(JournalDatabase.open_damaged(path, vfs)) as old:
                 check_schema(old.db)
         except apsw.Error:
             vfs = patched.name
-        with closing(Store.open_damaged(path, vfs)) as old:
+        with closing(JournalDatabase.open_damaged(path, vfs)) as old:
             yield old
     finally:
         patched.unregister()
@@ -164,13 +164,13 @@ def _readable(read: Callable[[int], Iterator[T]], key: Callable[[T], int], first
 # Carrying over
 
 
-def _carry_sinks(old: Store, store: Store) -> None:
+def _carry_sinks(old: JournalDatabase, store: JournalDatabase) -> None:
     cursors: dict[str, tuple[Cursor, str | None]] = _known(lambda: old.cursors(strict=False), {})
     for sink, (cursor, state) in cursors.items():
         store.save_cursor(sink, cursor, state)
 
 
-def _carry_letters(old: Store, store: Store) -> None:
+def _carry_letters(old: JournalDatabase, store: JournalDatabase) -> None:
     marked: set[int] = _known(lambda: {letter.id for letter in old.dead_letters("retry")}, set())
 
     def read(number: int) -> Iterator[DeadLetter]:
@@ -201,7 +201,7 @@ class _Numbers:
         return self.next - self.first - gaps
 
 
-def _carry_posts(old: Store, store: Store, found: Salvage, first_seq: int, next_seq: int) -> None:
+def _carry_posts(old: JournalDatabase, store: JournalDatabase, found: Salvage, first_seq: int, next_seq: int) -> None:
     seqs = [cursor.seq for cursor, _ in store.cursors().values()]
     gaps: dict[int, int] = _known(old.gaps, {})
     first = first_seq or _known(old.first_seq, 0)
@@ -239,7 +239,7 @@ def _numbered(entries: Iterator[Entry], numbers: _Numbers) -> Iterator[Entry]:
         yield replace(entry, seq=seq)
 
 
-def _account_for_the_rest(store: Store, found: Salvage, numbers: _Numbers, doubtful: "_Doubtful") -> None:
+def _account_for_the_rest(store: JournalDatabase, found: Salvage, numbers: _Numbers, doubtful: "_Doubtful") -> None:
     """Each number has a post now, or a dead letter, or its post is lost."""
     numbers.first = numbers.first or numbers.next
     missing = max(0, numbers.count() - found.posts)
@@ -281,7 +281,7 @@ class _Doubtful:
             else:
                 yield row
 
-    def letters(self, store: Store, numbers: _Numbers) -> list[DeadLetter]:
+    def letters(self, store: JournalDatabase, numbers: _Numbers) -> list[DeadLetter]:
         """What may be missing posts: first those that say which."""
         known = {row.seq: row for row in self._rows if numbers.first <= row.seq < numbers.next}
         missing = [row for seq, row in known.items() if store.digest(seq) is None and not numbers.is_gap(seq)]

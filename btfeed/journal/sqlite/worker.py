@@ -18,8 +18,8 @@ import apsw
 import structlog
 
 from btfeed.journal.base import JournalError, JournalUnavailable
-from btfeed.journal.sqlite.database import DAMAGE, Store
-from btfeed.journal.sqlite.post_log import Ledger
+from btfeed.journal.sqlite.database import DAMAGE, JournalDatabase
+from btfeed.journal.sqlite.post_log import PostLog
 from btfeed.journal.sqlite.recovery import finish, salvage
 from btfeed.posts.post import Post
 from btfeed.telemetry.metrics import Metrics
@@ -27,7 +27,7 @@ from btfeed.telemetry.metrics import Metrics
 log = structlog.get_logger()
 
 T = TypeVar("T")
-Work = Post | Callable[[Ledger], Any]
+Work = Post | Callable[[PostLog], Any]
 """A post to append, or something else to be done in the transaction."""
 
 UNREADABLE = 60.0
@@ -35,10 +35,10 @@ UNREADABLE = 60.0
 _READ_ERRORS = (apsw.SQLITE_IOERR_READ, apsw.SQLITE_IOERR_SHORT_READ, apsw.SQLITE_IOERR_CORRUPTFS)
 
 
-class Engine:
+class JournalWorker:
     """A ledger, and its recovery. Methods but `refusing` belong to the journal's thread."""
 
-    def __init__(self, directory: Path, ledger: Ledger, metrics: Metrics, vfs: str | None) -> None:
+    def __init__(self, directory: Path, ledger: PostLog, metrics: Metrics, vfs: str | None) -> None:
         self.ledger = ledger
         self._directory = directory
         self._metrics = metrics
@@ -80,7 +80,7 @@ class Engine:
             failure = _bug(error)
         return [failure] * len(works)
 
-    def ask(self, question: Callable[[Ledger], T]) -> T | JournalError:
+    def ask(self, question: Callable[[PostLog], T]) -> T | JournalError:
         """What `question` returns, or a JournalError."""
         try:
             return self._mending(lambda: question(self.ledger))
@@ -135,7 +135,7 @@ class Engine:
 
     def _take_up(self, rewrite_log: bool = False, probe: bool = False, damaged: bool = False) -> None:
         """Open the store, and let the ledger have it."""
-        store = Store.open(self._directory, self._vfs)
+        store = JournalDatabase.open(self._directory, self._vfs)
         try:
             if rewrite_log:
                 store.rewrite_log()

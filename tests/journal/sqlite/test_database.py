@@ -8,24 +8,24 @@ import apsw
 import pytest
 
 from btfeed.journal.base import Commit, Cursor, DeadLetter, Entry
-from btfeed.journal.sqlite.database import FILE, Damaged, Store
+from btfeed.journal.sqlite.database import FILE, Damaged, JournalDatabase
 from btfeed.journal.sqlite.layout import PAGE_SIZE
 from tests.journal.journals import EVERYTHING, entries, letter, post
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
+def store(tmp_path: Path) -> Iterator[JournalDatabase]:
     """An empty store."""
-    opened = Store.open(tmp_path)
+    opened = JournalDatabase.open(tmp_path)
     yield opened
     opened.close()
 
 
-def _seqs(store: Store) -> list[int]:
+def _seqs(store: JournalDatabase) -> list[int]:
     return [row.seq for row in store.read(0, EVERYTHING)]
 
 
-def test_a_store_is_set_up_to_be_durable(store: Store) -> None:
+def test_a_store_is_set_up_to_be_durable(store: JournalDatabase) -> None:
     """Write-ahead log, a sync with every commit, and pages of the size that the layout promises."""
     pragmas = {name: store.db.pragma(name) for name in ("journal_mode", "synchronous", "page_size", "cell_size_check")}
     assert pragmas == {"journal_mode": "wal", "synchronous": 2, "page_size": PAGE_SIZE, "cell_size_check": 1}
@@ -33,35 +33,35 @@ def test_a_store_is_set_up_to_be_durable(store: Store) -> None:
 
 def test_a_store_of_a_newer_btfeed_is_refused(tmp_path: Path) -> None:
     """What a newer version wrote is neither read nor changed; a version that is said but once is damage."""
-    opened = Store.open(tmp_path)
+    opened = JournalDatabase.open(tmp_path)
     opened.db.execute("PRAGMA user_version=2")
     opened.close()
     with pytest.raises(apsw.CorruptError):
-        Store.open(tmp_path)
+        JournalDatabase.open(tmp_path)
     raw = apsw.Connection(str(tmp_path / FILE))
     raw.execute(f"PRAGMA application_id={0x62740002}")
     raw.close()
     before = (tmp_path / FILE).read_bytes()
     with pytest.raises(apsw.SQLError, match=r"newer btfeed \(layout 2, this one knows 1\)"):
-        Store.open(tmp_path)
+        JournalDatabase.open(tmp_path)
     assert (tmp_path / FILE).read_bytes() == before
 
 
 def test_a_store_may_be_vacuumed_and_analyzed(tmp_path: Path) -> None:
     """What people do to SQLite's files is no damage; another column is."""
-    opened = Store.open(tmp_path)
+    opened = JournalDatabase.open(tmp_path)
     opened.append(entries(1, [post(1)]))
     opened.db.execute("VACUUM; ANALYZE")
     opened.close()
-    opened = Store.open(tmp_path)
+    opened = JournalDatabase.open(tmp_path)
     assert _seqs(opened) == [1]
     opened.db.execute("ALTER TABLE posts RENAME COLUMN peer TO pear")
     opened.close()
     with pytest.raises(apsw.CorruptError, match="schema"):
-        Store.open(tmp_path)
+        JournalDatabase.open(tmp_path)
 
 
-def test_posts_come_back_as_they_were(store: Store) -> None:
+def test_posts_come_back_as_they_were(store: JournalDatabase) -> None:
     """Body, digest, time and peer of a post are what was appended; a changed body or digest is told apart."""
     posts = [post(number) for number in range(3)]
     appended = entries(7, posts)
@@ -72,7 +72,7 @@ def test_posts_come_back_as_they_were(store: Store) -> None:
 
 
 @pytest.mark.parametrize("column", ["received = 'text'", "peer = x'ff'", "body = 'text'", "digest = 1.5", "body = 7"])
-def test_rows_of_other_types_are_read(store: Store, column: str) -> None:
+def test_rows_of_other_types_are_read(store: JournalDatabase, column: str) -> None:
     """Whatever types a damaged row has, reading gives what it promises: a post, or a damaged one."""
     store.append(entries(1, [post(1)]))
     store.db.execute(f"UPDATE posts SET {column}")
@@ -84,7 +84,7 @@ def test_rows_of_other_types_are_read(store: Store, column: str) -> None:
         assert isinstance(row.body, bytes)
 
 
-def test_posts_are_forgotten_from_the_old_end(store: Store) -> None:
+def test_posts_are_forgotten_from_the_old_end(store: JournalDatabase) -> None:
     """Up to the last that is old enough, below the number, so many at a time; the first number left is remembered."""
     store.append(entries(1, [post(number, received=received) for number, received in enumerate((10, 99, 12, 50, 51))]))
     assert store.forget(6, 10, 10) == []
@@ -97,7 +97,7 @@ def test_posts_are_forgotten_from_the_old_end(store: Store) -> None:
     assert (_seqs(store), store.first_seq(), store.last_seq()) == ([], 6, 0)
 
 
-def test_gaps(store: Store) -> None:
+def test_gaps(store: JournalDatabase) -> None:
     """A post that is deleted out of turn leaves a gap; all that is missing can be noted; forgotten gaps are gone."""
     store.append(entries(1, [post(number) for number in range(9)]))
     store.delete_post(3)
@@ -109,7 +109,7 @@ def test_gaps(store: Store) -> None:
     assert store.gaps() == {10: 11}
 
 
-def test_freed_room_is_used_again(store: Store) -> None:
+def test_freed_room_is_used_again(store: JournalDatabase) -> None:
     """What is forgotten counts no longer as used, and the file does not grow for what comes in its place."""
     store.append(entries(1, [post(number, 50_000) for number in range(20)]))
     full = store.used_bytes()
@@ -120,7 +120,7 @@ def test_freed_room_is_used_again(store: Store) -> None:
     assert store.db.pragma("page_count") * PAGE_SIZE <= full + PAGE_SIZE
 
 
-def test_a_damaged_cursor_is_an_error(store: Store) -> None:
+def test_a_damaged_cursor_is_an_error(store: JournalDatabase) -> None:
     """A cursor that is not what was saved is never believed."""
     store.save_cursor("a", Cursor(5, 2), "state")
     store.save_cursor("b", Cursor(6), None)
@@ -131,7 +131,7 @@ def test_a_damaged_cursor_is_an_error(store: Store) -> None:
     assert store.cursors(strict=False) == {"b": (Cursor(6), None)}
 
 
-def test_a_dead_letter_is_kept_once_for_each_sink(store: Store) -> None:
+def test_a_dead_letter_is_kept_once_for_each_sink(store: JournalDatabase) -> None:
     """The same record of the same sink is one dead letter; of another sink it is another; posts are kept each time."""
     refused = DeadLetter("post", "", "malformed", 1, b"body")
     for each in (letter(1), letter(1, reason="again"), letter(1, "b"), refused, refused):
@@ -141,7 +141,7 @@ def test_a_dead_letter_is_kept_once_for_each_sink(store: Store) -> None:
     assert [replace(found, id=0) for found in kept] == [letter(1), letter(1, "b"), refused, refused]
 
 
-def test_retry_marks_what_can_be_tried_again(store: Store) -> None:
+def test_retry_marks_what_can_be_tried_again(store: JournalDatabase) -> None:
     """A record goes to its own sink if that is configured; one that no sink was asked for goes to all; one without a valid
     timestamp, or whose body is no JSON any more, stays."""
     no_sink = letter(2, "")
@@ -155,7 +155,7 @@ def test_retry_marks_what_can_be_tried_again(store: Store) -> None:
     assert {found.event_id for found in store.dead_letters("NOT retry")} == {"id-1", "id-3", "id-4"}
 
 
-def test_save_settles_dead_letters(store: Store) -> None:
+def test_save_settles_dead_letters(store: JournalDatabase) -> None:
     """A commit adds new dead letters, deletes those that were delivered, and counts the tries of the others."""
     store.save("a", Commit(Cursor(2), None, [letter(1), letter(2)]), now=1)
     store.retry(list(store.dead_letters()), ["a"])
@@ -166,7 +166,7 @@ def test_save_settles_dead_letters(store: Store) -> None:
     assert store.cursors() == {"a": (Cursor(3), "state")}
 
 
-def test_the_oldest_refused_posts_are_evicted(store: Store) -> None:
+def test_the_oldest_refused_posts_are_evicted(store: JournalDatabase) -> None:
     """Beyond the bound the oldest bodies of refused posts go, and no records."""
     store.bury(letter(1))
     for number in range(5):
@@ -176,11 +176,11 @@ def test_the_oldest_refused_posts_are_evicted(store: Store) -> None:
     assert [(found.kind, found.time) for found in store.dead_letters()] == [("record", 1), ("post", 3), ("post", 4)]
 
 
-def test_a_log_is_rewritten_as_it_is(tmp_path: Path, store: Store) -> None:
+def test_a_log_is_rewritten_as_it_is(tmp_path: Path, store: JournalDatabase) -> None:
     """Writing the log again changes no byte of it, while another connection reads and goes on writing."""
     store.append(entries(1, [post(number, 50_000) for number in range(20)]))
     before = (tmp_path / f"{FILE}-wal").read_bytes()
-    other = Store.open(tmp_path)
+    other = JournalDatabase.open(tmp_path)
     other.rewrite_log()
     other.close()
     assert (tmp_path / f"{FILE}-wal").read_bytes() == before

@@ -12,9 +12,9 @@ from btfeed.journal.base import Commit, Cursor, JournalError, JournalUnavailable
 from btfeed.journal.sqlite import database as store
 from btfeed.journal.sqlite import recent
 from btfeed.journal.sqlite import worker as engine
-from btfeed.journal.sqlite.database import FILE, Store
+from btfeed.journal.sqlite.database import FILE, JournalDatabase
 from btfeed.journal.sqlite.layout import PAGE_SIZE
-from btfeed.journal.sqlite.post_log import Ledger
+from btfeed.journal.sqlite.post_log import PostLog
 from tests.journal.journals import EVERYTHING, Journal, entries, fill, journal, letter, post, seeded
 from tests.journal.sqlite.faulty_disk import FaultyDisk
 from tests.support.harness import until_async
@@ -156,13 +156,13 @@ async def test_a_log_that_a_failed_sync_left_is_written_again(tmp_path: Path, di
     acknowledges behind that survives the loss of power."""
     home = tmp_path / "journal"
     home.mkdir()
-    first = Store.open(home, disk.name)
+    first = JournalDatabase.open(home, disk.name)
     first.append(entries(1, [post(1)]))
     first.db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # it ends without tidying up
     with disk.failing("sync", apsw.SQLITE_IOERR_FSYNC), pytest.raises(apsw.IOError):
         first.append(entries(2, [post(2)]))
     first.close()
-    lost = Store.open(disk.after_power_loss(home, tmp_path / "before"))
+    lost = JournalDatabase.open(disk.after_power_loss(home, tmp_path / "before"))
     assert [entry.seq for entry in lost.read(0, EVERYTHING)] == [1]
     lost.close()
     async with journal(home, vfs=disk.name) as opened:
@@ -245,11 +245,11 @@ async def test_a_bug_in_maintenance_does_not_end_the_journal(tmp_path: Path, mon
     """Whatever goes wrong on the journal's thread, it takes posts afterwards."""
     calls: list[int] = []
 
-    def broken(ledger: Ledger) -> bool:
+    def broken(ledger: PostLog) -> bool:
         calls.append(1)
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Ledger, "maintain", broken)
+    monkeypatch.setattr(PostLog, "maintain", broken)
     async with journal(tmp_path) as opened:
         await until_async(lambda: len(calls) > 1, "maintenance was tried")
         assert await fill(opened, range(3)) == await opened.bodies()

@@ -12,8 +12,8 @@ import pytest
 
 from btfeed.journal.base import Backlog, Commit, Cursor, DeadLetter, Entry, JournalFull, JournalUnavailable
 from btfeed.journal.sqlite import recent
-from btfeed.journal.sqlite.database import FILE, Damaged, Store
-from btfeed.journal.sqlite.post_log import Ledger
+from btfeed.journal.sqlite.database import FILE, Damaged, JournalDatabase
+from btfeed.journal.sqlite.post_log import PostLog
 from tests.journal.journals import Journal, fill, journal, letter, letters, post
 from tests.journal.sqlite.faulty_disk import FaultyDisk
 from tests.support.harness import until_async
@@ -72,13 +72,13 @@ async def test_the_newest_posts_are_read_from_memory(tmp_path: Path, monkeypatch
     """As many as fit; what is older comes from the file, without a gap between them."""
     monkeypatch.setattr(recent, "RECENT_BYTES", 4_000)
     reads: list[int] = []
-    read = Store.read
+    read = JournalDatabase.read
 
-    def noted(store: Store, seq: int, max_bytes: int) -> Iterator[Entry | Damaged]:
+    def noted(store: JournalDatabase, seq: int, max_bytes: int) -> Iterator[Entry | Damaged]:
         reads.append(seq)
         return read(store, seq, max_bytes)
 
-    monkeypatch.setattr(Store, "read", noted)
+    monkeypatch.setattr(JournalDatabase, "read", noted)
     async with journal(tmp_path) as opened:
         bodies = await fill(opened, range(10), size=1000)
         assert await opened.bodies() == bodies
@@ -92,7 +92,7 @@ async def test_a_post_that_was_rolled_back_is_not_in_memory(tmp_path: Path) -> N
     """Where the transaction fails, nobody is given its posts, and the next post has their number."""
     async with journal(tmp_path) as opened:
 
-        def fail(ledger: Ledger) -> None:
+        def fail(ledger: PostLog) -> None:
             ledger.append([post(1)])
             raise JournalUnavailable("no")
 
@@ -284,7 +284,7 @@ async def test_a_refused_post_that_is_tried_again_is_journaled(tmp_path: Path) -
 
 
 def _retry(directory: Path, sinks: list[str]) -> None:
-    store = Store.open(directory)
+    store = JournalDatabase.open(directory)
     store.retry(list(store.dead_letters()), sinks)
     store.close()
 

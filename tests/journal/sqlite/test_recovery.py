@@ -11,7 +11,7 @@ import apsw
 import pytest
 
 from btfeed.journal.base import Commit, Cursor, JournalUnavailable
-from btfeed.journal.sqlite.database import FILE, Store
+from btfeed.journal.sqlite.database import FILE, JournalDatabase
 from btfeed.journal.sqlite.layout import PAGE_SIZE
 from tests.journal.journals import Journal, fill, journal, letter, letters, post, seeded
 from tests.journal.sqlite.faulty_disk import FaultyDisk
@@ -254,7 +254,7 @@ async def test_cursors_and_dead_letters_are_carried_over(tmp_path: Path) -> None
     """Sinks go on where they were with their state; dead letters keep their ids and marks."""
     home = tmp_path / "journal"
     await _written(home)
-    store = Store.open(home)
+    store = JournalDatabase.open(home)
     store.retry(list(store.dead_letters("id = 2")), ["a"])
     store.close()
     _garbage(home / FILE, 0, PAGE_SIZE)
@@ -280,7 +280,7 @@ async def test_dead_letters_with_broken_text_stop_nobody(tmp_path: Path) -> None
     """A dead letter whose text is no longer text is handed out with replacement characters."""
     async with journal(tmp_path) as opened:
         await opened.commit("a", Commit(Cursor(1), None, [letter(1)]))
-        store = Store.open(tmp_path)
+        store = JournalDatabase.open(tmp_path)
         store.db.execute("UPDATE dead_letters SET retry = 1, key = CAST(x'ff41' AS TEXT), \"transaction\" = '[1'")
         store.close()
         (found,) = await opened.retries("a", 1)

@@ -166,7 +166,7 @@ def test_what_is_too_old_never_reaches_the_silence(tmp_path: Path) -> None:
         ahead = post(server, 1, first=4, age=-HOUR)
         done(server)
         found = letters(server)
-        assert metric(server, "sink_noted_total") == len(ahead)
+        assert metric(server, "sink_flagged_total") == len(ahead)
     assert {letter["event_id"] for letter in found} == set(old)
     assert {letter["reason"].partition(":")[0] for letter in found} == {"expired"}
     assert sorted(dynatrace.ids) == sorted(fresh + ahead)

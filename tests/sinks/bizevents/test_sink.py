@@ -135,7 +135,7 @@ def test_secrets_are_not_in_the_settings_as_they_are_shown() -> None:
 def test_plain_json_is_made_of_the_records_own_bytes() -> None:
     """Not one is read or written anew, however the batch was cut."""
     batch = mapped(30)
-    body = plain(Batch.join([batch.cut(20, 30), batch.cut(0, 20)]))
+    body = plain(Batch.concat([batch.slice(20, 30), batch.slice(0, 20)]))
     assert [bytes(raw) for raw in msgspec.json.decode(body, type=list[msgspec.Raw])] == [
         *batch.bodies[20:],
         *batch.bodies[:20],
@@ -206,7 +206,7 @@ async def test_records_of_the_far_future_are_counted(dynatrace: BizeventsServer)
     dynatrace.refuse = lambda event: "no" if event["n"] == 2 else None
     async with opened(bizevents_sink(dynatrace.url)) as sink:
         found = await sink.write(Batch(batch.ids, batch.keys, at, batch.transactions, batch.sizes, batch.parts))
-    assert (found.noted, found.refused) == ({"far_future": 1}, {2: "no"})
+    assert (found.flagged, found.refused) == ({"far_future": 1}, {2: "no"})
 
 
 # Verdicts

@@ -31,9 +31,9 @@ def test_batches_that_share_buffers_are_cut_right() -> None:
     """Whatever parts a batch is made of."""
     batch = mapped(30)
     whole = bulk(batch, INDEX)
-    assert bulk(batch.cut(0, 7), INDEX) + bulk(batch.cut(7, 30), INDEX) == whole
-    assert bulk(Batch.join([batch.cut(0, 7), batch.cut(7, 30)]), INDEX) == whole
-    assert bulk(batch.pick([3, 4, 9]), INDEX).count(b"\n") == 6
+    assert bulk(batch.slice(0, 7), INDEX) + bulk(batch.slice(7, 30), INDEX) == whole
+    assert bulk(Batch.concat([batch.slice(0, 7), batch.slice(7, 30)]), INDEX) == whole
+    assert bulk(batch.take([3, 4, 9]), INDEX).count(b"\n") == 6
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_the_date_is_the_events_own_in_utc(at: int, moment: str) -> None:
 def test_neighbours_go_to_indexes_of_their_own() -> None:
     """Each by its own day and transaction, in whatever order they come."""
     visits = Transaction("v", "a", "p", "s", "visit")
-    batch = Batch.join([one_at(0), one_at(DAY), one_at(0, visits), one_at(0), one_at(DAY, visits)])
+    batch = Batch.concat([one_at(0), one_at(DAY), one_at(0, visits), one_at(0), one_at(DAY, visits)])
     found = [json.loads(line)["create"]["_index"] for line in bulk(batch, INDEX).splitlines()[::2]]
     assert [name.removeprefix("bt-") for name in found] == [
         "purepath-1970-01-01", "purepath-1970-01-02", "visit-1970-01-01", "purepath-1970-01-01", "visit-1970-01-02",
@@ -102,7 +102,7 @@ def test_what_is_taken_is_not_named() -> None:
 def test_409_was_there_already() -> None:
     """Delivered, and counted as a duplicate."""
     conflict = item(409, "version_conflict_engine_exception")
-    assert judged(conflict, CREATED, conflict) == WriteResult(noted={"duplicate": 2})
+    assert judged(conflict, CREATED, conflict) == WriteResult(flagged={"duplicate": 2})
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_what_is_the_records_fault_is_refused(kind: str) -> None:
 def test_all_at_once() -> None:
     """Each record has its own fate."""
     result = judged(CREATED, item(409), item(429), item(400, "document_parsing_exception"), item(403), {"create": {}}, None)
-    assert result == WriteResult((2, 4, 5, 6), {3: "document_parsing_exception: r"}, noted={"duplicate": 1})
+    assert result == WriteResult((2, 4, 5, 6), {3: "document_parsing_exception: r"}, flagged={"duplicate": 1})
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,7 @@ def held_up(tmp_path: Path, place: Place, faults: list[tuple[Callable[[Elasticse
                 assert metric(server, "sink_errors_total") > errors, "the fault was not noticed"
                 assert len(load.answered) > answered, "posts had to wait for Elasticsearch"
         done(server)
-        unknown, duplicates = metric(server, "sink_unknown_total"), metric(server, "sink_noted_total")
+        unknown, duplicates = metric(server, "sink_unknown_total"), metric(server, "sink_flagged_total")
         sys.stdout.write(f"{unknown:.0f} records with an unknown outcome, {duplicates:.0f} were there already\n")
         assert metric(server, "dead_letters_total") == 0
         if frozen in [fault for fault, _ in faults]:

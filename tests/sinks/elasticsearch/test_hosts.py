@@ -23,7 +23,7 @@ async def test_a_lost_reply_is_sent_again_and_counted(place: Place) -> None:
             await sink.write(batch)
         assert forward.lost == 2
         assert len(place.records()) == 50
-        assert (await sink.write(batch)).noted == {"duplicate": 50}
+        assert (await sink.write(batch)).flagged == {"duplicate": 50}
         await sink.close()
     assert sorted(place.records()) == sorted(batch.bodies)
 

@@ -30,7 +30,7 @@ class Written:
         self.place = place
         now = time.time_ns() // 1_000_000
         bodies = [posts.mixed(60, seed, start=now - (seed % 5) * HOUR) for seed in range(20)]
-        self.batch = Batch.join([mapper().map(body, digest(body)).batch for body in bodies])
+        self.batch = Batch.concat([mapper().map(body, digest(body)).batch for body in bodies])
         self.records: list[dict[str, Any]] = [json.loads(body) for body in self.batch.bodies]
 
     def buckets(self, *about: str) -> dict[str, dict[str, Any]]:

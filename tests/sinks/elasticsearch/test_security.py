@@ -30,8 +30,8 @@ async def test_a_user_with_a_password_does(secured: Place) -> None:
     """Each record is there once."""
     batch = mapped(40)
     async with opened(secured.sink(auth=BASIC)) as sink:
-        assert (await sink.write(batch)).noted == {}
-        assert (await sink.write(batch)).noted == {"duplicate": 40}
+        assert (await sink.write(batch)).flagged == {}
+        assert (await sink.write(batch)).flagged == {"duplicate": 40}
     assert sorted(secured.records()) == sorted(batch.bodies)
 
 

@@ -20,7 +20,7 @@ NOBODY = {"index.routing.allocation.require._name": "nobody"}
 def both(number: int = 3) -> Batch:
     """Records for two indexes in turn, of visits and of PurePaths; those of visits have even numbers."""
     parts = [records({}, category="purepath" if place % 2 else "visit", prefix=f"p{place}") for place in range(number * 2)]
-    return Batch.join(parts)
+    return Batch.concat(parts)
 
 
 def index_of(place: Place, category: str) -> str:
@@ -47,7 +47,9 @@ def properties(place: Place) -> dict[str, Any]:
 
 async def test_fields_are_what_the_table_says(place: Place) -> None:
     """On the server, with its own additions: measures are doubles, texts are keywords, dimensions one flattened field."""
-    batch = Batch.join([mapped(60), records({"appmon.measure.whole": 1, "environment": "production", "n": 7}, prefix="x")])
+    batch = Batch.concat(
+        [mapped(60), records({"appmon.measure.whole": 1, "environment": "production", "n": 7}, prefix="x")]
+    )
     async with opened(place.sink()) as sink:
         assert await sink.write(batch) == await sink.write(Batch())
     found = properties(place)
@@ -84,10 +86,10 @@ async def test_each_record_is_there_once_however_often_it_is_written(place: Plac
     """The second time it is delivered too, and counted."""
     async with opened(place.sink()) as sink:
         batch = mapped(30)
-        assert (await sink.write(batch.cut(0, 20))).noted == {}
-        assert (await sink.write(batch)).noted == {"duplicate": 20}
+        assert (await sink.write(batch.slice(0, 20))).flagged == {}
+        assert (await sink.write(batch)).flagged == {"duplicate": 20}
         result = await sink.write(batch)
-        assert (result.noted, list(result.retry), result.refused) == ({"duplicate": 30}, [], {})
+        assert (result.flagged, list(result.retry), result.refused) == ({"duplicate": 30}, [], {})
     assert len(place.records()) == 30
 
 
@@ -104,7 +106,7 @@ async def test_names_of_users_become_indexes(place: Place) -> None:
         "\x00\n",
     ]
     settings = {"index": f"{place.prefix}-{{name}}-{{date}}"}
-    batch = Batch.join(
+    batch = Batch.concat(
         [batch_of([b'{"event.id":"x"}'], f"p{n}", Transaction(name, "", "", "", "visit")) for n, name in enumerate(names)]
     )
     async with opened(place.sink(**settings)) as sink:
@@ -151,7 +153,7 @@ async def test_an_index_that_takes_nothing_waits_and_its_neighbours_go_on(
         tell(*before)
         result = await sink.write(batch)
         assert (list(result.retry), result.refused) == ([0, 2, 4], {})
-        rest = batch.pick(result.retry)
+        rest = batch.take(result.retry)
         with pytest.raises(Misconfigured, match=said):
             await sink.write(rest)
         tell(*after)
@@ -168,7 +170,7 @@ async def test_an_unassigned_primary_is_waited_for(place: Place) -> None:
         place.server.must("PUT", f"{visits}?wait_for_active_shards=0", {"settings": NOBODY})
         result = await sink.write(batch)
         assert list(result.retry) == [0, 2, 4]
-        rest = batch.pick(result.retry)
+        rest = batch.take(result.retry)
         with pytest.raises(Unavailable, match="primary shard is not active"):
             await sink.write(rest)
         place.server.must("PUT", f"{visits}/_settings", dict.fromkeys(NOBODY))
@@ -208,7 +210,7 @@ async def test_a_request_that_is_too_large_is_halved(place: Place) -> None:
     async with opened(place.sink()) as sink:
         with pytest.raises(BatchRefused, match="413"):
             await sink.write(batch)
-        for half in (batch.cut(0, 8), batch.cut(8, 17)):
+        for half in (batch.slice(0, 8), batch.slice(8, 17)):
             assert not (await sink.write(half)).retry
     assert len(place.records()) == 17
 
@@ -244,7 +246,7 @@ async def test_fewer_requests_at_once_when_elasticsearch_pushes_back(place: Plac
                     if not result.retry:
                         return
                     refused += 1
-                    batch = batch.pick(result.retry)
+                    batch = batch.take(result.retry)
                 await asyncio.sleep(0.05)
 
         assert sink._limiter.limit == math.inf

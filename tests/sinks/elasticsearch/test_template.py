@@ -72,12 +72,12 @@ async def test_a_data_stream_is_made_and_keeps_each_record_once_but_for_a_rollov
     stream = f"{place.prefix}-events"
     async with opened(place.sink(data_stream=stream)) as sink:
         await sink.write(mapped(10))
-        assert (await sink.write(mapped(10))).noted == {"duplicate": 10}
+        assert (await sink.write(mapped(10))).flagged == {"duplicate": 10}
         documents = place.server.documents(stream)
         assert len(documents) == 10
         assert all(document.index.startswith(f".ds-{stream}-") for document in documents)
         place.server.must("POST", f"/{stream}/_rollover")
-        assert (await sink.write(mapped(10))).noted == {}
+        assert (await sink.write(mapped(10))).flagged == {}
     assert len(place.server.documents(stream)) == 20
 
 

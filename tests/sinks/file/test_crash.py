@@ -92,7 +92,7 @@ class Model:
                 await self.sink.open(self.state)
                 self._save((await self.sink.write(Batch())).state)
                 self.opened = True
-            batch = RECORDS.cut(self.written, self.written + records)
+            batch = RECORDS.slice(self.written, self.written + records)
             result = await self.sink.write(batch)
         assert not result.refused
         self.written += len(batch)
@@ -117,7 +117,7 @@ class Model:
         await self.restart()
         await self.write(0)
         found = [canonical(record) for path in sorted(self.directory.iterdir()) for record in read_records(path)]
-        assert sorted(found) == sorted(canonical(body) for body in RECORDS.cut(0, self.cursor).bodies)
+        assert sorted(found) == sorted(canonical(body) for body in RECORDS.slice(0, self.cursor).bodies)
         now = {path.name: path.read_bytes() for path in self.directory.iterdir() if not path.name.endswith(".open")}
         assert now.items() >= self.finished.items()
         self.finished = now

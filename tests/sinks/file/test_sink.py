@@ -264,7 +264,7 @@ async def test_a_file_shorter_than_it_was_is_kept_and_left(tmp_path: Path) -> No
     state = (await write(sink, mapped(5))).state
     await sink.close()
     path = only_file(tmp_path)
-    os.truncate(path, len(mapped(5).cut(0, 2).ndjson))
+    os.truncate(path, len(mapped(5).slice(0, 2).ndjson))
     sink = await opened(tmp_path, state)
     await write(sink, mapped(5, 1))
     await sink.close()

@@ -37,7 +37,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
         yield running
 
 
-class Feed:
+class MappedPosts:
     """A server with the one sink `kafka`, and what was posted to it: ids in their order."""
 
     def __init__(self, directory: Path, kafka: Kafka, topic: str, *, request_timeout: str, timeout: str) -> None:
@@ -98,7 +98,7 @@ def _partition(message: Message) -> int:
 def test_a_broker_that_stops_for_longer_than_a_request_costs_nothing(kafka: Kafka, tmp_path: Path) -> None:
     """SIGSTOP, requests time out, and are sent again under their numbers: each record is there once."""
     topic = kafka.make_topic(new_topic(), PARTITIONS)
-    feed = Feed(tmp_path, kafka, topic, request_timeout="500ms", timeout="30s")
+    feed = MappedPosts(tmp_path, kafka, topic, request_timeout="500ms", timeout="30s")
     with feed.server:
         feed.post(20)
         feed.done()
@@ -120,7 +120,7 @@ def test_a_broker_that_stops_for_longer_than_a_request_costs_nothing(kafka: Kafk
 def test_a_broker_that_stops_for_long_is_unavailable(kafka: Kafka, tmp_path: Path) -> None:
     """SIGSTOP until the producer is given up, twice: that is told, and nothing is lost; what doubled was counted."""
     topic = kafka.make_topic(new_topic(), PARTITIONS)
-    feed = Feed(tmp_path, kafka, topic, request_timeout="300ms", timeout="1s")
+    feed = MappedPosts(tmp_path, kafka, topic, request_timeout="300ms", timeout="1s")
     with feed.server:
         for _ in range(2):
             feed.post(20)
@@ -145,7 +145,7 @@ def test_kill_9_loses_nothing(kafka: Kafka, tmp_path: Path) -> None:
     sys.stdout.write(f"seed {seed}\n")
     rng = random.Random(seed)
     topic = kafka.make_topic(new_topic(), PARTITIONS)
-    feed = Feed(tmp_path, kafka, topic, request_timeout="10s", timeout="30s")
+    feed = MappedPosts(tmp_path, kafka, topic, request_timeout="10s", timeout="30s")
     behind = []
     for _ in range(KILLS):
         feed.server.start()
@@ -167,7 +167,7 @@ def test_kill_9_loses_nothing(kafka: Kafka, tmp_path: Path) -> None:
 def test_the_leader_dies_and_the_others_go_on(cluster: Kafka, tmp_path: Path) -> None:
     """kill -9 of the one that leads most, under load: the next one takes over, and nothing is lost."""
     topic = cluster.make_topic(new_topic(), PARTITIONS, 3, min_insync_replicas="2")
-    feed = Feed(tmp_path, cluster, topic, request_timeout="2s", timeout="30s")
+    feed = MappedPosts(tmp_path, cluster, topic, request_timeout="2s", timeout="30s")
     before = {number: partition.leader for number, partition in cluster.partitions(topic).items()}
     ((leader, led),) = Counter(before.values()).most_common(1)
     with feed.server:
@@ -192,7 +192,7 @@ def test_the_leader_dies_and_the_others_go_on(cluster: Kafka, tmp_path: Path) ->
 def test_too_few_replicas_are_waited_for(cluster: Kafka, tmp_path: Path) -> None:
     """One broker stopped where all three must have a record: unavailable, with the reason, until it is back."""
     topic = cluster.make_topic(new_topic(), PARTITIONS, 3, min_insync_replicas="3")
-    feed = Feed(tmp_path, cluster, topic, request_timeout="1s", timeout="6s")
+    feed = MappedPosts(tmp_path, cluster, topic, request_timeout="1s", timeout="6s")
     with feed.server:
         feed.post(5)
         feed.done()
@@ -213,7 +213,7 @@ def test_a_partition_without_a_leader_waits_alone(cluster: Kafka, tmp_path: Path
     """The only replica is on a broker that is gone for longer than a request: the others take theirs meanwhile, the
     producer is made anew, and when the broker is back nothing is lost."""
     topic = cluster.make_topic(new_topic(), PARTITIONS, 1)
-    feed = Feed(tmp_path, cluster, topic, request_timeout="1s", timeout="10s")
+    feed = MappedPosts(tmp_path, cluster, topic, request_timeout="1s", timeout="10s")
     ((leader, led),) = Counter(one.leader for one in cluster.partitions(topic).values()).most_common(1)
     broker = cluster.nodes[leader - 1]
     with feed.server:

@@ -24,7 +24,7 @@ from sinks.batch import Batch, Joined, cut_parts
 from sinks.kafka import messages as _kafka_messages
 from sinks.kafka.builder import FinishedBatch
 from sinks.kafka.columns import numbers, packed
-from sinks.kafka.messages import Form, Maker, Messages, NativeMessages, PlainMessages
+from sinks.kafka.messages import MessageBuilder, MessageFormat, Messages, NativeMessages, PlainMessages
 from sinks.shared.cloud_events import MAX_TEXT, Envelopes
 from sinks.shared.optional import optional
 from tests.records.test_native_columns import overtakes
@@ -39,22 +39,25 @@ PRODUCER = (4711, 3, 12345)
 LARGE = 2**20
 
 
-def form(**changes: Any) -> Form:
+def form(**changes: Any) -> MessageFormat:
     standard: dict[str, Any] = {"key": "visit", "headers": True, "compression": "none", "batch_size": LARGE}
-    return Form(**standard | changes, envelopes=Envelopes("application/json"))
+    return MessageFormat(**standard | changes, envelopes=Envelopes("application/json"))
 
 
 def both(
-    like: Form, batch: Batch, values: Sequence[bytes] | None = None, timestamps: Sequence[int] = (1_700_000_000_000,)
+    like: MessageFormat,
+    batch: Batch,
+    values: Sequence[bytes] | None = None,
+    timestamps: Sequence[int] = (1_700_000_000_000,),
 ) -> tuple[Messages, Messages]:
     """The native messages and the plain ones. Each has envelopes of its own: they remember."""
-    native = Maker(like).messages(batch, values, timestamps)
+    native = MessageBuilder(like).messages(batch, values, timestamps)
     assert isinstance(native, NativeMessages)
-    own = Form(like.key, like.headers, like.compression, like.batch_size, Envelopes("application/json"))
+    own = MessageFormat(like.key, like.headers, like.compression, like.batch_size, Envelopes("application/json"))
     return native, PlainMessages(own, batch, values, timestamps)
 
 
-def batches(messages: Messages, like: Form, records: int) -> list[Any]:
+def batches(messages: Messages, like: MessageFormat, records: int) -> list[Any]:
     """So many records, all in one partition, in batches that were sent by PRODUCER."""
     (indexes,) = messages.lanes([("t", records)], {"t": 1}, {}).values()
     codec, made = CODECS.index(like.compression), []
@@ -66,7 +69,9 @@ def batches(messages: Messages, like: Form, records: int) -> list[Any]:
     return made
 
 
-def equal(like: Form, batch: Batch, values: Sequence[bytes] | None = None, timestamps: Sequence[int] = (7,)) -> int:
+def equal(
+    like: MessageFormat, batch: Batch, values: Sequence[bytes] | None = None, timestamps: Sequence[int] = (7,)
+) -> int:
     """The bytes are the same, wherever a batch is full; how many batches that are."""
     found, expected = (batches(one, like, len(batch)) for one in both(like, batch, values, timestamps))
     assert [bytes(one._build()) for one in found] == [bytes(one._build()) for one in expected]
@@ -163,7 +168,7 @@ def test_the_bytes_are_those_of_aiokafka(
 @pytest.mark.parametrize("batch_size", [1, 500, 2_000, 2**14, LARGE])
 def test_mapped_records(batch_size: int) -> None:
     """As the native mapper hands them out, of several posts, cut and joined; the first of them twice."""
-    whole = Batch.join([mapped(150, 1), mapped(90, 2).cut(20, 70), mapped(150, 1)])
+    whole = Batch.concat([mapped(150, 1), mapped(90, 2).slice(20, 70), mapped(150, 1)])
     for key in ("visit", "name", "id"):
         assert (equal(form(key=key, batch_size=batch_size), whole, None, whole.timestamps) > 1) == (batch_size < LARGE)
 
@@ -265,10 +270,10 @@ def test_columns_that_do_not_fit_are_refused(sizes: list[int]) -> None:
         ["a"] * len(sizes), ["b"] * len(sizes), [0] * len(sizes), [TRANSACTION] * len(sizes), sizes, [memoryview(b"{}x\n")]
     )
     with pytest.raises(ValueError, match="lengths"):
-        Maker(form()).messages(odd, None, [0])
+        MessageBuilder(form()).messages(odd, None, [0])
     batch = batch_of([b"{}", b"{}"])
     with pytest.raises(ValueError, match="equal length"):
-        Maker(form()).messages(batch, [b"one"], [0])
+        MessageBuilder(form()).messages(batch, [b"one"], [0])
 
 
 # aiokafka
@@ -288,7 +293,7 @@ def test_a_finished_batch_is_all_that_aiokafka_asks_for() -> None:
 def test_a_finished_batch_is_sent_again_as_it_was() -> None:
     """It is closed when it was sent, and its bytes do not change."""
     batch = batch_of([b"{}"] * 3)
-    (made,) = batches(Maker(form()).messages(batch, None, [0]), form(), 3)
+    (made,) = batches(MessageBuilder(form()).messages(batch, None, [0]), form(), 3)
     assert (made.closed(), made.record_count()) == (False, 3)
     made.close()
     sent = made._build()
