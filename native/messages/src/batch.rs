@@ -7,6 +7,7 @@ use zstd::zstd_safe::{self, CParameter};
 
 use crate::columns::Column;
 use crate::envelope::{Known, Reader, Shared};
+use crate::varint::{framed_size, put_bytes, put_varint, varint_size};
 
 /// Bytes of a batch before its records.
 pub const HEAD: usize = 61;
@@ -218,54 +219,4 @@ fn fill<R: Reader>(
     bytes.resize(HEAD, 0);
     bytes.extend_from_slice(found);
     Ok(Batch { bytes, attributes, count, first, latest })
-}
-
-/// Zigzag, seven bits a byte, the lowest first.
-#[inline]
-pub(crate) fn put_varint(out: &mut Vec<u8>, value: i64) {
-    let mut left = zigzag(value);
-    while left >= 0x80 {
-        out.push(left as u8 | 0x80);
-        left >>= 7;
-    }
-    out.push(left as u8);
-}
-
-/// A length and so many bytes.
-#[inline]
-pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    put_varint(out, bytes.len() as i64);
-    out.extend_from_slice(bytes);
-}
-
-#[inline]
-fn zigzag(value: i64) -> u64 {
-    (value << 1 ^ value >> 63) as u64
-}
-
-#[inline]
-fn varint_size(value: i64) -> usize {
-    (zigzag(value) | 1).ilog2() as usize / 7 + 1
-}
-
-#[inline]
-fn framed_size(bytes: &[u8]) -> usize {
-    varint_size(bytes.len() as i64) + bytes.len()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{put_varint, varint_size};
-
-    /// The size that was foretold is the size that it has.
-    #[test]
-    fn sizes_of_numbers() {
-        for shift in 0..64 {
-            for value in [1_i64 << shift, (1_i64 << shift).wrapping_sub(1), (1_i64 << shift).wrapping_neg()] {
-                let mut out = Vec::new();
-                put_varint(&mut out, value);
-                assert_eq!(out.len(), varint_size(value), "{value}");
-            }
-        }
-    }
 }

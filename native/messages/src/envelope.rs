@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::batch::{put_bytes, put_varint};
+use crate::varint::{put_bytes, put_varint};
 
 /// What records begin with; event.id comes next.
 pub const BEGINNING: &[u8] = br#"{"event.kind":"BIZ_EVENT","event.id":""#;

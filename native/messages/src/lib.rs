@@ -12,3 +12,4 @@ pub mod batch;
 pub mod columns;
 pub mod envelope;
 pub mod murmur2;
+mod varint;
