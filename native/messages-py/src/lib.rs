@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use messages::batch::{self, Times, Wanted};
 use messages::columns::{Column, Rows};
 use messages::envelope::{Header, Reader, Shared};
-use messages::murmur2;
+use messages::partition;
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -212,12 +212,11 @@ impl Messages {
         partitions: Vec<usize>,
         without: Vec<usize>,
     ) -> PyResult<Vec<(usize, usize, Bound<'py, PyBytes>)>> {
-        let lanes = py.detach(|| soundly(|| Ok(self.lay_out(&runs, &partitions, &without))))?;
-        let found = lanes.into_iter().enumerate().flat_map(|(topic, lanes)| {
-            let numbered = lanes.into_iter().enumerate().filter(|(_, lane)| !lane.is_empty());
-            numbered.map(move |(number, lane)| (topic, number, PyBytes::new(py, &lane)))
-        });
-        Ok(found.collect())
+        let assign = || Ok(partition::assign(&self.keys.column(), &runs, &partitions, &without));
+        let topics = py.detach(|| soundly(assign))?.into_iter().enumerate();
+        let lanes = topics.flat_map(|(topic, lanes)| lanes.into_iter().enumerate().map(move |lane| (topic, lane)));
+        let used = lanes.filter(|(_, (_, indexes))| !indexes.is_empty());
+        used.map(|(topic, (number, indexes))| Ok((topic, number, index_bytes(py, &indexes)?))).collect()
     }
 
     /// A batch of the messages at `indexes`, as many as there is room for.
@@ -238,25 +237,6 @@ impl Messages {
             writer.inner.write(&reader, &self.columns(), &indexes, Wanted { limit, headers, zstd })
         };
         py.detach(|| soundly(write)).map(|batch| Batch { inner: Mutex::new(batch) })
-    }
-}
-
-impl Messages {
-    /// By topic and partition, the bytes of indexes.
-    fn lay_out(&self, runs: &[(usize, usize)], partitions: &[usize], without: &[usize]) -> Vec<Vec<Vec<u8>>> {
-        let keys = self.keys.column();
-        let mut lanes: Vec<Vec<Vec<u8>>> = partitions.iter().map(|&number| vec![Vec::new(); number]).collect();
-        let (mut index, mut without) = (0, without.iter().peekable());
-        for &(topic, count) in runs {
-            for _ in 0..count {
-                if without.next_if(|&&refused| refused == index).is_none() {
-                    let partition = murmur2::hash(keys.get(index)) as usize % partitions[topic];
-                    lanes[topic][partition].extend_from_slice(&(index as u32).to_ne_bytes());
-                }
-                index += 1;
-            }
-        }
-        lanes
     }
 }
 
@@ -292,6 +272,17 @@ impl Batch {
     fn seal<'py>(&self, py: Python<'py>, producer: i64, epoch: i16, sequence: i32) -> Bound<'py, PyBytes> {
         PyBytes::new(py, self.get().seal(producer, epoch, sequence))
     }
+}
+
+/// Indexes as native 32-bit numbers.
+fn index_bytes<'py>(py: Python<'py>, indexes: &[u32]) -> PyResult<Bound<'py, PyBytes>> {
+    PyBytes::new_with(py, size_of_val(indexes), |bytes| {
+        let (numbers, _) = bytes.as_chunks_mut();
+        for (number, index) in numbers.iter_mut().zip(indexes) {
+            *number = index.to_ne_bytes();
+        }
+        Ok(())
+    })
 }
 
 /// Objects as (object, how often it stands there one behind the other).

@@ -2,7 +2,7 @@
 //!
 //! Those are the plain twins. They say what is right, and both must give the same bytes. To read it:
 //!
-//! - `murmur2` says which partition a key belongs to;
+//! - `partition` decides which partition each record goes to, with the hash in `murmur2`;
 //! - `columns` holds the columns of a batch of records, where they stand in memory;
 //! - `envelope` makes the headers of a message, with what Python found out once for each business transaction;
 //! - `batch` writes messages one behind the other, compresses and seals them.
@@ -12,4 +12,5 @@ pub mod batch;
 pub mod columns;
 pub mod envelope;
 pub mod murmur2;
+pub mod partition;
 mod varint;
