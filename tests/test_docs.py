@@ -1,4 +1,4 @@
-"""The documentation: it fails here when it lies about commands, keys, metrics, modules, links or the record."""
+"""The documentation matches the code: commands, keys, metrics, modules, links, tests and the record."""
 
 import json
 import os
@@ -17,6 +17,7 @@ import typer
 
 from btfeed import config, postfile, profile
 from btfeed.cli import cli
+from btfeed.generate import Order, generate
 from btfeed.metrics import Metrics
 from btfeed.plan import RecordSettings
 from btfeed.post import digest
@@ -28,7 +29,7 @@ from tests import posts
 from tests.harness import Server
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 TEXT = {path: path.read_text(encoding="utf-8") for path in PAGES}
 ENVIRONMENT = {"BTFEED_PASSWORD": "p", "BTFEED_HASH_KEY": "k", "DYNATRACE_TOKEN": "t", "DYNATRACE_SECRET": "s"}
 ENVIRONMENT |= {"KAFKA_PASSWORD": "p", "KAFKA_SECRET": "s", "REGISTRY_PASSWORD": "r", "ELASTIC_API_KEY": "k"}
@@ -37,8 +38,9 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
 def blocks(text: str, language: str) -> list[str]:
-    """What stands in fences of that language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    """The content of the fenced blocks of that language, a regular expression."""
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [content for name, content in fences if re.fullmatch(language, name)]
 
 
 def commands() -> dict[str, set[str]]:
@@ -160,18 +162,40 @@ def test_files_and_modules_named_exist(page: Path) -> None:
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-def test_tests_named_in_the_readme_exist() -> None:
-    """What a promise is shown by is there, under that name."""
-    named = set(re.findall(r"`(test_\w+)`", TEXT[ROOT / "README.md"]))
-    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
-    assert named <= set(re.findall(r"^(?:async )?def (test_\w+)", source, re.MULTILINE))
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    """By links, page after page."""
+    reached: set[Path] = set()
+    waiting = [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        if page in TEXT and page not in reached:
+            reached.add(page)
+            targets = re.findall(r"\]\(([^)\s#]+)", TEXT[page])
+            waiting += [(page.parent / target).resolve() for target in targets]
+    assert reached == set(PAGES)
+
+
+def test_the_readme_is_short() -> None:
+    """It can be read in five minutes; the details are in docs/."""
+    assert len(TEXT[ROOT / "README.md"].splitlines()) <= 150
+
+
+@each_page
+def test_tests_named_exist(page: Path) -> None:
+    """`test_name` behind `tests/FILE.py`: that file has a test of that name."""
+    source = ""
+    for file, name in re.findall(r"`(?:(tests/[\w/]+\.py)|(test_\w+))`", TEXT[page]):
+        if file:
+            source = (ROOT / file).read_text(encoding="utf-8")
+        else:
+            assert re.search(rf"^(?:async )?def {name}\b", source, re.MULTILINE), name
 
 
 def test_every_target_of_make_that_is_named_exists() -> None:
     """`make run` and the others."""
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     for text in TEXT.values():
-        assert set(re.findall(r"(?:`|^)make (?:-C \S+ )?([a-z]+)", text, re.MULTILINE)) <= targets
+        assert set(re.findall(r"(?:`|^)make (?:-C \S+ )?([a-z][a-z-]*)", text, re.MULTILINE)) <= targets
 
 
 def test_reasons_of_refusals_are_those_of_the_receiver() -> None:
@@ -204,6 +228,15 @@ def test_the_record_shown_is_the_one_that_is_made() -> None:
     body = posts.sample_purepath()
     mapped = mapper(RecordSettings(), ValidationSettings()).map(body, digest(body))
     assert list(shown.items()) == list(json.loads(mapped.batch.body(0)).items())
+
+
+def test_the_record_in_the_readme_is_one_of_the_web_shop() -> None:
+    """Field by field."""
+    (shown,) = (json.loads(block) for block in blocks(TEXT[ROOT / "README.md"], "json"))
+    made = []
+    for post in generate(Order(profile.load("web-shop"), seed=1, flows=1)):
+        made += mapper(RecordSettings(), ValidationSettings()).map(post.body, digest(post.body)).batch.bodies
+    assert list(shown.items()) in [list(json.loads(record).items()) for record in made]
 
 
 def test_queries_name_fields_that_records_have() -> None:
