@@ -27,7 +27,7 @@ from sinks.base import Seconds, Settings, Size
 
 ROOT = Path(__file__).parent.parent
 DOCS = Path(__file__).parent
-BLOCK = re.compile(r"(<!-- generated: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"^(<!-- generated: (.+?) -->\n).*?^(<!-- end -->)", re.DOTALL | re.MULTILINE)
 
 MEANINGS = {
     "username": "the user name that requests must carry",

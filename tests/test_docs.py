@@ -8,13 +8,15 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from io import BytesIO, TextIOWrapper
+from inspect import signature
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import typer
 
+import sinks
 from btfeed import config, postfile, profile
 from btfeed.cli import cli
 from btfeed.generate import Order, generate
@@ -24,8 +26,9 @@ from btfeed.post import digest
 from btfeed.schema import RECORD_FIELDS
 from btfeed.transcode import mapper
 from btfeed.validate import ValidationSettings
-from sinks.base import Batch, SinkContext, SinkType, Transaction
-from tests import posts
+from docs.generate import profile_sections, sections
+from sinks.base import SinkType
+from tests import posts, test_sink_contract
 from tests.harness import Server
 
 ROOT = Path(__file__).parent.parent
@@ -41,6 +44,11 @@ def blocks(text: str, language: str) -> list[str]:
     """The content of the fenced blocks of that language, a regular expression."""
     fences = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     return [content for name, content in fences if re.fullmatch(language, name)]
+
+
+def links(text: str) -> list[str]:
+    """The targets of links outside of fenced blocks."""
+    return re.findall(r"\]\(([^)\s]+)\)", re.sub(r"^ *```.*?^ *```$", "", text, flags=re.DOTALL | re.MULTILINE))
 
 
 def commands() -> dict[str, set[str]]:
@@ -89,7 +97,7 @@ def test_tables_made_from_the_code_are_up_to_date() -> None:
 @each_page
 def test_links_lead_somewhere(page: Path) -> None:
     """To a file that is there, and to a heading in it."""
-    for target in re.findall(r"\]\(([^)\s]+)\)", TEXT[page]):
+    for target in links(TEXT[page]):
         if target.startswith("https://"):
             continue
         file, _, anchor = target.partition("#")
@@ -170,8 +178,7 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
         page = waiting.pop()
         if page in TEXT and page not in reached:
             reached.add(page)
-            targets = re.findall(r"\]\(([^)\s#]+)", TEXT[page])
-            waiting += [(page.parent / target).resolve() for target in targets]
+            waiting += [(page.parent / target.partition("#")[0]).resolve() for target in links(TEXT[page])]
     assert reached == set(PAGES)
 
 
@@ -247,19 +254,33 @@ def test_queries_name_fields_that_records_have() -> None:
     assert named <= {field.name for field in RECORD_FIELDS}
 
 
-async def test_the_sink_that_is_shown_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It can be pasted into a module, and writes what it is given."""
-    (code,) = blocks(TEXT[ROOT / "docs" / "sinks" / "writing-a-sink.md"], "python")
-    names: dict[str, Any] = {}
-    exec(compile(code, "stdout.py", "exec"), names)
-    kind: SinkType = names["SINK"]
-    written = BytesIO()
-    monkeypatch.setattr(sys, "stdout", TextIOWrapper(written))
-    sink = kind.create(kind.settings.model_validate({"prefix": "> "}), SinkContext("x", (), ()))
-    await sink.open(None)
-    await sink.write(Batch(["1-0"], ["k"], [0], [Transaction("", "", "", "", "visit")], [3], [memoryview(b"{}\n")]))
-    await sink.close()
-    assert written.getvalue() == b"> {}\n"
+@pytest.mark.parametrize("name", [name for name in dir(test_sink_contract) if name.startswith("test_")])
+async def test_the_sink_of_the_guide_passes_the_contract(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its module and its driver, pasted as they are shown, through each test that every sink has to pass."""
+    module, driver = blocks(TEXT[ROOT / "docs" / "sinks" / "writing-a-sink.md"], "python")
+    for path, code in (("sinks.spool", module), ("driver", driver)):
+        monkeypatch.setitem(sys.modules, path, ModuleType(path))
+        exec(compile(code, f"{path}.py", "exec"), sys.modules[path].__dict__)
+    assert isinstance(sys.modules["sinks.spool"].SINK, SinkType)
+    test = getattr(test_sink_contract, name)
+    more = {"seed": 1} if "seed" in signature(test).parameters else {}
+    if "driver" in signature(test).parameters:
+        await test(sys.modules["driver"].DRIVERS["directory"](tmp_path), **more)
+
+
+def test_every_sink_has_a_page() -> None:
+    """Of the type's name."""
+    assert {f"{name}.md" for name in sinks.types()} <= {page.name for page in PAGES if page.parent.name == "sinks"}
+
+
+def test_every_table_of_the_configuration_is_documented() -> None:
+    """Each has a generated table on the page on the configuration, or on that on profiles."""
+    for page, tables in (("configuration.md", sections()), ("generate.md", profile_sections())):
+        prefix = "settings " if page == "configuration.md" else "profile"
+        named = set(re.findall(r"<!-- generated: (.+?) -->", TEXT[ROOT / "docs" / page]))
+        assert {prefix + name for name in tables} <= named
 
 
 def test_the_changelog_names_the_version() -> None:

@@ -50,7 +50,8 @@ class Peer:
 
 
 NOT_DURABLE = Lack(
-    "not durable", "answers once its records are written but does not sync them: a power failure can lose what it acknowledged"
+    "not durable",
+    "answers once its records are written, without a sync: a power failure can lose what it acknowledged",
 )
 NO_QUEUE = Lack("no journal", "no journal: a second output that is down would block the first")
 NO_RULES = Lack("no validation", "no validation, no dead letters, no limit on occurrences per post")
