@@ -45,7 +45,7 @@ def test_it_runs_twice_in_the_same_place(alone: list[str], tmp_path: Path) -> No
     for times in (1, 2):
         result = first_run(tmp_path, *alone)
         assert (result.returncode, result.stderr) == (0, "")
-        posted = re.search(r"^\d+ posts, (\d+) occurrences, 0 refused", result.stdout, re.MULTILINE)
+        posted = re.search(r"^\d+ posts accepted \((\d+) occurrences\)", result.stdout, re.MULTILINE)
         assert posted
         number = int(posted[1])
         assert '"event.category": "visit"' in result.stdout
