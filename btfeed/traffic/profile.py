@@ -23,9 +23,10 @@ Name = Annotated[str, Field(min_length=1)]
 class LoopSettings(Settings):
     """Goes back to an earlier step after this one, and repeats the steps from there.
 
-    percent                share of the flows at this step that loop, in percent
-    back_to                name of the step to go back to; default: this step
-    min_times, max_times   range of the number of repetitions; every number in it is equally likely
+    percent    share of the flows at this step that loop, in percent
+    back_to    name of the step to go back to; default: this step
+    min_times  lowest number of repetitions
+    max_times  highest number of repetitions; all numbers in between are equally likely
     """
 
     percent: Percent
@@ -37,16 +38,18 @@ class LoopSettings(Settings):
 class StepSettings(Settings):
     """One user action and the requests that it causes.
 
-    name                   value of the dimension `Step`
-    event                  name of the business transaction for its user actions
-    path                   path of its URL
-    drop_off               share of the flows that end before this step, in percent
-    taken                  share of the flows that take this step, in percent; less than 100 makes it optional
-    min_hours, max_hours   range of the time from the end of this step to the start of the next, in hours
-    min_ms, max_ms         range of the action's duration, in milliseconds
-    requests               names of the business transactions for its PurePaths; one PurePath each
-    converts               whether reaching this step converts the visit
-    loop                   table, see below
+    name       value of the dimension `Step`
+    event      name of the business transaction for its user actions
+    path       path of its URL
+    drop_off   share of the flows at the previous step that end there, in percent
+    taken      share of the flows that take this step, in percent; below 100, the others skip it
+    min_hours  shortest time from the end of this step to the start of the next, in hours
+    max_hours  longest time from the end of this step to the start of the next, in hours
+    min_ms     shortest duration of the action, in milliseconds
+    max_ms     longest duration of the action, in milliseconds
+    requests   names of the business transactions for its PurePaths; one PurePath each
+    converts   whether reaching this step converts the visit
+    loop       repeats earlier steps, see below
     """
 
     name: Name
@@ -66,8 +69,10 @@ class StepSettings(Settings):
 class LocationSettings(Settings):
     """A place where visits come from.
 
-    percent                share of the visits, in percent
-    continent, country, city  names, in AppMon's spelling
+    percent    share of the visits, in percent
+    continent  its name in AppMon
+    country    its name in AppMon
+    city       its name in AppMon
     """
 
     percent: Percent
@@ -79,9 +84,10 @@ class LocationSettings(Settings):
 class SegmentSettings(Settings):
     """A group of customers.
 
-    name                   value of the dimension `Customer segment`
-    percent                share of the visits, in percent
-    min_revenue, max_revenue  range of the revenue in this segment; default: that of the table `revenue`
+    name         value of the dimension `Customer segment`
+    percent      share of the visits, in percent
+    min_revenue  lowest revenue; default: `min` of the table `revenue`
+    max_revenue  highest revenue; default: `max` of the table `revenue`
     """
 
     name: Name
@@ -93,8 +99,9 @@ class SegmentSettings(Settings):
 class RevenueSettings(Settings):
     """The revenue of a flow.
 
-    step                   name of the step that earns it, each time it is taken
-    min, max               range of the amount; every amount in it is equally likely
+    step  name of the step that earns it, each time it is taken
+    min   lowest amount
+    max   highest amount; all amounts in between are equally likely
     """
 
     step: str
@@ -105,10 +112,10 @@ class RevenueSettings(Settings):
 class ErrorSettings(Settings):
     """Failures at a step. The user action and its first request fail.
 
-    step                   name of the step
-    percent                share of its actions that fail, in percent
-    extra_ms               how much longer a failed action takes, in milliseconds
-    client_errors          number of JavaScript errors in a failed action
+    step           name of the step
+    percent        share of its actions that fail, in percent
+    extra_ms       how much longer a failed action takes, in milliseconds
+    client_errors  number of JavaScript errors in a failed action
     """
 
     step: str
@@ -120,8 +127,9 @@ class ErrorSettings(Settings):
 class TimesSettings(Settings):
     """When flows begin, in UTC. All values are weights: only their proportions matter.
 
-    hours                  24 weights, one for each hour of the day
-    weekday, weekend       weight of a day from Monday to Friday, and of a Saturday or Sunday
+    hours    24 weights, one for each hour of the day
+    weekday  weight of each day from Monday to Friday
+    weekend  weight of Saturday and of Sunday
     """
 
     hours: Annotated[list[Amount], Field(min_length=24, max_length=24)] = [1.0] * 24
@@ -130,10 +138,10 @@ class TimesSettings(Settings):
 
 
 class ClientSettings(Settings):
-    """A browser.
+    """A browser of visitors.
 
-    percent                share of the visits, in percent
-    family                 name of the browser
+    percent  share of the visits, in percent
+    family   its name in AppMon
     """
 
     percent: Percent
@@ -143,8 +151,9 @@ class ClientSettings(Settings):
 class SystemSettings(Settings):
     """An operating system.
 
-    percent                share of the visits, in percent
-    family, name           for example `Windows` and `Windows 10`
+    percent  share of the visits, in percent
+    family   for example `Windows`
+    name     for example `Windows 10`
     """
 
     percent: Percent
@@ -155,8 +164,8 @@ class SystemSettings(Settings):
 class ConnectionSettings(Settings):
     """A type of network connection.
 
-    percent                share of the visits, in percent
-    type                   name, in AppMon's spelling
+    percent  share of the visits, in percent
+    type     its name in AppMon
     """
 
     percent: Percent
@@ -174,10 +183,17 @@ class Profile(Settings):
     flows_per_hour     how many flows begin per hour, on average over a week
     apdex_ms           actions up to this long are satisfying, up to four times as long tolerable, in milliseconds
     visit_timeout      how long after its last action a visit is posted
-    steps              list of tables, in the order of the process, see below
-    locations, segments, clients, systems, connections  list of tables whose percentages add up to 100, see below
-    errors             list of tables, see below
-    revenue, times     table, see below
+    purepath_visit_id  whether PurePaths carry the id of their visit, as in AppMon's sample client;
+                       validation reports it as `unexpected`
+    steps              the steps of the process, in order; see below
+    locations          where visits come from; the percentages add up to 100, see below
+    segments           groups of customers; the percentages add up to 100, see below
+    revenue            what a flow earns, see below
+    errors             failures, see below
+    times              when flows begin, see below
+    clients            browsers; the percentages add up to 100, see below
+    systems            operating systems; the percentages add up to 100, see below
+    connections        types of network connections; the percentages add up to 100, see below
     """
 
     application: Name
@@ -188,6 +204,7 @@ class Profile(Settings):
     flows_per_hour: Annotated[float, Field(gt=0, le=1e7, strict=False)]
     apdex_ms: Annotated[float, Field(gt=0, strict=False)] = 3000.0
     visit_timeout: Seconds = 0.0
+    purepath_visit_id: bool = False
     steps: Annotated[list[StepSettings], Field(min_length=1)]
     locations: Annotated[list[LocationSettings], Field(min_length=1)]
     segments: Annotated[list[SegmentSettings], Field(min_length=1)]

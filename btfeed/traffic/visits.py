@@ -243,6 +243,8 @@ class VisitSimulator:
                 suspensionTime=took // 100 / 1000, execTime=_execution(took), duration=took / 1000,
                 failed=failed and not place,
             )  # fmt: skip
+            if self._profile.purepath_visit_id:
+                occurrence.visitId = visit.id
             self._add(visit, begin - (-took // 1000), transaction, occurrence)
             passed += took
             cpu_sum += cpu

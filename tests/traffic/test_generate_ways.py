@@ -14,6 +14,7 @@ import pytest
 
 from btfeed.posts import files as postfile
 from btfeed.posts.admission import admit
+from btfeed.posts.bt_pb2 import BtOccurrence
 from btfeed.traffic import profile
 from btfeed.traffic.generate import DEFAULT_BEGIN, GenerateOptions, generate
 from btfeed.traffic.sending import Sender
@@ -102,6 +103,30 @@ def test_live_posts_are_due_when_appmon_would_send_them() -> None:
 def test_bulk_size_limits_posts() -> None:
     """No post has more occurrences, and full ones have exactly as many."""
     assert max(admit(body, 100) for body in small(bulk_size=7)) == 7
+
+
+def test_purepaths_have_the_id_of_their_visit_if_the_profile_says_so() -> None:
+    """By default they have none. Nothing else in the posts changes."""
+    shop = profile.load("web-shop")
+    with_id = shop.model_copy(update={"purepath_visit_id": True})
+
+    def generated(chosen: profile.Profile) -> list[tuple[int, BtOccurrence]]:
+        return [
+            (transaction.type, occurrence)
+            for message in messages(generate(GenerateOptions(chosen, visits=50)))
+            for transaction in message.businessTransactions
+            for occurrence in transaction.occurrences
+        ]
+
+    visit_of = {occurrence.purePathId: occurrence.visitId for kind, occurrence in generated(shop) if kind == 1}
+    purepaths = [occurrence for kind, occurrence in generated(with_id) if kind == 0]
+    first_of_an_action = [purepath for purepath in purepaths if purepath.purePathId in visit_of]
+    assert len(first_of_an_action) == len(visit_of)
+    assert all(purepath.visitId == visit_of[purepath.purePathId] for purepath in first_of_an_action)
+    assert {purepath.visitId for purepath in purepaths} == set(visit_of.values())
+    for purepath in purepaths:
+        purepath.ClearField("visitId")
+    assert purepaths == [occurrence for kind, occurrence in generated(shop) if kind == 0]
 
 
 async def test_live_posts_are_sent_when_they_are_due() -> None:
