@@ -112,6 +112,7 @@ class SendSummary:
     latencies: LatencyHistogram = field(default_factory=LatencyHistogram)
 
     def add(self, post: ScheduledPost, outcome: Outcome) -> None:
+        """Count a post."""
         if outcome.accepted:
             self.posts += 1
             self.bytes += len(post.body)
@@ -222,7 +223,9 @@ class HttpTarget:
                 return f"cannot connect within {self._timeout:g} s"
             case TimeoutError():
                 return f"no answer within {self._timeout:g} s"
-        return f"connection lost before the answer: {error}"
+            case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
+                return "connection lost before the answer"
+        return f"no valid HTTP answer: {error}"
 
 
 def explain(error: OSError) -> str:

@@ -124,10 +124,21 @@ async def test_if_a_connection_breaks_the_outcome_is_unknown_and_the_next_post_i
     receiver.answer = hang_up
     summary = await send_all([b"", b"", b""], receiver.url)
     assert (summary.posts, len(receiver.bodies)) == (2, 3)
-    assert [(reason.partition(":")[0], number) for reason, number in summary.unknown.items()] == [
-        ("connection lost before the answer", 1)
-    ]
-    assert summary.refused == {}
+    assert (summary.refused, summary.unknown) == ({}, {"connection lost before the answer": 1})
+
+
+async def test_an_answer_that_is_not_http_makes_the_outcome_unknown() -> None:
+    """The reason says so."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"SSH-2.0-x\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        summary = await send_all([b""], f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+    ((reason, number),) = summary.unknown.items()
+    assert (reason.partition(":")[0], number) == ("no valid HTTP answer", 1)
 
 
 async def test_without_an_answer_the_outcome_is_unknown() -> None:
