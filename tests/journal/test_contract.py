@@ -1,169 +1,45 @@
 """What every journal promises (btfeed/journal/base.py), over each backend and any number of partitions.
 
-To add a backend, write a driver and add it to DRIVERS.
+To add a backend, write a driver and add it to DRIVERS in tests/journal/drivers.py.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
-from btfeed.journal import create
 from btfeed.journal.base import (
     ALL,
-    Archive,
     Backlog,
     Commit,
     Cursor,
     Damaged,
     DeadLetter,
-    DeadLetters,
-    Entry,
-    Journal,
     JournalUnavailable,
-    Outlet,
     Selection,
 )
-from btfeed.journal.create import JournalSettings
-from btfeed.journal.memory import MemoryJournal
 from btfeed.posts.post import Post, digest
-from btfeed.telemetry.metrics import Metrics
+from tests.journal.drivers import (
+    DRIVERS,
+    Driver,
+    by_body,
+    opened,
+    pass_all,
+    read_all,
+    read_every,
+    retries,
+    with_dead_letters,
+)
 from tests.journal.journals import dead_letter, post
 from tests.support.clock import settle
 from tests.support.harness import until_async
 from tests.support.posts import mixed
 
 
-class Driver(Protocol):
-    """One backend. All that it creates works on the same data."""
-
-    partitions: int
-
-    def create(self, starts: Mapping[str, str]) -> Journal: ...
-
-    def dead_letters(self) -> AbstractContextManager[DeadLetters]: ...
-
-    def archive(self, begin: int, end: int) -> Archive: ...
-
-
-class MemoryDriver:
-    def __init__(self, partitions: int) -> None:
-        self.partitions = partitions
-        self._journal = MemoryJournal({}, partitions)
-
-    def create(self, starts: Mapping[str, str]) -> Journal:
-        self._journal.starts = starts
-        return self._journal
-
-    def dead_letters(self) -> AbstractContextManager[DeadLetters]:
-        return nullcontext(self._journal.dead_letters)
-
-    def archive(self, begin: int, end: int) -> Archive:
-        return self._journal.archive(begin, end)
-
-
-class SqliteDriver:
-    partitions = 1
-
-    def __init__(self, directory: Path) -> None:
-        self._settings = JournalSettings(directory=str(directory))
-
-    def create(self, starts: Mapping[str, str]) -> Journal:
-        return create.create(self._settings, starts, Metrics(), 1_000)
-
-    def dead_letters(self) -> AbstractContextManager[DeadLetters]:
-        return create.dead_letters(self._settings)
-
-    def archive(self, begin: int, end: int) -> Archive:
-        return create.archive(self._settings, begin, end)
-
-
-DRIVERS: dict[str, Callable[[Path], Driver]] = {
-    "memory": lambda directory: MemoryDriver(1),
-    "memory with partitions": lambda directory: MemoryDriver(3),
-    "sqlite": SqliteDriver,
-}
-
-
 @pytest.fixture(params=DRIVERS)
 async def driver(request: pytest.FixtureRequest, tmp_path: Path) -> Driver:
     return DRIVERS[request.param](tmp_path)
-
-
-class Opened:
-    """An open journal and the outlets of its sinks, by sink and partition."""
-
-    def __init__(self, journal: Journal) -> None:
-        self.journal = journal
-        self.outlets: dict[str, list[Outlet]] = {}
-        self.ended: list[Outlet] = []
-        self.running: list[asyncio.Task[None]] = []
-
-    def run(self, sink: str) -> None:
-        found = self.outlets[sink] = []
-
-        async def begin(outlet: Outlet) -> None:
-            found.append(outlet)
-
-        async def end(outlets: Collection[Outlet]) -> None:
-            self.ended += outlets
-
-        self.running.append(asyncio.create_task(self.journal.outlets(sink).run(begin, end)))
-
-    async def fill(self, numbers: range, size: int = 200) -> list[Post]:
-        """Append posts one after the other."""
-        posts = [post(number, size) for number in numbers]
-        for each in posts:
-            await self.journal.append(each)
-        return posts
-
-
-@asynccontextmanager
-async def opened(driver: Driver, *sinks: str, **starts: str) -> AsyncIterator[Opened]:
-    """starts: where a sink begins, if not at the oldest post."""
-    named = dict.fromkeys(sinks, "oldest") | starts
-    journal = driver.create(named)
-    await journal.open()
-    found = Opened(journal)
-    try:
-        for sink in named:
-            found.run(sink)
-        await until_async(lambda: all(len(o) == driver.partitions for o in found.outlets.values()), "all outlets")
-        yield found
-    finally:
-        await journal.close()
-        await asyncio.wait_for(asyncio.gather(*found.running, return_exceptions=True), 5)
-
-
-async def read_all(outlet: Outlet, seq: int | None = None) -> list[Entry]:
-    """All posts of a partition from its cursor or `seq` on, read in small pieces as a delivery would do."""
-    following = (await outlet.cursor())[0].seq if seq is None else seq
-    found: list[Entry] = []
-    while entries := await outlet.read(following, 1_000):
-        found += entries
-        following = found[-1].seq + 1
-    return found
-
-
-async def read_every(outlets: Sequence[Outlet]) -> list[Post]:
-    """All posts of all partitions from their cursors on."""
-    return [entry.post for outlet in outlets for entry in await read_all(outlet)]
-
-
-async def pass_all(outlet: Outlet, state: str | None = None) -> Cursor:
-    """Commit a cursor behind all posts of the partition, and return it."""
-    entries = await read_all(outlet)
-    cursor = Cursor(entries[-1].seq + 1) if entries else (await outlet.cursor())[0]
-    await outlet.commit(Commit(cursor, state))
-    return cursor
-
-
-def by_body(posts: Sequence[Post]) -> list[Post]:
-    return sorted(posts, key=lambda post: post.body)
 
 
 # Posts
@@ -316,16 +192,6 @@ async def test_a_record_is_kept_once_per_sink(driver: Driver) -> None:
         assert [replace(each, id=0) for each in kept] == [dead_letter(1), dead_letter(1, "b"), rejected, rejected]
 
 
-@asynccontextmanager
-async def with_dead_letters(driver: Driver, *kept: DeadLetter) -> AsyncIterator[tuple[Opened, DeadLetters]]:
-    """An open journal of the sinks a and b that has these dead letters."""
-    async with opened(driver, "a", "b") as it:
-        cursor, _ = await it.outlets["a"][0].cursor()
-        await it.outlets["a"][0].commit(Commit(cursor, None, kept))
-        with driver.dead_letters() as dead_letters:
-            yield it, dead_letters
-
-
 async def test_dead_letters_are_selected_by_sink_and_id(driver: Driver) -> None:
     """Both must match; the oldest come first; `count` agrees."""
     kept = [dead_letter(1), dead_letter(2, "b"), dead_letter(3), dead_letter(4, "")]
@@ -360,11 +226,6 @@ async def test_dead_letters_are_deleted_by_id(driver: Driver) -> None:
             if each.event_id != "id-3":
                 dead_letters.delete([each.id, 9_999])
         assert [each.event_id for each in dead_letters.select()] == ["id-3"]
-
-
-async def retries(it: Opened, sink: str, limit: int = 100) -> list[DeadLetter]:
-    """What all outlets of a sink give to be retried."""
-    return [each for outlet in it.outlets[sink] for each in await outlet.retries(limit)]
 
 
 async def test_what_is_marked_is_retried(driver: Driver) -> None:

@@ -124,7 +124,7 @@ class SqliteOutlet:
 
     async def read(self, seq: int, max_bytes: int) -> Sequence[Entry]:
         first = self._thread.snapshot.first  # dropped posts may still be in memory
-        entries: Sequence[Entry] = self._recent.find(max(seq, first), max_bytes)
+        entries = self._recent.find(max(seq, first), max_bytes)
         return entries or await self._thread.ask(lambda post_log: post_log.read(seq, max_bytes))
 
     async def wait(self, seq: int) -> None:
@@ -134,9 +134,7 @@ class SqliteOutlet:
         await self._thread.change(lambda post_log: post_log.save(self._sink, commit))
 
     async def retries(self, limit: int) -> Sequence[DeadLetter]:
-        dead_letters: Sequence[DeadLetter] = await self._thread.ask(lambda post_log: post_log.retries(self._sink, limit))
-        return dead_letters
+        return await self._thread.ask(lambda post_log: post_log.retries(self._sink, limit))
 
     async def backlog(self) -> Backlog:
-        backlog: Backlog = await self._thread.ask(lambda post_log: post_log.backlog(self._sink))
-        return backlog
+        return await self._thread.ask(lambda post_log: post_log.backlog(self._sink))

@@ -1,6 +1,6 @@
 """The journal's thread: takes jobs from the event loop in groups, and sends back outcomes and a snapshot.
 
-A job's future is resolved after its transaction was committed, in the same callback that updates the snapshot. So whoever
+A job's future is resolved after its transaction was committed, in the same callback that updates the snapshot: code that
 awaits an outcome also sees the state that goes with it.
 """
 
@@ -10,13 +10,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from btfeed.journal.base import JournalUnavailable
 from btfeed.journal.sqlite.positions import EMPTY, Snapshot
 from btfeed.journal.sqlite.post_log import PostLog
 from btfeed.journal.sqlite.worker import JournalWorker, Work
 from btfeed.posts.post import Post
+
+T = TypeVar("T")
 
 GROUP_BYTES = 32 * 2**20
 """Bytes of bodies after which a group of jobs is complete."""
@@ -56,18 +58,17 @@ class JournalThread:
         self._thread.start()
         await self._opened
 
-    async def submit(self, post: Post) -> bytes:
-        """Append a post; returns its digest. Raises JournalError."""
-        digest: bytes = await self._submit(post, writes=True)
-        return digest
+    def submit(self, post: Post) -> "asyncio.Future[bytes]":
+        """Append a post; the outcome is its digest, or a JournalError. Raises JournalUnavailable after `stop`."""
+        return self._submit(post, writes=True)
 
-    async def change(self, work: Callable[[PostLog], None]) -> None:
-        """Do `work` in a transaction. Raises JournalError."""
-        await self._submit(work, writes=True)
+    def change(self, work: Callable[[PostLog], None]) -> "asyncio.Future[None]":
+        """Do `work` in a transaction; the outcome may be a JournalError. Raises JournalUnavailable after `stop`."""
+        return self._submit(work, writes=True)
 
-    async def ask(self, question: Callable[[PostLog], Any]) -> Any:
-        """The answer to `question`. Raises JournalError."""
-        return await self._submit(question, writes=False)
+    def ask(self, question: Callable[[PostLog], T]) -> "asyncio.Future[T]":
+        """The answer to `question`, or a JournalError. Raises JournalUnavailable after `stop`."""
+        return self._submit(question, writes=False)
 
     async def wait(self, seq: int) -> None:
         """Return when there is a post numbered `seq` or higher."""
@@ -81,12 +82,12 @@ class JournalThread:
             self._jobs.put(None)
             await asyncio.to_thread(self._thread.join)
 
-    async def _submit(self, work: Work, writes: bool) -> Any:
+    def _submit(self, work: Work, writes: bool) -> "asyncio.Future[Any]":
         if self._stopping:
             raise JournalUnavailable("the journal is closed")
         future = self._loop.create_future()
         self._jobs.put(_Job(future, work, writes))
-        return await future
+        return future
 
     def _resolve(self, jobs: Sequence[_Job], outcomes: Sequence[Any], snapshot: Snapshot) -> None:
         grown, self.snapshot = snapshot.head > self.snapshot.head, snapshot
