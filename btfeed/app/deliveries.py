@@ -50,7 +50,7 @@ class Deliveries:
         raise self._error
 
     async def stop(self) -> None:
-        """Stop all deliveries, and let go of their outlets."""
+        """Stop all deliveries, then leave the outlets."""
         await self._stop(list(self._running.values()))
         for task in self._handing_out:
             task.cancel()
@@ -103,6 +103,6 @@ class Deliveries:
                 log.error("delivery failed", sink=running.delivery.name, exc_info=result)
             elif result:
                 log.warning(
-                    "write still in progress at the stop: its records may be delivered again",
+                    "write cancelled at the stop, its records may be delivered again",
                     sink=running.delivery.name, grace=self._grace,
                 )  # fmt: skip

@@ -196,7 +196,7 @@ def _unmappable(entry: Entry, error: Exception) -> DeadLetter:
     if isinstance(error, Malformed):
         reason = str(error)
     else:
-        log.error("bug in mapping: the post becomes a dead letter", post=entry.seq, exc_info=error)
+        log.error("bug in mapping, post kept as dead letter", post=entry.seq, exc_info=error)
         reason = f"mapping failed: {error!r}"
     event_id = event_id_prefix(entry.digest)  # so that it is kept once, however many sinks meet it
     return DeadLetter("post", "", reason, entry.post.received, entry.post.body, event_id=event_id)

@@ -36,14 +36,15 @@ class SinkReport:
 
     def failed(self, error: Exception) -> None:
         """The sink raised `error` from open or write. A bug is logged once, whatever its message."""
-        state: State = "misconfigured" if isinstance(error, Misconfigured) else "unavailable"
+        misconfigured = isinstance(error, Misconfigured)
+        state: State = "misconfigured" if misconfigured else "unavailable"
         known = isinstance(error, (Misconfigured, Unavailable, BatchRefused))
         message = str(error) if known else f"bug: {error!r}"
         if not known and _place(error) not in self._bugs:
             self._bugs.add(_place(error))
-            self._log.error("bug in the sink: its records are kept and written again", exc_info=error)
+            self._log.error("bug in the sink, its records will be written again", exc_info=error)
         elif (state, message) != (self._status.state, self._status.last_error):
-            self._log.warning(f"sink {state}", error=message)
+            self._log.warning("sink misconfigured" if misconfigured else "sink unavailable", error=message)
         self._status.state = state
         self._status.last_error = message
         self._status.last_error_time = round(self._clock.time() * 1000)

@@ -261,7 +261,7 @@ class PostLog:
                 self._when_durable.append(partial(self._count_dropped, name, lost))
 
     def _count_dropped(self, sink: str, posts: int) -> None:
-        log.error("journal full: undelivered posts dropped", sink=sink, posts=posts)
+        log.error("journal full, undelivered posts dropped", sink=sink, posts=posts)
         self._metrics.journal_dropped_posts.labels(sink=sink).inc(posts)
 
     def _bound_refused_posts(self, dead_letters: Iterable[DeadLetter]) -> None:

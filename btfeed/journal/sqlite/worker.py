@@ -133,7 +133,7 @@ class JournalWorker:
         self._metrics.journal_errors.inc()
         self._broken = f"the journal failed: {error}"
         self._report()
-        log.error("journal failed: posts are refused until its disk works again", error=str(error))
+        log.error("journal failed, refusing posts", error=str(error))
         return JournalUnavailable(self._broken)
 
     def _heal(self) -> None:
