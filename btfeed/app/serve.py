@@ -9,7 +9,6 @@ next start.
 """
 
 import asyncio
-import signal
 import sys
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
@@ -25,6 +24,7 @@ from btfeed.delivery.mapped_posts import MappedPosts
 from btfeed.journal.sqlite.journal import SqliteJournal
 from btfeed.receiving.receiver import Receiver
 from btfeed.records import mapper as transcode
+from btfeed.signals import stop_on_signals
 from btfeed.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
@@ -38,7 +38,7 @@ post waits for several turns."""
 
 async def serve(config: Config, stop: asyncio.Event | None = None) -> None:
     """Run until `stop` is set, or SIGTERM or SIGINT comes. Raises JournalError, OSError or ssl.SSLError at start."""
-    stop = stop or _stop_on_signals()
+    stop = stop or stop_on_signals()
     sys.setswitchinterval(SWITCH_INTERVAL)
     metrics = Metrics()
     starts = {name: sink.common.start for name, sink in config.sinks.items()}
@@ -93,10 +93,3 @@ async def _stop_deliveries(tasks: "dict[Delivery, asyncio.Task[None]]") -> None:
                 log.error("a delivery ended with an error", sink=delivery.name, exc_info=ended)
             elif ended:
                 log.warning("a write did not end in time; what it wrote may come again", sink=delivery.name, grace=GRACE)
-
-
-def _stop_on_signals() -> asyncio.Event:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    return stop

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-import signal
 import ssl
 import tempfile
 import time
@@ -22,7 +21,9 @@ from btfeed.commands.moments import moment
 from btfeed.commands.terminal import fail
 from btfeed.faults import ConfigError
 from btfeed.posts import files as postfile
-from btfeed.receiving.receiver import TlsSettings
+from btfeed.receiving.settings import TlsSettings
+from btfeed.signals import stop_on_signals
+from btfeed.telemetry import logs
 from btfeed.traffic import profile as profiles
 from btfeed.traffic.capture import CONNECTIONS, Capture, Captured
 from btfeed.traffic.generate import BULK_SIZE, MONDAY, Order
@@ -139,8 +140,7 @@ class _Run:
 
 
 async def _until_stopped(sender: Sender, posts: Iterator[Outgoing], stop: asyncio.Event) -> Summary:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop_on_signals(stop)
     return await sender.send(posts)
 
 
@@ -270,6 +270,7 @@ def capture(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--listen") from None
     tls = None
+    logs.configure()
     try:
         if certificate:
             tls = TlsSettings(certificate=str(certificate), key=str(key or certificate)).context()
@@ -289,9 +290,7 @@ def capture(
 async def _capture(
     writer: postfile.Writer, host: str, port: int, far_end: Url | None, max_posts: int | None, tls: ssl.SSLContext | None
 ) -> Captured:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = stop_on_signals()
     capturing = Capture(writer, stop, forward=far_end, max_posts=max_posts, tls=tls)
     host, port = await capturing.start(host, port)
     typer.echo(f"listening at {host}:{port}", err=True)
