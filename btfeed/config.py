@@ -18,7 +18,7 @@ from btfeed.admin.server import AdminSettings
 from btfeed.delivery.batching import DeliverySettings, FilterSettings
 from btfeed.faults import ConfigError, Faults, validate
 from btfeed.journal.sqlite.journal import SqliteSettings
-from btfeed.receiving.receiver import ReceiverSettings
+from btfeed.receiving.settings import ReceiverSettings
 from btfeed.records.plan import RecordSettings
 from btfeed.records.validation import ValidationSettings
 from sinks.base import SinkType

@@ -12,9 +12,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from btfeed.http.connection import Server
 from btfeed.http.gunzip import Gunzip, TooLong
-from btfeed.http.request import Answer, Incomplete, Request
+from btfeed.http.limits import Limits
+from btfeed.http.request import InvalidBody, Request
+from btfeed.http.response import Response
+from btfeed.http.server import HttpServer
 from btfeed.posts.files import PostFileError, Writer
 from btfeed.telemetry.metrics import Metrics
 from btfeed.traffic.sending import Url
@@ -65,14 +67,8 @@ class Capture:
         self._failure: PostFileError | None = None
         self._queue: asyncio.Queue[tuple[bytes, dict[str, str]]] = asyncio.Queue()
         self._queued = 0
-        self._server = Server(
-            self._handle,
-            Metrics(),
-            header_timeout=PATIENCE,
-            answer_timeout=PATIENCE,
-            idle_timeout=300.0,
-            max_connections=1_000,
-        )
+        limits = Limits(header_timeout=PATIENCE, write_timeout=PATIENCE, idle_timeout=300.0, max_connections=1_000)
+        self._server = HttpServer(self._handle, Metrics(), limits)
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """Listen; returns the host and port taken. Raises OSError."""
@@ -110,19 +106,19 @@ class Capture:
         except TimeoutError:
             self.captured.not_forwarded["stopped before its turn"] += self._queue.qsize()
 
-    async def _handle(self, request: Request) -> Answer:
+    async def _handle(self, request: Request) -> Response:
         if request.method not in ("POST", "PUT"):
-            return Answer()  # AppMon's "Test connection"
+            return Response()  # AppMon's "Test connection"
         try:
             async with asyncio.timeout(PATIENCE * 3):
                 body = await _body(request)
-        except (TooLong, TimeoutError, zlib.error, Incomplete, ConnectionError) as error:
-            return Answer(400, f"the body can't be read: {str(error) or type(error).__name__}\n", close=True)
+        except (TooLong, TimeoutError, zlib.error, InvalidBody, ConnectionError) as error:
+            return Response(400, f"the body can't be read: {str(error) or type(error).__name__}\n", close=True)
         if body and not self._write(body):
-            return Answer(503, f"{self._failure}\n")
+            return Response(503, f"{self._failure}\n")
         if body and self._forward:
             self._enqueue(body, request)
-        return Answer()
+        return Response()
 
     def _write(self, body: bytes) -> bool:
         """Whether it is in the file; the first that is not ends the capture."""
@@ -163,9 +159,9 @@ class Capture:
 
 async def _body(request: Request) -> bytes:
     """The whole body, decompressed. Raises TooLong or zlib.error."""
-    if not await request.within(MAX_BODY):
+    if not await request.wait_for_body(MAX_BODY):
         raise TooLong(f"longer than {MAX_BODY} bytes")
-    body = request.take_body()
+    body = request.pop_body()
     if not body or b"gzip" not in request.headers.get(b"content-encoding", b"").lower():
         return body
     plain = Gunzip(MAX_BODY)

@@ -159,7 +159,7 @@ def test_it_does_not_write_over_a_file(tmp_path: Path) -> None:
     ("arguments", "what"),
     [
         (["--out", "a.txt"], "posts are written to *.btposts"),
-        (["--out", "a.btposts", "--listen", "nonsense"], "write an address as"),
+        (["--out", "a.btposts", "--listen", "nonsense"], "invalid address 'nonsense': write host:port"),
         (["--out", "a.btposts", "--forward", "nonsense"], "is no http or https url"),
     ],
 )
