@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from btfeed.app.parts import create_sink
-from btfeed.config import Config, SinkConfig
+from btfeed.config import Config
+from btfeed.delivery.sink_config import SinkConfig
 from sinks.base import SinkError
 
 

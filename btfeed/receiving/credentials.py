@@ -8,8 +8,9 @@ from btfeed.receiving.settings import ReceiverSettings
 
 
 class Credentials:
-    """The credentials that a request must carry. Any of those configured is enough; without any, every request passes.
+    """The credentials that a request must carry: any one of those configured.
 
+    required   False if none are configured
     challenge  the WWW-Authenticate header of a 401
     """
 
@@ -20,14 +21,13 @@ class Credentials:
             self._accepted.append(b"basic " + base64.b64encode(pair.encode()))
             with suppress(UnicodeEncodeError):  # old Java clients use Latin-1
                 self._accepted.append(b"basic " + base64.b64encode(pair.encode("latin-1")))
+        self.required = bool(self._accepted)
         schemes = ['Basic realm="btfeed"'] if settings.basic_auth else []
         schemes += ["Bearer"] if settings.bearer_tokens else []
         self.challenge = ", ".join(schemes)
 
     def accept(self, authorization: bytes) -> bool:
         """Whether the value of an Authorization header (empty if there is none) is one of them."""
-        if not self._accepted:
-            return True
         scheme, _, value = authorization.partition(b" ")
         given = scheme.lower() + b" " + value.strip()
         return any(hmac.compare_digest(given, accepted) for accepted in self._accepted)

@@ -6,6 +6,7 @@ answered 200 once the journal says that the post is durable.
 """
 
 import asyncio
+import logging
 import resource
 import time
 from collections import OrderedDict
@@ -51,8 +52,7 @@ class Receiver:
         self._path = settings.path.encode()
         self._journal = journal
         self._metrics = metrics
-        self._clock = clock
-        self._log = log.bind()  # fixes the level, so that a debug line costs next to nothing while it is off
+        self._debug = log.is_enabled_for(logging.DEBUG)
         self._credentials = Credentials(settings)
         self._memory = MemoryLimiter(settings.max_in_flight, settings.queue_timeout, metrics, clock=clock)
         self._bodies = BodyReader(settings, clock)
@@ -120,7 +120,8 @@ class Receiver:
     async def _receive(self, request: Request) -> None:
         """Make the post durable. Returns if the answer is 200, else raises Rejected, TimeoutError or ConnectionError."""
         started = time.perf_counter()
-        self._check_credentials(request)
+        if self._credentials.required:
+            self._check_credentials(request)
         if self._is_connection_test(request):
             self._metrics.empty_requests.inc()
             return
@@ -168,7 +169,7 @@ class Receiver:
                     occurrences = await asyncio.to_thread(admission.admit, body, self._settings.max_occurrences)
             else:
                 occurrences = admission.admit(body, self._settings.max_occurrences)
-            digest = await self._journal.append(Post(body, int(self._clock.time() * 1000), peer))
+            digest = await self._journal.append(Post(body, time.time_ns() // 1_000_000, peer))
         except Malformed as error:
             raise Rejected("malformed", str(error), body=body) from None
         except TooManyOccurrences as error:
@@ -181,7 +182,8 @@ class Receiver:
         self._metrics.post_bytes.inc(len(body))
         self._metrics.received_occurrences.inc(occurrences)
         self._count_duplicate(digest)
-        self._log.debug("post accepted", peer=peer, bytes=len(body), occurrences=occurrences)
+        if self._debug:
+            log.debug("post accepted", peer=peer, bytes=len(body), occurrences=occurrences)
 
     def _count_duplicate(self, digest: bytes) -> None:
         if digest in self._recent_digests:
@@ -193,7 +195,7 @@ class Receiver:
     async def _keep(self, rejected: Rejected) -> None:
         """Keep the body of a rejected post with the dead letters."""
         reason = f"{rejected.reason}: {rejected}"
-        letter = DeadLetter("post", "", reason, int(self._clock.time() * 1000), rejected.body)
+        letter = DeadLetter("post", "", reason, time.time_ns() // 1_000_000, rejected.body)
         try:
             await self._journal.bury(letter)
             self._metrics.dead_letters.labels("", rejected.reason).inc()

@@ -79,7 +79,7 @@ def test_the_command_tells_them_and_exits_with_2(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(profile.shipped()["web-shop"].replace("drop_off = 55", "drop_off = 155"))
     result = invoke("generate", tmp_path / "mine.toml", "--flows", 1, "--out", tmp_path / "a.btposts")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "steps.1.drop_off: Input should be less than or equal to 100" in result.stderr
+    assert "steps.1.drop_off: must be at most 100" in result.stderr
     assert not (tmp_path / "a.btposts").exists()
 
 
