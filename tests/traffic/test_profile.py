@@ -87,7 +87,7 @@ def test_the_command_tells_them_and_exits_with_2(tmp_path: Path) -> None:
     ("arguments", "what"),
     [
         (["no-such"], "no such file, nor a profile that is shipped: flight-search, loan-application, web-shop"),
-        (["web-shop", "--since", "yesterday"], "'yesterday' is no time"),
+        (["web-shop", "--since", "yesterday"], "invalid time 'yesterday': write"),
         (["web-shop", "--until", "1h"], "--since"),
         (["web-shop", "nonsense"], "'nonsense' is no http or https url"),
         (["web-shop", "--flows", "1", "--out", "a.txt"], "posts are written to *.btposts"),

@@ -349,7 +349,7 @@ def test_a_summary_lists_unknown_outcomes() -> None:
         (["y.bin", "--from", "1h"], "only the posts of a --journal"),
         (["y.bin", "--speed", "fast"], "'fast' is no speed"),
         (["y.bin", "--speed", "1x", "--rate", "3"], "either a --rate or a --speed"),
-        (["--journal", "x", "--from", "nonsense"], "'nonsense' is no time"),
+        (["--journal", "x", "--from", "nonsense"], "invalid time 'nonsense': write"),
         ([], "name files or folders"),
     ],
 )
