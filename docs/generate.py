@@ -19,7 +19,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import sinks
 from benchmarks import figures
 from btfeed.address import Address
-from btfeed.config import Common, Sections
+from btfeed.config import Sections
+from btfeed.delivery.sink_config import CommonSettings
 from btfeed.records.schema import CATEGORIES, CONSTANTS, DIMENSIONS, FIELDS, VALUES, Field
 from btfeed.telemetry.metrics import Metrics
 from btfeed.traffic.profile import Profile
@@ -178,7 +179,7 @@ def sections() -> dict[str, type[Settings]]:
     for name, hint in get_type_hints(Sections).items():
         if isinstance(hint, type) and issubclass(hint, Settings):
             add(name, hint)
-    add("sinks.NAME", Common)
+    add("sinks.NAME", CommonSettings)
     for name in sinks.types():
         add(f"sinks.NAME, type {name}", sinks.load(name).settings)
     return found

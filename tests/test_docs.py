@@ -21,6 +21,7 @@ from btfeed import config
 from btfeed.commands.main import cli
 from btfeed.posts import files as postfile
 from btfeed.posts.post import digest
+from btfeed.receiving import rejection
 from btfeed.records.mapper import mapper
 from btfeed.records.plan import RecordSettings
 from btfeed.records.schema import RECORD_FIELDS
@@ -210,13 +211,10 @@ def test_every_target_of_make_that_is_named_exists() -> None:
 
 def test_reasons_of_refusals_are_those_of_the_receiver() -> None:
     """Each with the status that it is answered with."""
-    source = "".join(
-        path.read_text(encoding="utf-8")
-        for name in ("receiving", "http")
-        for path in (ROOT / "btfeed" / name).rglob("*.py")
-    )
-    reasons = dict(re.findall(r'^ +"(\w+)": (\d{3}),$', source, re.MULTILINE))
-    others = set(re.findall(r'refused_posts\.labels\("(\w+)"\)', source)) | set(re.findall(r'_too_slow, "(\w+)"', source))
+    folders = (ROOT / "btfeed" / name for name in ("http", "receiving"))
+    source = "".join(path.read_text(encoding="utf-8") for folder in folders for path in folder.glob("*.py"))
+    reasons = {reason: str(status) for reason, status in rejection.STATUS.items()}
+    others = set(re.findall(r'refused_posts\.labels\("(\w+)"\)', source)) | set(re.findall(r'_time_out, "(\w+)"', source))
     section = TEXT[ROOT / "docs" / "operations.md"].partition("## Refused requests")[2].partition("\n## ")[0]
     documented = dict(re.findall(r"^\| `(\w+)` \| (\w*) ?\|", section, re.MULTILINE))
     assert set(documented) == set(reasons) | others

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-import signal
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,6 +17,7 @@ from btfeed.commands import terminal
 from btfeed.commands.moments import moment
 from btfeed.commands.terminal import fail
 from btfeed.posts import files as postfile
+from btfeed.signals import stop_on_signals
 from btfeed.traffic.sending import FileTarget, HttpTarget, Outcome, ScheduledPost, Sender, SendSummary, Target
 from sinks.shared.clock import SYSTEM_CLOCK
 
@@ -154,8 +154,7 @@ class SendJob:
 
 
 async def _until_stopped(sender: Sender, posts: Iterator[ScheduledPost], stop: asyncio.Event) -> SendSummary:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop_on_signals(stop)
     return await sender.send(posts)
 
 

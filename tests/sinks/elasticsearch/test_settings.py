@@ -36,7 +36,7 @@ def test_each_credential_is_taken(auth: object) -> None:
     ("settings", "fault"),
     [
         ({}, "sinks.search.hosts: is required"),
-        ({"hosts": []}, "sinks.search.hosts: List should have at least 1 item"),
+        ({"hosts": []}, "sinks.search.hosts: must not be empty"),
         ({"hosts": ["es.example:9200"]}, 'sinks.search.hosts.0: a url starts with "https://"'),
         ({"hosts": ["https://elastic:pw@es.example:9200"]}, "sinks.search.hosts.0: only scheme, host, port and path"),
         ({"hosts": HOSTS, "auth": {}}, "sinks.search.auth: needs one of api_key, basic and bearer"),
