@@ -83,10 +83,10 @@ def test_a_length_beyond_the_file_takes_no_memory(tmp_path: Path) -> None:
     path = tmp_path / "a.btposts"
     path.write_bytes(b"\xff\xff\xff\xff\x7fx")
     script = (
-        "import resource, sys; from pathlib import Path; from btfeed import postfile\n"
+        "import resource, sys; from pathlib import Path; from btfeed.posts.files import PostFileError, read\n"
         "resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))\n"
-        "try: list(postfile.read(Path(sys.argv[1])))\n"
-        "except postfile.PostFileError: print('told')"
+        "try: list(read(Path(sys.argv[1])))\n"
+        "except PostFileError: print('told')"
     )
     told = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
     assert (told.stdout, told.stderr) == ("told\n", "")

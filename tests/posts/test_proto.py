@@ -42,8 +42,8 @@ def test_the_generated_code_is_what_the_schema_makes() -> None:
 def test_stale_generated_code_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One byte is enough."""
     generate = generator()
-    shutil.copy(ROOT / "btfeed" / "bt_pb2.py", tmp_path)
-    (tmp_path / "bt_pb2.pyi").write_bytes((ROOT / "btfeed" / "bt_pb2.pyi").read_bytes() + b"\n")
+    shutil.copy(ROOT / "btfeed" / "posts" / "bt_pb2.py", tmp_path)
+    (tmp_path / "bt_pb2.pyi").write_bytes((ROOT / "btfeed" / "posts" / "bt_pb2.pyi").read_bytes() + b"\n")
     monkeypatch.setattr(generate, "TARGET", tmp_path)
     assert generate.stale() == ["bt_pb2.pyi"]
 
