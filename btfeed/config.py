@@ -19,7 +19,7 @@ from btfeed.delivery.batching import DeliverySettings, FilterSettings
 from btfeed.faults import ConfigError, Faults, validate
 from btfeed.journal.sqlite.journal import SqliteSettings
 from btfeed.receiving.receiver import ReceiverSettings
-from btfeed.records.plan import RecordSettings
+from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
 from sinks.base import SinkType
 from sinks.settings import Settings

@@ -19,9 +19,9 @@ from btfeed import config
 from btfeed.commands.main import cli
 from btfeed.posts import files as postfile
 from btfeed.posts.post import digest
-from btfeed.records.mapper import mapper
-from btfeed.records.plan import RecordSettings
+from btfeed.records.mapper import create_mapper
 from btfeed.records.schema import RECORD_FIELDS
+from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
 from btfeed.telemetry.metrics import Metrics
 from btfeed.traffic import profile
@@ -205,7 +205,7 @@ def test_the_record_shown_is_the_one_that_is_made() -> None:
     """Field by field, of the sample post."""
     (shown,) = (json.loads(block) for block in blocks(TEXT[ROOT / "docs" / "record.md"], "json"))
     body = posts.sample_purepath()
-    mapped = mapper(RecordSettings(), ValidationSettings()).map(body, digest(body))
+    mapped = create_mapper(RecordSettings(), ValidationSettings()).map(body, digest(body))
     assert list(shown.items()) == list(json.loads(mapped.batch.body(0)).items())
 
 

@@ -24,7 +24,7 @@ from btfeed.delivery.loop import Delivery
 from btfeed.delivery.mapped_posts import MappedPosts
 from btfeed.journal.sqlite.journal import SqliteJournal
 from btfeed.receiving.receiver import Receiver
-from btfeed.records import mapper as transcode
+from btfeed.records.mapper import create_mapper
 from btfeed.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
@@ -43,7 +43,7 @@ async def serve(config: Config, stop: asyncio.Event | None = None) -> None:
     metrics = Metrics()
     starts = {name: sink.common.start for name, sink in config.sinks.items()}
     journal = SqliteJournal(config.journal, starts, metrics, config.receiver.max_occurrences)
-    feed = MappedPosts(transcode.mapper(config.record, config.validation), metrics, len(config.sinks))
+    feed = MappedPosts(create_mapper(config.record, config.validation), metrics, len(config.sinks))
     deliveries = [create_delivery(name, sink, journal, feed, metrics) for name, sink in config.sinks.items()]
     receiver = Receiver(config.receiver, journal, metrics)
     admin = Admin(

@@ -18,7 +18,7 @@ import structlog
 from btfeed.journal.base import DeadLetter, Entry
 from btfeed.posts.post import Malformed, event_id_prefix
 from btfeed.records.mapper import PostMapper
-from btfeed.records.plain_mapper import Counts, Mapped
+from btfeed.records.result import Counts, MappingResult
 from btfeed.records.schema import DIMENSIONS, VALUES
 from btfeed.telemetry.metrics import Metrics
 from sinks.batch import Batch
@@ -120,7 +120,7 @@ class MappedPosts:
             for entry in group:
                 del self._pending[entry.seq]
 
-    def _mapped_post(self, entry: Entry, mapped: Mapped | Exception) -> MappedPost:
+    def _mapped_post(self, entry: Entry, mapped: MappingResult | Exception) -> MappedPost:
         received = entry.post.received
         if isinstance(mapped, Exception):
             malformed = isinstance(mapped, Malformed)
@@ -129,7 +129,7 @@ class MappedPosts:
             reason = str(mapped) if malformed else f"mapping failed: {mapped!r}"
             prefix = event_id_prefix(entry.digest)  # so that it is kept once, however many sinks come by
             letters = [DeadLetter("post", "", reason, received, entry.post.body, event_id=prefix)]
-            mapped = Mapped(Batch(), [], Counts())
+            mapped = MappingResult(Batch(), [], Counts())
         else:
             letters = [
                 DeadLetter("record", "", refused.reason, received, refused.body, 1, refused.id, refused.key,

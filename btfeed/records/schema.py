@@ -30,7 +30,7 @@ Encoding = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # compared and hashed by identity: FIELDS has them all
 class Field:
     """One field of BtOccurrence.
 

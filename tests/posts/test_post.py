@@ -6,10 +6,10 @@ from hashlib import blake2b
 
 import pytest
 
-from btfeed.posts import admission, post
+from btfeed.posts import admission
 from btfeed.posts.admission import TooManyOccurrences, admit
 from btfeed.posts.bt_pb2 import BtOccurrence, BusinessTransaction
-from btfeed.posts.post import Malformed
+from btfeed.posts.post import Malformed, digest, digests, event_id_prefix, parse
 from tests.support import posts, wire
 from tests.support.wire import NAME, OCCURRENCE, START_TIME, field, group, transaction
 
@@ -76,7 +76,7 @@ def test_required_fields_are_required(content: bytes, path: str) -> None:
 def test_fields_may_come_in_any_order_and_more_than_once(body: bytes) -> None:
     """As protobuf has it, although no known serializer writes so."""
     assert admit(body, 1) <= 1
-    assert post.parse(body).IsInitialized()
+    assert parse(body).IsInitialized()
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_cut_post_is_malformed(sample: bytes) -> None:
         except Malformed:
             continue
         whole.discard(end)
-        assert post.parse(sample[:end]).IsInitialized()
+        assert parse(sample[:end]).IsInitialized()
     assert not whole
 
 
@@ -276,12 +276,12 @@ def test_a_bomb_takes_little_memory(body: str) -> None:
 
 def test_a_digest_is_blake2b_256() -> None:
     """Known answer, of b"abc"; likewise of several at a time, whatever their lengths and number."""
-    assert post.digest(b"abc").hex() == "bddd813c634239723171ef3fee98579b94964e3bb1cb3e427262c8c068d52319"
+    assert digest(b"abc").hex() == "bddd813c634239723171ef3fee98579b94964e3bb1cb3e427262c8c068d52319"
     for number in range(20):
         bodies = [bytes([place]) * (place * 37 % 500) for place in range(number)]
-        assert post.digests(bodies) == [blake2b(body, digest_size=32).digest() for body in bodies]
+        assert digests(bodies) == [blake2b(body, digest_size=32).digest() for body in bodies]
 
 
 def test_an_event_id_starts_with_24_digits_of_it() -> None:
     """And a hyphen; the ordinal follows."""
-    assert post.event_id_prefix(post.digest(b"abc")) == "bddd813c634239723171ef3f-"
+    assert event_id_prefix(digest(b"abc")) == "bddd813c634239723171ef3f-"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from btfeed.posts import post
+from btfeed.posts.post import Malformed, digest, event_id_prefix
 from btfeed.records import describe as inspect
 from tests.support import posts, wire
 from tests.support.records import START, occurrence, transaction
@@ -33,7 +33,7 @@ def test_a_post_is_described_in_full() -> None:
     fields = {"startTime": START, "values": [1.5, 2.0], "dimensions": ["d"], "visitId": 2**40, "duration": 14.5}
     assert described(body) == {
         "bytes": len(body),
-        "event_id_prefix": post.event_id_prefix(post.digest(body)),
+        "event_id_prefix": event_id_prefix(digest(body)),
         "server": "server",
         "lost_transactions": 3,
         "transactions": [
@@ -58,7 +58,7 @@ def test_a_post_reads_as_lines() -> None:
         transaction(occurrence(values=[1.5, 2.0], dimensions=["a, b"], endTime=START), measures=["m"], application="app"),
         serverName="server", lostTransactions=3,
     )  # fmt: skip
-    prefix = post.event_id_prefix(post.digest(body))
+    prefix = event_id_prefix(digest(body))
     assert list(inspect.lines(inspect.describe(body))) == [
         f"{len(body)} bytes, event.id {prefix}N, server server, 3 transactions lost",
         "  unknown 'bt', application app",
@@ -115,5 +115,5 @@ def test_no_text_of_a_post_moves_the_cursor() -> None:
 
 def test_what_is_no_protobuf_is_malformed() -> None:
     """There is nothing to show."""
-    with pytest.raises(post.Malformed):
+    with pytest.raises(Malformed):
         inspect.describe(b"\x0a\x05")

@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from btfeed.posts import post
 from btfeed.posts.bt_pb2 import BtOccurrence
-from btfeed.posts.post import Malformed
+from btfeed.posts.post import Malformed, digest, event_id_prefix
 from tests.records.fieldtable import CATEGORIES, ROWS, Row
 from tests.support import posts, wire
 from tests.support.records import START, mapped, occurrence, parsed, raw, records, single, transaction
@@ -222,7 +221,7 @@ def test_a_start_time_outside_the_calendar_harms_no_neighbour() -> None:
     bad = occurrence(startTime=2**62, url="u", visitId=9)
     body = wire.post(transaction(occurrence(), bad, occurrence(visitId=5)))
     result = mapped(body)
-    prefix = post.event_id_prefix(post.digest(body))
+    prefix = event_id_prefix(digest(body))
     assert result.batch.ids == [f"{prefix}0", f"{prefix}2"]
     assert len(result.batch.bodies) == len(result.batch.transactions) == 2
     (refused,) = result.refused

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from btfeed.records.names import field_names, normalise
+from btfeed.records.names import field_names, normalize
 from tests.support.strategies import UNHURRIED
 
 
@@ -27,9 +27,9 @@ from tests.support.strategies import UNHURRIED
         ("", ""),
     ],
 )
-def test_names_are_normalised(name: str, expected: str) -> None:
+def test_names_are_normalized(name: str, expected: str) -> None:
     """Lower case, each run of other characters than a-z0-9 one `_`, none at the ends."""
-    assert normalise(name) == expected
+    assert normalize(name) == expected
 
 
 @pytest.mark.parametrize(

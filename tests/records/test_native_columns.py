@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from btfeed import _native, native
-from btfeed.posts import admission, post
-from btfeed.posts.post import Malformed
-from btfeed.records import mapper as transcode
-from btfeed.records.mapper import NativeMapper
-from btfeed.records.plain_mapper import Mapped, Mapper
-from btfeed.records.plan import HEAD, RecordSettings
+from btfeed.posts import admission
+from btfeed.posts.post import Malformed, digest, digests, event_id_prefix
+from btfeed.records.mapper import _CATEGORIES, _ROLES, HEAD, NativeMapper, create_mapper
+from btfeed.records.plain_mapper import PlainMapper
+from btfeed.records.result import MappingResult
+from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
 from sinks.shared.optional import optional
 from tests.support import posts, wire
@@ -32,12 +32,12 @@ def mapper() -> NativeMapper:
     return NativeMapper(RecordSettings(), ValidationSettings())
 
 
-def expected(body: bytes) -> Mapped:
-    return Mapper(RecordSettings(), ValidationSettings()).map(body, post.digest(body))
+def expected(body: bytes) -> MappingResult:
+    return PlainMapper(RecordSettings(), ValidationSettings()).map(body, digest(body))
 
 
-def mapped(body: bytes, by: NativeMapper | None = None) -> Mapped:
-    return (by or mapper()).map(body, post.digest(body))
+def mapped(body: bytes, by: NativeMapper | None = None) -> MappingResult:
+    return (by or mapper()).map(body, digest(body))
 
 
 # Columns
@@ -108,14 +108,14 @@ def test_posts_of_a_group_are_mapped_each_for_itself() -> None:
     """One that is none leaves its neighbours alone; the group ends where there is no more room."""
     one, sound = mapper(), posts.mixed(3)
     bodies = [sound, b"no post", posts.mixed(4, 1), sound]
-    group = [(body, post.digest(body)) for body in bodies]
+    group = [(body, digest(body)) for body in bodies]
     first, second, *others = one.map_all(group, 2**30)
     assert isinstance(second, Malformed)
     for body, found in zip([sound, *bodies[2:]], [first, *others], strict=True):
-        assert isinstance(found, Mapped)
+        assert isinstance(found, MappingResult)
         equal(found, expected(body))
     assert len(one.map_all(group, 0)) == 1
-    assert isinstance(first, Mapped)
+    assert isinstance(first, MappingResult)
     assert len(one.map_all([group[0]] * 5, first.batch.nbytes * 2)) == 3
 
 
@@ -130,10 +130,10 @@ def test_a_bug_in_compiling_is_that_post_alone(monkeypatch: pytest.MonkeyPatch) 
         return compiled(self, server, head)
 
     monkeypatch.setattr(NativeMapper, "_compile", compile_or_fail)
-    first, second, third = mapper().map_all([(body, post.digest(body)) for body in (*bodies, bodies[0])], 2**30)
+    first, second, third = mapper().map_all([(body, digest(body)) for body in (*bodies, bodies[0])], 2**30)
     assert isinstance(second, ZeroDivisionError)
     for found in (first, third):
-        assert isinstance(found, Mapped)
+        assert isinstance(found, MappingResult)
         equal(found, expected(bodies[0]))
 
 
@@ -142,9 +142,9 @@ def test_others_run_while_a_large_post_is_worked_on(work: str) -> None:
     """The interpreter's lock is not held: the main thread goes on before the other one is done, although Python itself
     would not switch for a thousand seconds."""
     body = posts.mixed(20_000)
-    one, digest = mapper(), post.digest(body)
+    one, prefix = mapper(), event_id_prefix(digest(body))
     mapped(body, one)
-    works = {"map": lambda: one._native.transcode([(body, digest.hex())], 0), "digests": lambda: post.digests([body])}
+    works = {"map": lambda: one._native.transcode([(body, prefix)], 0), "digests": lambda: digests([body])}
     what: Any = works[work]
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1_000)
@@ -182,7 +182,7 @@ def test_an_error_in_compiling_is_raised(monkeypatch: pytest.MonkeyPatch) -> Non
         raise ZeroDivisionError("a bug")
 
     with monkeypatch.context() as patch:
-        patch.setattr(transcode, "source_of", broken)
+        patch.setattr("btfeed.records.mapper.compile_transaction", broken)
         with pytest.raises(ZeroDivisionError, match="a bug"):
             mapped(posts.mixed(5), one)
     equal(mapped(posts.mixed(5), one), expected(posts.mixed(5)))
@@ -195,7 +195,7 @@ def test_a_panic_leaves_the_post_to_the_plain_path(
     one = mapper()
     body = posts.mixed(5)
     with monkeypatch.context() as patch:
-        patch.setattr(transcode, "_CATEGORIES", ("?",) * 7 + transcode._CATEGORIES)  # a place that no table has
+        patch.setattr("btfeed.records.mapper._CATEGORIES", ("?",) * 7 + _CATEGORIES)  # a place that no table has
         assert one._native.transcode([(body, "id-")], 0) == [None]
         equal(mapped(body, one), expected(body))
     assert "panicked at" in capfd.readouterr().err
@@ -224,7 +224,7 @@ def test_a_field_table_that_makes_no_sense_is_refused(fields: list[Any], error: 
     settings = {"head": HEAD, "missing": "report", "unexpected": "report", "drop": [], "hash": [], "key": b"", "mask": [],
                 "defaults": []}  # fmt: skip
     with pytest.raises(ValueError, match=error):
-        _native.Transcoder(fields, transcode._ROLES, settings, print, print)  # type: ignore[arg-type]
+        _native.Transcoder(fields, _ROLES, settings, print, print)  # type: ignore[arg-type]
 
 
 # Memory
@@ -273,7 +273,7 @@ def test_without_a_module_that_fits_the_plain_path_runs(found: object, monkeypat
 def test_the_plain_path_does_all_of_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is mapped, admitted and digested without the native module is the same."""
     body = posts.mixed(20)
-    found = admission.admit(body, 100), post.digests([body])
+    found = admission.admit(body, 100), digests([body])
     monkeypatch.setattr(native, "module", None)
-    assert (admission.admit(body, 100), post.digests([body])) == found
-    assert isinstance(transcode.mapper(RecordSettings(), ValidationSettings()), Mapper)
+    assert (admission.admit(body, 100), digests([body])) == found
+    assert isinstance(create_mapper(RecordSettings(), ValidationSettings()), PlainMapper)

@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from btfeed.posts import admission, post
+from btfeed.posts import admission
 from btfeed.posts.admission import TooManyOccurrences
 from btfeed.posts.bt_pb2 import BusinessTransactions
-from btfeed.posts.post import Malformed
-from btfeed.records import mapper as transcode
-from btfeed.records.plain_mapper import Mapped
-from btfeed.records.plan import RecordSettings
+from btfeed.posts.post import Malformed, digest
+from btfeed.records.mapper import create_mapper
+from btfeed.records.result import MappingResult
+from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
 from tests.records.oracle import expect
 from tests.support import strategies
@@ -18,11 +18,11 @@ from tests.support.records import equal, mapped, parsed
 from tests.support.strategies import UNHURRIED
 
 POLICIES = [("report", "report"), ("report", "drop"), ("dead-letter", "report"), ("report", "dead-letter")]
-SHARED = transcode.mapper(RecordSettings(), ValidationSettings())
+SHARED = create_mapper(RecordSettings(), ValidationSettings())
 """Maps one post after the other, as a running server does."""
 
 
-def check(body: bytes, found: Mapped, missing: str = "report", unexpected: str = "report") -> None:
+def check(body: bytes, found: MappingResult, missing: str = "report", unexpected: str = "report") -> None:
     """All that `found` says is what the oracle says."""
     expected = expect(body, missing, unexpected)
     assert [parsed(record) for record in found.batch.bodies] == expected.delivered
@@ -48,18 +48,18 @@ def test_any_bytes_are_malformed_or_mapped(body: bytes) -> None:
         admission.admit(body, 1000)
     except (Malformed, TooManyOccurrences):
         try:
-            SHARED.map(body, post.digest(body))
+            SHARED.map(body, digest(body))
         except Malformed:
             return
-    check(body, SHARED.map(body, post.digest(body)))
+    check(body, SHARED.map(body, digest(body)))
 
 
 @given(bodies=st.lists(strategies.bodies, min_size=2, max_size=3))
 @settings(UNHURRIED, max_examples=50)
 def test_the_same_post_gives_the_same_bytes(bodies: list[bytes]) -> None:
     """From the same mapper again, from another, and whatever was mapped between."""
-    mapper = transcode.mapper(RecordSettings(), ValidationSettings())
-    rounds = [[mapper.map(body, post.digest(body)) for body in bodies] for _ in range(2)]
+    mapper = create_mapper(RecordSettings(), ValidationSettings())
+    rounds = [[mapper.map(body, digest(body)) for body in bodies] for _ in range(2)]
     for body, one, two in zip(bodies, *rounds, strict=True):
         for other in (two, mapped(body)):
             equal(other, one)

@@ -13,9 +13,9 @@ import pytest
 from btfeed.posts.bt_pb2 import BtOccurrence, BusinessTransactions
 from btfeed.posts.files import find, read
 from btfeed.posts.post import digest
-from btfeed.records.mapper import PostMapper, mapper
-from btfeed.records.plain_mapper import Mapper
-from btfeed.records.plan import RecordSettings
+from btfeed.records.mapper import PostMapper, create_mapper
+from btfeed.records.plain_mapper import PlainMapper
+from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
 from tests.support.posts import mixed
 
@@ -72,7 +72,7 @@ def odd(body: bytes, seed: int) -> bytes:
     for occurrence in occurrences:
         for field in rng.sample([*occurrence.DESCRIPTOR.fields], 4):
             if rng.random() < 0.2 and field.name != "startTime":
-                occurrence.ClearField(field.name)  # type: ignore[arg-type]
+                occurrence.ClearField(field.name)
         for change in ODD:
             if rng.random() < 0.1:
                 change(occurrence)
@@ -125,7 +125,7 @@ def test_the_generated_posts_are_those_of_the_digests() -> None:
     assert hashlib.sha256(b"".join(sample("generated"))).hexdigest() == GENERATED
 
 
-@pytest.mark.parametrize("path", [Mapper, mapper], ids=["plain", "running"])
+@pytest.mark.parametrize("path", [PlainMapper, create_mapper], ids=["plain", "running"])
 @pytest.mark.parametrize(("posts", "settings"), DIGESTS, ids=["-".join(case) for case in DIGESTS])
 def test_records_have_the_bytes_that_they_always_had(posts: str, settings: str, path: Any) -> None:
     """On the plain path and on the native one, under each of the settings."""

@@ -17,11 +17,11 @@ from hypothesis import Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from btfeed import _native
-from btfeed.posts import admission, post
-from btfeed.posts.post import Malformed, PostRefused
+from btfeed.posts import admission
+from btfeed.posts.post import Malformed, PostRefused, digest, event_id_prefix
 from btfeed.records.mapper import NativeMapper
-from btfeed.records.plain_mapper import Mapper
-from btfeed.records.plan import RecordSettings
+from btfeed.records.plain_mapper import PlainMapper
+from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
 from tests.support import strategies
 from tests.support.records import equal
@@ -68,19 +68,19 @@ class Twins:
     def __post_init__(self) -> None:
         validation = {"missing": self.missing, "unexpected": self.unexpected}
         given = RecordSettings.model_validate(self.record), ValidationSettings.model_validate(validation)
-        self.plain, self.native = Mapper(*given), NativeMapper(*given)
+        self.plain, self.native = PlainMapper(*given), NativeMapper(*given)
 
     def agree(self, body: bytes) -> None:
         """Both make the same of `body`, and neither asks the other."""
         self.cases += 1
-        digest = post.digest(body)
+        digest_of_body = digest(body)
         try:
-            expected = self.plain.map(body, digest)
+            expected = self.plain.map(body, digest_of_body)
         except Malformed:
-            assert self.native._native.transcode([(body, post.event_id_prefix(digest))], 0) == [None]
+            assert self.native._native.transcode([(body, event_id_prefix(digest_of_body))], 0) == [None]
             return
-        assert self.native._native.transcode([(body, post.event_id_prefix(digest))], 0) != [None]
-        equal(self.native.map(body, digest), expected)
+        assert self.native._native.transcode([(body, event_id_prefix(digest_of_body))], 0) != [None]
+        equal(self.native.map(body, digest_of_body), expected)
         self.maps += 1
 
 
@@ -93,7 +93,7 @@ def agree_to_admit(body: bytes, limit: int) -> bool:
         assert native is None
         return False
     assert native == expected
-    assert _native.digests([body]) == [post.digest(body)]
+    assert _native.digests([body]) == [digest(body)]
     return True
 
 

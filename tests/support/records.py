@@ -4,11 +4,12 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from btfeed.posts import post
 from btfeed.posts.bt_pb2 import BtOccurrence, BusinessTransaction
-from btfeed.records.mapper import mapper
-from btfeed.records.plain_mapper import Mapped, Mapper
-from btfeed.records.plan import RecordSettings
+from btfeed.posts.post import digest
+from btfeed.records.mapper import create_mapper
+from btfeed.records.plain_mapper import PlainMapper
+from btfeed.records.result import MappingResult
+from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
 from tests.support import wire
 
@@ -16,15 +17,15 @@ START = 1358330757840
 """2013-01-16T10:05:57.840Z"""
 
 
-def mapped(body: bytes, record: dict[str, Any] | None = None, **validation: str) -> Mapped:
+def mapped(body: bytes, record: dict[str, Any] | None = None, **validation: str) -> MappingResult:
     """What becomes of `body` under these tables of the configuration, on the path that runs and on the plain one alike."""
     settings = RecordSettings.model_validate(record or {}), ValidationSettings.model_validate(validation)
-    found = mapper(*settings).map(body, post.digest(body))
-    equal(found, Mapper(*settings).map(body, post.digest(body)))
+    found = create_mapper(*settings).map(body, digest(body))
+    equal(found, PlainMapper(*settings).map(body, digest(body)))
     return found
 
 
-def equal(found: Mapped, expected: Mapped) -> None:
+def equal(found: MappingResult, expected: MappingResult) -> None:
     """Byte for byte, and count for count."""
     one, other = found.batch, expected.batch
     assert one.ndjson == other.ndjson
