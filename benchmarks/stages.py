@@ -81,10 +81,12 @@ def _plain(work: Callable[[bytes], object]) -> Stage:
 
 @asynccontextmanager
 async def _limits(bench: Bench) -> AsyncIterator[tuple[Work, Work]]:
+    limits = admission.Limits.of(MAX_OCCURRENCES)
+
     async def admit() -> None:
         found = 0
         for body in bench.load.bodies:
-            found += admission.admit_plainly(body, MAX_OCCURRENCES)
+            found += admission.admit_plain(body, limits)
         assert found == bench.load.occurrences
 
     async def parse() -> None:

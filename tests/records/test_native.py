@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from btfeed import _native
-from btfeed.posts import admission
 from btfeed.posts import files as postfile
+from btfeed.posts.admission import LONG, Limits
 from btfeed.posts.bt_pb2 import BtOccurrence
 from btfeed.traffic import profile
 from btfeed.traffic.generate import Order, generate
@@ -189,7 +189,7 @@ def test_text_is_repaired_and_escaped_alike(texts: list[str | bytes]) -> None:
 @pytest.mark.parametrize("limit", [1, 20, 2_000])
 def test_both_have_the_same_limits(limit: int) -> None:
     """At, below and above each of them."""
-    name, many = wire.NAME, admission._limits(limit)[1]
+    name, many = wire.NAME, Limits.of(limit).elements
     one = wire.OCCURRENCE
     for number in (-1, 0, 1):
         agree_to_admit(wire.transaction(name + one * (limit + number)), limit)
@@ -198,10 +198,10 @@ def test_both_have_the_same_limits(limit: int) -> None:
             agree_to_admit(wire.transaction(name + filler * (many // len(filler) + number)), limit)
             agree_to_admit(wire.transaction(name + filler * (many + number - 1)), limit)
         for inside in (b"\x3a\x00", b"\xa2\x02\x00", b"\x3a\x01x", b"\x31" + b"x" * 8, wire.group(3, b"")):
-            padding = wire.field(9, b"x" * admission.LONG)
+            padding = wire.field(9, b"x" * LONG)
             for times in (many + number - 3, (many - 3) // 2 + number):
                 agree_to_admit(wire.transaction(name + wire.field(6, wire.START_TIME + padding + inside * times)), limit)
         packed = wire.field(6, b"12345678" * (many - 3 + number))
         agree_to_admit(wire.transaction(name + wire.field(6, wire.START_TIME + packed)), limit)
-        long = wire.field(3, b"x" * (admission._limits(limit)[2] // limit - 6 + number))
+        long = wire.field(3, b"x" * (Limits.of(limit).shared_bytes // limit - 6 + number))
         agree_to_admit(wire.transaction(name + long + one * limit), limit)

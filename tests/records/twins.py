@@ -17,7 +17,7 @@ from hypothesis import Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from btfeed import _native
-from btfeed.posts import admission
+from btfeed.posts.admission import Limits, admit_plain
 from btfeed.posts.post import Malformed, PostRefused, digest, event_id_prefix
 from btfeed.records.mapper import NativeMapper
 from btfeed.records.plain_mapper import PlainMapper
@@ -86,9 +86,10 @@ class Twins:
 
 def agree_to_admit(body: bytes, limit: int) -> bool:
     """Whether `body` is taken, which both say, with the same count."""
-    native = _native.admit(body, admission._limits(limit))
+    limits = Limits.of(limit)
+    native = _native.admit(body, limits)
     try:
-        expected = admission.admit_plainly(body, limit)
+        expected = admit_plain(body, limits)
     except PostRefused:
         assert native is None
         return False

@@ -158,7 +158,7 @@ def test_it_does_not_write_over_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        (["--out", "a.txt"], "posts are written to *.btposts"),
+        (["--out", "a.txt"], "use a name that ends with .btposts"),
         (["--out", "a.btposts", "--listen", "nonsense"], "write an address as"),
         (["--out", "a.btposts", "--forward", "nonsense"], "is no http or https url"),
     ],

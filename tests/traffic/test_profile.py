@@ -90,7 +90,7 @@ def test_the_command_tells_them_and_exits_with_2(tmp_path: Path) -> None:
         (["web-shop", "--since", "yesterday"], "'yesterday' is no time"),
         (["web-shop", "--until", "1h"], "--since"),
         (["web-shop", "nonsense"], "'nonsense' is no http or https url"),
-        (["web-shop", "--flows", "1", "--out", "a.txt"], "posts are written to *.btposts"),
+        (["web-shop", "--flows", "1", "--out", "a.txt"], "use a name that ends with .btposts"),
         (["web-shop", "--flows", "1", "--user", "x"], "write it as name:password"),
     ],
 )

@@ -211,11 +211,11 @@ def test_a_broken_file_is_told_and_the_others_are_posted(server: Server, tmp_pat
     assert result.exit_code == 1
     assert result.stdout.startswith("2 posts, 2 occurrences, 0 refused in ")
     cut_off, gone = result.stderr.splitlines()
-    assert re.fullmatch(r".*/1\.btposts: the post at byte \d+ is cut off, or this is no file .*", cut_off)
+    assert re.fullmatch(r".*/1\.btposts: the post at byte \d+ is cut off, or the file does not .*", cut_off)
     assert gone == f"{tmp_path / 'gone.bin'}: No such file or directory"
 
 
-@pytest.mark.parametrize(("name", "what"), [("posts.txt", "posts are in *.bin or *.btposts"), ("empty", "in this folder")])
+@pytest.mark.parametrize(("name", "what"), [("posts.txt", "use a name that ends with"), ("empty", "in this directory")])
 def test_what_holds_no_posts_is_told_before_anything_is_sent(name: str, what: str, tmp_path: Path) -> None:
     """Exit 1, nothing on stdout."""
     (tmp_path / "empty").mkdir()
