@@ -1,8 +1,8 @@
-"""The native path and the plain one, side by side: they must agree on any bytes, under any settings.
+"""Twins: the native mapper and the plain one must agree on any bytes and under any settings.
 
     python -m tests.records.twins [--cases 200000] [--seed N]
 
-is the long form of test_native.py: posts that Hypothesis makes up, mutated ones, and bytes that are hardly any.
+is the long form of test_native.py: posts that Hypothesis makes, mutated ones, and bytes that are almost posts.
 """
 
 import argparse
@@ -51,13 +51,13 @@ RECORDS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 MUTANTS = 10
-"""Of each body that Hypothesis makes up, itself among them."""
+"""Of each body that Hypothesis makes, including the body itself."""
 POLICIES = [("report", "report"), ("report", "drop"), ("dead-letter", "report"), ("report", "dead-letter")]
 
 
 @dataclass
 class Twins:
-    """Both mappers under one configuration, used for one post after the other. maps: how many bodies were posts."""
+    """Both mappers under one configuration, used for many bodies. maps: how many of them were posts."""
 
     record: dict[str, Any] = field(default_factory=dict)
     missing: str = "report"
@@ -71,7 +71,7 @@ class Twins:
         self.plain, self.native = PlainMapper(*given), NativeMapper(*given)
 
     def agree(self, body: bytes) -> None:
-        """Both make the same of `body`, and neither asks the other."""
+        """Both give the same result, and the native mapper does not need the plain one for it."""
         self.cases += 1
         digest_of_body = digest(body)
         try:
@@ -85,7 +85,7 @@ class Twins:
 
 
 def agree_to_admit(body: bytes, limit: int) -> bool:
-    """Whether `body` is taken, which both say, with the same count."""
+    """Whether both accept `body`. They must agree, also on the number of occurrences."""
     limits = Limits.of(limit)
     native = _native.admit(body, limits)
     try:
@@ -99,14 +99,14 @@ def agree_to_admit(body: bytes, limit: int) -> bool:
 
 
 def configurations() -> Iterator[Twins]:
-    """Each table of settings under each policy."""
+    """Each of RECORDS under each of POLICIES."""
     for record in RECORDS.values():
         for missing, unexpected in POLICIES:
             yield Twins(record, missing, unexpected)
 
 
 def mutants(body: bytes, other: bytes, rng: random.Random) -> Iterator[bytes]:
-    """`body`, and others near it: bytes changed, put in, taken out, doubled, or taken from `other`."""
+    """`body`, and versions with bytes changed, inserted, removed, doubled, or taken from `other`."""
     yield body
     changed = body
     for _ in range(MUTANTS - 1):
@@ -120,13 +120,13 @@ def mutants(body: bytes, other: bytes, rng: random.Random) -> Iterator[bytes]:
 
 
 def run(cases: int, number: int) -> None:
-    """Show so many bodies to both twins; each that Hypothesis makes up gives MUTANTS."""
+    """Compares the twins on at least that many bodies. Each one that Hypothesis makes gives MUTANTS."""
     every, rng, started = list(configurations()), random.Random(number), time.monotonic()
     admitted, last = 0, b""
 
     @seed(number)
     @settings(UNHURRIED, max_examples=-(-cases // MUTANTS), database=None, phases=[Phase.generate])
-    @given(body=st.one_of(strategies.bodies, strategies.hardly))
+    @given(body=st.one_of(strategies.bodies, strategies.almost_posts))
     def compare(body: bytes) -> None:
         nonlocal admitted, last
         for mutant in mutants(body, last, rng):
@@ -140,7 +140,7 @@ def run(cases: int, number: int) -> None:
         f"{total} bodies (seed {number}): {admitted} admitted, {maps} mapped, {time.monotonic() - started:.0f} s; all agree"
     )
     assert total >= cases
-    assert min(admitted, maps) > total // 20, "hardly any was a post"
+    assert min(admitted, maps) > total // 20, "almost none of them was a post"
 
 
 def main() -> None:
