@@ -30,7 +30,7 @@ from btfeed.records.schema import (
     VISIT_ID,
 )
 from btfeed.records.settings import RecordSettings
-from btfeed.records.transaction import CompiledTransaction, compile_transaction
+from btfeed.records.transaction import CompiledTransaction, TransactionCompiler
 from btfeed.records.validation import ValidationSettings
 from sinks.batch import Batch, Transaction
 
@@ -77,7 +77,7 @@ class NativeMapper:
 
     def __init__(self, record: RecordSettings, validation: ValidationSettings) -> None:
         assert native.module, "the native transcoder was not built"
-        self._record = record
+        self._compiler = TransactionCompiler(record)
         self._plain = PlainMapper(record, validation)
         self._native: _native.Transcoder[CompiledTransaction] = native.module.Transcoder(
             [(field.number, field.name, field.type, field.presence, field.record, field.encoding) for field in FIELDS],
@@ -126,7 +126,7 @@ class NativeMapper:
     def _compile(self, server: bytes | None, head: bytes) -> "_native.Compiled[CompiledTransaction]":
         """Compiles a transaction. `head` is its message without occurrences."""
         message = BusinessTransaction.FromString(head)
-        compiled = compile_transaction(message, None if server is None else _as_protobuf(server), self._record)
+        compiled = self._compiler.compile(message, None if server is None else _as_protobuf(server))
         constants = b"," + msgspec.json.encode(compiled.constants)[1:-1] if compiled.constants else b""
         measures = _names(compiled, False, len(compiled.measure_names))
         dimensions = _names(compiled, True, len(compiled.dimension_names))

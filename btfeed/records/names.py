@@ -1,7 +1,7 @@
 """The record fields of measures and dimensions, whose names users choose."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 _SEPARATORS = re.compile("[^a-z0-9]+")
 
@@ -17,18 +17,15 @@ def field_names(prefix: str, names: Sequence[str], count: int) -> tuple[str, ...
     A value without a name, or with an empty one, is called by its position, from 1. If a name is taken already, `_2`, `_3`
     and so on is appended, whichever is free first. The fields of the first values do not depend on `count`.
     """
-    padded = (names[place] if place < len(names) else "" for place in range(count))
-    return tuple(prefix + name for name in _distinct(padded))
-
-
-def _distinct(names: Iterator[str]) -> Iterator[str]:
     numbers: dict[str, int] = {}
-    for place, raw in enumerate(names, start=1):
-        base = name = normalize(raw) or str(place)
+    fields = []
+    for place in range(count):
+        base = name = normalize(names[place] if place < len(names) else "") or str(place + 1)
         number = numbers.get(base, 0)
         while name in numbers:
             number += 1
             name = f"{base}_{number}"
         numbers[base] = max(number, 1)
         numbers.setdefault(name, 1)
-        yield name
+        fields.append(prefix + name)
+    return tuple(fields)

@@ -32,7 +32,7 @@ from btfeed.records.schema import (
     Field,
 )
 from btfeed.records.settings import RecordSettings
-from btfeed.records.transaction import CompiledTransaction, compile_transaction
+from btfeed.records.transaction import CompiledTransaction, TransactionCompiler
 from btfeed.records.validation import ValidationSettings, violations
 from sinks.batch import Batch, Transaction
 
@@ -45,12 +45,14 @@ class PlainMapper:
     threads = 1
 
     def __init__(self, record: RecordSettings, validation: ValidationSettings) -> None:
-        self._record = record
-        self._validation = validation
+        self.compiler = TransactionCompiler(record)
+        self.privacy = Privacy(record.privacy)
+        self.fallbacks = record.fallbacks()
+        self.validation = validation
 
     def map(self, body: bytes, digest: bytes) -> MappingResult:
         """The records of a post. Raises Malformed if `body` is not a BusinessTransactions message."""
-        return _PostMapping(self._record, self._validation, event_id_prefix(digest)).map(parse(body))
+        return _PostMapping(self, event_id_prefix(digest)).map(parse(body))
 
     def map_all(self, posts: Posts, max_bytes: int) -> list[MappingResult | Exception]:
         """See `map_each`."""
@@ -60,11 +62,11 @@ class PlainMapper:
 class _PostMapping:
     """Maps one post. Has the columns of its batch, its refused records and its counts while they grow."""
 
-    def __init__(self, record: RecordSettings, validation: ValidationSettings, id_prefix: str) -> None:
-        self._record = record
-        self._privacy = Privacy(record.privacy)
-        self._fallbacks = record.fallbacks()
-        self._validation = validation
+    def __init__(self, mapper: PlainMapper, id_prefix: str) -> None:
+        self._compiler = mapper.compiler
+        self._privacy = mapper.privacy
+        self._fallbacks = mapper.fallbacks
+        self._validation = mapper.validation
         self._id_prefix = id_prefix
         self._ordinal = 0
         self._ids: list[str] = []
@@ -82,7 +84,7 @@ class _PostMapping:
         self._counts.invalid_utf8 += count_invalid_utf8([post.serverName])
         self._count_unknown_fields(post)
         for message in post.businessTransactions:
-            self._map_transaction(message, compile_transaction(message, server, self._record))
+            self._map_transaction(message, self._compiler.compile(message, server))
         columns = (self._ids, self._keys, self._timestamps, self._transactions, self._sizes)
         batch = Batch(*columns, [memoryview(self._ndjson).toreadonly()])
         return MappingResult(batch, self._refused, self._counts)
@@ -153,7 +155,7 @@ class _PostMapping:
     ) -> None:
         """Adds what a record says of the values of an occurrence. A value that a record cannot hold is counted."""
         self._counts.invalid_utf8 += count_invalid_utf8(values.get(CONVERTED_BY, ()))
-        privacy = self._privacy
+        protect, protected = self._privacy.protect, self._privacy.protected
         for field, value in values.items():
             encode = ENCODERS[field.encoding]
             for name, item in zip(names[field], value, strict=False) if field in names else ((field.record, value),):
@@ -163,7 +165,7 @@ class _PostMapping:
                     continue
                 try:
                     encoded = encode(item)
-                    fields[name] = privacy.protect(name, encoded) if name in privacy.protected else encoded
+                    fields[name] = protect(name, encoded) if name in protected else encoded
                 except ValueError:
                     self._counts.left_out[name] += 1
                     if name in self._fallbacks:

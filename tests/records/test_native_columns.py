@@ -182,7 +182,7 @@ def test_an_error_in_compiling_is_raised(monkeypatch: pytest.MonkeyPatch) -> Non
         raise ZeroDivisionError("a bug")
 
     with monkeypatch.context() as patch:
-        patch.setattr("btfeed.records.mapper.compile_transaction", broken)
+        patch.setattr("btfeed.records.transaction.TransactionCompiler.compile", broken)
         with pytest.raises(ZeroDivisionError, match="a bug"):
             mapped(posts.mixed(5), one)
     equal(mapped(posts.mixed(5), one), expected(posts.mixed(5)))
