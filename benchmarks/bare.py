@@ -18,7 +18,7 @@ from benchmarks.load import Load
 from benchmarks.results import Case
 from benchmarks.stages import DEFAULTS, map_posts, write_all
 from benchmarks.workshop import Workshop
-from btfeed.records import mapper as transcode
+from btfeed.records.mapper import create_mapper
 from btfeed.records.schema import MAPS, RECORD_FIELDS
 from sinks.base import SinkContext
 from sinks.batch import Batch
@@ -59,7 +59,7 @@ def _bound(run: Callable[..., Iterator[Sample]], *arguments: Any) -> Callable[[W
 def _batches(occurrences: int) -> list[Batch]:
     """Of RECORDS, mapped from posts of 1,000; at least two, and equal ones."""
     number = max(2, occurrences // RECORDS)
-    mapped = map_posts(Load.make(1_000, number * RECORDS), transcode.mapper(*DEFAULTS))
+    mapped = map_posts(Load.make(1_000, number * RECORDS), create_mapper(*DEFAULTS))
     each = RECORDS // 1_000
     return [Batch.concat(mapped[start : start + each]) for start in range(0, len(mapped), each)]
 

@@ -18,7 +18,7 @@ from btfeed.delivery.sink_config import SinkConfig, parse_sink
 from btfeed.faults import ConfigError, Faults, validate
 from btfeed.journal.create import JournalSettings
 from btfeed.receiving.settings import ReceiverSettings
-from btfeed.records.plan import RecordSettings
+from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
 from sinks.settings import Settings
 

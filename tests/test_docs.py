@@ -22,9 +22,9 @@ from btfeed.commands.main import cli
 from btfeed.posts import files as postfile
 from btfeed.posts.post import digest
 from btfeed.receiving import rejection
-from btfeed.records.mapper import mapper
-from btfeed.records.plan import RecordSettings
+from btfeed.records.mapper import create_mapper
 from btfeed.records.schema import RECORD_FIELDS
+from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
 from btfeed.telemetry.metrics import Metrics
 from btfeed.traffic import profile
@@ -238,7 +238,7 @@ def test_the_record_shown_is_the_one_that_is_made() -> None:
     """Field by field, of the sample post."""
     (shown,) = (json.loads(block) for block in blocks(TEXT[ROOT / "docs" / "record.md"], "json"))
     body = posts.sample_purepath()
-    mapped = mapper(RecordSettings(), ValidationSettings()).map(body, digest(body))
+    mapped = create_mapper(RecordSettings(), ValidationSettings()).map(body, digest(body))
     assert list(shown.items()) == list(json.loads(mapped.batch.body(0)).items())
 
 
@@ -247,7 +247,7 @@ def test_the_record_in_the_readme_is_one_of_the_web_shop() -> None:
     (shown,) = (json.loads(block) for block in blocks(TEXT[ROOT / "README.md"], "json"))
     made = []
     for post in generate(GenerateOptions(profile.load("web-shop"), seed=1, visits=1)):
-        made += mapper(RecordSettings(), ValidationSettings()).map(post.body, digest(post.body)).batch.bodies
+        made += create_mapper(RecordSettings(), ValidationSettings()).map(post.body, digest(post.body)).batch.bodies
     assert list(shown.items()) in [list(json.loads(record).items()) for record in made]
 
 

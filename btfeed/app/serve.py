@@ -24,7 +24,7 @@ from btfeed.delivery.mapped_posts import MappedPosts
 from btfeed.journal import create as journals
 from btfeed.journal.base import Journal, Outlet
 from btfeed.receiving.receiver import Receiver
-from btfeed.records import mapper as transcode
+from btfeed.records.mapper import create_mapper
 from btfeed.signals import stop_on_signals
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.sink_status import SinkStatus
@@ -45,7 +45,7 @@ async def serve(config: Config, stop: asyncio.Event | None = None, grace: float 
     metrics = Metrics()
     starts = {name: sink.common.start for name, sink in config.sinks.items()}
     journal = journals.create(config.journal, starts, metrics, config.receiver.max_occurrences)
-    mapped_posts = MappedPosts(transcode.mapper(config.record, config.validation), metrics, len(config.sinks))
+    mapped_posts = MappedPosts(create_mapper(config.record, config.validation), metrics, len(config.sinks))
     deliveries = _deliveries(config, journal, mapped_posts, metrics, grace)
     receiver = Receiver(config.receiver, journal, metrics)
     admin = Admin(

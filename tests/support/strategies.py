@@ -1,4 +1,4 @@
-"""Posts as Hypothesis makes them up: sensible ones, odd ones, and bytes that are hardly any."""
+"""Hypothesis strategies for posts: sensible ones, odd ones, and bytes that are almost posts."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from tests.records.fieldtable import ROWS
 from tests.support import posts, wire
 
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-"""For properties: a busy machine is no fault of theirs."""
+"""For properties, which may be slow on a busy machine."""
 
 START = posts.START
 _INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -36,7 +36,7 @@ _names = st.lists(_texts, max_size=4)
 
 
 def _sparse(fields: dict[str, st.SearchStrategy[Any]], most: int) -> st.SearchStrategy[dict[str, Any]]:
-    """Values for up to `most` of `fields`."""
+    """Values of up to `most` of the fields."""
     some = st.lists(st.sampled_from(sorted(fields)), max_size=most, unique=True)
     return some.flatmap(lambda names: st.fixed_dictionaries({name: fields[name] for name in names}))
 
@@ -61,7 +61,7 @@ messages = st.builds(
     st.lists(_transactions, max_size=3),
     st.fixed_dictionaries({}, optional={"serverName": _texts, "lostTransactions": _values["int32"]}),
 )
-"""Any BusinessTransactions message that has its required fields."""
+"""BusinessTransactions messages with their required fields."""
 
 bodies = messages.map(lambda message: message.SerializeToString())
 
@@ -78,7 +78,7 @@ mutated = st.builds(
     st.one_of(bodies, st.sampled_from([posts.mixed(3), *(sample() for sample in posts.SAMPLES.values())])),
     st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 3), st.binary(max_size=3)), min_size=1, max_size=4),
 )
-"""Posts in which a few bytes were taken out, put in or changed."""
+"""Posts with a few bytes removed, inserted or changed."""
 
 _numbers = st.one_of(st.sampled_from([1, 6]), st.integers(0, 8), st.integers(0, 2**29))
 _lengths = st.one_of(st.just(0), st.integers(1, 6))  # of tags and lengths: as short as can be, or padded
@@ -108,7 +108,7 @@ def _nested(content: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
 _BT = wire.NAME + wire.OCCURRENCE
 _leaves = st.sampled_from([b"", wire.NAME, wire.START_TIME, wire.OCCURRENCE, b"\x07", _BT, wire.transaction(_BT)])
 wires = st.recursive(_leaves, _nested, max_leaves=12)
-"""Fields, groups and nested messages that look like a post here and there, in every encoding that protobuf knows."""
+"""Fields, groups and nested messages, partly like a post, in every encoding that protobuf accepts."""
 
-hardly = st.one_of(mutated, wires, st.binary(max_size=200))
-"""Bytes that may or may not be a post."""
+almost_posts = st.one_of(mutated, wires, st.binary(max_size=200))
+"""Bytes that may be a post or not."""

@@ -9,9 +9,9 @@ import fastavro
 import pytest
 
 from btfeed.posts.post import digest
-from btfeed.records import mapper as transcode
-from btfeed.records.plan import RecordSettings
+from btfeed.records.mapper import create_mapper
 from btfeed.records.schema import MAPS, RECORD_FIELDS
+from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
 from sinks.base import SinkContext
 from sinks.batch import Batch
@@ -37,7 +37,7 @@ async def test_every_field_comes_back_as_what_it_was(tmp_path: Path, kind: str) 
     """AppMon's samples and the user's attributes, read by fastavro, are the JSON records again."""
     attributes = {"environment": "prod", "number": 7, "share": 0.5, "on": True, "user.name": 3}
     body = posts.SAMPLES[kind]()
-    mapper = transcode.mapper(RecordSettings.model_validate({"attributes": attributes}), ValidationSettings())
+    mapper = create_mapper(RecordSettings.model_validate({"attributes": attributes}), ValidationSettings())
     batch = mapper.map(body, digest(body)).batch
     records, refused = await written(tmp_path, batch)
     assert [json_of(record) for record in records] == [canonical(line) for line in batch.bodies]
@@ -48,7 +48,7 @@ async def test_every_field_comes_back_as_what_it_was(tmp_path: Path, kind: str) 
 async def test_types_are_those_of_the_field_table(tmp_path: Path) -> None:
     """Timestamps are timestamps, numbers numbers, lists lists; what is absent is null; maps have the user's own names."""
     body = posts.sample_visit()
-    batch = transcode.mapper(RecordSettings(), ValidationSettings()).map(body, digest(body)).batch
+    batch = create_mapper(RecordSettings(), ValidationSettings()).map(body, digest(body)).batch
     ((record,), _) = await written(tmp_path, batch)
     assert record["timestamp"] == datetime(2013, 1, 16, 10, 5, 57, 840_000, UTC)
     assert record["appmon_visit_converted_by"] == ["conv", "by"]
