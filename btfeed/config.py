@@ -111,12 +111,11 @@ def _sink(name: str, table: Any, faults: Faults) -> SinkConfig | None:
     if not isinstance(table, dict):
         faults.add(path, "a sink is a table with a type")
         return None
-    known = sinks.types()
-    if table.get("type") not in known:
-        wrong = "is no type of sink" if "type" in table else "is required"
-        faults.add((*path, "type"), f"{wrong}; known are {', '.join(known)}")
+    try:
+        sink_type = sinks.load(table.get("type", ""))
+    except LookupError as error:
+        faults.add((*path, "type"), str(error) if "type" in table else f"is required; known are {', '.join(sinks.types())}")
         return None
-    sink_type = sinks.load(table["type"])
     mine = {key: value for key, value in table.items() if key in Common.model_fields}
     own = {
         key: table[key] for key in sink_type.delivery if key in table

@@ -22,7 +22,7 @@ from btfeed.config import Common, Sections
 from btfeed.records.schema import CATEGORIES, CONSTANTS, DIMENSIONS, FIELDS, VALUES, Field
 from btfeed.telemetry.metrics import Metrics
 from btfeed.traffic.profile import Profile
-from sinks.settings import Seconds, Settings, Size
+from sinks.settings import Seconds, Secret, Settings, Size
 
 ROOT = Path(__file__).parent.parent
 DOCS = Path(__file__).parent
@@ -70,7 +70,7 @@ def kind(hint: Any) -> str:
         return kind(parts[0])
     if isinstance(hint, type) and issubclass(hint, Settings):
         return "table"
-    return {int: "integer", float: "number", bool: "boolean", str: "text"}.get(hint, "table")
+    return {int: "integer", float: "number", bool: "boolean", str: "text", Secret: "text"}.get(hint, "table")
 
 
 def written(value: Any, what: str) -> str:
@@ -79,6 +79,8 @@ def written(value: Any, what: str) -> str:
         return "none"
     if isinstance(value, Settings):
         return "see there"
+    if isinstance(value, Secret):
+        return written(value.get_secret_value(), what)
     if isinstance(value, float) and what == "number":
         return f"`{value:g}`"
     if what == "size":

@@ -1,7 +1,6 @@
 """What `btfeed check` tries: all that `serve` would need, without changing anything."""
 
 import asyncio
-import tempfile
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 from btfeed.app.parts import create_sink
 from btfeed.config import Config, SinkConfig
 from sinks.base import SinkError
+from sinks.shared.files import check_writable
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ async def check(config: Config) -> list[Check]:
     if config.receiver.tls:
         found.append(await _check("receiver.tls", "certificate and key can be loaded", _load_certificate(config)))
     directory = Path(config.journal.directory)
-    writable = asyncio.to_thread(_prove_writable, directory)
+    writable = asyncio.to_thread(check_writable, directory)
     found.append(await _check("journal.directory", f"{directory} can be written", writable))
     for name, sink in config.sinks.items():
         article = "an" if sink.common.type[0] in "aeiou" else "a"
@@ -58,10 +58,3 @@ async def _check_sink(name: str, config: SinkConfig) -> None:
 async def _load_certificate(config: Config) -> None:
     assert config.receiver.tls
     config.receiver.tls.context()
-
-
-def _prove_writable(directory: Path) -> None:
-    """A directory that is not there yet is not made; the nearest one above it must do."""
-    directory = directory.absolute()
-    nearest = next(path for path in (directory, *directory.parents) if path.exists())
-    tempfile.TemporaryFile(dir=nearest).close()

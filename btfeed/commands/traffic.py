@@ -29,6 +29,7 @@ from btfeed.traffic.generate import BULK_SIZE, MONDAY, Order
 from btfeed.traffic.generate import generate as make
 from btfeed.traffic.replay import EARLIEST, LATEST, Files, JournalRange, Plan, Source, SourceError
 from btfeed.traffic.sending import Answer, File, Outgoing, Sender, Summary, Target, Url
+from sinks.shared.tls import client_context
 
 traffic = typer.Typer()
 
@@ -79,9 +80,9 @@ def _tls(ca: Path | None, insecure: bool) -> ssl.SSLContext | None:
     if not ca and not insecure:
         return None
     try:
-        context = ssl.create_default_context(cafile=ca)
+        context = client_context(ca)
     except OSError as error:
-        raise typer.BadParameter(f"{ca}: {error}", param_hint="--ca") from None
+        raise typer.BadParameter(str(error), param_hint="--ca") from None
     if insecure:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context

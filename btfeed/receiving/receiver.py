@@ -29,7 +29,8 @@ from btfeed.posts.admission import TooManyOccurrences
 from btfeed.posts.post import Malformed, Post
 from btfeed.receiving.memory import MemoryLimiter, Overloaded, Reservation
 from btfeed.telemetry.metrics import Metrics
-from sinks.settings import Seconds, Settings, Size
+from sinks.settings import RequiredSecret, Seconds, Secret, Settings, Size
+from sinks.shared.tls import server_context
 
 log = structlog.get_logger()
 
@@ -50,7 +51,7 @@ def _path(value: str) -> str:
 
 class BasicAuth(Settings):
     username: str
-    password: str
+    password: Secret
 
 
 class TlsSettings(Settings):
@@ -61,18 +62,8 @@ class TlsSettings(Settings):
     client_ca: str | None = None
 
     def context(self) -> ssl.SSLContext:
-        """Raises OSError where a file can't be read or is none."""
-        try:
-            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self.client_ca)
-        except OSError as error:
-            raise OSError(f"client_ca {self.client_ca}: {error}") from None
-        try:
-            context.load_cert_chain(self.certificate, self.key, password="")  # else OpenSSL asks at the terminal
-        except OSError as error:
-            raise OSError(f"certificate {self.certificate}, key {self.key}: {error}") from None
-        if self.client_ca:
-            context.verify_mode = ssl.CERT_REQUIRED
-        return context
+        """The server's TLS context. Raises OSError if a file can't be used."""
+        return server_context(self.certificate, self.key, self.client_ca)
 
 
 class ReceiverSettings(Settings):
@@ -98,7 +89,7 @@ class ReceiverSettings(Settings):
     max_body: Size = 16 * 2**20
     max_occurrences: Annotated[int, Field(ge=1)] = 100_000
     basic_auth: BasicAuth | None = None
-    bearer_tokens: list[Annotated[str, Field(min_length=1)]] = []
+    bearer_tokens: list[RequiredSecret] = []
     tls: TlsSettings | None = None
     header_timeout: Seconds = 5.0
     body_timeout: Seconds = 30.0
@@ -344,9 +335,9 @@ def _allow_open_files(number: int) -> None:
 
 def _credentials(settings: ReceiverSettings) -> list[bytes]:
     """What an Authorization header may say, its scheme in lower case."""
-    known = [b"bearer " + token.encode() for token in settings.bearer_tokens]
+    known = [b"bearer " + token.get_secret_value().encode() for token in settings.bearer_tokens]
     if settings.basic_auth:
-        pair = f"{settings.basic_auth.username}:{settings.basic_auth.password}"
+        pair = f"{settings.basic_auth.username}:{settings.basic_auth.password.get_secret_value()}"
         known.append(b"basic " + base64.b64encode(pair.encode()))
         with suppress(UnicodeEncodeError):  # an old Java encodes them so
             known.append(b"basic " + base64.b64encode(pair.encode("latin-1")))

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, model_validator
 
 from btfeed.records.encoding import Convert
 from btfeed.records.schema import CLIENT_IP, MAPS, RECORD_FIELDS, VALUES
-from sinks.settings import Settings
+from sinks.settings import Secret, Settings
 
 _NEEDED = ("event.kind", "event.id", "timestamp")
 
@@ -43,7 +43,7 @@ class PrivacySettings(Settings):
 
     drop: list[Annotated[str, AfterValidator(_known_field)]] = []
     hash: list[Annotated[str, AfterValidator(_known_field), AfterValidator(_text_field)]] = []
-    key: str = ""
+    key: Secret = Secret("")
     mask_ip: bool = False
 
     @model_validator(mode="after")
@@ -57,7 +57,7 @@ class PrivacySettings(Settings):
         mask = mask_ip if self.mask_ip and name == CLIENT_IP.record else None
         if name not in self.hash:
             return mask
-        hasher = _hasher(self.key.encode())
+        hasher = _hasher(self.key.get_secret_value().encode())
         return hasher if mask is None else lambda value: hasher(mask(value))
 
 

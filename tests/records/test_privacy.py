@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from btfeed.records.privacy import PrivacySettings, mask_ip
 from btfeed.records.schema import RECORD_FIELDS
+from sinks.settings import Secret
 from tests.support.strategies import UNHURRIED
 
 
@@ -56,7 +57,7 @@ def test_neighbours_can_not_be_told_apart(address: Any) -> None:
 
 def test_hash_is_the_first_half_of_an_hmac_sha_256() -> None:
     """32 hex digits, of the text as UTF-8, under the configured key."""
-    hasher = PrivacySettings(hash=["user.name"], key="k").converter("user.name")
+    hasher = PrivacySettings(hash=["user.name"], key=Secret("k")).converter("user.name")
     assert hasher
     assert hasher("Zoë") == digest("k", "Zoë")
     assert hasher("") == digest("k", "")
@@ -65,7 +66,7 @@ def test_hash_is_the_first_half_of_an_hmac_sha_256() -> None:
 
 def test_each_text_of_an_array_is_hashed() -> None:
     """The array stays one."""
-    hasher = PrivacySettings(hash=["appmon.visit.converted_by"], key="k").converter("appmon.visit.converted_by")
+    hasher = PrivacySettings(hash=["appmon.visit.converted_by"], key=Secret("k")).converter("appmon.visit.converted_by")
     assert hasher
     assert hasher(["a", "b"]) == [digest("k", "a"), digest("k", "b")]
     assert hasher([]) == []
@@ -73,7 +74,7 @@ def test_each_text_of_an_array_is_hashed() -> None:
 
 def test_a_masked_address_can_be_hashed() -> None:
     """In that order: neighbours share a hash."""
-    converter = PrivacySettings(hash=["client.ip"], key="k", mask_ip=True).converter("client.ip")
+    converter = PrivacySettings(hash=["client.ip"], key=Secret("k"), mask_ip=True).converter("client.ip")
     assert converter
     assert converter("1.2.3.4") == converter("1.2.3.99") == digest("k", "1.2.3.0")
 
@@ -83,7 +84,7 @@ def test_a_masked_address_can_be_hashed() -> None:
     [
         (PrivacySettings(), "client.ip"),
         (PrivacySettings(mask_ip=True), "user.name"),
-        (PrivacySettings(hash=["user.name"], key="k"), "os.name"),
+        (PrivacySettings(hash=["user.name"], key=Secret("k")), "os.name"),
         (PrivacySettings(drop=["user.name"]), "user.name"),
     ],
 )
@@ -126,7 +127,7 @@ def test_a_name_that_no_record_has_is_refused(how: str, name: str) -> None:
 @pytest.mark.parametrize("name", ["appmon.dimension.page", "appmon.dimension.2", "appmon.dimension.a_2", "event.type"])
 def test_dimensions_and_constants_are_hashed(name: str) -> None:
     """By the name that records give them."""
-    assert PrivacySettings(hash=[name], key="k").converter(name)
+    assert PrivacySettings(hash=[name], key=Secret("k")).converter(name)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def test_dimensions_and_constants_are_hashed(name: str) -> None:
 def test_only_text_is_hashed(name: str) -> None:
     """A hash in the place of a number would break what reads the records."""
     with pytest.raises(ValidationError, match=r"is no text|every record needs"):
-        PrivacySettings(hash=[name], key="k")
+        PrivacySettings(hash=[name], key=Secret("k"))
 
 
 @pytest.mark.parametrize(

@@ -243,5 +243,5 @@ def test_check_refuses_a_token_for_the_platform(tmp_path: Path) -> None:
     environment = os.environ | {"TOKEN": API_TOKEN}
     checked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=DEADLINE, env=environment)
     assert checked.returncode == 1
-    assert "sinks.biz: failed, misconfigured: the platform's url takes OAuth only" in checked.stdout
+    assert "sinks.biz: failed, misconfigured: the platform's URL does not accept api_token" in checked.stdout
     assert "https://ENV.live.dynatrace.com" in checked.stdout

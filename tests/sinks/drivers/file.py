@@ -14,6 +14,7 @@ import fastavro
 from btfeed.records.schema import MAPS, RECORD_FIELDS
 from sinks.base import Sink, SinkContext
 from sinks.file import FileSettings, FileSink
+from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -31,9 +32,11 @@ FORMATS = {
 }
 
 
-def file_sink(directory: Path, settings: Mapping[str, object] | None = None, name: str = "files") -> FileSink:
-    """A file sink with a name of its own."""
-    context = SinkContext(name, RECORD_FIELDS, MAPS)
+def file_sink(
+    directory: Path, settings: Mapping[str, object] | None = None, name: str = "files", clock: Clock = SYSTEM_CLOCK
+) -> FileSink:
+    """A file sink that writes to `directory`."""
+    context = SinkContext(name, RECORD_FIELDS, MAPS, clock)
     return FileSink(FileSettings.model_validate({"directory": str(directory), **(settings or {})}), context)
 
 

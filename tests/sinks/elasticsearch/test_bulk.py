@@ -1,14 +1,16 @@
 """Bulk requests to Elasticsearch, and what canned replies say of them; no server is asked."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from sinks.base import BatchRefused, Misconfigured, OutcomeUnknown, SinkError, Unavailable, WriteResult
 from sinks.batch import Batch, Transaction
-from sinks.elasticsearch.bulk import bulk, verdict
+from sinks.elasticsearch.bulk import bulk_request, verdict
 from sinks.elasticsearch.index import IndexName
+from sinks.shared.http import Reply
 from tests.support.fakes import batch_of, mapped
 
 INDEX = IndexName("bt-{category}-{date}")
@@ -18,7 +20,7 @@ DAY = 86_400_000
 def test_each_record_is_a_line_of_where_to_and_its_own_bytes() -> None:
     """With `@timestamp` in front; the index is a function of the record."""
     batch = mapped(200)
-    lines = bulk(batch, INDEX).splitlines()
+    lines = bulk_request(batch, INDEX).splitlines()
     assert len(lines) == 400
     for head, document, body, event_id in zip(lines[::2], lines[1::2], batch.bodies, batch.ids, strict=True):
         record = json.loads(body)
@@ -30,10 +32,10 @@ def test_each_record_is_a_line_of_where_to_and_its_own_bytes() -> None:
 def test_batches_that_share_buffers_are_cut_right() -> None:
     """Whatever parts a batch is made of."""
     batch = mapped(30)
-    whole = bulk(batch, INDEX)
-    assert bulk(batch.slice(0, 7), INDEX) + bulk(batch.slice(7, 30), INDEX) == whole
-    assert bulk(Batch.concat([batch.slice(0, 7), batch.slice(7, 30)]), INDEX) == whole
-    assert bulk(batch.take([3, 4, 9]), INDEX).count(b"\n") == 6
+    whole = bulk_request(batch, INDEX)
+    assert bulk_request(batch.slice(0, 7), INDEX) + bulk_request(batch.slice(7, 30), INDEX) == whole
+    assert bulk_request(Batch.concat([batch.slice(0, 7), batch.slice(7, 30)]), INDEX) == whole
+    assert bulk_request(batch.take([3, 4, 9]), INDEX).count(b"\n") == 6
 
 
 @pytest.mark.parametrize(
@@ -49,7 +51,7 @@ def test_batches_that_share_buffers_are_cut_right() -> None:
 )
 def test_the_date_is_the_events_own_in_utc(at: int, moment: str) -> None:
     """At both ends of a day, and of the calendar."""
-    head, document = bulk(one_at(at), INDEX).splitlines()
+    head, document = bulk_request(one_at(at), INDEX).splitlines()
     assert json.loads(document)["@timestamp"] == moment
     assert json.loads(head)["create"]["_index"] == f"bt-purepath-{moment[:10]}"
 
@@ -58,7 +60,7 @@ def test_neighbours_go_to_indexes_of_their_own() -> None:
     """Each by its own day and transaction, in whatever order they come."""
     visits = Transaction("v", "a", "p", "s", "visit")
     batch = Batch.concat([one_at(0), one_at(DAY), one_at(0, visits), one_at(0), one_at(DAY, visits)])
-    found = [json.loads(line)["create"]["_index"] for line in bulk(batch, INDEX).splitlines()[::2]]
+    found = [json.loads(line)["create"]["_index"] for line in bulk_request(batch, INDEX).splitlines()[::2]]
     assert [name.removeprefix("bt-") for name in found] == [
         "purepath-1970-01-01", "purepath-1970-01-02", "visit-1970-01-01", "purepath-1970-01-01", "visit-1970-01-02",
     ]  # fmt: skip
@@ -67,7 +69,7 @@ def test_neighbours_go_to_indexes_of_their_own() -> None:
 def test_awkward_names_stay_inside_their_line() -> None:
     """A name that JSON has to escape."""
     batch = one_at(0, Transaction('a"\\\n{ä', "", "", "", "purepath"))
-    head, _ = bulk(batch, IndexName("bt-{name}")).split(b"\n", 1)
+    head, _ = bulk_request(batch, IndexName("bt-{name}")).split(b"\n", 1)
     assert json.loads(head)["create"]["_index"] == "bt-a___{ä"
 
 
@@ -89,13 +91,17 @@ def item(status: int, kind: str = "", reason: str = "r", cause: str = "") -> dic
     return {"create": {"status": status, "error": error}}
 
 
+def reply(status: int, body: Any, headers: Mapping[str, str] | None = None) -> Reply[Any]:
+    return Reply(status, headers or {}, body, received=0.0)
+
+
 def judged(*items: Any) -> WriteResult:
-    return verdict(200, {}, {"errors": True, "items": list(items)}, len(items))
+    return verdict(reply(200, {"errors": True, "items": list(items)}), len(items))
 
 
 def test_what_is_taken_is_not_named() -> None:
     """With and without errors beside it."""
-    assert verdict(200, {}, {"errors": False, "items": [CREATED] * 3}, 3) == WriteResult()
+    assert verdict(reply(200, {"errors": False, "items": [CREATED] * 3}), 3) == WriteResult()
     assert judged(CREATED, {"create": {"status": 200}}) == WriteResult()
 
 
@@ -181,8 +187,8 @@ def test_all_at_once() -> None:
 )
 def test_a_reply_about_another_number_of_records_is_none(answer: Any) -> None:
     """Nobody knows what was taken; it comes again, and what was is there already."""
-    with pytest.raises(OutcomeUnknown, match="and 2 were sent"):
-        verdict(200, {}, answer, 2)
+    with pytest.raises(OutcomeUnknown, match="but 2 were sent"):
+        verdict(reply(200, answer), 2)
 
 
 def whole(kind: str, reason: str) -> dict[str, Any]:
@@ -204,8 +210,8 @@ MALFORMED = whole("illegal_argument_exception", "Malformed action/metadata line 
         (401, whole("security_exception", "unable to authenticate user [x]"), Misconfigured, "credentials"),
         (403, whole("security_exception", "action is unauthorized"), Misconfigured, "role"),
         (403, whole("cluster_block_exception", "[FORBIDDEN/6/cluster read-only (api)];"), Misconfigured, "read-only"),
-        (404, {"error": "no handler"}, Misconfigured, "no handler; this is not how Elasticsearch answers"),
-        (302, "", Misconfigured, "are `hosts` right"),
+        (404, {"error": "no handler"}, Misconfigured, "no handler; Elasticsearch does not answer like this"),
+        (302, "", Misconfigured, "check `hosts`"),
         (429, whole("circuit_breaking_exception", "Data too large"), Unavailable, "Data too large"),
         (503, whole("cluster_block_exception", "no master"), Unavailable, "no master"),
         (500, whole("x", "y"), OutcomeUnknown, "y"),
@@ -217,7 +223,7 @@ MALFORMED = whole("illegal_argument_exception", "Malformed action/metadata line 
 def test_a_request_that_failed_as_a_whole(status: int, answer: Any, error: type[SinkError], said: str) -> None:
     """Each status has its error, with what was said."""
     with pytest.raises(error) as raised:
-        verdict(status, {}, answer, 5)
+        verdict(reply(status, answer), 5)
     assert type(raised.value) is error
     assert said in str(raised.value)
 
@@ -226,7 +232,7 @@ def test_a_request_that_failed_as_a_whole(status: int, answer: Any, error: type[
 def test_retry_after_is_the_least_time_to_wait(status: int) -> None:
     """Wherever somebody asks for it."""
     with pytest.raises(Unavailable) as raised:
-        verdict(status, {"Retry-After": "7"}, None, 1)
+        verdict(reply(status, None, {"Retry-After": "7"}), 1)
     assert raised.value.retry_after == 7
 
 
@@ -240,5 +246,5 @@ def test_the_shared_bodies_are_left_as_they_were() -> None:
     """Other sinks write the same buffers."""
     batch = batch_of([b'{"a":1}', b'{"b":2}'])
     before = batch.ndjson
-    bulk(batch, INDEX)
+    bulk_request(batch, INDEX)
     assert batch.ndjson == before

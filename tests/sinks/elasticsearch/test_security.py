@@ -42,7 +42,7 @@ async def test_an_api_key_with_the_documented_rights_does(secured: Place) -> Non
         async with opened(secured.sink(auth={"api_key": key})) as sink:
             await sink.check()
             assert not (await sink.write(mapped(10))).retry
-    assert [line["event"] for line in logs] == ["index template installed"]
+    assert [line["event"] for line in logs if line["log_level"] != "debug"] == ["index template installed"]
     assert len(secured.records()) == 10
 
 
@@ -71,7 +71,7 @@ async def test_a_missing_privilege_that_one_can_do_without_is_a_warning(
             await sink.open(None)
             await sink.check()
     assert [(line["log_level"], line["event"], line["privilege"]) for line in logs] == [
-        ("warning", "a privilege is missing", privilege) for privilege in warned
+        ("warning", "privilege missing", privilege) for privilege in warned
     ]
     assert secured.server.ask("GET", f"/_index_template/btfeed-{secured.prefix}*")[1]["index_templates"] == []
 
@@ -101,7 +101,7 @@ async def test_wrong_credentials_need_a_person(secured: Place, auth: object) -> 
     """check says so, and a write does where they were right once; no secret is in what is said."""
     sink = secured.sink(auth=auth)
     for attempt in (sink.check(), sink.write(mapped(3))):
-        with pytest.raises(Misconfigured, match=r"HTTP 401.*are the credentials in `auth` right") as raised:
+        with pytest.raises(Misconfigured, match=r"HTTP 401.*check that the credentials in `auth` are right") as raised:
             await attempt
         assert "SECRET" not in str(raised.value)
         assert "U0VD" not in str(raised.value)
@@ -116,14 +116,14 @@ async def test_certificates_are_checked(secured: Place) -> None:
     with pytest.raises(Misconfigured, match="certificate is not trusted"):
         await sink.write(mapped(3))
     await sink.close()
-    with pytest.raises(Misconfigured, match="can't take certificates"):
+    with pytest.raises(Misconfigured, match="can't load trusted certificates"):
         await secured.sink(ca="/dev/null/none").check()
 
 
 async def test_the_wrong_scheme_is_told(secured: Place, place: Place) -> None:
     """http where https is spoken, and the other way round."""
     plain = secured.sink(hosts=[secured.server.url.replace("https", "http")])
-    with pytest.raises(Unavailable, match="does it want https"):
+    with pytest.raises(Unavailable, match="does it need https"):
         await plain.check()
     await plain.close()
     encrypted = place.sink(hosts=[place.server.url.replace("http", "https")])
@@ -154,14 +154,14 @@ async def somebody(status: int, body: str, content_type: str) -> AsyncIterator[s
 @pytest.mark.parametrize(
     ("status", "body", "content_type", "error", "said"),
     [
-        (200, "{}", "application/json", Misconfigured, "not Elasticsearch"),
-        (200, "<html>welcome</html>", "text/html", Misconfigured, "not Elasticsearch"),
-        (404, "<html>no</html>", "text/html", Misconfigured, "not how Elasticsearch answers"),
-        (405, "no", "text/plain", Misconfigured, "not how Elasticsearch answers"),
-        (501, "no", "text/plain", Misconfigured, "not how Elasticsearch answers"),
+        (200, "{}", "application/json", Misconfigured, "is not Elasticsearch"),
+        (200, "<html>welcome</html>", "text/html", Misconfigured, "is not Elasticsearch"),
+        (404, "<html>no</html>", "text/html", Misconfigured, "does not answer like this"),
+        (405, "no", "text/plain", Misconfigured, "does not answer like this"),
+        (501, "no", "text/plain", Misconfigured, "does not answer like this"),
         (503, "busy", "text/plain", Unavailable, "HTTP 503: busy"),
-        (502, "bad", "application/octet-stream", Unavailable, "no JSON"),
-        (500, "{", "application/json", Unavailable, "no JSON"),
+        (502, "bad", "application/octet-stream", Unavailable, "not JSON"),
+        (500, "{", "application/json", Unavailable, "not JSON"),
     ],
 )
 async def test_somebody_else_at_the_address_is_told(
@@ -180,7 +180,7 @@ async def test_nobody_at_the_address_is_told() -> None:
     """A port where nobody listens, a name that there is not."""
     for host in (f"127.0.0.1:{free_port()}", "no.such.host.invalid:9200"):
         sink = elasticsearch_sink(f"http://{host}")
-        with pytest.raises(Unavailable, match=f"no connection.*{host}"):
+        with pytest.raises(Unavailable, match=f"can't connect.*{host}"):
             await asyncio.wait_for(sink.check(), 30)
         await sink.close()
 

@@ -37,16 +37,19 @@ def test_each_credential_is_taken(auth: object) -> None:
     [
         ({}, "sinks.search.hosts: is required"),
         ({"hosts": []}, "sinks.search.hosts: List should have at least 1 item"),
-        ({"hosts": ["es.example:9200"]}, 'sinks.search.hosts.0: a url starts with "https://"'),
-        ({"hosts": ["https://elastic:pw@es.example:9200"]}, "sinks.search.hosts.0: only scheme, host, port and path"),
-        ({"hosts": HOSTS, "auth": {}}, "sinks.search.auth: needs one of api_key, basic and bearer"),
-        ({"hosts": HOSTS, "auth": {"api_key": "a", "bearer": "b"}}, "sinks.search.auth: needs one of"),
+        ({"hosts": ["es.example:9200"]}, 'sinks.search.hosts.0: invalid URL: start it with "https://"'),
+        (
+            {"hosts": ["https://elastic:pw@es.example:9200"]},
+            "sinks.search.hosts.0: invalid URL: only scheme",
+        ),
+        ({"hosts": HOSTS, "auth": {}}, "sinks.search.auth: needs exactly one of api_key, basic and bearer"),
+        ({"hosts": HOSTS, "auth": {"api_key": "a", "bearer": "b"}}, "sinks.search.auth: needs exactly one of"),
         ({"hosts": HOSTS, "auth": {"basic": {"username": "a"}}}, "sinks.search.auth.basic.password: is required"),
         ({"hosts": HOSTS, "auth": {"apikey": "a"}}, "sinks.search.auth.apikey: unknown key; did you mean api_key?"),
         ({"hosts": HOSTS, "index": "a-{day}"}, "sinks.search.index: unknown placeholder {day}"),
-        ({"hosts": HOSTS, "index": ""}, "sinks.search.index: is empty"),
+        ({"hosts": HOSTS, "index": ""}, "sinks.search.index: must not be empty"),
         ({"hosts": HOSTS, "index": "a", "data_stream": "b"}, "sinks.search: takes either index or data_stream"),
-        ({"hosts": HOSTS, "data_stream": "x" * 300}, "sinks.search.data_stream: leaves its placeholders too little"),
+        ({"hosts": HOSTS, "data_stream": "x" * 300}, "sinks.search.data_stream: is too long"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_path(settings: dict[str, Any], fault: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from sinks.base import Misconfigured
-from sinks.elasticsearch.index import VERSION
+from sinks.elasticsearch.index import TEMPLATE_VERSION
 from tests.sinks.drivers import opened
 from tests.sinks.drivers.elasticsearch import Place
 from tests.support.fakes import mapped
@@ -23,13 +23,13 @@ async def test_an_older_template_is_replaced_and_a_newer_one_stays(place: Place)
     """And one of the same version, which a person may have changed."""
     async with opened(place.sink()):
         name, made = template_at(place)
-    assert made["version"] == VERSION
-    for version in (VERSION, VERSION + 1):
+    assert made["version"] == TEMPLATE_VERSION
+    for version in (TEMPLATE_VERSION, TEMPLATE_VERSION + 1):
         place.server.must("PUT", f"/_index_template/{name}", made | {"version": version, "_meta": {"by": "a person"}})
         async with opened(place.sink()):
             assert template_at(place)[1]["_meta"] == {"by": "a person"}
     unversioned = {key: value for key, value in made.items() if key != "version"}
-    for older in (made | {"version": VERSION - 1}, unversioned):
+    for older in (made | {"version": TEMPLATE_VERSION - 1}, unversioned):
         place.server.must("PUT", f"/_index_template/{name}", older | {"_meta": {"by": "a person"}})
         async with opened(place.sink()):
             assert template_at(place)[1] == made

@@ -9,8 +9,9 @@ import pytest
 
 from btfeed.records.schema import MAPS, RECORD_FIELDS
 from sinks.base import Misconfigured, SinkContext, Unavailable, WriteResult
-from sinks.kafka.registry import compatible, registered
+from sinks.kafka.registry import check_compatible, parse_schema_id
 from sinks.shared.avro import avro_schema
+from sinks.shared.http import Reply
 from tests.servers.kafka import Kafka
 from tests.servers.registry import PASSWORD, TOKEN, USER, RegistryServer
 from tests.sinks.drivers import opened
@@ -19,6 +20,7 @@ from tests.sinks.drivers.kafka import deserialize, headers, kafka_sink, new_topi
 from tests.support.certificates import Authority
 from tests.support.fakes import Rig, batch_of, mapped
 
+NOW = 1_700_000_000.0
 SCHEMA = avro_schema(SinkContext("kafka", RECORD_FIELDS, MAPS))
 
 
@@ -137,11 +139,12 @@ async def test_credentials_and_tls(kafka: Kafka, tmp_path: Path, credentials: di
 )
 def test_what_a_registry_answers(status: int, body: bytes, kind: type[Exception] | None) -> None:
     """To a registration, and to the question before it; where it knows no such subject, nothing is in the way."""
-    compatible(404, {}, b'{"error_code":40401,"message":"Subject not found."}', "s")
+    check_compatible(Reply(404, {}, b'{"error_code":40401,"message":"Subject not found."}', NOW), "s")
+    reply = Reply(status, {}, body, NOW)
     if kind is None:
-        assert registered(status, {}, body, "s") == 7
+        assert parse_schema_id(reply, "s") == 7
         return
     with pytest.raises(kind):
-        registered(status, {}, body, "s")
+        parse_schema_id(reply, "s")
     with pytest.raises(kind):
-        compatible(status, {}, body, "s")
+        check_compatible(reply, "s")

@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 import sinks
 from sinks import _messages
 from sinks.base import WriteResult
-from sinks.batch import Batch, Joined, cut_parts
+from sinks.batch import Batch, Joined, slice_parts
 from sinks.kafka import messages as _kafka_messages
-from sinks.kafka.builder import FinishedBatch
-from sinks.kafka.columns import numbers, packed
+from sinks.kafka.columns import pack_integers, pack_strings
+from sinks.kafka.finished_batch import FinishedBatch
 from sinks.kafka.messages import MessageBuilder, MessageFormat, Messages, NativeMessages, PlainMessages
-from sinks.shared.cloud_events import MAX_TEXT, Envelopes
+from sinks.shared.cloud_events import MAX_CACHED_SIZE, Envelopes
 from sinks.shared.optional import optional
 from tests.records.test_native_columns import overtakes
 from tests.servers.kafka import Kafka
@@ -51,7 +51,7 @@ def both(
     timestamps: Sequence[int] = (1_700_000_000_000,),
 ) -> tuple[Messages, Messages]:
     """The native messages and the plain ones. Each has envelopes of its own: they remember."""
-    native = MessageBuilder(like).messages(batch, values, timestamps)
+    native = MessageBuilder(like).build(batch, values, timestamps)
     assert isinstance(native, NativeMessages)
     own = MessageFormat(like.key, like.headers, like.compression, like.batch_size, Envelopes("application/json"))
     return native, PlainMessages(own, batch, values, timestamps)
@@ -59,10 +59,10 @@ def both(
 
 def batches(messages: Messages, like: MessageFormat, records: int) -> list[Any]:
     """So many records, all in one partition, in batches that were sent by PRODUCER."""
-    (indexes,) = messages.lanes([("t", records)], {"t": 1}, {}).values()
+    (indexes,) = messages.by_partition([("t", records)], {"t": 1}, {}).values()
     codec, made = CODECS.index(like.compression), []
     while len(indexes):
-        one = messages.batch(indexes, lambda: BatchBuilder(like.batch_size, codec))
+        one = messages.next_batch(indexes, lambda: BatchBuilder(like.batch_size, codec))
         one._set_producer_state(*PRODUCER)
         made.append(one)
         indexes = indexes[one.record_count() :]
@@ -127,7 +127,7 @@ def _batch(rows: list[Any], cuts: list[int], joined: int) -> Batch:
     sizes = [len(body) + 1 for body in bodies]
     whole = b"".join([body + b"\n" for body in bodies])
     ends = sorted({0, len(whole), *(cut % (len(whole) + 1) for cut in cuts)})
-    parts = [part for start, end in pairwise(ends) for part in cut_parts([whole], start, end - start)]
+    parts = [part for start, end in pairwise(ends) for part in slice_parts([whole], start, end - start)]
 
     def cut(column: list[Any]) -> Joined[Any]:
         return Joined([column[:joined], column[joined:]])
@@ -183,13 +183,13 @@ def test_huge_records() -> None:
 
 def test_long_names_are_not_remembered() -> None:
     """Names may be as long as a post: what is remembered of ten thousand of them would fill the memory."""
-    record = ("post-1", "T", "p" * MAX_TEXT, "N", "2026-01-31T12:00:00.000Z", "kiypntm", "")
+    record = ("post-1", "T", "p" * MAX_CACHED_SIZE, "N", "2026-01-31T12:00:00.000Z", "kiypntm", "")
     like = form()
     equal(like, _batch([(record, True, "key", 1)] * 3, [], 2))
     like.envelopes.headers("post-1", _body(*record))
-    assert like.envelopes._known == {}
+    assert like.envelopes._cache == {}
     like.envelopes.headers("post-1", _body(*record[:2], "p", *record[3:]))
-    assert len(like.envelopes._known) == 1
+    assert len(like.envelopes._cache) == 1
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -214,11 +214,11 @@ def test_compressed_batches_say_the_same(codec: str) -> None:
 def test_others_run_while_batches_are_made() -> None:
     """The interpreter's lock is not held; see test_others_run_while_a_large_post_is_worked_on."""
     messages, _ = both(form(compression="zstd", batch_size=2**30), mapped(20_000))
-    (indexes,) = messages.lanes([("t", 20_000)], {"t": 1}, {}).values()
+    (indexes,) = messages.by_partition([("t", 20_000)], {"t": 1}, {}).values()
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1_000)
     try:
-        assert any(overtakes(lambda: messages.batch(indexes, lambda: None)) for _ in range(50))
+        assert any(overtakes(lambda: messages.next_batch(indexes, lambda: None)) for _ in range(50))
     finally:
         sys.setswitchinterval(interval)
 
@@ -230,12 +230,12 @@ def test_others_run_while_batches_are_made() -> None:
 @given(
     rows=_rows, partitions=st.integers(1, 7), without=st.sets(st.integers(0, 11)), key=st.sampled_from(["visit", "name"])
 )
-def test_lanes_are_the_same(rows: list[Any], partitions: int, without: set[int], key: str) -> None:
+def test_both_paths_choose_the_same_partitions(rows: list[Any], partitions: int, without: set[int], key: str) -> None:
     """Two topics in turn, keys of all lengths; records that are left out."""
     batch = _batch(rows, [], 0)
     runs = [(f"t{number % 2}", 1) for number in range(len(rows))]
     left_out = dict.fromkeys(without & set(range(len(rows))), "no")
-    found, expected = (one.lanes(runs, {"t0": partitions, "t1": 3}, left_out) for one in both(form(key=key), batch))
+    found, expected = (one.by_partition(runs, {"t0": partitions, "t1": 3}, left_out) for one in both(form(key=key), batch))
     assert {place: [*indexes] for place, indexes in found.items()} == {place: [*one] for place, one in expected.items()}
 
 
@@ -243,24 +243,24 @@ def test_runs_are_told_by_the_object() -> None:
     """Natively and plainly: as often as one stands there one behind the other."""
     one, other = TRANSACTION, mapped(1).transactions[0]
     for transactions in ([one, one, other, one], [other] * 3, []):
-        found = [*_kafka_messages.runs_of(transactions)]
+        found = [*_kafka_messages.transaction_runs(transactions)]
         with patch.object(_kafka_messages, "native", None):
-            assert [*_kafka_messages.runs_of(transactions)] == found
+            assert [*_kafka_messages.transaction_runs(transactions)] == found
         assert [each for each, count in found for _ in range(count)] == transactions
 
 
 # Columns
 
 
-def test_columns_of_all_kinds_are_packed_alike() -> None:
+def test_all_kinds_of_columns_are_packed_alike() -> None:
     """Those of the native mapper, their cuts, joins and plain lists."""
     batch = mapped(40)
     for column in (batch.ids, batch.ids[3:9], Joined([batch.ids, batch.keys[2:4]]), [*batch.ids], ["", "Zürich"], []):
-        assert packed(column) == packed([*column])
-    texts, lengths = packed(["", "Zürich"])
+        assert pack_strings(column) == pack_strings([*column])
+    texts, lengths = pack_strings(["", "Zürich"])
     assert (texts, [*memoryview(lengths).cast("q")]) == ("Zürich".encode(), [0, 7])
     for times in (batch.timestamps, batch.timestamps[5:9], Joined([batch.sizes, [1, -(2**63)]]), []):
-        assert [*memoryview(numbers(times)).cast("q")] == [*times]
+        assert [*memoryview(pack_integers(times)).cast("q")] == [*times]
 
 
 @pytest.mark.parametrize("sizes", [[3], [9], [2, 1], [-1, 5], [0, 4], [2**62, 2**62]])
@@ -270,10 +270,10 @@ def test_columns_that_do_not_fit_are_refused(sizes: list[int]) -> None:
         ["a"] * len(sizes), ["b"] * len(sizes), [0] * len(sizes), [TRANSACTION] * len(sizes), sizes, [memoryview(b"{}x\n")]
     )
     with pytest.raises(ValueError, match="lengths"):
-        MessageBuilder(form()).messages(odd, None, [0])
+        MessageBuilder(form()).build(odd, None, [0])
     batch = batch_of([b"{}", b"{}"])
     with pytest.raises(ValueError, match="equal length"):
-        MessageBuilder(form()).messages(batch, [b"one"], [0])
+        MessageBuilder(form()).build(batch, [b"one"], [0])
 
 
 # aiokafka
@@ -293,7 +293,7 @@ def test_a_finished_batch_is_all_that_aiokafka_asks_for() -> None:
 def test_a_finished_batch_is_sent_again_as_it_was() -> None:
     """It is closed when it was sent, and its bytes do not change."""
     batch = batch_of([b"{}"] * 3)
-    (made,) = batches(MessageBuilder(form()).messages(batch, None, [0]), form(), 3)
+    (made,) = batches(MessageBuilder(form()).build(batch, None, [0]), form(), 3)
     assert (made.closed(), made.record_count()) == (False, 3)
     made.close()
     sent = made._build()
@@ -336,7 +336,7 @@ def test_where_native_code_has_a_bug_the_plain_path_is_asked() -> None:
         batch = lanes
 
     found._native = Broken()  # type: ignore[attr-defined]
-    assert found.lanes(runs, {"t": 4}, {}) == expected.lanes(runs, {"t": 4}, {})
+    assert found.by_partition(runs, {"t": 4}, {}) == expected.by_partition(runs, {"t": 4}, {})
     made = batches(found, form(), 30)
     assert isinstance(made[0], BatchBuilder)
     assert [bytes(one._build()) for one in made] == [bytes(one._build()) for one in batches(expected, form(), 30)]

@@ -119,7 +119,7 @@ async def test_a_bug_in_writing_is_not_blamed_on_records(tmp_path: Path, monkeyp
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(sink._encode, "_blocks", broken)
+        patch.setattr(sink._encoder, "_blocks", broken)
         with pytest.raises(ZeroDivisionError):
             await sink.write(mapped(2, 1))
     assert (await sink.write(Batch())).state == state
