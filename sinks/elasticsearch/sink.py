@@ -5,6 +5,7 @@ hosts that are down. It neither retries, since the delivery loop does, nor disco
 privileges.
 """
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
@@ -125,8 +126,10 @@ class ElasticsearchSink:
     """Sends one bulk request for each write, fewer of them at a time while Elasticsearch pushes back."""
 
     def __init__(self, settings: ElasticsearchSettings, context: SinkContext) -> None:
+        logging.getLogger("elastic_transport.node").setLevel(logging.WARNING)  # below that, it logs whole replies
         self._settings = settings
         self._context = context
+        self._clock = context.clock
         self._index = IndexName(settings.data_stream or settings.index)
         self._redactor = settings.auth.redactor() if settings.auth else Redactor()
         self._client: AsyncElasticsearch | None = None
@@ -194,17 +197,14 @@ class ElasticsearchSink:
             except UnsupportedProductError:
                 raise Misconfigured("the server is not Elasticsearch; check `hosts`") from None
             except ApiError as error:
-                return Reply(error.meta.status, error.meta.headers, self._redacted(error.body), self._context.clock.time())
+                body = self._redactor.value(error.body)
+                return Reply(error.meta.status, error.meta.headers, body, self._clock.time())
             except TransportError as error:
                 if host == hosts or (writing and isinstance(error, ConnectionTimeout)):
                     raise _transport_error(error) from error
             else:
-                return Reply(reply.meta.status, reply.meta.headers, reply.body, self._context.clock.time())
+                return Reply(reply.meta.status, reply.meta.headers, reply.body, self._clock.time())
         raise AssertionError("settings have at least one host")
-
-    def _redacted(self, answer: Any) -> Any:
-        """The body of an error without the sink's secrets."""
-        return msgspec.json.decode(self._redactor.data(msgspec.json.encode(answer)))
 
     # What open needs
 

@@ -7,7 +7,7 @@ if a version of aiokafka calls others. aiokafka still assigns sequence numbers a
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sinks import _messages
+    from sinks._messages import Batch as NativeBatch
 
 NO_PRODUCER = (-1, -1, 0)
 """Producer id, epoch and sequence number of a batch without an idempotent producer."""
@@ -16,7 +16,7 @@ NO_PRODUCER = (-1, -1, 0)
 class FinishedBatch:
     """A complete batch that lacks only its producer's state. Nothing can be appended to it."""
 
-    def __init__(self, batch: "_messages.Batch") -> None:
+    def __init__(self, batch: "NativeBatch") -> None:
         self._batch = batch
         self._records = len(batch)
         self._producer_state = NO_PRODUCER

@@ -101,7 +101,7 @@ class HttpClient:
             async with self._session.post(url, data=body, allow_redirects=False, **proxy) as response:
                 content = await _read(response)
                 reply = Reply(response.status, response.headers, content, self._clock.time())
-                return replace(reply, body=self.redactor.data(content)) if redact else reply
+                return replace(reply, body=self.redactor.body(content)) if redact else reply
         except (aiohttp.ClientError, TimeoutError) as error:
             raise request_error(error) from error
 

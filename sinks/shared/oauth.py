@@ -85,7 +85,7 @@ class OAuthTokens:
         except Unavailable as error:  # also OutcomeUnknown: requesting a token twice does no harm
             raise Unavailable(f"no OAuth token: {error}", error.retry_after) from error
         if reply.status != 200:  # else it is not quoted, and may contain the last token again
-            reply = replace(reply, body=self._client.redactor.data(reply.body))
+            reply = replace(reply, body=self._client.redactor.body(reply.body))
         self._token, lifetime = parse_token(reply)
         self._client.redactor.add_token(self._token)
         self._use_until = requested + USED_LIFETIME * lifetime

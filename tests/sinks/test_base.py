@@ -8,8 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-import sinks
-from sinks.base import SinkType
 from sinks.batch import Batch, Joined, Transaction
 from sinks.settings import Seconds, Settings, Size
 from sinks.template import Template, template
@@ -156,12 +154,3 @@ def test_a_template_with_an_unknown_placeholder_is_refused(text: str) -> None:
     """The message names it, and those that are known."""
     with pytest.raises(ValidationError, match=r"unknown placeholder \{.*\}; known are \{name\}, \{date\}"):
         Values.model_validate({"text": text})
-
-
-def test_every_module_beside_base_is_a_sink_type() -> None:
-    """types() lists them, private modules aside, and load() gives each one's SinkType."""
-    assert "file" in sinks.types()
-    assert not {"base", "_avro"} & set(sinks.types())
-    for name in sinks.types():
-        assert isinstance(sinks.load(name), SinkType)
-        assert issubclass(sinks.load(name).settings, Settings)
