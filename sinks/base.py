@@ -49,7 +49,7 @@ class Sink(Protocol):
     """One destination. All calls come from one event loop, up to `in_flight` calls of `write` at a time."""
 
     async def open(self, state: str | None) -> None:
-        """Connect, and check that records can be written. `state` is the last one that was saved, None if there is none.
+        """Connect, and check that records can be written. `state` is the last one that was saved, or None.
 
         Raises Unavailable or Misconfigured; the loop then calls it again later.
         """

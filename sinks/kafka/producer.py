@@ -135,7 +135,7 @@ class Producer:
         await self._wait(asyncio.ensure_future(self._producer.client.close()), max(CANCEL_TIMEOUT, reply_timeout))
 
     async def _wait(self, task: "asyncio.Future[Any]", seconds: float) -> None:
-        """Wait until `task` ends, or for so many seconds."""
+        """Wait until `task` ends, but no longer than `seconds`."""
         with suppress(TimeoutError):
             async with self._clock.timeout(seconds):
                 await asyncio.wait([task])

@@ -178,7 +178,7 @@ class KafkaSink:
         return await Producer.start(self._access, self._new_topics, self._settings.timeout, self._clock, **settings)
 
     async def _running_producer(self) -> Producer:
-        """The producer, or a new one if there is none or it failed. Raises Unavailable or Misconfigured."""
+        """The producer. Starts a new one at first and after a failure. Raises Unavailable or Misconfigured."""
         self._retire_failed_producer()
         if self._producer is None:
             self._producer = await self._start_producer()

@@ -11,7 +11,7 @@ from sinks.settings import Settings
 
 
 def test_everything_that_offers_a_sink_is_a_type() -> None:
-    """A module, or a package. What sinks are built on is none."""
+    """A module or a package, but not the modules that sinks are built on."""
     assert {"bizevents", "elasticsearch", "file", "kafka"} <= set(sinks.types())
     for name in sinks.types():
         assert isinstance(sinks.load(name), SinkType)

@@ -1,4 +1,4 @@
-"""The bizevents sink's tokens, certificates and proxies at its stand-in, and what it never tells."""
+"""The bizevents sink's tokens, certificates and proxies with the stand-in for Dynatrace, and what it never shows."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ SECRETS = ("SECRETAPITOKEN", "SECRETOFCLIENT", "STANDINBEARER")
 
 
 async def test_a_platform_url_works_with_oauth(dynatrace: BizeventsServer) -> None:
-    """The form is as documented, resource included; one token does for many requests."""
+    """The form has the documented fields, `resource` included. One token serves many requests."""
     async with opened(bizevents_sink(dynatrace.url + PLATFORM, oauth(dynatrace, resource="urn:dtaccount:1"))) as sink:
         for _ in range(3):
             await sink.write(small())
@@ -31,7 +31,7 @@ async def test_a_platform_url_works_with_oauth(dynatrace: BizeventsServer) -> No
 
 
 async def test_a_token_is_refreshed_once_for_all(dynatrace: BizeventsServer) -> None:
-    """Twenty writes at once when all tokens have ended: one more is asked for, and each write succeeds."""
+    """If all tokens expire, twenty concurrent writes request one new token, and each write succeeds."""
     async with opened(bizevents_sink(dynatrace.url + PLATFORM, oauth(dynatrace))) as sink:
         dynatrace.end_tokens()
         await asyncio.gather(*(sink.write(small()) for _ in range(20)))
@@ -50,7 +50,7 @@ async def test_a_token_is_refreshed_before_it_expires(dynatrace: BizeventsServer
 
 
 async def test_a_401_with_a_fresh_token_is_misconfigured(dynatrace: BizeventsServer) -> None:
-    """Another one would not help: the client lacks a right."""
+    """Another token would not help: the client lacks a right."""
     async with opened(bizevents_sink(dynatrace.url + PLATFORM, oauth(dynatrace))) as sink:
         dynatrace.life = -1.0
         dynatrace.end_tokens()
@@ -72,13 +72,13 @@ async def test_a_401_with_a_fresh_token_is_misconfigured(dynatrace: BizeventsSer
 async def test_a_client_that_gets_no_token_is_misconfigured(
     dynatrace: BizeventsServer, change: dict[str, str], said: str
 ) -> None:
-    """With what the giver of tokens says, but for the secret."""
+    """With the OAuth server's message, but without the secret."""
     with pytest.raises(Misconfigured, match=said):
         await opened(bizevents_sink(dynatrace.url + PLATFORM, oauth(dynatrace, **change))).__aenter__()
 
 
-async def test_a_giver_of_tokens_that_is_down_loses_nothing(dynatrace: BizeventsServer) -> None:
-    """Its 503 and its Retry-After count as the sink's; nothing was sent, so that no outcome is unknown."""
+async def test_an_oauth_server_that_is_down_makes_it_unavailable(dynatrace: BizeventsServer) -> None:
+    """Its 503 and its Retry-After count as the sink's. No outcome is unknown, since nothing was sent."""
     sink = bizevents_sink(dynatrace.url + PLATFORM, oauth(dynatrace))
     dynatrace.token_faults += [Fault(503, {"Retry-After": "4"}), Fault(500)]
     for least in (4.0, 0.0):
@@ -90,7 +90,7 @@ async def test_a_giver_of_tokens_that_is_down_loses_nothing(dynatrace: Bizevents
 
 
 async def test_secrets_are_in_no_log_and_no_error(dynatrace: BizeventsServer, caplog: pytest.LogCaptureFixture) -> None:
-    """Also where the far end repeats them, and where everything is logged."""
+    """Even if Dynatrace repeats them, and at log level DEBUG."""
     caplog.set_level(logging.DEBUG)
     secret = f"STANDINBEARER0 {CLIENT_SECRET}"
     sink = bizevents_sink(dynatrace.url + PLATFORM, oauth(dynatrace))
@@ -99,13 +99,13 @@ async def test_secrets_are_in_no_log_and_no_error(dynatrace: BizeventsServer, ca
         async with Rig(sink, max_records=1) as rig:
             await rig.post(3)
             await rig.saved(2)
-        told = f"{logs}{caplog.text}{rig.delivery.status}{[letter.reason for letter in rig.journal.letters.values()]}"
-    assert "***" in told
-    assert not any(secret in told for secret in SECRETS)
+        shown = f"{logs}{caplog.text}{rig.delivery.status}{[letter.reason for letter in rig.journal.letters.values()]}"
+    assert "***" in shown
+    assert not any(secret in shown for secret in SECRETS)
 
 
 async def test_a_custom_ca_is_trusted_and_another_is_not(tmp_path: Path) -> None:
-    """An ActiveGate's own certificate needs `ca`; without it, a person has to act."""
+    """An ActiveGate's own certificate needs `ca`. Without it, the sink is misconfigured."""
     authority = Authority(tmp_path / "ca")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*map(str, authority.sign("server")))
@@ -119,7 +119,7 @@ async def test_a_custom_ca_is_trusted_and_another_is_not(tmp_path: Path) -> None
 
 
 async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A proxy's answer to CONNECT: with its password, a way to the port that was named, on this machine."""
+    """Answers CONNECT like a proxy that requires a password, and connects to the requested port of this machine."""
 
     async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with suppress(OSError):
@@ -141,7 +141,7 @@ async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 async def test_https_goes_through_a_tunnel_of_the_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the proxy's password, which the far end never sees; without it a person has to act."""
+    """The proxy gets its password, which Dynatrace never sees. Without it, the sink is misconfigured."""
     authority = Authority(tmp_path / "ca")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*map(str, authority.sign("server")))
@@ -163,7 +163,7 @@ async def test_https_goes_through_a_tunnel_of_the_proxy(tmp_path: Path, monkeypa
 
 
 async def test_the_proxy_of_the_environment_is_used(dynatrace: BizeventsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests for a host that does not exist arrive at the proxy, with its credentials; NO_PROXY is obeyed."""
+    """Requests for a host that doesn't exist arrive at the proxy, with its credentials. NO_PROXY is obeyed."""
     monkeypatch.setenv("http_proxy", f"http://user:word@127.0.0.1:{dynatrace.port}")
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)

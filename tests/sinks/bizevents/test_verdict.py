@@ -1,4 +1,4 @@
-"""What the bizevents sink makes of each reply, and of none: a row for every one that is known."""
+"""What the bizevents sink makes of each reply, and of no reply: a row for every known case."""
 
 import json
 import ssl
@@ -19,7 +19,7 @@ RECEIVED = 1_800_000_000.0
 
 
 def reply(status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Reply[bytes]:
-    """A reply that came in at RECEIVED, which is 2027-01-15T08:00:00Z."""
+    """A reply that was received at RECEIVED, which is 2027-01-15T08:00:00Z."""
     return Reply(status, headers or {}, body, RECEIVED)
 
 
@@ -50,13 +50,13 @@ def error(message: str, **more: Any) -> bytes:
     ],
 )
 def test_what_was_taken_and_what_was_not(status: int, body: bytes, refused: dict[int, str]) -> None:
-    """All that a reply does not list was delivered, and is never sent again; what it lists has its message."""
+    """Records that the reply doesn't list were delivered, and are not sent again. Those that it lists have its message."""
     assert verdict(reply(status, body), IDS) == WriteResult(refused=refused)
 
 
 @pytest.mark.parametrize("item", [{"message": "who?"}, {"index": 3}, {"index": -1}, {"index": True}, {"id": "x"}, 5, None])
-def test_an_error_that_names_nobody_makes_dead_letters_of_all_it_may_mean(item: Any) -> None:
-    """Some of the batch was taken, so that it can't be sent again; nothing that may be missing is forgotten."""
+def test_an_error_that_names_no_record_refuses_all_that_it_may_mean(item: Any) -> None:
+    """Part of the batch was taken, so it can't be sent again. Every record that may be missing is kept."""
     found = verdict(reply(400, errors({"index": 0, "message": "mine"}, item)), IDS)
     assert found.refused[0] == "mine"
     assert sorted(found.refused) == [0, 1, 2]
@@ -65,7 +65,7 @@ def test_an_error_that_names_nobody_makes_dead_letters_of_all_it_may_mean(item: 
 
 
 def test_an_empty_list_of_errors_with_400_is_no_success() -> None:
-    """It says that some were refused, and not which."""
+    """Some records were refused, and the reply doesn't say which."""
     assert sorted(verdict(reply(400, b'{"errors": []}'), IDS).refused) == [0, 1, 2]
 
 
@@ -102,7 +102,7 @@ def test_an_empty_list_of_errors_with_400_is_no_success() -> None:
     ],
 )
 def test_each_status_is_one_kind_of_error(status: int, body: bytes, kind: type[SinkError], said: str) -> None:
-    """Named for what happens next, with Dynatrace's words and a hint where a person has to act."""
+    """With Dynatrace's message, and a hint if a person has to act."""
     with pytest.raises(SinkError) as raised:
         verdict(reply(status, body), IDS)
     assert type(raised.value) is kind
@@ -111,7 +111,7 @@ def test_each_status_is_one_kind_of_error(status: int, body: bytes, kind: type[S
 
 @pytest.mark.parametrize("status", [429, 503, 500])
 def test_retry_after_comes_with_the_error(status: int) -> None:
-    """It is the least time that the loop waits."""
+    """The loop waits for at least that long."""
     with pytest.raises(Unavailable) as raised:
         verdict(reply(status, b"", {"Retry-After": "17"}), IDS)
     assert raised.value.retry_after == 17
@@ -134,7 +134,7 @@ def test_retry_after_comes_with_the_error(status: int) -> None:
     ],
 )
 def test_retry_after_is_seconds_or_a_date(headers: dict[str, str], seconds: float) -> None:
-    """A date is taken by the clock of who wrote it; what is neither asks for nothing, and a day is the most."""
+    """A date is compared with the server's clock if it shows one. Anything else is ignored, and a day is the maximum."""
     assert reply(200, b"", headers).retry_after == seconds
 
 
@@ -158,7 +158,7 @@ KEY = ConnectionKey("host", 443, True, True, None, None, None)
     ],
 )
 def test_a_request_without_a_reply_may_have_arrived(error: Exception, kind: type[SinkError], said: str) -> None:
-    """Its outcome is unknown as soon as there was a connection to send it over."""
+    """Its outcome is unknown once there was a connection."""
     found = request_error(error)
     assert type(found) is kind
     assert said in str(found)
@@ -166,7 +166,7 @@ def test_a_request_without_a_reply_may_have_arrived(error: Exception, kind: type
 
 @pytest.mark.parametrize(("status", "kind"), [(407, Misconfigured), (502, Unavailable)])
 def test_a_proxy_that_refuses_says_only_its_status(status: int, kind: type[SinkError]) -> None:
-    """aiohttp's own message may hold its url, and that its password."""
+    """aiohttp's own message may contain its URL, with a password."""
     error = aiohttp.ClientHttpProxyError(None, (), status=status, message="http://user:secret@proxy")  # type: ignore[arg-type]
     found = request_error(error)
     assert type(found) is kind
@@ -184,7 +184,7 @@ def test_a_proxy_that_refuses_says_only_its_status(status: int, kind: type[SinkE
     ],
 )
 def test_a_token_says_how_long_it_lives(answer: dict[str, Any], life: float) -> None:
-    """A minute, where that makes no sense."""
+    """A minute if that makes no sense."""
     assert parse_token(reply(200, json.dumps(answer).encode())) == ("t", life)
 
 
@@ -208,7 +208,7 @@ def test_a_token_says_how_long_it_lives(answer: dict[str, Any], life: float) -> 
     ],
 )
 def test_without_a_token_nothing_was_sent(status: int, body: bytes, kind: type[SinkError], said: str) -> None:
-    """So that the outcome is never unknown: either it comes later, or a person has to act."""
+    """So the outcome is never unknown: the batch is written later, or a person has to act."""
     with pytest.raises(SinkError) as raised:
         parse_token(reply(status, body, {"Retry-After": "3"}))
     assert type(raised.value) is kind

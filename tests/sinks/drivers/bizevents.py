@@ -1,4 +1,4 @@
-"""The stand-in for Dynatrace, reached in each way: API token or OAuth, plain JSON or CloudEvents, gzip or not."""
+"""The stand-in for Dynatrace, with an API token or OAuth, plain JSON or CloudEvents, with and without gzip."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,7 +27,7 @@ def bizevents_sink(url: str, settings: Mapping[str, object] = TOKEN, clock: Cloc
 
 
 def small(count: int = 3) -> Batch:
-    """Records of few bytes."""
+    """A batch of small records."""
     return batch_of([b'{"event.id":"post-%d","event.type":"t","n":%d}' % (n, n) for n in range(count)])
 
 

@@ -1,4 +1,4 @@
-"""Files of every format, and how they are read back."""
+"""Files of every format, and how to read them."""
 
 import gzip
 import io
@@ -41,7 +41,7 @@ def file_sink(
 
 
 def read_records(path: Path) -> list[bytes]:
-    """The records of one file, open or finished. Those of Avro as JSON, see canonical. Torn ends raise."""
+    """The records of one file, open or finished; of Avro as canonical JSON. Raises if the end is incomplete."""
     data = path.read_bytes()
     name = path.name.removesuffix(".open")
     if name.endswith(".avro"):
@@ -65,7 +65,7 @@ def read_avro(data: bytes) -> list[dict[str, Any]]:
 
 
 def json_of(record: dict[str, Any]) -> bytes:
-    """An Avro record as the JSON record that it was made from, keys sorted."""
+    """An Avro record as the JSON record that it was made from, with sorted keys."""
     fields: dict[str, Any] = dict(record["attributes"])
     for prefix in MAPS:
         values = record[prefix.name.strip(".").replace(".", "_")]
@@ -84,7 +84,7 @@ def canonical(body: bytes) -> bytes:
 
 
 class FileDriver:
-    """A directory of files, small enough that they rotate now and then."""
+    """A directory of files, small enough that they rotate sometimes."""
 
     serial = once = True
 

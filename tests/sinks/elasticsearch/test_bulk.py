@@ -1,4 +1,4 @@
-"""Bulk requests to Elasticsearch, and what canned replies say of them; no server is asked."""
+"""Bulk requests to Elasticsearch, and what canned replies mean; without a server."""
 
 import json
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ DAY = 86_400_000
 
 
 def test_each_record_is_a_line_of_where_to_and_its_own_bytes() -> None:
-    """With `@timestamp` in front; the index is a function of the record."""
+    """With `@timestamp` in front. The index depends on the record alone."""
     batch = mapped(200)
     lines = bulk_request(batch, INDEX).splitlines()
     assert len(lines) == 400
@@ -30,7 +30,7 @@ def test_each_record_is_a_line_of_where_to_and_its_own_bytes() -> None:
 
 
 def test_batches_that_share_buffers_are_cut_right() -> None:
-    """Whatever parts a batch is made of."""
+    """However the records are distributed over parts."""
     batch = mapped(30)
     whole = bulk_request(batch, INDEX)
     assert bulk_request(batch.slice(0, 7), INDEX) + bulk_request(batch.slice(7, 30), INDEX) == whole
@@ -57,7 +57,7 @@ def test_the_date_is_the_events_own_in_utc(at: int, moment: str) -> None:
 
 
 def test_neighbours_go_to_indexes_of_their_own() -> None:
-    """Each by its own day and transaction, in whatever order they come."""
+    """By their own day and transaction, in any order."""
     visits = Transaction("v", "a", "p", "s", "visit")
     batch = Batch.concat([one_at(0), one_at(DAY), one_at(0, visits), one_at(0), one_at(DAY, visits)])
     found = [json.loads(line)["create"]["_index"] for line in bulk_request(batch, INDEX).splitlines()[::2]]
@@ -67,7 +67,7 @@ def test_neighbours_go_to_indexes_of_their_own() -> None:
 
 
 def test_awkward_names_stay_inside_their_line() -> None:
-    """A name that JSON has to escape."""
+    """Names are escaped as JSON."""
     batch = one_at(0, Transaction('a"\\\n{ä', "", "", "", "purepath"))
     head, _ = bulk_request(batch, IndexName("bt-{name}")).split(b"\n", 1)
     assert json.loads(head)["create"]["_index"] == "bt-a___{ä"
@@ -95,20 +95,20 @@ def reply(status: int, body: Any, headers: Mapping[str, str] | None = None) -> R
     return Reply(status, headers or {}, body, received=0.0)
 
 
-def judged(*items: Any) -> WriteResult:
+def item_results(*items: Any) -> WriteResult:
     return verdict(reply(200, {"errors": True, "items": list(items)}), len(items))
 
 
 def test_what_is_taken_is_not_named() -> None:
-    """With and without errors beside it."""
+    """With and without errors of other records."""
     assert verdict(reply(200, {"errors": False, "items": [CREATED] * 3}), 3) == WriteResult()
-    assert judged(CREATED, {"create": {"status": 200}}) == WriteResult()
+    assert item_results(CREATED, {"create": {"status": 200}}) == WriteResult()
 
 
-def test_409_was_there_already() -> None:
-    """Delivered, and counted as a duplicate."""
+def test_409_is_a_duplicate() -> None:
+    """It was delivered, and counts as a duplicate."""
     conflict = item(409, "version_conflict_engine_exception")
-    assert judged(conflict, CREATED, conflict) == WriteResult(flagged={"duplicate": 2})
+    assert item_results(conflict, CREATED, conflict) == WriteResult(flagged={"duplicate": 2})
 
 
 @pytest.mark.parametrize(
@@ -122,10 +122,10 @@ def test_409_was_there_already() -> None:
     ],
 )
 def test_what_is_pushed_back_is_written_again(status: int, kind: str) -> None:
-    """By itself; where it is all that was sent, the reason is told."""
-    assert judged(CREATED, item(status, kind), CREATED).retry == (1,)
+    """Only that record. If no record was taken, the error has the reason."""
+    assert item_results(CREATED, item(status, kind), CREATED).retry == (1,)
     with pytest.raises(Unavailable, match=rf"{status} {kind}: r") as raised:
-        judged(item(status, kind), item(status, kind))
+        item_results(item(status, kind), item(status, kind))
     assert not isinstance(raised.value, OutcomeUnknown)
 
 
@@ -143,10 +143,10 @@ def test_what_is_pushed_back_is_written_again(status: int, kind: str) -> None:
     ],
 )
 def test_what_is_not_the_records_fault_waits(status: int, kind: str, reason: str) -> None:
-    """Neighbours go on; where it is all that was sent, a person is told."""
-    assert judged(CREATED, item(status, kind, reason)) == WriteResult(retry=(1,))
+    """Its neighbors are delivered. If no record was taken, a person is told."""
+    assert item_results(CREATED, item(status, kind, reason)) == WriteResult(retry=(1,))
     with pytest.raises(Misconfigured) as raised:
-        judged(item(503, "unavailable_shards_exception"), item(status, kind, reason))
+        item_results(item(503, "unavailable_shards_exception"), item(status, kind, reason))
     assert str(raised.value) == f"{kind}: {reason}"
 
 
@@ -161,14 +161,16 @@ def test_what_is_not_the_records_fault_waits(status: int, kind: str, reason: str
     ],
 )
 def test_what_is_the_records_fault_is_refused(kind: str) -> None:
-    """With Elasticsearch's reason; its neighbours are delivered."""
-    result = judged(CREATED, item(400, kind, "failed to parse field [duration]", 'For input string: "abc"'), CREATED)
+    """With Elasticsearch's reason; its neighbors are delivered."""
+    result = item_results(CREATED, item(400, kind, "failed to parse field [duration]", 'For input string: "abc"'), CREATED)
     assert result == WriteResult(refused={1: f'{kind}: failed to parse field [duration]: For input string: "abc"'})
 
 
-def test_all_at_once() -> None:
-    """Each record has its own fate."""
-    result = judged(CREATED, item(409), item(429), item(400, "document_parsing_exception"), item(403), {"create": {}}, None)
+def test_every_kind_of_result_in_one_reply() -> None:
+    """Each record has its own result."""
+    result = item_results(
+        CREATED, item(409), item(429), item(400, "document_parsing_exception"), item(403), {"create": {}}, None
+    )
     assert result == WriteResult((2, 4, 5, 6), {3: "document_parsing_exception: r"}, flagged={"duplicate": 1})
 
 
@@ -185,8 +187,8 @@ def test_all_at_once() -> None:
         "<html>",
     ],
 )
-def test_a_reply_about_another_number_of_records_is_none(answer: Any) -> None:
-    """Nobody knows what was taken; it comes again, and what was is there already."""
+def test_a_reply_about_another_number_of_records_is_an_unknown_outcome(answer: Any) -> None:
+    """The outcome is unknown. The batch is written again, which duplicates nothing."""
     with pytest.raises(OutcomeUnknown, match="but 2 were sent"):
         verdict(reply(200, answer), 2)
 
@@ -221,7 +223,7 @@ MALFORMED = whole("illegal_argument_exception", "Malformed action/metadata line 
     ],
 )  # fmt: skip
 def test_a_request_that_failed_as_a_whole(status: int, answer: Any, error: type[SinkError], said: str) -> None:
-    """Each status has its error, with what was said."""
+    """Each status has its error, with Elasticsearch's message."""
     with pytest.raises(error) as raised:
         verdict(reply(status, answer), 5)
     assert type(raised.value) is error
@@ -230,15 +232,15 @@ def test_a_request_that_failed_as_a_whole(status: int, answer: Any, error: type[
 
 @pytest.mark.parametrize("status", [429, 503, 502])
 def test_retry_after_is_the_least_time_to_wait(status: int) -> None:
-    """Wherever somebody asks for it."""
+    """With every status that has it."""
     with pytest.raises(Unavailable) as raised:
         verdict(reply(status, None, {"Retry-After": "7"}), 1)
     assert raised.value.retry_after == 7
 
 
 def test_long_reasons_are_cut() -> None:
-    """What is kept with a dead letter has an end."""
-    result = judged(CREATED, item(400, "document_parsing_exception", "x" * 5_000))
+    """They are kept with the dead letters."""
+    result = item_results(CREATED, item(400, "document_parsing_exception", "x" * 5_000))
     assert len(result.refused[1]) < 400
 
 

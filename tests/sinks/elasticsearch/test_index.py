@@ -1,4 +1,4 @@
-"""Names of indexes, and the index template that is made from the field table."""
+"""Names of indexes, and the index template from the table of record fields."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ def named(name: str = "Checkout", application: str = "easyTravel", category: str
     ],
 )
 def test_names_are_made_legal(text: str, transaction: Transaction, expected: str) -> None:
-    """Lower case, nothing that Elasticsearch forbids, none of its forbidden beginnings."""
+    """Lower case, without characters and first characters that Elasticsearch forbids."""
     assert IndexName(text).name_for(transaction, DATE) == expected
 
 
@@ -59,7 +59,7 @@ def test_every_name_is_legal_and_matches_the_pattern(name: str, application: str
 
 
 def test_long_names_are_cut_and_stay_apart() -> None:
-    """Two that differ past the cut are two indexes; the date is never cut, and neither is half a character left."""
+    """Names that differ only after the cut stay different. The date is never cut, nor is a character."""
     index = IndexName("bt-{name}-{date}")
     first, second = (index.name_for(named("ä" * 300 + end), DATE) for end in "ab")
     assert first != second
@@ -69,14 +69,14 @@ def test_long_names_are_cut_and_stay_apart() -> None:
 
 @pytest.mark.parametrize("text", ["", "x" * 256, "x" * 230 + "{name}"])
 def test_a_template_without_room_is_refused(text: str) -> None:
-    """Its own text, or what is left for its placeholders."""
+    """If its own text is too long, or leaves too little for its placeholders."""
     with pytest.raises(ValueError, match=r"empty|too long"):
         check_name(text)
     assert check_name("x" * 200 + "{name}")
 
 
 def test_the_template_says_what_the_field_table_says() -> None:
-    """Every field with a type of its own; dimensions as one field, measures as doubles however they look."""
+    """Every field with its type; dimensions as one field, measures always as doubles."""
     template = index_template(IndexName(DEFAULT_INDEX), data_stream=False, context=CONTEXT)
     assert template["index_patterns"] == ["bizevents-appmon-*-*"]
     mappings = template["template"]["mappings"]
@@ -96,13 +96,13 @@ def test_the_template_says_what_the_field_table_says() -> None:
 
 
 def test_the_version_grows_with_the_template() -> None:
-    """Servers keep what they have unless the version is newer: who changes the template changes both lines here."""
+    """Servers keep their template unless the version is newer, so a change of the template changes both values here."""
     made = json.dumps(index_template(IndexName(DEFAULT_INDEX), data_stream=False, context=CONTEXT), sort_keys=True)
     assert (TEMPLATE_VERSION, hashlib.sha256(made.encode()).hexdigest()[:16]) == (1, "d066fc91e0e1413d")
 
 
 def test_of_two_templates_the_closer_one_counts() -> None:
-    """Elasticsearch refuses two of one priority that match one index."""
+    """Elasticsearch refuses two templates of equal priority that match one index."""
     texts = ("bt-{name}", "bt-{category}-{date}", "bt-visit-{date}")
     priorities = [index_template(IndexName(text), False, CONTEXT)["priority"] for text in texts]
     assert priorities == sorted(set(priorities))

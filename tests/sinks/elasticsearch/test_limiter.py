@@ -1,4 +1,4 @@
-"""The limiter: fewer writes at once when the far end pushes back, and more again when it recovers."""
+"""The limiter allows fewer writes at once when Elasticsearch pushes back, and more again when it recovers."""
 
 import asyncio
 import math
@@ -6,8 +6,8 @@ import math
 from sinks.elasticsearch.limiter import WriteLimiter
 
 
-async def test_there_is_no_limit_until_somebody_pushes_back() -> None:
-    """As many as come."""
+async def test_there_is_no_limit_at_first() -> None:
+    """Any number of writes may be in flight."""
     limiter = WriteLimiter()
     async with limiter.slot(), limiter.slot(), limiter.slot():
         assert (limiter.in_flight, limiter.limit) == (3, math.inf)
@@ -15,8 +15,8 @@ async def test_there_is_no_limit_until_somebody_pushes_back() -> None:
         assert limiter.limit == math.inf
 
 
-async def test_pushing_back_halves_and_one_is_left() -> None:
-    """Of what is under way, and never below one."""
+async def test_pushing_back_halves_the_limit_down_to_one() -> None:
+    """The number of writes in flight is halved, but never below one."""
     limiter = WriteLimiter()
     async with limiter.slot(), limiter.slot(), limiter.slot(), limiter.slot():
         limiter.pushed_back()
@@ -26,8 +26,8 @@ async def test_pushing_back_halves_and_one_is_left() -> None:
         assert limiter.limit == 1
 
 
-async def test_a_round_of_good_writes_adds_one_place() -> None:
-    """From one place: one good write makes two, two more make nearly three."""
+async def test_a_round_of_successful_writes_adds_a_slot() -> None:
+    """From one slot, one successful write makes two, and two more make nearly three."""
     limiter = WriteLimiter()
     limiter.limit = 1
     async with limiter.slot():
@@ -39,8 +39,8 @@ async def test_a_round_of_good_writes_adds_one_place() -> None:
     assert 2.8 < limiter.limit < 3
 
 
-async def test_nothing_is_added_while_there_is_room() -> None:
-    """Good writes that no limit held back prove nothing."""
+async def test_the_limit_grows_only_when_it_is_reached() -> None:
+    """Successful writes below the limit don't show that there could be more."""
     limiter = WriteLimiter()
     limiter.limit = 4
     async with limiter.slot():
@@ -48,8 +48,8 @@ async def test_nothing_is_added_while_there_is_room() -> None:
     assert limiter.limit == 4
 
 
-async def test_who_finds_no_place_waits_for_one() -> None:
-    """And gets it when another ends, fails, or is cancelled while it waits."""
+async def test_a_write_waits_for_a_slot() -> None:
+    """It gets a slot when another write ends, fails, or is cancelled while waiting."""
     limiter = WriteLimiter()
     limiter.limit = 1
     most, done = 0, 0

@@ -1,4 +1,4 @@
-"""The table of an Elasticsearch sink in the configuration: what is taken, and what is refused with which words."""
+"""The table of an Elasticsearch sink in the configuration: what is accepted, and the faults of what is not."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def search(**settings: Any) -> Config:
     [{"api_key": "a2V5"}, {"bearer": "token"}, {"basic": {"username": "elastic", "password": "pass word ä"}}, None],
 )
 def test_each_credential_is_taken(auth: object) -> None:
-    """One of them, or none; the defaults of delivery are those of the general table but for in_flight."""
+    """One of them, or none. Of the delivery's defaults, only in_flight differs."""
     found = search(hosts=HOSTS, **({"auth": auth} if auth else {})).sinks["search"]
     settings = found.settings
     assert isinstance(settings, ElasticsearchSettings)
@@ -52,8 +52,8 @@ def test_each_credential_is_taken(auth: object) -> None:
         ({"hosts": HOSTS, "data_stream": "x" * 300}, "sinks.search.data_stream: is too long"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_path(settings: dict[str, Any], fault: str) -> None:
-    """And no secret is."""
+def test_a_wrong_table_is_refused_with_its_path(settings: dict[str, Any], fault: str) -> None:
+    """And without secrets."""
     with pytest.raises(ConfigError) as raised:
         search(**settings)
     assert any(found.startswith(fault) for found in raised.value.faults), raised.value.faults

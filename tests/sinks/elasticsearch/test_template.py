@@ -13,14 +13,14 @@ from tests.support.fakes import mapped
 
 
 def template_at(place: Place) -> tuple[str, dict[str, Any]]:
-    """Its name, and what of it was put there."""
+    """The name of the template, and what the server has of it."""
     (found,) = place.server.must("GET", f"/_index_template/btfeed-{place.prefix}*")["index_templates"]
     made = {key: value for key, value in found["index_template"].items() if "_date" not in key and key != "composed_of"}
     return found["name"], made
 
 
 async def test_an_older_template_is_replaced_and_a_newer_one_stays(place: Place) -> None:
-    """And one of the same version, which a person may have changed."""
+    """So does one of the same version, which a person may have changed."""
     async with opened(place.sink()):
         name, made = template_at(place)
     assert made["version"] == TEMPLATE_VERSION
@@ -36,7 +36,7 @@ async def test_an_older_template_is_replaced_and_a_newer_one_stays(place: Place)
 
 
 async def test_no_template_where_none_is_wanted(place: Place) -> None:
-    """manage_template = false leaves it to the user."""
+    """With manage_template = false, the sink installs none."""
     async with opened(place.sink(manage_template=False)) as sink:
         await sink.write(mapped(3))
     assert place.server.ask("GET", f"/_index_template/btfeed-{place.prefix}*")[1]["index_templates"] == []
@@ -44,7 +44,7 @@ async def test_no_template_where_none_is_wanted(place: Place) -> None:
 
 
 async def test_a_template_for_everybody_is_not_installed(place: Place) -> None:
-    """An index that begins with a placeholder: it says so, once, and works."""
+    """If the index starts with a placeholder. The sink says so once, and works."""
     settings = {"index": f"{{name}}-{place.prefix}-{{date}}"}
     with capture_logs() as logs:
         async with opened(place.sink(**settings)) as sink:
@@ -54,7 +54,7 @@ async def test_a_template_for_everybody_is_not_installed(place: Place) -> None:
 
 
 async def test_a_template_that_clashes_needs_a_person(place: Place) -> None:
-    """Two of equal priority for one index; what Elasticsearch says of it is told."""
+    """Two of equal priority for one index: the error has Elasticsearch's message."""
     async with opened(place.sink()):
         name, made = template_at(place)
     place.server.must("DELETE", f"/_index_template/{name}")
@@ -68,7 +68,7 @@ async def test_a_template_that_clashes_needs_a_person(place: Place) -> None:
 
 
 async def test_a_data_stream_is_made_and_keeps_each_record_once_but_for_a_rollover(place: Place) -> None:
-    """As the documentation says: the same record again after a rollover is there twice."""
+    """As documented, a record that is written again after a rollover is there twice."""
     stream = f"{place.prefix}-events"
     async with opened(place.sink(data_stream=stream)) as sink:
         await sink.write(mapped(10))
@@ -82,7 +82,7 @@ async def test_a_data_stream_is_made_and_keeps_each_record_once_but_for_a_rollov
 
 
 async def test_a_data_stream_without_a_template_makes_no_index_instead(place: Place) -> None:
-    """It waits for a person."""
+    """It is misconfigured."""
     async with opened(place.sink(data_stream=f"{place.prefix}-events", manage_template=False)) as sink:
         with pytest.raises(Misconfigured, match="requires a data stream"):
             await sink.write(mapped(3))

@@ -1,4 +1,4 @@
-"""The Kafka sink at a real broker: its settings, what its messages say, where they go, and what becomes of odd ones."""
+"""The Kafka sink with a real broker: its settings, its messages, their partitions, and records that brokers refuse."""
 
 import json
 import random
@@ -55,7 +55,7 @@ REGISTRY = "http://registry"
     ],
 )
 def test_a_wrong_table_is_refused(table: dict[str, Any], fault: str) -> None:
-    """With its path, and without the secret."""
+    """With the path of the fault, and without secrets."""
     with pytest.raises(ConfigError) as raised:
         config.parse({"sinks": {"k": {"type": "kafka"} | BROKERS | table}}, {})
     (found,) = raised.value.faults
@@ -64,7 +64,7 @@ def test_a_wrong_table_is_refused(table: dict[str, Any], fault: str) -> None:
 
 
 def test_servers_and_registry_have_a_short_form() -> None:
-    """Servers as a list or as one text; a registry by its url alone."""
+    """Servers as a list or as one string; a registry as its URL alone."""
     for servers in ("one:9092, [::1]:9093", ["one:9092", "[::1]:9093"]):
         assert KafkaSettings.model_validate({"bootstrap_servers": servers}).bootstrap_servers == "one:9092,[::1]:9093"
     found = KafkaSettings.model_validate({**BROKERS, "format": "avro", "schema_registry": REGISTRY})
@@ -73,7 +73,7 @@ def test_servers_and_registry_have_a_short_form() -> None:
 
 
 def test_one_batch_at_a_time_by_default_and_linger_beside_it() -> None:
-    """Order would not survive two; the keys of delivery may stand in the sink's own table."""
+    """Two would not keep the order. The keys of `delivery` may stand in the sink's own table."""
     table = {"type": "kafka", "linger": "1s", "max_records": 7} | BROKERS
     delivery = config.parse({"sinks": {"k": table}}, {}).sinks["k"].common.delivery
     assert (delivery.in_flight, delivery.linger, delivery.max_records) == (1, 1.0, 7)
@@ -87,7 +87,7 @@ def test_one_batch_at_a_time_by_default_and_linger_beside_it() -> None:
     ],
 )  # fmt: skip
 def test_topics_get_legal_names(name: str, topic: str) -> None:
-    """Letters, digits, `._-`, 249 of them at most, neither `.` nor `..`."""
+    """Letters, digits and `._-`, at most 249 of them, and neither `.` nor `..`."""
     assert legal_topic_name(name) == topic
 
 
@@ -119,7 +119,7 @@ async def test_partitions_are_those_of_the_java_client(kafka: Kafka) -> None:
 
 
 async def test_a_key_keeps_its_order(kafka: Kafka) -> None:
-    """Over several writes and small batches, whatever they are cut into."""
+    """Over several writes and in small batches."""
     topic = kafka.make_topic(new_topic(), 4)
     batches = [mapped(300, seed) for seed in range(3)]
     expected: dict[str, list[bytes]] = defaultdict(list)
@@ -135,8 +135,8 @@ async def test_a_key_keeps_its_order(kafka: Kafka) -> None:
 
 
 @pytest.mark.parametrize("key", ["visit", "name", "id"])
-async def test_keys_are_what_was_asked_for(kafka: Kafka, key: str) -> None:
-    """The visit's id or the event's; event.name as the record has it; event.id."""
+async def test_keys_are_as_configured(kafka: Kafka, key: str) -> None:
+    """The visit's id or else the event's, event.name as in the record, or event.id."""
     topic = kafka.make_topic(new_topic())
     batch = mapped(60)
     async with opened(kafka_sink(kafka.bootstrap, {"topic": topic, "key": key})) as sink:
@@ -151,7 +151,7 @@ async def test_keys_are_what_was_asked_for(kafka: Kafka, key: str) -> None:
 
 
 async def test_headers_are_cloud_events(kafka: Kafka) -> None:
-    """In binary mode, with what each record says itself; also where records are laid out in another way."""
+    """In binary mode, with the record's own values, also if its fields are in another order."""
     topic = kafka.make_topic(new_topic())
     odd = batch_of(
         [
@@ -185,7 +185,7 @@ async def test_headers_are_cloud_events(kafka: Kafka) -> None:
 
 
 async def test_kafka_s_own_consumer_reads_it(kafka: Kafka) -> None:
-    """kafka-console-consumer, from the broker's jars: each record a line, unchanged."""
+    """kafka-console-consumer, from the broker's jars, prints each record as a line, unchanged."""
     topic = kafka.make_topic(new_topic(), 2)
     batch = mapped(40)
     async with opened(kafka_sink(kafka.bootstrap, {"topic": topic, "headers": "none", "compression": "lz4"})) as sink:
@@ -196,7 +196,7 @@ async def test_kafka_s_own_consumer_reads_it(kafka: Kafka) -> None:
 
 @pytest.mark.parametrize("compression", ["none", "gzip", "snappy", "lz4", "zstd"])
 async def test_compression(kafka: Kafka, compression: str) -> None:
-    """Each is one that others can read."""
+    """Another client can read each kind."""
     topic = kafka.make_topic(new_topic())
     batch = mapped(500)
     async with opened(kafka_sink(kafka.bootstrap, {"topic": topic, "compression": compression})) as sink:
@@ -204,8 +204,8 @@ async def test_compression(kafka: Kafka, compression: str) -> None:
     assert values(read_topic(kafka, topic)) == batch.bodies
 
 
-async def test_the_time_of_a_message(kafka: Kafka) -> None:
-    """When it was sent, so that a broker does not take what is old for expired; or that of the event."""
+async def test_a_message_has_the_configured_timestamp(kafka: Kafka) -> None:
+    """When it was sent, so that brokers don't delete old events at once; or the event's."""
     batch = mapped(3)
     for choice in ("sent", "event"):
         topic = kafka.make_topic(new_topic())
@@ -223,7 +223,7 @@ async def test_the_time_of_a_message(kafka: Kafka) -> None:
 
 
 async def test_a_topic_for_each_category(kafka: Kafka) -> None:
-    """Made as configured where that is allowed; a template's illegal characters are replaced."""
+    """Created as configured. Illegal characters in the template are replaced."""
     prefix = new_topic()
     settings = {"topic": prefix + "/{category}", "create_topics": True, "partitions": 5, "replication_factor": 1}
     batch = mapped(60)
@@ -238,7 +238,7 @@ async def test_a_topic_for_each_category(kafka: Kafka) -> None:
 
 
 async def test_a_missing_topic_is_misconfigured(kafka: Kafka) -> None:
-    """By its name, before anything is sent; this broker would make it for whoever asks, and is not asked."""
+    """It is named before anything is sent. It is not created, although this broker creates topics automatically."""
     here, missing = kafka.make_topic(new_topic() + ".purepath"), new_topic()
     batch = mapped(60)
     for topic in (missing, missing + "-{category}"):
@@ -251,7 +251,7 @@ async def test_a_missing_topic_is_misconfigured(kafka: Kafka) -> None:
     assert read_topic(kafka, here) == []
 
 
-async def test_a_topic_that_is_made_later_mends_it(kafka: Kafka) -> None:
+async def test_delivery_goes_on_once_the_topic_is_created(kafka: Kafka) -> None:
     """The loop waits, says why, and goes on by itself."""
     prefix = new_topic()
     async with Rig(kafka_sink(kafka.bootstrap, {"topic": prefix + "{application}"})) as rig:
@@ -266,8 +266,8 @@ async def test_a_topic_that_is_made_later_mends_it(kafka: Kafka) -> None:
 # Odd records
 
 
-async def test_one_that_is_too_large_is_a_dead_letter(kafka: Kafka) -> None:
-    """It alone: its neighbours arrive once and in order, in few more requests."""
+async def test_a_record_that_is_too_large_is_a_dead_letter(kafka: Kafka) -> None:
+    """Only that record: its neighbors arrive once and in order, with few more requests."""
     topic = kafka.make_topic(new_topic(), max_message_bytes="50000")
     bodies = [b'{"event.id":"post-%d"}' % number for number in range(300)]
     bodies[123] = b'{"event.id":"post-123","x":"%s"}' % random.Random(1).randbytes(60_000).hex().encode()
@@ -281,8 +281,8 @@ async def test_one_that_is_too_large_is_a_dead_letter(kafka: Kafka) -> None:
     assert values(read_topic(kafka, topic)) == bodies[:123] + bodies[124:] + bodies[:1]
 
 
-async def test_one_that_is_too_far_ahead_is_a_dead_letter(kafka: Kafka) -> None:
-    """Brokers take no message that is more than an hour ahead by its own time."""
+async def test_a_record_that_is_too_far_ahead_is_a_dead_letter(kafka: Kafka) -> None:
+    """Brokers refuse messages with a timestamp more than an hour ahead."""
     topic = kafka.make_topic(new_topic())
     batch = batch_of([b'{"n":%d}' % number for number in range(20)])
     at = [4_000_000_000_000 if number == 7 else 1_700_000_000_000 for number in range(20)]
@@ -315,6 +315,6 @@ async def test_one_that_is_too_far_ahead_is_a_dead_letter(kafka: Kafka) -> None:
         (errors.KafkaConnectionError("gone"), False, Unavailable),
     ],
 )
-def test_what_errors_mean(error: Exception, sent: bool, kind: type[Exception]) -> None:
-    """The batch's fault, a person's, or the brokers' state; and whether it may have been taken."""
+def test_each_error_has_a_meaning(error: Exception, sent: bool, kind: type[Exception]) -> None:
+    """Which sink error each of aiokafka's errors becomes, depending on whether the batch was sent."""
     assert type(send_error(error, "t", sent)) is kind

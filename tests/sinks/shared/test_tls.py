@@ -59,8 +59,8 @@ def test_a_file_that_cannot_be_used_is_named(authority: Authority, tmp_path: Pat
             sink_context(None, *files)
 
 
-def test_nobody_is_asked_for_the_password_of_a_key(authority: Authority, tmp_path: Path) -> None:
-    """An encrypted key can't be used: OpenSSL would ask at the terminal."""
+def test_an_encrypted_key_is_refused(authority: Authority, tmp_path: Path) -> None:
+    """Otherwise OpenSSL would ask for its password at the terminal."""
     certificate, key = authority.sign("server")
     encrypted = tmp_path / "encrypted.key"
     openssl("pkcs8", "-topk8", "-in", key, "-out", encrypted, "-passout", "pass:word")
