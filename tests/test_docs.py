@@ -27,7 +27,7 @@ from btfeed.records.schema import RECORD_FIELDS
 from btfeed.records.validation import ValidationSettings
 from btfeed.telemetry.metrics import Metrics
 from btfeed.traffic import profile
-from btfeed.traffic.generate import Order, generate
+from btfeed.traffic.generate import GenerateOptions, generate
 from docs.generate import profile_sections, sections
 from sinks.base import SinkType
 from tests.sinks import test_contract as test_sink_contract
@@ -248,7 +248,7 @@ def test_the_record_in_the_readme_is_one_of_the_web_shop() -> None:
     """Field by field."""
     (shown,) = (json.loads(block) for block in blocks(TEXT[ROOT / "README.md"], "json"))
     made = []
-    for post in generate(Order(profile.load("web-shop"), seed=1, flows=1)):
+    for post in generate(GenerateOptions(profile.load("web-shop"), seed=1, visits=1)):
         made += mapper(RecordSettings(), ValidationSettings()).map(post.body, digest(post.body)).batch.bodies
     assert list(shown.items()) in [list(json.loads(record).items()) for record in made]
 

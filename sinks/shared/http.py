@@ -156,8 +156,11 @@ def request_error(error: Exception) -> Unavailable | Misconfigured:
         return kind(f"the proxy answers with HTTP {error.status}")
     if isinstance(error, aiohttp.InvalidURL):
         return Misconfigured("invalid URL: check the configured one, and the proxy's in the environment")
-    if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)):
-        return Unavailable(f"can't connect: {error}")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        reason = error.os_error.strerror or error.os_error
+        return Unavailable(f"can't connect to {error.host}:{error.port}: {reason}")
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return Unavailable(f"can't connect in time: {error}")
     if isinstance(error, TimeoutError):
         return OutcomeUnknown("no reply in time")
     return OutcomeUnknown(f"the connection broke before the reply was complete: {type(error).__name__}")

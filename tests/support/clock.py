@@ -45,6 +45,11 @@ class FakeClock:
         """How many sleeps have not ended yet."""
         return sum(not woken.done() for _, _, woken in self._sleeping)
 
+    @property
+    def deadlines(self) -> int:
+        """How many timeouts are still to come, also of blocks that have ended before."""
+        return len(self._timeouts)
+
     async def advance(self, seconds: float) -> None:
         """Move the clock, stopping at each deadline on the way so that what it wakes can run."""
         end = self.now + seconds

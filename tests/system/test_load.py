@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from itertools import cycle, islice
 from pathlib import Path
 
-from btfeed.traffic import replay
 from tests.support.harness import Server, peak_memory, until
 from tests.support.posts import mixed
+from tests.support.sending import send_all
 
 MEBIBYTE = 2**20
 
@@ -20,7 +20,7 @@ def bodies(posts: int, occurrences: int) -> Iterator[bytes]:
 def test_a_sink_that_stopped_costs_no_memory_for_five_million_occurrences(tmp_path: Path) -> None:
     """While one sink hangs for the whole run, all is taken, and RSS stays under 512 MiB."""
     with Server(tmp_path, program=[sys.executable, "-m", "tests.app.stalled"]) as server:
-        summary = asyncio.run(replay.replay(bodies(5_000, 1_000), server.url, connections=8))
+        summary = asyncio.run(send_all(bodies(5_000, 1_000), server.url, connections=8))
         assert summary.occurrences == 5_000_000
         assert not summary.refused
         sink = server.status()["sinks"]["files"]
@@ -31,7 +31,7 @@ def test_a_sink_that_stopped_costs_no_memory_for_five_million_occurrences(tmp_pa
 def test_posts_are_answered_while_a_backlog_is_delivered(tmp_path: Path) -> None:
     """A million occurrences wait and are delivered at full speed; AppMon's ten seconds are never needed meanwhile."""
     with Server(tmp_path, program=[sys.executable, "-m", "tests.app.stalled"]) as server:
-        asyncio.run(replay.replay(bodies(1_000, 1_000), server.url, connections=8))
+        asyncio.run(send_all(bodies(1_000, 1_000), server.url, connections=8))
         server.kill()
     with Server(tmp_path) as server:
         slowest = asyncio.run(steady(server))
@@ -46,7 +46,7 @@ async def steady(server: Server) -> list[float]:
     seconds: list[float] = []
     while (await asyncio.to_thread(server.status))["sinks"]["files"]["backlog_posts"] > 100:
         for _ in range(5):
-            summary = await replay.replay(iter([mixed(10, 1_000 + len(seconds))]), server.url)
+            summary = await send_all(iter([mixed(10, 1_000 + len(seconds))]), server.url)
             assert summary.posts == 1, summary.refused
             seconds.append(summary.seconds)
             await asyncio.sleep(0.005)

@@ -49,7 +49,7 @@ async def test_a_template_for_everybody_is_not_installed(place: Place) -> None:
     with capture_logs() as logs:
         async with opened(place.sink(**settings)) as sink:
             await sink.open(None)
-    assert [(line["event"], line["log_level"]) for line in logs] == [("no index template is installed", "warning")]
+    assert [(line["event"], line["log_level"]) for line in logs] == [("index template not installed", "warning")]
     assert place.server.ask("GET", f"/_index_template/*{place.prefix}*")[1]["index_templates"] == []
 
 
