@@ -47,8 +47,8 @@ class KafkaRun:
         self._seeds = count()
         self.server = Server(
             directory,
-            f'[sinks.kafka.sink]\ntype = "kafka"\nbootstrap_servers = "{kafka.bootstrap}"\ntopic = "{topic}"\n'
-            f'request_timeout = "{request_timeout}"\ntimeout = "{timeout}"\n[sinks.kafka.sink.delivery]\n'
+            f'[sinks.kafka]\ntype = "kafka"\nbootstrap_servers = "{kafka.bootstrap}"\ntopic = "{topic}"\n'
+            f'request_timeout = "{request_timeout}"\ntimeout = "{timeout}"\n[sinks.kafka.delivery]\n'
             f'max_records = {RECORDS}\nlinger = "20ms"\nretry_initial = "20ms"\nretry_max = "200ms"\n',
         )
 
