@@ -7,8 +7,6 @@ import pytest
 import structlog
 
 from btfeed import native
-from btfeed.delivery import loop as delivery
-from btfeed.delivery import offsets as settlement
 from tests.servers import elasticsearch
 from tests.servers.bizevents import BizeventsServer
 from tests.servers.kafka import Kafka, shared
@@ -76,10 +74,3 @@ def place() -> Iterator[Place]:
     found = Place(elasticsearch.shared())
     yield found
     found.close()
-
-
-@pytest.fixture
-def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A delivery that looks again at a failing journal soon."""
-    monkeypatch.setattr(delivery, "READ_RETRY", 0.01)
-    monkeypatch.setattr(settlement, "COMMIT_RETRY", 0.01)

@@ -26,8 +26,10 @@ from btfeed.commands.posting import (
     parse_moment,
 )
 from btfeed.commands.terminal import fail
+from btfeed.journal.base import JournalError
+from btfeed.journal.create import archive
 from btfeed.posts import files as postfile
-from btfeed.traffic.replay import EARLIEST, LATEST, FileSource, JournalRange, PostSource, Schedule, SourceError
+from btfeed.traffic.replay import FileSource, JournalRange, PostSource, Schedule, SourceError
 
 JOURNAL, SPEED = "Posts of a journal", "Speed and times"
 """Headings in --help."""
@@ -113,12 +115,11 @@ def replay(
         try:
             source: PostSource
             if journal:
-                first, last = parse_moment(begin, "--from"), parse_moment(end, "--to")
-                source = JournalRange(journal, EARLIEST if first is None else first, LATEST if last is None else last)
+                source = JournalRange(archive(journal, parse_moment(begin, "--from"), parse_moment(end, "--to")))
             else:
                 paths = postfile.find(map(Path, sources))
                 source = FileSource(_rereadable(paths, stack) if shift_to_now or loop != 1 else paths)
-        except (postfile.PostFileError, SourceError) as error:
+        except (postfile.PostFileError, SourceError, JournalError) as error:
             fail(str(error))
         target = create_target(url, out, connections, user, ca, insecure, paced=bool(rate or schedule.speed))
         job = SendJob(target, out, connections, retry, rejects, json_output)

@@ -9,16 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-import apsw
-
-from btfeed.journal.sqlite.database import FILE, Damaged, JournalDatabase
+from btfeed.journal.base import Archive, Damaged, JournalError
 from btfeed.posts import files as postfile
 from btfeed.posts import post
 from btfeed.posts.bt_pb2 import BtOccurrence, BusinessTransactions
 from btfeed.traffic.sending import ScheduledPost
 
-PIECE = 4 * 2**20
-"""Bytes read from a journal at a time. While a read lasts, the journal's write-ahead log grows."""
 EARLIEST, LATEST = -62_135_596_800_000, 253_402_300_799_999
 """The years 1 to 9999, in milliseconds since the epoch. Values outside are not valid times and are never moved."""
 
@@ -86,54 +82,30 @@ def _note(broken: list[str], what: str) -> None:
 
 
 class JournalRange:
-    """The posts that a journal received from `begin` to before `end`, in milliseconds since the epoch.
-
-    A server may be at work on it: the file is opened to be read only, and read in pieces.
-    """
+    """The posts of a journal's archive."""
 
     blocking = False
 
-    def __init__(self, directory: Path, begin: int = EARLIEST, end: int = LATEST) -> None:
-        """Raises SourceError."""
-        if not (directory / FILE).exists():
-            raise SourceError(f"no journal in {directory}")
-        self._directory = directory
-        self._begin, self._end = begin, end
-        self.broken: list[str] = []
+    def __init__(self, archive: Archive) -> None:
+        """Raises SourceError if it has no posts."""
+        if not archive.count:
+            raise SourceError("the journal has no posts from that time")
+        self._archive = archive
+        self.total: int | None = archive.count
         self.done = 0
-        self.total: int | None
-        try:
-            store = JournalDatabase.open_read_only(directory)
-            try:
-                self.total, self._first, self._last = store.span(begin, end)
-            finally:
-                store.close()
-        except apsw.Error as error:
-            raise SourceError(f"can't read the journal in {directory}: {error}") from None
-        if not self.total:
-            raise SourceError(f"the journal in {directory} has no post of that time")
+        self.broken: list[str] = []
 
     def posts(self) -> Iterator[Recorded]:
         self.done = 0
         try:
-            store = JournalDatabase.open_read_only(self._directory)
-            try:
-                yield from self._read(store)
-            finally:
-                store.close()
-        except apsw.Error as error:
-            _note(self.broken, f"can't read the journal in {self._directory}: {error}")
-
-    def _read(self, store: JournalDatabase) -> Iterator[Recorded]:
-        seq = self._first
-        while seq <= self._last and (piece := list(store.read(seq, PIECE))):
-            for entry in piece:
-                seq = entry.seq + 1
+            for entry in self._archive.entries():
                 if isinstance(entry, Damaged):
                     _note(self.broken, f"post {entry.seq} of the journal is damaged")
-                elif entry.seq <= self._last and self._begin <= entry.post.received < self._end:
+                else:
                     self.done += 1
                     yield Recorded(entry.post.body, entry.post.received)
+        except JournalError as error:
+            _note(self.broken, str(error))
 
 
 @dataclass(frozen=True, slots=True)

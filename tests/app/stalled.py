@@ -1,4 +1,4 @@
-"""btfeed with sinks that take the first batch and never come back from it: `python -m tests.app.stalled serve -c FILE`."""
+"""btfeed with sinks that hang in their first write: `python -m tests.app.stalled serve -c FILE`."""
 
 import asyncio
 import dataclasses
@@ -42,8 +42,7 @@ def main(config_file: str) -> None:
         name: dataclasses.replace(sink, type=SinkType(type(sink.settings), StalledSink))
         for name, sink in loaded.sinks.items()
     }
-    app.GRACE = 0.1
-    uvloop.run(app.serve(dataclasses.replace(loaded, sinks=sinks)))
+    uvloop.run(app.serve(dataclasses.replace(loaded, sinks=sinks), grace=0.1))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from btfeed.journal.base import JournalUnavailable
+from btfeed.journal.create import archive
 from btfeed.journal.sqlite.database import FILE
 from btfeed.posts import files as postfile
 from btfeed.traffic.replay import FileSource, JournalRange, Recorded, SourceError
@@ -58,10 +60,10 @@ async def test_a_journal_gives_the_posts_of_a_time_range(tmp_path: Path) -> None
     async with journal(tmp_path) as opened:
         for number, body in enumerate(BODIES):
             await opened.append(received_post(body, received=1000 + number))
-        found = list(JournalRange(tmp_path, 1_001_000, 1_002_000).posts())
+        found = list(JournalRange(archive(tmp_path, 1_001_000, 1_002_000)).posts())
         assert found == [Recorded(BODIES[1], 1_001_000)]
-        assert [recorded.body for recorded in JournalRange(tmp_path).posts()] == BODIES
-        assert JournalRange(tmp_path).total == 3
+        assert [recorded.body for recorded in JournalRange(archive(tmp_path)).posts()] == BODIES
+        assert JournalRange(archive(tmp_path)).total == 3
 
 
 def test_the_journal_of_a_running_server_is_read_and_not_changed(server: Server, tmp_path: Path) -> None:
@@ -94,7 +96,7 @@ def test_the_journal_of_a_stopped_server_is_read_and_not_changed(server: Server,
 def test_a_journal_without_such_posts_is_an_error(server: Server, tmp_path: Path) -> None:
     """A directory without a journal is one, too."""
     server.post(BODIES[0])
-    with pytest.raises(SourceError, match="has no post of that time"):
-        JournalRange(server.directory / "journal", 0, 1)
-    with pytest.raises(SourceError, match="no journal in"):
-        JournalRange(tmp_path / "nowhere")
+    with pytest.raises(SourceError, match="no posts from that time"):
+        JournalRange(archive(server.directory / "journal", 0, 1))
+    with pytest.raises(JournalUnavailable, match="no journal in"):
+        archive(tmp_path / "nowhere")
