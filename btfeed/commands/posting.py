@@ -20,6 +20,7 @@ from btfeed.posts import files as postfile
 from btfeed.signals import stop_on_signals
 from btfeed.traffic.sending import FileTarget, HttpTarget, Outcome, ScheduledPost, Sender, SendSummary, Target
 from sinks.shared.clock import SYSTEM_CLOCK
+from sinks.shared.tls import client_context
 
 DEFAULT_URL = "http://127.0.0.1:4321/"
 
@@ -109,9 +110,9 @@ def client_tls(ca: Path | None, insecure: bool) -> ssl.SSLContext | None:
     if not ca and not insecure:
         return None
     try:
-        context = ssl.create_default_context(cafile=ca)
+        context = client_context(ca)
     except OSError as error:
-        raise typer.BadParameter(f"{ca}: {error}", param_hint="--ca") from None
+        raise typer.BadParameter(str(error), param_hint="--ca") from None
     if insecure:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context

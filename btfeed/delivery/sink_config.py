@@ -56,10 +56,11 @@ def parse_sink(name: str, table: Any, faults: Faults) -> SinkConfig | None:
 
 
 def _sink_type(table: dict[str, Any], path: tuple[str, ...], faults: Faults) -> SinkType | None:
-    known = sinks.types()
     name = table.get("type")
-    if name in known:
-        return sinks.load(str(name))
+    try:
+        return sinks.load(name if isinstance(name, str) else "")
+    except LookupError:
+        known = sinks.types()
     choice = f"known types: {', '.join(known)}"
     close = difflib.get_close_matches(name, known, n=1) if isinstance(name, str) else []
     if "type" not in table:

@@ -15,9 +15,9 @@ class Credentials:
     """
 
     def __init__(self, settings: ReceiverSettings) -> None:
-        self._accepted = [b"bearer " + token.encode() for token in settings.bearer_tokens]
+        self._accepted = [b"bearer " + token.get_secret_value().encode() for token in settings.bearer_tokens]
         if settings.basic_auth:
-            pair = f"{settings.basic_auth.username}:{settings.basic_auth.password}"
+            pair = f"{settings.basic_auth.username}:{settings.basic_auth.password.get_secret_value()}"
             self._accepted.append(b"basic " + base64.b64encode(pair.encode()))
             with suppress(UnicodeEncodeError):  # old Java clients use Latin-1
                 self._accepted.append(b"basic " + base64.b64encode(pair.encode("latin-1")))

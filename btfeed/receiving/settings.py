@@ -6,7 +6,8 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from btfeed.address import Address
-from sinks.settings import Seconds, Settings, Size
+from sinks.settings import RequiredSecret, Seconds, Secret, Settings, Size
+from sinks.shared.tls import server_context
 
 
 def _path(value: str) -> str:
@@ -23,29 +24,24 @@ class BasicAuth(Settings):
     """
 
     username: str
-    password: str
+    password: Secret
 
 
 class TlsSettings(Settings):
-    """certificate, key: PEM files. client_ca: PEM file of who signs clients' certificates; where set, clients need one."""
+    """HTTPS.
+
+    certificate  PEM file with the certificate, followed by intermediate ones if there are any
+    key          PEM file with its private key
+    client_ca    PEM file with the CA of clients' certificates; if set, clients must have one
+    """
 
     certificate: str
     key: str
     client_ca: str | None = None
 
     def context(self) -> ssl.SSLContext:
-        """Raises OSError where a file can't be read or is none."""
-        try:
-            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self.client_ca)
-        except OSError as error:
-            raise OSError(f"client_ca {self.client_ca}: {error}") from None
-        try:
-            context.load_cert_chain(self.certificate, self.key, password="")  # else OpenSSL asks at the terminal
-        except OSError as error:
-            raise OSError(f"certificate {self.certificate}, key {self.key}: {error}") from None
-        if self.client_ca:
-            context.verify_mode = ssl.CERT_REQUIRED
-        return context
+        """The server's TLS context. Raises OSError if a file can't be used."""
+        return server_context(self.certificate, self.key, self.client_ca)
 
 
 class ReceiverSettings(Settings):
@@ -71,7 +67,7 @@ class ReceiverSettings(Settings):
     max_body: Size = 16 * 2**20
     max_occurrences: Annotated[int, Field(ge=1)] = 100_000
     basic_auth: BasicAuth | None = None
-    bearer_tokens: list[Annotated[str, Field(min_length=1)]] = []
+    bearer_tokens: list[RequiredSecret] = []
     tls: TlsSettings | None = None
     header_timeout: Seconds = 5.0
     body_timeout: Seconds = 30.0

@@ -88,7 +88,7 @@ class NativeMapper:
                 "unexpected": validation.unexpected,
                 "drop": record.privacy.drop,
                 "hash": record.privacy.hash,
-                "key": record.privacy.key.encode(),
+                "key": record.privacy.key.get_secret_value().encode(),
                 "mask": [CLIENT_IP.record] if record.privacy.mask_ip else [],
                 "defaults": [(name, msgspec.json.encode(value)) for name, value in record.fallbacks().items()],
             },

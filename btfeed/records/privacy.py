@@ -16,7 +16,7 @@ class Privacy:
         self._masked = frozenset([CLIENT_IP.record] if settings.mask_ip else [])
         self._hashed = frozenset(settings.hash)
         self.protected = self._masked | self._hashed
-        self._key = settings.key.encode()
+        self._key = settings.key.get_secret_value().encode()
 
     def protect(self, name: str, value: Any) -> Any:
         """Masks, then hashes the value of the record field `name`, if configured.

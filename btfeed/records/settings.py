@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from math import isfinite
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, model_validator
 
 from btfeed.records.schema import BY_RECORD, MAPS, RECORD_FIELDS, VALUES
-from sinks.settings import Settings
+from sinks.settings import Secret, Settings
 from sinks.template import template
 
 _NEEDED = ("event.kind", "event.id", "timestamp")
@@ -45,7 +45,7 @@ class PrivacySettings(Settings):
 
     drop: list[Annotated[str, AfterValidator(_known_field)]] = []
     hash: list[Annotated[str, AfterValidator(_known_field), AfterValidator(_text_field)]] = []
-    key: Annotated[str, Field(repr=False)] = ""
+    key: Secret = Secret("")
     mask_ip: bool = False
 
     @model_validator(mode="after")

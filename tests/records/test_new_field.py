@@ -14,7 +14,7 @@ from btfeed.records.schema import FIELDS, MAPS, RECORD_FIELDS, Field
 from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
 from sinks.base import SinkContext
-from sinks.elasticsearch.index import VERSION, IndexName, index_template
+from sinks.elasticsearch.index import TEMPLATE_VERSION, IndexName, index_template
 from tests.records.fieldtable import ROWS
 from tests.support.posts import START
 from tests.support.records import occurrence, transaction
@@ -36,7 +36,7 @@ ADVICE = {
     "docs/record.md": "run `make docs`",
 }
 INDEX_TEMPLATE = (1, "034b35ad6ee970cb")
-"""VERSION in sinks/elasticsearch/index.py, and the start of the SHA-256 of the field names and types in its template."""
+"""TEMPLATE_VERSION (sinks/elasticsearch/index.py), and the start of the SHA-256 of the template's field names and types."""
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -83,7 +83,7 @@ def test_elasticsearch_gets_every_field_and_a_new_version_of_its_template() -> N
     assert not forgotten, f"the index template lacks {forgotten}: see index_template in sinks/elasticsearch/index.py"
     fields = repr([(field.name, field.type) for field in RECORD_FIELDS])
     found = hashlib.sha256(fields.encode()).hexdigest()[:16]
-    assert (VERSION, found) == INDEX_TEMPLATE, (
-        f"the fields of records changed: raise VERSION in sinks/elasticsearch/index.py, then set INDEX_TEMPLATE to "
-        f"({VERSION + 1}, {found!r}) here"
+    assert (TEMPLATE_VERSION, found) == INDEX_TEMPLATE, (
+        f"the fields of records changed: raise TEMPLATE_VERSION in sinks/elasticsearch/index.py, then set INDEX_TEMPLATE to "
+        f"({TEMPLATE_VERSION + 1}, {found!r}) here"
     )

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from btfeed.records.privacy import Privacy, mask_ip
 from btfeed.records.schema import RECORD_FIELDS
 from btfeed.records.settings import PrivacySettings
+from sinks.settings import Secret
 from tests.support.strategies import UNHURRIED
 
 
@@ -20,7 +21,7 @@ def hmac_of(key: str, value: str) -> str:
 
 
 def protect(name: str, value: Any, **settings: Any) -> Any:
-    return Privacy(PrivacySettings(**settings)).protect(name, value)
+    return Privacy(PrivacySettings.model_validate(settings)).protect(name, value)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,7 @@ def test_a_masked_address_can_be_hashed() -> None:
 def test_other_fields_stay_as_they_are(settings: dict[str, Any], name: str) -> None:
     """The mappers leave out fields to drop; `protect` does not."""
     assert protect(name, "1.2.3.4", **settings) == "1.2.3.4"
-    assert name not in Privacy(PrivacySettings(**settings)).protected
+    assert name not in Privacy(PrivacySettings.model_validate(settings)).protected
 
 
 @pytest.mark.parametrize("name", ["event.kind", "event.id", "timestamp"])
@@ -130,7 +131,7 @@ def test_dimensions_and_constants_are_hashed(name: str) -> None:
 def test_only_text_is_hashed(name: str) -> None:
     """A hash instead of a number would break the readers of records."""
     with pytest.raises(ValidationError, match=r"only text can be hashed; use drop instead|every record needs"):
-        PrivacySettings(hash=[name], key="k")
+        PrivacySettings(hash=[name], key=Secret("k"))
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,7 @@ def test_hash_needs_a_key() -> None:
 
 def test_messages_do_not_show_the_key() -> None:
     """Neither the settings as text nor the error for a wrong value."""
-    settings = PrivacySettings(hash=["user.name"], key="hush")
+    settings = PrivacySettings(hash=["user.name"], key=Secret("hush"))
     assert "hush" not in f"{settings!r} {settings} {Privacy(settings)!r}"
     for wrong in ({"key": ["hush"]}, {"key": "hush", "hash": ["duration"]}, {"key": "hush", "extra": 1}):
         with pytest.raises(ValidationError) as error:
