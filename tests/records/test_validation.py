@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from btfeed.records.validation import ValidationSettings, Violation, violations
-from tests.records.fieldtable import BY_FIELD, CATEGORIES, ROWS, Row
+from tests.support.fieldtable import BY_FIELD, CATEGORIES, ROWS, Row
 
 ALL = {row.tag for row in ROWS}
 LISTS = ("values", "dimensions")
