@@ -29,6 +29,7 @@ from sinks.kafka.messages import MessageFormat, PlainMessages, runs_of
 from sinks.kafka.sink import KafkaSettings, KafkaSink, PartitionQueue
 from sinks.shared.cloud_events import Envelopes, Header
 from tests.servers.elasticsearch import Elasticsearch
+from tests.servers.installed import missing
 
 RECORDS = 5_000
 """In a batch, as by default."""
@@ -43,11 +44,11 @@ Work = Callable[[], Awaitable[None]]
 
 def jobs(plan: Plan) -> Iterator[Job]:
     rounds = plan.rounds_of("bare client")
-    if not real_servers.fetched("kafka-*"):
+    if not missing("kafka"):
         for codec in plan.codecs:
             case = Case("bare client", "kafka", {"compression": codec})
             yield Job(case, rounds, _bound(_kafka, codec, rounds, plan.occurrences))
-    if not real_servers.fetched("elasticsearch/*"):
+    if not missing("elasticsearch"):
         case = Case("bare client", "elasticsearch")
         yield Job(case, rounds, _bound(_elasticsearch, rounds, plan.occurrences))
 

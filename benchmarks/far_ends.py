@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks import real_servers
 from benchmarks.far_end import FarEnd
 from benchmarks.workshop import Child, Workshop
+from tests.servers.installed import missing
 
 
 class Lines:
@@ -105,8 +106,8 @@ class Entry:
 FAR_ENDS: dict[str, Entry] = {
     "file": Entry(file, file),
     "bizevents": Entry(bizevents, bizevents),
-    "kafka": Entry(real_servers.kafka, no_kafka, lambda: real_servers.fetched("kafka-*")),
-    "elasticsearch": Entry(real_servers.elasticsearch, no_elasticsearch, lambda: real_servers.fetched("elasticsearch/*")),
+    "kafka": Entry(real_servers.kafka, no_kafka, lambda: missing("kafka")),
+    "elasticsearch": Entry(real_servers.elasticsearch, no_elasticsearch, lambda: missing("elasticsearch")),
 }
 
 

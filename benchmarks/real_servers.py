@@ -1,4 +1,4 @@
-"""Far ends that are real servers, those of the tests: where one was fetched already, it is started once and kept."""
+"""Far ends that are real servers, the ones that tests use. Each is started once and kept."""
 
 import asyncio
 from collections.abc import Iterator
@@ -10,17 +10,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from benchmarks.far_end import FarEnd
 from benchmarks.measuring import cpu_seconds
 from benchmarks.workshop import Workshop
-from tests import servers
 from tests.servers.elasticsearch import NINE, Elasticsearch
 from tests.servers.kafka import Kafka
 
-CACHE = Path(servers.__file__).parent / ".cache"
 JVM = ("-Xms1g", "-Xmx1g", "-Djava.io.tmpdir=${ES_TMPDIR}")
-
-
-def fetched(pattern: str) -> str | None:
-    """Why the server that is so named can't be had without a download, None where it can."""
-    return None if any(CACHE.glob(pattern)) else "run `make test` once: it fetches the server"
 
 
 def broker(workshop: Workshop) -> Kafka:

@@ -19,18 +19,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from tests.servers import installed
 from tests.support.certificates import Authority
 from tests.support.harness import until
 
-HERE = Path(__file__).parent
-NINE, EIGHT = "9.2.0", "8.19.7"
+NINE, EIGHT = installed.ELASTICSEARCH
 USER, PASSWORD = "admin", "SECRETPASSWORD"
 START = 120.0
 """Seconds within which a node has to be up."""
@@ -49,22 +47,6 @@ SETTINGS = {
     "action.destructive_requires_name": "false",
     "cluster.routing.allocation.disk.threshold_enabled": "false",
 }
-
-
-@dataclass(frozen=True)
-class Distribution:
-    """Where a version of Elasticsearch is, and the JDK that runs it."""
-
-    home: Path
-    java: str
-
-
-@cache
-def distributions() -> Mapping[str, Distribution]:
-    """By version. Fetches what is missing."""
-    listed = subprocess.run([HERE / "elasticsearch"], check=True, stdout=subprocess.PIPE, text=True).stdout
-    found = (line.split(maxsplit=2) for line in listed.splitlines())
-    return {version: Distribution(Path(home), java) for version, home, java in found}
 
 
 class Document(msgspec.Struct):
@@ -110,6 +92,7 @@ class Elasticsearch:
         jvm: Sequence[str] = JVM,
     ) -> None:
         self.version = version
+        self._distribution = installed.elasticsearch(version)
         self.secured = secured
         self.port = free_port()
         self.url = f"{'https' if secured else 'http'}://127.0.0.1:{self.port}"
@@ -127,10 +110,9 @@ class Elasticsearch:
         return self.directory / "ca" / "ca.pem"
 
     def _prepare(self, jvm: Sequence[str]) -> None:
-        distribution = distributions()[self.version]
-        self._home = self._readable(distribution.home)
+        self._home = self._readable(self._distribution.home)
         config = self.directory / "config"
-        shutil.copytree(distribution.home / "config", config)
+        shutil.copytree(self._distribution.home / "config", config)
         (config / "jvm.options").write_text("\n".join(jvm) + "\n")
         (config / "elasticsearch.yml").write_text("")
         for name in ("data", "logs", "tmp"):
@@ -182,7 +164,7 @@ class Elasticsearch:
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.directory),
-            "ES_JAVA_HOME": distributions()[self.version].java,
+            "ES_JAVA_HOME": str(self._distribution.java_home),
             "ES_PATH_CONF": str(self.directory / "config"),
             "ES_TMPDIR": str(self.directory / "tmp"),
             "CLI_JAVA_OPTS": "-XX:TieredStopAtLevel=1",

@@ -1,4 +1,4 @@
-"""Real Kafka brokers, in KRaft mode, on free ports of the loopback. tests/servers/kafka-install fetches them.
+"""Real Kafka brokers, in KRaft mode, on free ports of the loopback.
 
     with Kafka(directory) as kafka:              one broker
     with Kafka(directory, brokers=3) as kafka:   three, for fail-over
@@ -35,10 +35,10 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
+from tests.servers import installed
 from tests.support.certificates import Authority
 from tests.support.harness import until
 
-HERE = Path(__file__).parent
 USER, PASSWORD = "btfeed", "SECRETOFKAFKA"
 READY = 60.0
 """Seconds that a broker may take to start."""
@@ -52,13 +52,11 @@ _SCRAM_LOGIN = "org.apache.kafka.common.security.scram.ScramLoginModule"
 
 @functools.cache
 def _command() -> list[str]:
-    """`java -cp ...`; the install script says where, and fetches what is missing."""
-    subprocess.run([HERE / "kafka-install"], check=True)
-    java = subprocess.run([HERE / "java"], check=True, capture_output=True, text=True).stdout.strip()
-    (libs,) = (path for path in (HERE / ".cache").glob("kafka-*") if path.suffix != ".part")
-    # started quickly rather than fast for long, and ended with whoever started it
+    """`java -cp ...`. Raises NotInstalled."""
+    java = installed.jdk(installed.KAFKA_JAVA) / "bin" / "java"
+    # quick to start rather than fast for long; setpriv ends it with the process that started it
     options = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
-    return ["setpriv", "--pdeathsig", "KILL", java, *options, "-cp", f"{libs}/*"]
+    return ["setpriv", "--pdeathsig", "KILL", str(java), *options, "-cp", f"{installed.kafka()}/*"]
 
 
 def free_ports(number: int) -> list[int]:
