@@ -16,4 +16,6 @@ To understand it, follow a post. Each package's docstring says what it is for an
     admin, telemetry
                 health, status and metrics
     traffic     recorded and generated posts: replay, capture, generate
+    native, address, faults
+                the native transcoder, addresses to listen on, faults of a configuration
 """
