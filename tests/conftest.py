@@ -5,6 +5,7 @@ lacks that, the test is skipped; with --require-all the run fails at once instea
 server or tool, with fewer examples and repetitions.
 """
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ TESTS = Path(__file__).parent
 NATIVE_MODULES = {"records/test_native.py", "records/test_native_columns.py", "sinks/kafka/test_messages.py"}
 
 settings.register_profile("quick", max_examples=10)
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every process that a test starts compiles btfeed again
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,6 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("quick"):
         settings.load_profile("quick")
+        Server.fork = True
     if config.getoption("require_all"):
         reasons = [reason for need in installed.NEEDS if (reason := _missing(need))]
         if shutil.which("cargo") and (reason := _missing("native")):

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from types import TracebackType
 
 from btfeed.delivery.batching import DeliverySettings, FilterSettings
@@ -41,6 +42,7 @@ def mapper(missing: str = "report", unexpected: str = "report") -> PostMapper:
     )
 
 
+@lru_cache(maxsize=16)
 def mapped(occurrences: int, seed: int = 0) -> Batch:
     """Records as they are mapped from a post."""
     body = posts.mixed(occurrences, seed)

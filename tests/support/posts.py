@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from functools import lru_cache
 
 from btfeed.posts.bt_pb2 import BtOccurrence, BusinessTransaction, BusinessTransactions
 
@@ -105,13 +106,14 @@ _PLACES = (
 )
 
 
+@lru_cache(maxsize=64)
 def mixed(occurrences: int, seed: int = 0, start: int = START) -> bytes:
-    """A post of so many occurrences, of all three types, about 170 bytes each. Equal arguments give equal bytes."""
+    """A post of this many occurrences, of all three types, about 170 bytes each. Equal arguments give equal bytes."""
     return post_of((occurrences // 2, occurrences // 3, occurrences - occurrences // 2 - occurrences // 3), seed, start)
 
 
 def post_of(shares: Sequence[int], seed: int = 0, start: int = START) -> bytes:
-    """A post of so many PurePaths, user actions and visits."""
+    """A post of this many PurePaths, user actions and visits."""
     rng = random.Random(seed)
     message = BusinessTransactions(serverName="appmon-01")
     for kind, number in enumerate(shares):

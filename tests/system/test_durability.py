@@ -178,12 +178,11 @@ def test_no_200_leaves_before_its_post_is_synced(tmp_path: Path, strace: str) ->
 @contextmanager
 def _injected(strace: str, server: Server, fault: str, call: str) -> Iterator[None]:
     """Every such system call of the server fails in this block. At least one must have been made."""
-    assert server.process
     trace = server.directory / f"injected-{time.time_ns()}"
-    options = ("-o", str(trace), "-e", f"trace={call}", "-e", f"inject={call}:error={fault}", "-p", str(server.process.pid))
+    options = ("-o", str(trace), "-e", f"trace={call}", "-e", f"inject={call}:error={fault}", "-p", str(server.pid))
     tracer = subprocess.Popen([strace, "-f", "-qq", *options], stderr=subprocess.DEVNULL)
     try:
-        until(lambda: _traced(server.process) and trace.exists(), "strace has attached")
+        until(lambda: _traced(server.pid) and trace.exists(), "strace has attached")
         yield
     finally:
         tracer.send_signal(signal.SIGINT)
@@ -191,9 +190,8 @@ def _injected(strace: str, server: Server, fault: str, call: str) -> Iterator[No
     assert "(INJECTED)" in trace.read_text(), "no error was injected"
 
 
-def _traced(process: "subprocess.Popen[bytes] | None") -> bool:
-    assert process
-    tasks = list(Path(f"/proc/{process.pid}/task").iterdir())
+def _traced(pid: int) -> bool:
+    tasks = list(Path(f"/proc/{pid}/task").iterdir())
     return all("TracerPid:\t0\n" not in (task / "status").read_text() for task in tasks)
 
 
@@ -285,8 +283,7 @@ class _Volume:
             self._limit(resource.RLIM_INFINITY)
 
     def _limit(self, size: int) -> None:
-        assert self._server.process
-        resource.prlimit(self._server.process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+        resource.prlimit(self._server.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
     def remove(self) -> None:
         if self.mounted:

@@ -12,7 +12,7 @@ from tests.support.posts import mixed
 
 MEBIBYTE = 2**20
 OCCURRENCES = 1_000
-STALLED = [sys.executable, "-m", "tests.app.stalled"]
+STALLED = [sys.executable, "-m", "tests.support.stalled"]
 """btfeed with a file sink whose writes never return."""
 ANSWERED_WITHIN = 10.0
 """Seconds after which AppMon gives a post up."""
