@@ -113,8 +113,8 @@ def _bursts(name: str, size: int, plan: Plan) -> Callable[[Workshop], Iterator[S
 
     def run(workshop: Workshop) -> Iterator[Sample]:
         with far_end_and_server(workshop, name) as subject:
-            path = workshop.load(size, 20_000)
-            yield from end_to_end.bursts(subject, path, connections(size), rounds, plan.burst)
+            path = workshop.load(size, plan.load)
+            yield from end_to_end.bursts(subject, path, connections(size), rounds, plan.burst, plan.warm)
 
     return run
 
@@ -133,25 +133,26 @@ def far_end_and_server(workshop: Workshop, name: str) -> Iterator[end_to_end.Sub
 def _latency(plan: Plan) -> Iterator[Job]:
     for rate in plan.rates:
         parameters = {"occurrences": 100, "posts_per_s": rate}
-        yield Job(Case("latency", "file", parameters), 1, _paced(rate, plan.paced))
+        yield Job(Case("latency", "file", parameters), 1, _paced(rate, plan))
 
 
-def _paced(rate: float, seconds: float) -> Callable[[Workshop], Iterator[Sample]]:
+def _paced(rate: float, plan: Plan) -> Callable[[Workshop], Iterator[Sample]]:
     def run(workshop: Workshop) -> Iterator[Sample]:
         with far_end_and_server(workshop, "file") as subject:
-            yield from end_to_end.paced(subject, workshop.load(100, 20_000), rate, seconds)
+            yield from end_to_end.paced(subject, workshop.load(100, plan.load), rate, plan.paced, plan.warm)
 
     return run
 
 
 def _generator(plan: Plan) -> Iterator[Job]:
     for size in SIZES:
-        yield Job(Case("load generator", "black hole", {"occurrences": size}), plan.rounds, _black_hole(size, plan.rounds))
+        yield Job(Case("load generator", "black hole", {"occurrences": size}), plan.rounds, _black_hole(size, plan))
 
 
-def _black_hole(size: int, rounds: int) -> Callable[[Workshop], Iterator[Sample]]:
+def _black_hole(size: int, plan: Plan) -> Callable[[Workshop], Iterator[Sample]]:
     def run(workshop: Workshop) -> Iterator[Sample]:
-        yield from end_to_end.black_hole(workshop, workshop.load(size, 20_000), connections(size), rounds)
+        path = workshop.load(size, plan.load)
+        yield from end_to_end.black_hole(workshop, path, connections(size), plan.rounds, plan.warm)
 
     return run
 

@@ -75,7 +75,12 @@ def _bursts(peer: Peer, size: int, plan: Plan) -> Callable[[Workshop], Iterator[
     def run(workshop: Workshop) -> Iterator[Sample]:
         with serving(workshop, peer) as subject:
             yield from end_to_end.bursts(
-                subject, workshop.load(size, 20_000), connections(size), plan.rounds_of("peers"), plan.burst
+                subject,
+                workshop.load(size, plan.load),
+                connections(size),
+                plan.rounds_of("peers"),
+                plan.burst,
+                plan.warm,
             )
 
     return run
