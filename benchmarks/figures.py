@@ -1,4 +1,4 @@
-"""The figures in README.md, made from the result that is committed; `make docs` writes them there, `make lint` compares."""
+"""The figures in the documentation, from the committed result. `make docs` writes them, and `make lint` compares them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ RESULT = Path(__file__).parent / "results" / "readme.json"
 
 
 def tables() -> Iterator[str]:
-    """As Markdown."""
+    """The lines of the tables, in Markdown."""
     result = Result.load(RESULT)
     machine = result.about["machine"]
     yield (
@@ -69,4 +69,4 @@ def _peers(cases: list[Case]) -> Iterator[str]:
     yield "What these do not do:"
     yield ""
     for name in dict.fromkeys(case.name for case in cases):
-        yield f"- {name}: {'; '.join(lack.told for lack in PEERS[name].lacks)}"
+        yield f"- {name}: {'; '.join(lack.text for lack in PEERS[name].lacks)}"
