@@ -108,12 +108,12 @@ _PLACES = (
 
 @lru_cache(maxsize=64)
 def mixed(occurrences: int, seed: int = 0, start: int = START) -> bytes:
-    """A post of this many occurrences, of all three types, about 170 bytes each. Equal arguments give equal bytes."""
+    """A post of so many occurrences, of all three types, about 170 bytes each. Equal arguments give equal bytes."""
     return post_of((occurrences // 2, occurrences // 3, occurrences - occurrences // 2 - occurrences // 3), seed, start)
 
 
 def post_of(shares: Sequence[int], seed: int = 0, start: int = START) -> bytes:
-    """A post of this many PurePaths, user actions and visits."""
+    """A post of so many PurePaths, user actions and visits."""
     rng = random.Random(seed)
     message = BusinessTransactions(serverName="appmon-01")
     for kind, number in enumerate(shares):
