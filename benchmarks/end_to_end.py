@@ -176,10 +176,10 @@ def wait_for(subject: Subject, records: int) -> float:
     """
     last, grown, due = -1, 0.0, 0.0
     while True:
-        now, moment = subject.far_end.progress(), time.perf_counter()
+        asked, now, moment = time.perf_counter(), subject.far_end.progress(), time.perf_counter()
         if now != last:
             last, grown, due = now, moment, moment + SETTLED
-        elif moment >= due:
+        elif asked >= due:
             found = subject.far_end.count()
             if found >= records:
                 return grown
