@@ -1,4 +1,7 @@
-"""The figures in the documentation, from the committed result. `make docs` writes them, and `make lint` compares them."""
+"""The tables of figures in README.md and docs/benchmarks.md, made from the committed result.
+
+`make docs` writes them into the pages, and `make lint` fails when they are out of date.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,10 +10,33 @@ from benchmarks.peers import PEERS
 from benchmarks.results import Case, Result
 
 RESULT = Path(__file__).parent / "results" / "readme.json"
+SHORT = {
+    "none": "the journal only (no sink)",
+    "file": "files",
+    "bizevents": "Dynatrace bizevents (stand-in)",
+    "kafka": "Kafka (real server)",
+    "elasticsearch": "Elasticsearch (real server)",
+}
+"""The rows of README.md: names of "whole server" cases, and how the table calls them."""
+SHORT_SIZE = 1_000
+
+
+def short() -> Iterator[str]:
+    """Markdown for README.md: one row per destination."""
+    result = Result.load(RESULT)
+    cores = result.about["machine"]["cores"]
+    yield f"Posts of {SHORT_SIZE:,} occurrences on {cores} cores, with an fsync before every answer:"
+    yield ""
+    yield "| records go to | occurrences/s | CPU per occurrence | 99 % of posts answered within |"
+    yield "|---|---|---|---|"
+    for name, label in SHORT.items():
+        (case,) = result.of("whole server", name, occurrences=SHORT_SIZE)
+        rate, cost, answer = (case.median(quantity) for quantity in ("occurrences_per_s", "cpu_us", "ack_p99_ms"))
+        yield f"| {label} | {rate:,.0f} | {cost:.1f} µs | {answer:.0f} ms |"
 
 
 def tables() -> Iterator[str]:
-    """The lines of the tables, in Markdown."""
+    """Markdown for docs/benchmarks.md: everything in the result."""
     result = Result.load(RESULT)
     machine = result.about["machine"]
     yield (
@@ -18,12 +44,12 @@ def tables() -> Iterator[str]:
         f"{machine['memory_gib']:.0f} GiB, Python {result.about['versions']['python']}:"
     )
     yield ""
-    yield "| records go to | occurrences a post | occurrences/s | CPU, µs | × parse (least, most) | 99 % of answers, ms |"
+    yield "| records go to | occurrences per post | occurrences/s | CPU, µs | × parse (least, most) | p99 answer, ms |"
     yield "|---|---|---|---|---|---|"
-    cases = sorted(result.of("whole server"), key=lambda case: (case.parameters["occurrences"] != 1_000, _size(case)))
+    cases = sorted(result.of("whole server"), key=lambda case: (case.parameters["occurrences"] != SHORT_SIZE, _size(case)))
     yield from map(_server, cases)
     yield ""
-    yield "| at a fixed rate, to files | half of the answers, ms | 99 % | 99.9 % |"
+    yield "| at a fixed rate, to files | p50 answer, ms | p99 | p99.9 |"
     yield "|---|---|---|---|"
     yield from map(_latency, result.of("latency"))
     yield ""
@@ -40,16 +66,16 @@ def _size(case: Case) -> int:
 
 def _server(case: Case) -> str:
     ratio = case.spread("x_parse")
-    told = {"none": "no sink", "all": "all of these at once"}.get(case.name, case.name)
+    label = {"none": "no sink", "all": "all four at once"}.get(case.name, case.name)
     return (
-        f"| {told} | {_size(case):,} | {case.median('occurrences_per_s'):,.0f} | {case.median('cpu_us'):.1f} "
+        f"| {label} | {_size(case):,} | {case.median('occurrences_per_s'):,.0f} | {case.median('cpu_us'):.1f} "
         f"| {ratio.median:.1f} ({ratio.least:.1f}, {ratio.most:.1f}) | {case.median('ack_p99_ms'):.1f} |"
     )
 
 
 def _latency(case: Case) -> str:
     points = (f"{case.median(f'ack_{point}_ms'):.1f}" for point in ("p50", "p99", "p99.9"))
-    return f"| {case.parameters['posts_per_s']} posts of 100 a second | {' | '.join(points)} |"
+    return f"| {case.parameters['posts_per_s']} posts/s, 100 occurrences each | {' | '.join(points)} |"
 
 
 def _of(case: Case) -> str:
@@ -60,13 +86,13 @@ def _peers(cases: list[Case]) -> Iterator[str]:
     if not cases:
         return
     yield ""
-    yield "| others at the same work | occurrences in a post | occurrences/s | CPU, µs |"
+    yield "| other servers, same work | occurrences per post | occurrences/s | CPU, µs |"
     yield "|---|---|---|---|"
     for case in cases:
         rate, cost = case.median("occurrences_per_s"), case.median("cpu_us")
         yield f"| {case.name} | {_size(case):,} | {rate:,.0f} | {cost:.1f} |"
     yield ""
-    yield "What these do not do:"
+    yield "What btfeed does and they do not:"
     yield ""
     for name in dict.fromkeys(case.name for case in cases):
         yield f"- {name}: {'; '.join(lack.text for lack in PEERS[name].lacks)}"

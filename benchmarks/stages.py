@@ -33,7 +33,8 @@ from benchmarks.load import Load
 from benchmarks.measuring import Baseline, pin, quiet
 from btfeed import config, native
 from btfeed.app import parts
-from btfeed.journal.sqlite.journal import SqliteJournal, SqliteSettings
+from btfeed.journal.sqlite.journal import SqliteJournal
+from btfeed.journal.sqlite.settings import SqliteSettings
 from btfeed.posts import admission, post
 from btfeed.posts.bt_pb2 import BusinessTransactions
 from btfeed.records import mapper as transcode
@@ -197,7 +198,7 @@ async def _read(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
         async def turn() -> None:
             seq, found = 1, 0
             while found < len(bench.load.bodies):
-                entries = await journal.read(seq, 2**20)
+                entries = await journal.outlet("sink").read(seq, 2**20)
                 seq, found = entries[-1].seq + 1, found + len(entries)
 
         yield turn, None

@@ -1,4 +1,4 @@
-"""The transcoder: native/src/lib.rs. None stands for "ask the plain path what is wrong with it"."""
+"""The transcoder: native/transcoder-py/src/lib.rs. None stands for "ask the plain path what is wrong with it"."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeAlias, TypedDict, TypeVar, overload

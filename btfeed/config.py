@@ -17,7 +17,7 @@ import sinks
 from btfeed.admin.server import AdminSettings
 from btfeed.delivery.batching import DeliverySettings, FilterSettings
 from btfeed.faults import ConfigError, Faults, validate
-from btfeed.journal.sqlite.journal import SqliteSettings
+from btfeed.journal.create import JournalSettings
 from btfeed.receiving.receiver import ReceiverSettings
 from btfeed.records.plan import RecordSettings
 from btfeed.records.validation import ValidationSettings
@@ -48,7 +48,7 @@ class Sections(Settings):
 
     receiver: ReceiverSettings = ReceiverSettings()
     admin: AdminSettings = AdminSettings()
-    journal: SqliteSettings = SqliteSettings()
+    journal: JournalSettings = JournalSettings()
     validation: ValidationSettings = ValidationSettings()
     record: RecordSettings = RecordSettings()
     sinks: Annotated[dict[str, Any], Field(default_factory=dict)]
@@ -69,7 +69,7 @@ class Config:
 
     receiver: ReceiverSettings
     admin: AdminSettings
-    journal: SqliteSettings
+    journal: JournalSettings
     validation: ValidationSettings
     record: RecordSettings
     sinks: dict[str, SinkConfig]

@@ -1,8 +1,9 @@
-"""The tables in docs/ and README.md that are made: settings, metrics, record, modules, figures. `--check` only compares.
+"""Generates the tables in README.md and docs/: settings, metrics, record fields, modules and figures.
 
     python -m docs.generate [--check]
 
-A table stands between `<!-- generated: NAME -->` and `<!-- end -->`; what stands there now is replaced.
+A generated block stands between `<!-- generated: NAME -->` and `<!-- end -->`; its content is replaced. With `--check`,
+nothing is written, and the exit status is 1 if a page is out of date.
 """
 
 import ast
@@ -26,21 +27,21 @@ from sinks.settings import Seconds, Settings, Size
 
 ROOT = Path(__file__).parent.parent
 DOCS = Path(__file__).parent
-BLOCK = re.compile(r"(<!-- generated: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"^(<!-- generated: (.+?) -->\n).*?^(<!-- end -->)", re.DOTALL | re.MULTILINE)
 
 MEANINGS = {
-    "username": "compared with what the request says",
-    "password": "likewise; take it from the environment",
-    "certificate": "PEM file, with the intermediate certificates",
-    "key": "PEM file of its private key",
-    "type": "the only one there is so far",
-    "client_ca": "PEM file of who signs clients' certificates; where set, clients need one",
+    "username": "the user name that requests must carry",
+    "password": "their password; take it from the environment",
+    "certificate": "PEM file with the server's certificate and any intermediate certificates",
+    "key": "PEM file with its private key",
+    "type": "the only backend so far",
+    "client_ca": "PEM file with the CA that signs client certificates; if set, clients must present one",
 }
-"""Of keys that the docstring of their table does not list."""
+"""Meanings of keys that the docstring of their table does not list."""
 
 
 def meanings(model: type[Settings]) -> dict[str, str]:
-    """What the docstring of `model` says of each key: names and text, two spaces or more between them."""
+    """The meaning of each key, from the docstring of `model`: names, two or more spaces, text."""
     found: dict[str, str] = {}
     keys: list[str] = []
     for line in (inspect.getdoc(model) or "").splitlines():
@@ -56,7 +57,7 @@ def meanings(model: type[Settings]) -> dict[str, str]:
 
 
 def kind(hint: Any) -> str:
-    """The type of a key as its author would say it."""
+    """The type of a key, in the words of the documentation."""
     for known, name in ((Size, "size"), (Seconds, "time"), (Address, "address")):
         if set(get_args(known)[1:]) <= set(getattr(hint, "__metadata__", ())):  # with bounds or without
             return name
@@ -74,11 +75,11 @@ def kind(hint: Any) -> str:
 
 
 def written(value: Any, what: str) -> str:
-    """A default as TOML says it."""
+    """A default value in TOML."""
     if value is None:
         return "none"
     if isinstance(value, Settings):
-        return "see there"
+        return "see below"
     if isinstance(value, float) and what == "number":
         return f"`{value:g}`"
     if what == "size":
@@ -95,7 +96,7 @@ def written(value: Any, what: str) -> str:
 
 
 def settings(model: type[Settings], defaults: dict[str, Any] | None = None) -> Iterator[str]:
-    """Every key of a table of the configuration."""
+    """The keys of one table of the configuration."""
     yield "| key | type | default | meaning |"
     yield "|---|---|---|---|"
     hints = get_type_hints(model, include_extras=True)
@@ -108,7 +109,7 @@ def settings(model: type[Settings], defaults: dict[str, Any] | None = None) -> I
 
 
 def delivery(defaults: dict[str, Any]) -> Iterator[str]:
-    """What a type of sink changes in the defaults of [sinks.NAME.delivery]."""
+    """The defaults of [sinks.NAME.delivery] that a type of sink changes."""
     yield "| key | default |"
     yield "|---|---|"
     for key, value in defaults.items():
@@ -164,7 +165,7 @@ def shown(field: Field) -> str:
 
 
 def sections() -> dict[str, type[Settings]]:
-    """Every table of the configuration by its path."""
+    """The tables of the configuration, by path."""
     found: dict[str, type[Settings]] = {}
 
     def add(path: str, model: type[Settings]) -> None:
@@ -184,7 +185,7 @@ def sections() -> dict[str, type[Settings]]:
 
 
 def profile_sections() -> dict[str, type[Settings]]:
-    """Every table of a profile by its path, with a blank before."""
+    """The tables of a profile, by path with a leading blank."""
     found: dict[str, type[Settings]] = {"": Profile}
 
     def add(path: str, hint: Any) -> None:
@@ -201,18 +202,43 @@ def profile_sections() -> dict[str, type[Settings]]:
 
 
 def modules() -> Iterator[str]:
-    """The first sentence of each module; whoever imports stands above what is imported."""
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
-    layers = [name.strip() for layer in contracts[0]["layers"] for name in layer.split("|")]
-    paths = [
-        path for name in layers for path in (ROOT / f"btfeed/{name}.py", *sorted((ROOT / "btfeed" / name).rglob("*.py")))
-    ]
-    yield "| module | what it is |"
+    """Every package and module with the first line of its docstring, importers above what they import."""
+    yield "| module | what it does |"
     yield "|---|---|"
-    for path in (*paths, *sorted((ROOT / "sinks").rglob("*.py"))):
-        if path.exists() and path.name != "__init__.py":
-            doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-            yield f"| `{path.relative_to(ROOT)}` | {doc.partition(chr(10))[0]} |"
+    seen = {ROOT / "btfeed" / "__init__.py"}
+    for top in (*layers(), ROOT / "btfeed", ROOT / "sinks"):
+        for path in _sources(top):
+            if path not in seen:
+                seen.add(path)
+                yield _module(path)
+
+
+def layers() -> Iterator[Path]:
+    """The packages and modules of the import contract, from its top layer down."""
+    configuration = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    for contract in configuration["tool"]["importlinter"]["contracts"]:
+        if contract["type"] == "layers":
+            for name in re.findall(r"[\w.]+", " ".join(contract["layers"])):
+                inside = ROOT / "btfeed" / name.removeprefix("btfeed.").replace(".", "/")
+                yield inside if inside.is_dir() or inside.with_suffix(".py").exists() else ROOT / name.replace(".", "/")
+
+
+def _sources(top: Path) -> Iterator[Path]:
+    """The module at `top`; or the package there, its modules, then its sub-packages."""
+    if not top.is_dir():
+        yield from filter(Path.exists, [top.with_suffix(".py")])
+    elif (top / "__init__.py").exists():
+        yield top / "__init__.py"
+        yield from sorted(path for path in top.glob("*.py") if path.name not in ("__init__.py", "__main__.py"))
+        for inner in sorted(filter(Path.is_dir, top.iterdir())):
+            yield from _sources(inner)
+
+
+def _module(path: Path) -> str:
+    first = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+    if path.name == "__init__.py":
+        return f"| **`{path.parent.relative_to(ROOT)}/`** | **{first}** |"
+    return f"| `{path.relative_to(ROOT)}` | {first} |"
 
 
 def tables() -> dict[str, Callable[[], Iterator[str]]]:
@@ -222,6 +248,7 @@ def tables() -> dict[str, Callable[[], Iterator[str]]]:
         "record": record,
         "record constants": constants,
         "figures": figures.tables,
+        "figures-short": figures.short,
     }
     for name in sinks.types():
         made[f"delivery of {name}"] = lambda name=name: delivery(sinks.load(name).delivery)  # type: ignore[misc]
@@ -233,7 +260,7 @@ def tables() -> dict[str, Callable[[], Iterator[str]]]:
 
 
 def generate(text: str) -> str:
-    """`text` with its tables as they should be."""
+    """`text` with its generated blocks up to date."""
     made = tables()
     return BLOCK.sub(lambda block: f"{block[1]}\n" + "\n".join(made[block[2]]()) + f"\n\n{block[3]}", text)
 
@@ -248,7 +275,7 @@ def main() -> None:
             if "--check" not in sys.argv:
                 path.write_text(new, encoding="utf-8")
     if stale and "--check" in sys.argv:
-        sys.exit(f"not as the code says; run `make docs`: {', '.join(stale)}")
+        sys.exit(f"out of date: {', '.join(stale)}; run `make docs`")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What `make run` does: the server as it is without a configuration, posts of a web shop, and what became of them."""
+"""The first run (`make run`): starts the server without configuration, sends it posts of a web shop, and shows records."""
 
 import json
 import socket
@@ -10,63 +10,64 @@ from collections.abc import Callable
 from pathlib import Path
 
 BTFEED = [sys.executable, "-m", "btfeed.commands.main"]
-PORTS = (4321, 4322)  # of posts, and of questions how it is
+RECEIVER_PORT, ADMIN_PORT = 4321, 4322
 GENERATE = ["generate", "web-shop", "--since", "1h", "--flows", "100", "--rate", "0.05", "--seed", "1"]
 DATA = Path("btfeed-data")
 LOG = DATA / "serve.log"
-PATIENCE = 20.0
+WAIT_TIMEOUT = 20.0
+"""Seconds for the server to start, and to deliver the posts."""
 
 
 def main() -> int:
-    for port in PORTS:
-        if not free(port):
-            print(f"port {port} is taken, perhaps by another btfeed; stop what listens there", file=sys.stderr)
+    for port in (RECEIVER_PORT, ADMIN_PORT):
+        if not is_free(port):
+            print(f"port {port} is in use, perhaps by another btfeed: stop the program that uses it", file=sys.stderr)
             return 1
     DATA.mkdir(exist_ok=True)
-    print(f"$ btfeed serve    (its log is in {LOG})")
+    print(f"$ btfeed serve    (log: {LOG})")
     with LOG.open("w") as log:
         server = subprocess.Popen([*BTFEED, "serve"], stderr=log)
     try:
-        show_what_happens(server)
+        show_the_feed(server)
     except RuntimeError as error:
-        print(f"{error}; the server's log says:\n{LOG.read_text()}", file=sys.stderr)
+        print(f"{error}. The log of the server:\n{LOG.read_text()}", file=sys.stderr)
         return 1
     finally:
         server.terminate()
         server.wait()
-    print("\nThe server is stopped. What it took and delivered stays; docs/operations.md says how to run it for good.")
+    print("\nThe server has stopped. Its journal and its files stay. To run it as a service, see docs/operations.md.")
     return server.returncode
 
 
-def show_what_happens(server: "subprocess.Popen[bytes]") -> None:
-    """Raises RuntimeError where something does not."""
-    wait_until(server, "listening", lambda: ask("/readyz") is not None)
+def show_the_feed(server: "subprocess.Popen[bytes]") -> None:
+    """Send posts, and show what became of them. Raises RuntimeError."""
+    wait_until(server, "start", lambda: ask("/readyz") is not None)
     print(f"$ btfeed {' '.join(GENERATE)}")
     if subprocess.run([*BTFEED, *GENERATE], check=False).returncode:
-        raise RuntimeError("not every post was taken")
-    wait_until(server, "delivered", delivered)
+        raise RuntimeError("the server did not accept every post")
+    wait_until(server, "deliver the posts", all_delivered)
 
     files = sorted((DATA / "files").glob("*.ndjson*"))
-    print("\nEvery occurrence is now a line of JSON in")
+    print("\nEvery occurrence is now a line of JSON in:")
     for file in files:
         print(f"    {file}  ({file.stat().st_size:,} bytes)")
     lines = files[-1].read_text().splitlines()
-    print("\nOf the last customer who ordered something: the visit as people read it, and its actions as they are:\n")
+    print("\nThe last visit with an order, indented, and its user actions as they are in the file:\n")
     visits = (json.loads(line) for line in reversed(lines) if '"appmon.visit.converted":true' in line)
     visit = next(visits)
-    mine = [line for line in lines if f'"appmon.visit.id":"{visit["appmon.visit.id"]}"' in line]
-    actions = [line for line in mine if '"event.category":"user_action"' in line]
+    of_visit = [line for line in lines if f'"appmon.visit.id":"{visit["appmon.visit.id"]}"' in line]
+    actions = [line for line in of_visit if '"event.category":"user_action"' in line]
     print("\n\n".join([json.dumps(visit, indent=2), *actions]), end="\n\n")
     print("$ btfeed status")
     subprocess.run([*BTFEED, "status"], check=True)
 
 
-def delivered() -> bool:
+def all_delivered() -> bool:
     status = ask("/status")
     return status is not None and json.loads(status)["sinks"]["files"]["backlog_posts"] == 0
 
 
-def free(port: int) -> bool:
+def is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -77,23 +78,24 @@ def free(port: int) -> bool:
 
 
 def ask(path: str) -> bytes | None:
-    """What the admin listener answers, None where it does not."""
+    """The answer of the admin listener; None if there is no good one."""
     directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with directly.open(f"http://127.0.0.1:4322{path}", timeout=5) as answer:
+        with directly.open(f"http://127.0.0.1:{ADMIN_PORT}{path}", timeout=5) as answer:
             return bytes(answer.read())
     except OSError:
         return None
 
 
 def wait_until(server: "subprocess.Popen[bytes]", what: str, happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
+    """Wait for the server to do something. Raises RuntimeError if it ends, or does not within WAIT_TIMEOUT."""
+    deadline = time.monotonic() + WAIT_TIMEOUT
     while not happened():
         if server.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"the server is not {what}")
+            raise RuntimeError(f"the server did not {what}")
         time.sleep(0.05)
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # in order with what the commands print
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # keeps the order of output from here and from the commands
     sys.exit(main())

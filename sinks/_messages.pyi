@@ -1,4 +1,4 @@
-"""Kafka's record batches: native/sinks/src/lib.rs."""
+"""Kafka's record batches: native/messages-py/src/lib.rs."""
 
 from collections.abc import Sequence
 from typing import TypeAlias, TypeVar

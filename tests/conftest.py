@@ -15,8 +15,6 @@ import structlog
 from hypothesis import settings
 
 from btfeed import native
-from btfeed.delivery import loop as delivery
-from btfeed.delivery import offsets as settlement
 from tests.servers import installed
 from tests.servers.bizevents import BizeventsServer
 from tests.servers.elasticsearch import Elasticsearch
@@ -183,10 +181,3 @@ def place(elasticsearch: Callable[..., Elasticsearch]) -> Iterator[Place]:
     found = Place(elasticsearch())
     yield found
     found.close()
-
-
-@pytest.fixture
-def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short pauses of a delivery after a journal failed."""
-    monkeypatch.setattr(delivery, "READ_RETRY", 0.01)
-    monkeypatch.setattr(settlement, "COMMIT_RETRY", 0.01)

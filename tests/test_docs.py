@@ -1,4 +1,4 @@
-"""The documentation: it fails here when it lies about commands, keys, metrics, modules, links or the record."""
+"""The documentation matches the code: commands, keys, metrics, modules, links, tests and the record."""
 
 import json
 import os
@@ -8,13 +8,15 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from io import BytesIO, TextIOWrapper
+from inspect import signature
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import typer
 
+import sinks
 from btfeed import config
 from btfeed.commands.main import cli
 from btfeed.posts import files as postfile
@@ -25,13 +27,15 @@ from btfeed.records.schema import RECORD_FIELDS
 from btfeed.records.validation import ValidationSettings
 from btfeed.telemetry.metrics import Metrics
 from btfeed.traffic import profile
-from sinks.base import SinkContext, SinkType
-from sinks.batch import Batch, Transaction
+from btfeed.traffic.generate import GenerateOptions, generate
+from docs.generate import profile_sections, sections
+from sinks.base import SinkType
+from tests.sinks import test_contract as test_sink_contract
 from tests.support import posts
 from tests.support.harness import Server
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 TEXT = {path: path.read_text(encoding="utf-8") for path in PAGES}
 ENVIRONMENT = {"BTFEED_PASSWORD": "p", "BTFEED_HASH_KEY": "k", "DYNATRACE_TOKEN": "t", "DYNATRACE_SECRET": "s"}
 ENVIRONMENT |= {"KAFKA_PASSWORD": "p", "KAFKA_SECRET": "s", "REGISTRY_PASSWORD": "r", "ELASTIC_API_KEY": "k"}
@@ -40,8 +44,14 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
 def blocks(text: str, language: str) -> list[str]:
-    """What stands in fences of that language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    """The content of the fenced blocks of that language, a regular expression."""
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [content for name, content in fences if re.fullmatch(language, name)]
+
+
+def links(text: str) -> list[str]:
+    """The targets of links outside of fenced blocks."""
+    return re.findall(r"\]\(([^)\s]+)\)", re.sub(r"^ *```.*?^ *```$", "", text, flags=re.DOTALL | re.MULTILINE))
 
 
 def commands() -> dict[str, set[str]]:
@@ -90,7 +100,7 @@ def test_tables_made_from_the_code_are_up_to_date() -> None:
 @each_page
 def test_links_lead_somewhere(page: Path) -> None:
     """To a file that is there, and to a heading in it."""
-    for target in re.findall(r"\]\(([^)\s]+)\)", TEXT[page]):
+    for target in links(TEXT[page]):
         if target.startswith("https://"):
             continue
         file, _, anchor = target.partition("#")
@@ -163,23 +173,48 @@ def test_files_and_modules_named_exist(page: Path) -> None:
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-def test_tests_named_in_the_readme_exist() -> None:
-    """What a promise is shown by is there, under that name."""
-    named = set(re.findall(r"`(test_\w+)`", TEXT[ROOT / "README.md"]))
-    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
-    assert named <= set(re.findall(r"^(?:async )?def (test_\w+)", source, re.MULTILINE))
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    """By links, page after page."""
+    reached: set[Path] = set()
+    waiting = [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        if page in TEXT and page not in reached:
+            reached.add(page)
+            waiting += [(page.parent / target.partition("#")[0]).resolve() for target in links(TEXT[page])]
+    assert reached == set(PAGES)
+
+
+def test_the_readme_is_short() -> None:
+    """It can be read in five minutes; the details are in docs/."""
+    assert len(TEXT[ROOT / "README.md"].splitlines()) <= 150
+
+
+@each_page
+def test_tests_named_exist(page: Path) -> None:
+    """`test_name` behind `tests/FILE.py`: that file has a test of that name."""
+    source = ""
+    for file, name in re.findall(r"`(?:(tests/[\w/]+\.py)|(test_\w+))`", TEXT[page]):
+        if file:
+            source = (ROOT / file).read_text(encoding="utf-8")
+        else:
+            assert re.search(rf"^(?:async )?def {name}\b", source, re.MULTILINE), name
 
 
 def test_every_target_of_make_that_is_named_exists() -> None:
     """`make run` and the others."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     for text in TEXT.values():
-        assert set(re.findall(r"(?:`|^)make (?:-C \S+ )?([a-z-]+)", text, re.MULTILINE)) <= targets
+        assert set(re.findall(r"(?:`|^)make (?:-C \S+ )?([a-z][a-z-]*)", text, re.MULTILINE)) <= targets
 
 
 def test_reasons_of_refusals_are_those_of_the_receiver() -> None:
     """Each with the status that it is answered with."""
-    source = "".join((ROOT / "btfeed" / name).read_text(encoding="utf-8") for name in ("receiver.py", "http.py"))
+    source = "".join(
+        path.read_text(encoding="utf-8")
+        for name in ("receiving", "http")
+        for path in (ROOT / "btfeed" / name).rglob("*.py")
+    )
     reasons = dict(re.findall(r'^ +"(\w+)": (\d{3}),$', source, re.MULTILINE))
     others = set(re.findall(r'refused_posts\.labels\("(\w+)"\)', source)) | set(re.findall(r'_too_slow, "(\w+)"', source))
     section = TEXT[ROOT / "docs" / "operations.md"].partition("## Refused requests")[2].partition("\n## ")[0]
@@ -209,6 +244,15 @@ def test_the_record_shown_is_the_one_that_is_made() -> None:
     assert list(shown.items()) == list(json.loads(mapped.batch.body(0)).items())
 
 
+def test_the_record_in_the_readme_is_one_of_the_web_shop() -> None:
+    """Field by field."""
+    (shown,) = (json.loads(block) for block in blocks(TEXT[ROOT / "README.md"], "json"))
+    made = []
+    for post in generate(GenerateOptions(profile.load("web-shop"), seed=1, visits=1)):
+        made += mapper(RecordSettings(), ValidationSettings()).map(post.body, digest(post.body)).batch.bodies
+    assert list(shown.items()) in [list(json.loads(record).items()) for record in made]
+
+
 def test_queries_name_fields_that_records_have() -> None:
     """Those of the page on Dynatrace, by their dotted names."""
     queries = "".join(blocks(TEXT[ROOT / "docs" / "sinks" / "bizevents.md"], "dql"))
@@ -217,19 +261,33 @@ def test_queries_name_fields_that_records_have() -> None:
     assert named <= {field.name for field in RECORD_FIELDS}
 
 
-async def test_the_sink_that_is_shown_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It can be pasted into a module, and writes what it is given."""
-    (code,) = blocks(TEXT[ROOT / "docs" / "sinks" / "writing-a-sink.md"], "python")
-    names: dict[str, Any] = {}
-    exec(compile(code, "stdout.py", "exec"), names)
-    kind: SinkType = names["SINK"]
-    written = BytesIO()
-    monkeypatch.setattr(sys, "stdout", TextIOWrapper(written))
-    sink = kind.create(kind.settings.model_validate({"prefix": "> "}), SinkContext("x", (), ()))
-    await sink.open(None)
-    await sink.write(Batch(["1-0"], ["k"], [0], [Transaction("", "", "", "", "visit")], [3], [memoryview(b"{}\n")]))
-    await sink.close()
-    assert written.getvalue() == b"> {}\n"
+@pytest.mark.parametrize("name", [name for name in dir(test_sink_contract) if name.startswith("test_")])
+async def test_the_sink_of_the_guide_passes_the_contract(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its module and its driver, pasted as they are shown, through each test that every sink has to pass."""
+    module, driver = blocks(TEXT[ROOT / "docs" / "sinks" / "writing-a-sink.md"], "python")
+    for path, code in (("sinks.spool", module), ("driver", driver)):
+        monkeypatch.setitem(sys.modules, path, ModuleType(path))
+        exec(compile(code, f"{path}.py", "exec"), sys.modules[path].__dict__)
+    assert isinstance(sys.modules["sinks.spool"].SINK, SinkType)
+    test = getattr(test_sink_contract, name)
+    more = {"seed": 1} if "seed" in signature(test).parameters else {}
+    if "driver" in signature(test).parameters:
+        await test(sys.modules["driver"].DRIVERS["directory"](tmp_path), **more)
+
+
+def test_every_sink_has_a_page() -> None:
+    """Of the type's name."""
+    assert {f"{name}.md" for name in sinks.types()} <= {page.name for page in PAGES if page.parent.name == "sinks"}
+
+
+def test_every_table_of_the_configuration_is_documented() -> None:
+    """Each has a generated table on the page on the configuration, or on that on profiles."""
+    for page, tables in (("configuration.md", sections()), ("generate.md", profile_sections())):
+        prefix = "settings " if page == "configuration.md" else "profile"
+        named = set(re.findall(r"<!-- generated: (.+?) -->", TEXT[ROOT / "docs" / page]))
+        assert {prefix + name for name in tables} <= named
 
 
 def test_the_changelog_names_the_version() -> None:

@@ -50,11 +50,12 @@ class Peer:
 
 
 NOT_DURABLE = Lack(
-    "not durable", "answers once its records are written, and syncs nothing: what was answered may be lost with the power"
+    "not durable",
+    "answers once its records are written, without a sync: a power failure can lose what it acknowledged",
 )
-NO_QUEUE = Lack("no journal", "no journal: a second output that is down would hold up the first")
-NO_RULES = Lack("no validation", "no validation, no dead letters, no limit on occurrences in a post")
-NOT_ALL = Lack("not all fields", "no event.id, no names of measures and dimensions, numbers for times, ids as text")
+NO_QUEUE = Lack("no journal", "no journal: a second output that is down would block the first")
+NO_RULES = Lack("no validation", "no validation, no dead letters, no limit on occurrences per post")
+NOT_ALL = Lack("not all fields", "no event.id, no names for measures and dimensions, times as numbers, ids as text")
 
 PEERS = {
     "bento, file": Peer("bento", "bento-file.yaml", (NOT_DURABLE, NO_QUEUE, NO_RULES)),

@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from btfeed import native
 from btfeed.address import Address, host_and_port
-from btfeed.journal.base import Backlog, Journal, JournalError
+from btfeed.journal.base import Backlog, Backlogs, JournalError
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.sink_status import SinkStatus
 from sinks.settings import Settings
@@ -37,7 +37,7 @@ class Admin:
     def __init__(
         self,
         settings: AdminSettings,
-        journal: Journal,
+        journal: Backlogs,
         refusing: Callable[[], str | None],
         sinks: Mapping[str, SinkStatus],
         metrics: Metrics,

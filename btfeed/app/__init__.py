@@ -1,1 +1,5 @@
-"""Joins the parts into a running server. Start with serve."""
+"""Joins the parts into a running server.
+
+Read serve first, then deliveries (one delivery per sink and partition) and parts (builds each part from its settings).
+check is what `btfeed check` does.
+"""

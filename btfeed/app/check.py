@@ -1,19 +1,20 @@
-"""What `btfeed check` tries: all that `serve` would need, without changing anything."""
+"""What `btfeed check` tries: everything that `serve` would need, without changing anything."""
 
 import asyncio
-import tempfile
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from pathlib import Path
 
 from btfeed.app.parts import create_sink
 from btfeed.config import Config, SinkConfig
+from btfeed.journal import create as journals
+from btfeed.journal.base import JournalError
 from sinks.base import SinkError
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Something that `serve` needs. path: in the configuration. what: was found well. failure: None where it was."""
+    """Something that `serve` needs. path: in the configuration. what: what is true if it succeeded. failure: why it did
+    not, None if it did."""
 
     path: str
     what: str
@@ -21,13 +22,13 @@ class Check:
 
 
 async def check(config: Config) -> list[Check]:
-    """Try what `serve` would need, and change nothing."""
+    """Try everything that `serve` would need."""
     found = []
     if config.receiver.tls:
-        found.append(await _check("receiver.tls", "certificate and key can be loaded", _load_certificate(config)))
-    directory = Path(config.journal.directory)
-    writable = asyncio.to_thread(_prove_writable, directory)
-    found.append(await _check("journal.directory", f"{directory} can be written", writable))
+        load = asyncio.to_thread(config.receiver.tls.context)
+        found.append(await _check("receiver.tls", "certificate and key can be loaded", load))
+    for key, what, attempt in journals.checks(config.journal):
+        found.append(await _check(f"journal.{key}", what, attempt))
     for name, sink in config.sinks.items():
         article = "an" if sink.common.type[0] in "aeiou" else "a"
         what = f"{article} {sink.common.type} sink that could open"
@@ -35,14 +36,14 @@ async def check(config: Config) -> list[Check]:
     return found
 
 
-async def _check(path: str, what: str, attempt: Awaitable[None]) -> Check:
+async def _check(path: str, what: str, attempt: Awaitable[object]) -> Check:
     try:
         await attempt
-    except OSError as error:
+    except (OSError, JournalError) as error:
         return Check(path, what, str(error))
     except SinkError as error:
         return Check(path, what, f"{type(error).__name__.lower()}: {error}")
-    except Exception as error:  # noqa: BLE001 - one that fails must not keep the others from being checked
+    except Exception as error:  # noqa: BLE001 - one check that fails must not prevent the others
         return Check(path, what, f"a bug: {error!r}")
     return Check(path, what)
 
@@ -53,15 +54,3 @@ async def _check_sink(name: str, config: SinkConfig) -> None:
         await sink.check()
     finally:
         await sink.close()
-
-
-async def _load_certificate(config: Config) -> None:
-    assert config.receiver.tls
-    config.receiver.tls.context()
-
-
-def _prove_writable(directory: Path) -> None:
-    """A directory that is not there yet is not made; the nearest one above it must do."""
-    directory = directory.absolute()
-    nearest = next(path for path in (directory, *directory.parents) if path.exists())
-    tempfile.TemporaryFile(dir=nearest).close()

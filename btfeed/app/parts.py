@@ -3,9 +3,10 @@
 from btfeed.config import SinkConfig
 from btfeed.delivery.loop import Delivery
 from btfeed.delivery.mapped_posts import MappedPosts
-from btfeed.journal.base import Journal
+from btfeed.journal.base import Outlet
 from btfeed.records.schema import MAPS, RECORD_FIELDS
 from btfeed.telemetry.metrics import Metrics
+from btfeed.telemetry.sink_status import SinkStatus
 from sinks.base import Sink, SinkContext
 
 
@@ -13,6 +14,9 @@ def create_sink(name: str, config: SinkConfig) -> Sink:
     return config.type.create(config.settings, SinkContext(name, RECORD_FIELDS, MAPS))
 
 
-def create_delivery(name: str, sink: SinkConfig, journal: Journal, feed: MappedPosts, metrics: Metrics) -> Delivery:
-    common = sink.common
-    return Delivery(name, create_sink(name, sink), sink.type.serial, common.delivery, common.filter, journal, feed, metrics)
+def create_delivery(
+    name: str, config: SinkConfig, outlet: Outlet, mapped_posts: MappedPosts, metrics: Metrics, status: SinkStatus
+) -> Delivery:
+    """A delivery with a sink of its own."""
+    sink, common = create_sink(name, config), config.common
+    return Delivery(name, sink, config.type.serial, common.delivery, common.filter, outlet, mapped_posts, metrics, status)

@@ -1,56 +1,58 @@
 """The whole chain, joined in one place.
 
-    AppMon -> Receiver -> SqliteJournal -> Batcher -> MappedPosts (Mapper) -> Delivery -> sink
+    AppMon -> Receiver -> Journal -> Batcher -> MappedPosts (Mapper) -> Delivery -> sink
 
-It is started from the far end, so that nothing is taken before somebody is there to pass it on, and stopped from the near
-end: the receiver first, which finishes the requests under way; then the deliveries, which finish their writes within
-GRACE and save their cursors; then the admin listener and the journal. What a delivery could not finish comes again at the
-next start.
+It starts from the far end, so that no post is taken before there is something to pass it on, and stops from the near end:
+first the receiver, which finishes its requests; then the deliveries, which have GRACE seconds to finish their writes and
+save their cursors; then the admin listener and the journal. What a delivery did not finish is delivered after the next
+start.
 """
 
 import asyncio
 import signal
 import sys
-from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 
 import structlog
 
 from btfeed.admin.server import Admin
+from btfeed.app.deliveries import Deliveries
 from btfeed.app.parts import create_delivery
 from btfeed.config import Config
 from btfeed.delivery.loop import Delivery
 from btfeed.delivery.mapped_posts import MappedPosts
-from btfeed.journal.sqlite.journal import SqliteJournal
+from btfeed.journal import create as journals
+from btfeed.journal.base import Journal, Outlet
 from btfeed.receiving.receiver import Receiver
 from btfeed.records import mapper as transcode
 from btfeed.telemetry.metrics import Metrics
+from btfeed.telemetry.sink_status import SinkStatus
 
 log = structlog.get_logger()
 
 GRACE = 10.0
-"""Seconds that sinks have to finish the writes under way when the server stops."""
+"""Seconds that sinks have to finish their writes when the server stops."""
 SWITCH_INTERVAL = 0.001
-"""Seconds that mapping may hold Python's lock before the receiver gets its turn; the interpreter's own are 5 ms, and a
-post waits for several turns."""
+"""Seconds that a mapping thread may hold Python's lock before the receiver gets its turn. The interpreter's default of 5 ms
+would delay each post, which takes several turns."""
 
 
-async def serve(config: Config, stop: asyncio.Event | None = None) -> None:
-    """Run until `stop` is set, or SIGTERM or SIGINT comes. Raises JournalError, OSError or ssl.SSLError at start."""
+async def serve(config: Config, stop: asyncio.Event | None = None, grace: float = GRACE) -> None:
+    """Run until `stop` is set, or SIGTERM or SIGINT arrives. Raises JournalError, OSError or ssl.SSLError at start."""
     stop = stop or _stop_on_signals()
     sys.setswitchinterval(SWITCH_INTERVAL)
     metrics = Metrics()
     starts = {name: sink.common.start for name, sink in config.sinks.items()}
-    journal = SqliteJournal(config.journal, starts, metrics, config.receiver.max_occurrences)
-    feed = MappedPosts(transcode.mapper(config.record, config.validation), metrics, len(config.sinks))
-    deliveries = [create_delivery(name, sink, journal, feed, metrics) for name, sink in config.sinks.items()]
+    journal = journals.create(config.journal, starts, metrics, config.receiver.max_occurrences)
+    mapped_posts = MappedPosts(transcode.mapper(config.record, config.validation), metrics, len(config.sinks))
+    deliveries = _deliveries(config, journal, mapped_posts, metrics, grace)
     receiver = Receiver(config.receiver, journal, metrics)
     admin = Admin(
         config.admin,
-        journal,
+        deliveries,
         lambda: "shutting down" if receiver.stopping else journal.refusing,
-        {delivery.name: delivery.status for delivery in deliveries},
+        deliveries.statuses,
         metrics,
         version("btfeed"),
     )
@@ -59,40 +61,35 @@ async def serve(config: Config, stop: asyncio.Event | None = None) -> None:
         stack.push_async_callback(journal.close)
         admin_host, admin_port = await admin.start()
         stack.push_async_callback(admin.stop)
-        stack.callback(feed.close)
-        tasks = {delivery: asyncio.create_task(delivery.run()) for delivery in deliveries}
-        stack.push_async_callback(_stop_deliveries, tasks)
+        stack.callback(mapped_posts.close)
+        deliveries.start()
+        stack.push_async_callback(deliveries.stop)
         host, port = await receiver.start()
         stack.push_async_callback(receiver.stop)
         log.info("listening", host=host, port=port, admin_host=admin_host, admin_port=admin_port)
-        if not deliveries:
-            log.warning("no sinks are configured: posts are kept for their retention, and delivered to nobody")
-        await _until(stop, tasks.values())
+        if not config.sinks:
+            log.warning("no sinks configured: posts are kept for their retention, and not delivered")
+        await _until(stop, deliveries)
         log.info("stopping")
     log.info("stopped")
 
 
-async def _until(stop: asyncio.Event, tasks: Iterable["asyncio.Task[None]"]) -> None:
-    """Wait for `stop`. A delivery that ends before that is a bug; better to stop and say so than to run without it."""
-    waiting = asyncio.create_task(stop.wait())
-    done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
-    for task in done - {waiting}:
+def _deliveries(config: Config, journal: Journal, mapped_posts: MappedPosts, metrics: Metrics, grace: float) -> Deliveries:
+    def create(name: str, outlet: Outlet, status: SinkStatus) -> Delivery:
+        return create_delivery(name, config.sinks[name], outlet, mapped_posts, metrics, status)
+
+    return Deliveries({name: journal.outlets(name) for name in config.sinks}, create, grace)
+
+
+async def _until(stop: asyncio.Event, deliveries: Deliveries) -> None:
+    """Wait for `stop`. If a delivery fails, raise its error: stopping is better than taking posts that one sink will not
+    get."""
+    waiting = [asyncio.create_task(stop.wait()), asyncio.create_task(deliveries.failed())]
+    done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
+    for task in done:
         task.result()
-
-
-async def _stop_deliveries(tasks: "dict[Delivery, asyncio.Task[None]]") -> None:
-    for delivery in tasks:
-        delivery.stop()
-    if tasks:
-        _, late = await asyncio.wait(tasks.values(), timeout=GRACE)
-        for task in late:
-            task.cancel()
-        for delivery, ended in zip(tasks, await asyncio.gather(*tasks.values(), return_exceptions=True), strict=True):
-            if isinstance(ended, Exception):
-                log.error("a delivery ended with an error", sink=delivery.name, exc_info=ended)
-            elif ended:
-                log.warning("a write did not end in time; what it wrote may come again", sink=delivery.name, grace=GRACE)
 
 
 def _stop_on_signals() -> asyncio.Event:

@@ -1,8 +1,7 @@
-"""What the commands have in common: how they fail, what they ask, how far they are."""
+"""What commands print: errors, progress and summaries. Also the check of a URL."""
 
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -12,57 +11,96 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from btfeed.traffic.sending import Sender, Summary
+from btfeed.traffic.sending import Sender, SendSummary
+from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
-EVERY = 0.2
-"""Seconds from one look at the figures to the next."""
+REFRESH_INTERVAL = 0.2
+"""Seconds between two updates of the progress bar's figures."""
 
 
 def fail(message: str, code: int = 1) -> NoReturn:
+    """Print `message` to stderr and exit."""
     typer.echo(message, err=True)
     raise typer.Exit(code)
 
 
-def check_url(url: str, option: str = "--url") -> None:
+def check_url(url: str, option: str = "URL") -> None:
+    """Raises BadParameter unless `url` is an http or https URL."""
     try:
         parts = urlsplit(url)
-        fits = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        fits = False
-    if not fits:
-        raise typer.BadParameter(f"{url!r} is no http or https url", param_hint=option)
+        port_is_valid = parts.port != 0
+    except ValueError as error:  # of the port, or of the brackets around an IPv6 address
+        raise typer.BadParameter(f"invalid URL {url!r}: {error}", param_hint=option) from None
+    if parts.scheme not in ("http", "https") or not url.startswith(f"{parts.scheme}://"):
+        raise typer.BadParameter(f"invalid URL {url!r}: start it with http:// or https://", param_hint=option)
+    if not parts.hostname:
+        raise typer.BadParameter(f"invalid URL {url!r}: add a host after {parts.scheme}://", param_hint=option)
+    if not port_is_valid:
+        raise typer.BadParameter(f"invalid URL {url!r}: port 0 cannot be posted to", param_hint=option)
 
 
 @contextmanager
-def progress(sender: Sender, done: Callable[[], float], total: float | None) -> Iterator[Callable[[], object]]:
-    """A bar with rate, latency and remaining time on a terminal, nothing elsewhere. Call what is given now and then."""
+def progress(
+    sender: Sender, done: Callable[[], float], total: float | None, clock: Clock = SYSTEM_CLOCK
+) -> Iterator[Callable[[], None]]:
+    """Show a progress bar with figures if stderr is a terminal. Yields a function to be called after each post.
+
+    done, total  how much is done, and of how much; None if unknown
+    """
     with Progress(
-        TextColumn("posting"), BarColumn(), TextColumn("{task.fields[figures]}"), TimeRemainingColumn(),
+        TextColumn("sending"), BarColumn(), TextColumn("{task.fields[figures]}"), TimeRemainingColumn(),
         console=Console(stderr=True), disable=not sys.stderr.isatty(),
-    ) as shown:  # fmt: skip
-        task = shown.add_task("posting", total=total, figures="")
-        looked = 0.0
+    ) as bar:  # fmt: skip
+        task = bar.add_task("sending", total=total, figures="")
+        updated = 0.0
 
-        def look(final: bool = False) -> None:
-            nonlocal looked
-            if not shown.disable and (final or time.monotonic() - looked > EVERY):
-                looked = time.monotonic()
-                shown.update(task, completed=done(), figures=_figures(sender.summary))
+        def update(final: bool = False) -> None:
+            nonlocal updated
+            if not bar.disable and (final or clock.monotonic() - updated > REFRESH_INTERVAL):
+                updated = clock.monotonic()
+                bar.update(task, completed=done(), figures=_figures(sender.summary))
 
-        yield look
-        look(final=True)
-
-
-def _figures(summary: Summary) -> str:
-    seconds = max(summary.seconds, 1e-9)
-    figures = f"{summary.posts} posts, {summary.posts / seconds:.0f}/s"
-    if summary.latency(0.5) is not None:
-        figures += f", p50 {summary.latency(0.5):.1f} ms, p99 {summary.latency(0.99):.1f} ms"
-    failed = summary.refusals + summary.unknowns
-    return figures + (f", {failed} failed" if failed else "")
+        yield update
+        update(final=True)
 
 
-def show(summary: Summary, as_json: bool, err: bool = False) -> None:
-    """The result, on stdout, unless that is where the posts went."""
-    text = json.dumps(summary.as_json(), ensure_ascii=False) if as_json else "\n".join(summary.lines())
+def _figures(summary: SendSummary) -> str:
+    parts = [count(summary.posts, "post"), f"{summary.posts_per_second:.0f}/s", *_latency(summary)]
+    for outcome, posts in (("refused", summary.refused.total()), ("unknown", summary.unknown.total())):
+        parts += [f"{posts} {outcome}"] if posts else []
+    return ", ".join(parts)
+
+
+def show(summary: SendSummary, verb: str, json_output: bool, err: bool = False) -> None:
+    """Print the result to stdout, or to stderr if stdout has the posts. verb: what happened to the posts."""
+    text = json.dumps(summary.as_dict(), ensure_ascii=False) if json_output else "\n".join(lines(summary, verb))
     typer.echo(text, err=err)
+
+
+def lines(summary: SendSummary, verb: str = "accepted") -> Iterator[str]:
+    """The result in words."""
+    total = summary.posts + summary.refused.total() + summary.unknown.total()
+    posts = count(total, "post") if summary.posts == total else f"{summary.posts} of {total} posts"
+    yield (
+        f"{posts} {verb} ({count(summary.occurrences, 'occurrence')}) in {summary.seconds:.2f} s: "
+        f"{summary.posts_per_second:.0f} posts/s, {summary.occurrences_per_second:.0f} occurrences/s"
+    )
+    if latency := _latency(summary):
+        yield f"latency: {', '.join(latency)}"
+    for reason, number in summary.refused.items():
+        yield f"{count(number, 'post')} refused: {reason}"
+    for reason, number in summary.unknown.items():
+        yield f"{count(number, 'post')} with unknown outcome: {reason}"
+    if summary.retries:
+        yield f"{summary.retries} {'retry' if summary.retries == 1 else 'retries'}"
+
+
+def _latency(summary: SendSummary) -> list[str]:
+    if summary.latency_ms(0.5) is None:
+        return []
+    return [f"p50 {summary.latency_ms(0.5):.1f} ms", f"p99 {summary.latency_ms(0.99):.1f} ms"]
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun in singular or plural."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

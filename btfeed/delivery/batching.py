@@ -1,7 +1,5 @@
-"""From the journal to batches: read after the cursor, filter, and cut by records, bytes and linger."""
+"""Cuts posts into batches: reads them after the cursor, filters their records, and cuts by records, bytes and linger."""
 
-import asyncio
-import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
@@ -11,29 +9,30 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from btfeed.delivery.mapped_posts import MappedPosts
-from btfeed.journal.base import Cursor, DeadLetter, Entry, Journal, JournalError
+from btfeed.journal.base import Cursor, DeadLetter, Entry, JournalError, Outlet
 from sinks.batch import Batch, Transaction
 from sinks.settings import Seconds, Settings, Size
+from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
 READ_BYTES = 2**20
-"""Bytes of bodies that are read from the journal at a time."""
+"""Bytes of bodies to read from the journal at a time."""
 MAX_POSTS = 1_000
-"""Posts in a slice, however few of their records are wanted: a long stretch that a filter holds back is passed in steps."""
-LOOK_AGAIN = 0.05
-"""Seconds until a journal that announced posts and gave none is read again: they were damaged, and set aside."""
+"""Posts in a slice at most, so that the cursor moves even if a filter holds back all their records."""
+EMPTY_READ_PAUSE = 0.05
+"""Seconds before the journal is read again if it announced a post and gave none: that post was damaged."""
 MAX_TRANSACTIONS = 10_000
-"""Business transactions whose filtering is remembered."""
+"""Business transactions whose filter result is cached."""
 
 
 class DeliverySettings(Settings):
     """How a sink's records are batched and retried.
 
-    max_records, max_bytes  a batch is written when it holds as many records or bytes,
-    linger                  or when its oldest post was received so long ago and no other is waiting
-    in_flight               batches written at a time
-    max_age                 older records, by their timestamp, become dead letters
-    retry_initial           a refused write waits a random time up to this, up to twice this after the next, and so on
-    retry_max               up to this at most
+    max_records, max_bytes  a batch is written when it has this many records or bytes,
+    linger                  or this long after its oldest post was received, if no other post is waiting
+    in_flight               how many batches are written at the same time
+    max_age                 records with an older timestamp become dead letters
+    retry_initial           the pause before a retry is random: up to this, then up to twice this, and so on
+    retry_max               the longest pause before a retry
     """
 
     max_records: Annotated[int, Field(ge=1)] = 5_000
@@ -46,11 +45,11 @@ class DeliverySettings(Settings):
 
 
 class FilterSettings(Settings):
-    """Which records a sink gets: those that match each list; an empty one matches all.
+    """Which records a sink gets: those that match every list. An empty list matches all.
 
-    category     purepath, user_action, visit, unknown
-    application  as AppMon sends it
-    name         of the business transaction
+    category     purepath, user_action, visit or unknown
+    application  the application's name, as AppMon sends it
+    name         the business transaction's name
     """
 
     category: list[Literal["purepath", "user_action", "visit", "unknown"]] = []
@@ -67,7 +66,7 @@ class FilterSettings(Settings):
 
 @dataclass(slots=True)
 class Slice:
-    """A stretch of the journal: its records, its dead letters, and the cursor behind it."""
+    """The next part of a partition: its records, its dead letters, and the cursor behind it."""
 
     batch: Batch
     end: Cursor
@@ -75,43 +74,46 @@ class Slice:
 
 
 class Batcher:
-    """Cuts what follows `cursor` into slices, in order. `filtered` is told how many records were held back."""
+    """Cuts what follows `cursor` into slices, in order. filtered: called with the number of records held back."""
 
     def __init__(
         self,
-        journal: Journal,
-        feed: MappedPosts,
+        outlet: Outlet,
+        mapped_posts: MappedPosts,
         delivery: DeliverySettings,
         filter: FilterSettings,
         cursor: Cursor,
         filtered: Callable[[int], object],
+        *,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._journal = journal
-        self._feed = feed
+        self._outlet = outlet
+        self._mapped_posts = mapped_posts
         self._delivery = delivery
         self._filter = None if filter == FilterSettings() else filter
-        self._cursor = cursor  # of the next record that is in no slice yet
+        self._cursor = cursor  # of the next record that is not in a slice yet
         self._filtered = filtered
-        self._entries: deque[Entry] = deque()  # read, and not yet loaded
-        self._rest: Batch | None = None  # what is in no slice yet of the post at the cursor
-        self._received = 0  # when that post was, in milliseconds since the epoch
-        self._letters: list[DeadLetter] = []  # its dead letters
+        self._clock = clock
+        self._entries: deque[Entry] = deque()  # read, but not loaded yet
+        self._rest: Batch | None = None  # what is left of the post at the cursor
+        self._received = 0  # when that post was received, in milliseconds since the epoch
+        self._dead_letters: list[DeadLetter] = []  # that post's
         self._accepts: dict[Transaction, bool] = {}
 
     async def next(self, patience: float) -> Slice | None:
-        """The next slice, None where nothing came within `patience` seconds. Its batch is empty where all was filtered.
-        Raises JournalError."""
+        """The next slice, or None if no post came within `patience` seconds. Its batch is empty if all records were held
+        back. Raises JournalError."""
         parts: list[Batch] = []
-        letters: list[DeadLetter] = []
+        dead_letters: list[DeadLetter] = []
         begun = False
         records, room, posts = self._delivery.max_records, self._delivery.max_bytes, MAX_POSTS
-        deadline = time.time() + patience
+        deadline = self._clock.monotonic() + patience
         while records > 0 and room > 0 and posts > 0:
             try:
                 if self._rest is None and not await self._load(deadline):
                     break
             except JournalError:
-                if begun:  # what was taken must not be lost; the error will come again
+                if begun:  # keep what was taken; the next call meets the error again
                     break
                 raise
             assert self._rest is not None
@@ -120,57 +122,63 @@ class Batcher:
                 break
             if not begun:
                 begun = True
-                deadline = min(self._received / 1000, time.time()) + self._delivery.linger
+                deadline = self._end_of_linger()
             parts.append(part)
             due = self._advance(len(part))
-            letters += due
+            dead_letters += due
             records -= len(part) + len(due)
-            room -= part.nbytes + sum(len(letter.body) for letter in due)
+            room -= part.nbytes + sum(len(dead_letter.body) for dead_letter in due)
             posts -= self._rest is None
-        return Slice(Batch.concat(parts), self._cursor, letters) if begun else None
+        return Slice(Batch.concat(parts), self._cursor, dead_letters) if begun else None
+
+    def _end_of_linger(self) -> float:
+        """Until when to wait for more posts: `linger` from the receipt of the current one. If the system's clock was set
+        back since, it seems to come from the future, and lingers from now."""
+        age = max(0.0, self._clock.time() - self._received / 1000)
+        return self._clock.monotonic() + self._delivery.linger - age
 
     @staticmethod
     def _fitting(rest: Batch, records: int, room: int, first: bool) -> Batch:
-        """As much of `rest` as fits; one record at least where it would be the first."""
+        """As much of `rest` as fits, but at least one record if it is the first."""
         return rest.slice(0, max(rest.fitting(records, room), min(first, len(rest))))
 
     def _advance(self, taken: int) -> list[DeadLetter]:
-        """Move the cursor over the next `taken` records; behind the post's last, its dead letters are due."""
+        """Move the cursor over the next `taken` records. Returns the post's dead letters after its last record."""
         assert self._rest is not None
         if taken == len(self._rest):
             self._rest = None
             self._cursor = Cursor(self._cursor.seq + 1)
-            return self._letters
+            return self._dead_letters
         self._rest = self._rest.slice(taken, len(self._rest))
         self._cursor = Cursor(self._cursor.seq, _ordinal(self._rest.ids[0]))
         return []
 
     async def _load(self, deadline: float) -> bool:
-        """Make the next post the rest to take. False where none came before `deadline`."""
+        """Make the next post the current one. False if none came before `deadline`."""
         while not self._entries:
-            if not await self._ready(deadline):
+            if not await self._wait_for_post(deadline):
                 return False
-            self._entries.extend(await self._journal.read(self._cursor.seq, READ_BYTES))
+            self._entries.extend(await self._outlet.read(self._cursor.seq, READ_BYTES))
             if not self._entries:
-                await asyncio.sleep(LOOK_AGAIN)
-                if time.time() >= deadline:
+                await self._clock.sleep(EMPTY_READ_PAUSE)
+                if self._clock.monotonic() >= deadline:
                     return False
         entry = self._entries.popleft()
-        post = await self._feed.map(entry, self._entries)
+        post = await self._mapped_posts.map(self._outlet.partition, entry, self._entries)
         batch = post.batch
         if entry.seq == self._cursor.seq and self._cursor.ordinal:
             batch = batch.slice(bisect_left(batch.ids, self._cursor.ordinal, key=_ordinal), len(batch))
         else:
-            self._cursor = Cursor(entry.seq)  # posts that were set aside leave gaps
+            self._cursor = Cursor(entry.seq)  # numbers may be missing
         self._rest = self._filtered_batch(batch)
         self._received = post.received
-        self._letters = post.dead_letters
+        self._dead_letters = post.dead_letters
         return True
 
-    async def _ready(self, deadline: float) -> bool:
+    async def _wait_for_post(self, deadline: float) -> bool:
         try:
-            async with asyncio.timeout(max(0.0, deadline - time.time())):
-                await self._journal.wait(self._cursor.seq)
+            async with self._clock.timeout(max(0.0, deadline - self._clock.monotonic())):
+                await self._outlet.wait(self._cursor.seq)
         except TimeoutError:
             return False
         return True
@@ -191,7 +199,7 @@ class Batcher:
             return batch
         self._filtered(len(batch) - len(accepted))
         picked = batch.take(accepted)
-        return replace(picked, parts=[memoryview(picked.ndjson)])  # so that they do not hold the whole post in memory
+        return replace(picked, parts=[memoryview(picked.ndjson)])  # a copy, so that the whole post can be freed
 
 
 def _ordinal(event_id: str) -> int:

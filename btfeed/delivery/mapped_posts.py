@@ -1,10 +1,9 @@
-"""The journal as the sinks see it: mapped posts, each decoded and mapped once for all sinks near the head.
+"""Mapped posts: each post is decoded and mapped once, for all sinks that are near the head of the journal.
 
-Mapping runs on threads of its own, so that the event loop answers posts meanwhile: the native one on as many as there are
-processors. Small posts go there in groups, since the way to a thread and back costs more than to map one. Whoever asks gets
-them in the journal's order. What was mapped is kept until each sink has had it, the least recently used going first, up to
-a budget of bytes: sinks near the head share it, a sink far behind maps again what the others have long had, and costs no
-more memory for it.
+Mapping runs on threads of its own, so that the event loop can answer posts meanwhile: as many as there are processors for
+the native mapper. Small posts are mapped in groups, since handing one to a thread costs more than mapping it. A mapped post
+is kept until each sink had it, within a budget of bytes, beyond which the least recently used go first. So sinks near the
+head share the work, and a sink far behind maps again what the others had, without using more memory.
 """
 
 import asyncio
@@ -26,143 +25,154 @@ from sinks.batch import Batch
 log = structlog.get_logger()
 
 BUDGET = 64 * 2**20
-"""Bytes of mapped posts that are kept."""
+"""Bytes of mapped posts to keep."""
 RECORD_OVERHEAD = 400
-"""Bytes that a record takes beside its body, about; a post without records as much."""
+"""Bytes that a record takes besides its body, approximately. A post without records takes as many."""
 GROUP_BYTES = 2**18
-"""Bodies that are mapped at a time on one thread, about,"""
+"""Bytes of bodies that one thread maps at a time, approximately."""
 GROUP_MAPPED = 2**24
-"""as long as they do not become more than this; what is left of the group is mapped when it is asked for."""
+"""Bytes of records after which a group ends early. The rest of it is mapped when it is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class MappedPost:
-    """A post as records. dead_letters: its occurrences that are not to be delivered, or the post itself."""
+    """A post as records. dead_letters: occurrences that validation rejected, or the post itself if it can't be mapped."""
 
-    seq: int
     received: int
     batch: Batch
     dead_letters: list[DeadLetter]
 
     @property
     def nbytes(self) -> int:
-        letters = sum(len(letter.body) for letter in self.dead_letters)
+        bodies = sum(len(dead_letter.body) for dead_letter in self.dead_letters)
         records = 1 + len(self.batch) + len(self.dead_letters)
-        return self.batch.nbytes + letters + records * RECORD_OVERHEAD
+        return self.batch.nbytes + bodies + records * RECORD_OVERHEAD
 
 
-Group = dict[int, MappedPost]
-"""Posts that were mapped together, by their number in the journal."""
+Key = tuple[int, int]
+"""A post's partition and number."""
+Group = dict[Key, MappedPost]
+"""Posts that were mapped together."""
 
 
 class MappedPosts:
-    """Mapped posts by their number in the journal, for so many `sinks`."""
+    """The mapped posts of all partitions, for that many `sinks`."""
 
-    def __init__(self, mapper: PostMapper, metrics: Metrics, sinks: int, budget: int = BUDGET) -> None:
+    def __init__(
+        self,
+        mapper: PostMapper,
+        metrics: Metrics,
+        sinks: int,
+        budget: int = BUDGET,
+        *,
+        group_bytes: int = GROUP_BYTES,
+        group_mapped: int = GROUP_MAPPED,
+    ) -> None:
         self._mapper = mapper
         self._metrics = metrics
         self._sinks = sinks
         self._budget = budget
+        self._group_bytes = group_bytes
+        self._group_mapped = group_mapped
         self._threads = ThreadPoolExecutor(mapper.threads, thread_name_prefix="mapping")
-        self._posts: OrderedDict[int, MappedPost] = OrderedDict()
-        self._had: dict[int, int] = {}  # how many sinks have had those of them that some have
-        self._pending: dict[int, asyncio.Task[Group]] = {}
-        self._total = 0
-        self._begun = 0  # the highest number that was begun
-        self._uncounted: set[int] = set()  # posts up to there that are not in the metrics yet
+        self._posts: OrderedDict[Key, MappedPost] = OrderedDict()
+        self._had: dict[Key, int] = {}  # how many sinks had a post, for those that at least one had
+        self._pending: dict[Key, asyncio.Task[Group]] = {}
+        self._total = 0  # bytes of self._posts
+        self._begun: dict[int, int] = {}  # the highest number whose mapping was begun, by partition
+        self._uncounted: set[Key] = set()  # posts up to there that are not in the metrics yet
 
-    async def map(self, entry: Entry, following: Iterable[Entry] = ()) -> MappedPost:
-        """What the post in `entry` became, now or when another sink asked. Of those `following`, which will be asked for,
-        as many are begun as keep all threads busy."""
-        seq = entry.seq
+    async def map(self, partition: int, entry: Entry, following: Iterable[Entry] = ()) -> MappedPost:
+        """The post in `entry`, mapped now or for another sink. Also begins to map as many of the entries `following` as
+        keep all threads busy, since they will be asked for next."""
+        key = partition, entry.seq
         while True:
-            post = self._posts.get(seq)
+            post = self._posts.get(key)
             if post is None:
-                if seq not in self._pending:
-                    self._begin(entry, following)
-                post = (await asyncio.shield(self._pending[seq])).get(seq)
+                if key not in self._pending:
+                    self._begin(partition, entry, following)
+                post = (await asyncio.shield(self._pending[key])).get(key)
             if post:
-                self._let_go(post)
+                self._count_use(key)
                 return post
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _begin(self, entry: Entry, following: Iterable[Entry]) -> None:
-        """Begin a group for each thread, the first one with `entry`."""
+    def _begin(self, partition: int, entry: Entry, following: Iterable[Entry]) -> None:
+        """Begin one group per thread, the first one with `entry`."""
         groups, size = [[entry]], len(entry.post.body)
         for other in following:
-            if size >= GROUP_BYTES:
+            if size >= self._group_bytes:
                 if len(groups) == self._mapper.threads:
                     break
                 groups.append([])
                 size = 0
-            if other.seq not in self._posts and other.seq not in self._pending:
+            key = partition, other.seq
+            if key not in self._posts and key not in self._pending:
                 groups[-1].append(other)
                 size += len(other.post.body)
         for group in filter(None, groups):
-            seqs = [each.seq for each in group]
-            self._pending |= dict.fromkeys(seqs, asyncio.create_task(self._map(group)))
-            self._uncounted.update(seq for seq in seqs if seq > self._begun)
-            self._begun = max(self._begun, seqs[-1])
+            keys = [(partition, each.seq) for each in group]
+            self._pending |= dict.fromkeys(keys, asyncio.create_task(self._map(partition, group)))
+            begun = self._begun.get(partition, 0)
+            self._uncounted.update(key for key in keys if key[1] > begun)
+            self._begun[partition] = max(begun, group[-1].seq)
 
-    async def _map(self, group: Sequence[Entry]) -> Group:
-        """The first of them at least."""
+    async def _map(self, partition: int, group: Sequence[Entry]) -> Group:
+        """Map at least the first of them."""
         try:
             given = [(entry.post.body, entry.digest) for entry in group]
-            mapping = asyncio.get_running_loop().run_in_executor(self._threads, self._mapper.map_all, given, GROUP_MAPPED)
-            posts = {}
+            run = asyncio.get_running_loop().run_in_executor
+            mapping = run(self._threads, self._mapper.map_all, given, self._group_mapped)
+            posts: Group = {}
             for entry, mapped in zip(group, await mapping, strict=False):
-                posts[entry.seq] = self._mapped_post(entry, mapped)
-                self._keep(posts[entry.seq])
+                key = partition, entry.seq
+                posts[key] = self._mapped_post(key, entry, mapped)
+                self._keep(key, posts[key])
             return posts
         finally:
             for entry in group:
-                del self._pending[entry.seq]
+                del self._pending[partition, entry.seq]
 
-    def _mapped_post(self, entry: Entry, mapped: Mapped | Exception) -> MappedPost:
+    def _mapped_post(self, key: Key, entry: Entry, mapped: Mapped | Exception) -> MappedPost:
         received = entry.post.received
         if isinstance(mapped, Exception):
-            malformed = isinstance(mapped, Malformed)
-            if not malformed:
-                log.error("a bug in mapping; the post is kept with the dead letters", post=entry.seq, exc_info=mapped)
-            reason = str(mapped) if malformed else f"mapping failed: {mapped!r}"
-            prefix = event_id_prefix(entry.digest)  # so that it is kept once, however many sinks come by
-            letters = [DeadLetter("post", "", reason, received, entry.post.body, event_id=prefix)]
+            dead_letters = [_unmappable(entry, mapped)]
             mapped = Mapped(Batch(), [], Counts())
         else:
-            letters = [
+            dead_letters = [
                 DeadLetter("record", "", refused.reason, received, refused.body, 1, refused.id, refused.key,
                            refused.timestamp, refused.transaction)
                 for refused in mapped.refused
             ]  # fmt: skip
-        if entry.seq in self._uncounted:
-            self._uncounted.discard(entry.seq)
-            self._count(mapped.counts, letters)
-        return MappedPost(entry.seq, received, mapped.batch, letters)
+        if key in self._uncounted:
+            self._uncounted.discard(key)
+            self._count(mapped.counts, dead_letters)
+        return MappedPost(received, mapped.batch, dead_letters)
 
-    def _keep(self, post: MappedPost) -> None:
-        self._posts[post.seq] = post
+    def _keep(self, key: Key, post: MappedPost) -> None:
+        self._posts[key] = post
         self._total += post.nbytes
         while self._total > self._budget and len(self._posts) > 1:
             self._drop(next(iter(self._posts)))
 
-    def _let_go(self, post: MappedPost) -> None:
-        """One sink more has had it; the last one takes it along."""
-        had = self._had.get(post.seq, 0) + 1
-        if post.seq not in self._posts:
+    def _count_use(self, key: Key) -> None:
+        """One more sink had it. Drops it after the last one."""
+        had = self._had.get(key, 0) + 1
+        if key not in self._posts:
             return
         if had >= self._sinks:
-            self._drop(post.seq)
+            self._drop(key)
         else:
-            self._had[post.seq] = had
-            self._posts.move_to_end(post.seq)
+            self._had[key] = had
+            self._posts.move_to_end(key)
 
-    def _drop(self, seq: int) -> None:
-        self._total -= self._posts.pop(seq).nbytes
-        self._had.pop(seq, None)
+    def _drop(self, key: Key) -> None:
+        self._total -= self._posts.pop(key).nbytes
+        self._had.pop(key, None)
 
-    def _count(self, counts: Counts, letters: list[DeadLetter]) -> None:
+    def _count(self, counts: Counts, dead_letters: list[DeadLetter]) -> None:
         metrics = self._metrics
         for category, number in counts.occurrences.items():
             metrics.occurrences.labels(category).inc(number)
@@ -177,5 +187,16 @@ class MappedPosts:
             metrics.unknown_fields.labels(message).inc(number)
         metrics.invalid_utf8.inc(counts.invalid_utf8)
         metrics.lost_transactions.inc(max(0, counts.lost))
-        for letter in letters:
-            metrics.dead_letters.labels("", "invalid" if letter.kind == "record" else "malformed").inc()
+        for dead_letter in dead_letters:
+            metrics.dead_letters.labels("", "invalid" if dead_letter.kind == "record" else "malformed").inc()
+
+
+def _unmappable(entry: Entry, error: Exception) -> DeadLetter:
+    """The dead letter of a post that can't be mapped."""
+    if isinstance(error, Malformed):
+        reason = str(error)
+    else:
+        log.error("bug in mapping, post kept as dead letter", post=entry.seq, exc_info=error)
+        reason = f"mapping failed: {error!r}"
+    event_id = event_id_prefix(entry.digest)  # so that it is kept once, however many sinks meet it
+    return DeadLetter("post", "", reason, entry.post.received, entry.post.body, event_id=event_id)

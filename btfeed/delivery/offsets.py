@@ -1,143 +1,190 @@
-"""OffsetTracker: from batches under way, which finish in any order, to the cursor that is saved in the journal.
+"""Tracks batches in flight, which finish in any order, and saves the cursor.
 
 Invariants
-- The cursor is the end of the contiguous run of settled batches: nothing before it is still to be delivered.
-- What a batch changed (cursor, the sink's state, dead letters) is in the same commit as its end, and what could not be
-  saved is saved with what comes after.
-- A serial sink is written to again when its state is saved, or the journal could not save it; it is told what was saved.
-  Before its first record there is a saved state.
-- From the first batch that is not settled to the last that is read there are WINDOW batches at most for each that may be
-  in flight: so much comes again after a crash, and so much is in memory.
+- The cursor is the end of the contiguous run of settled batches: everything before it is delivered or a dead letter.
+- What a batch changed (cursor, sink state, dead letters) is saved in the same commit as its end. What could not be saved is
+  saved with what comes after.
+- A serial sink gets its next batch once its state is saved, or saving failed. It is told which state was saved. It gets no
+  record before a first state is saved.
+- From the first unsettled batch to the last that was read there are at most WINDOW batches per batch that may be in flight.
+  This limits what is delivered again after a crash, and what is in memory.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
 
-from btfeed.journal.base import Commit, Cursor, DeadLetter, Journal, JournalError
+from btfeed.delivery.outcome import Outcome
+from btfeed.journal.base import Commit, Cursor, DeadLetter, JournalError, Outlet, OutletGone
 from sinks.batch import Batch
+from sinks.shared.clock import Clock
 
 log = structlog.get_logger()
 
 WINDOW = 2
 COMMIT_RETRY = 0.5
-"""Seconds before a commit that failed is tried again."""
-MAX_UNSAVED_LETTERS = 10_000
-"""Dead letters that may wait in memory while the journal can't save them; then the sink waits too."""
+"""Seconds before a failed commit is tried again."""
+MAX_UNSAVED_DEAD_LETTERS = 10_000
+"""Dead letters that may wait in memory while the journal can't save them. Beyond that, the sink waits too."""
 
 
 @dataclass(slots=True)
 class InFlightBatch:
-    """A slice under way, and what its settlement will say. letters: event.id -> the dead letter that is tried again."""
+    """A batch between reading and saving. Only the tracker changes it.
+
+    batch         the records to write
+    end           the cursor behind it
+    dead_letters  what could not be mapped
+    retried       event.id -> the dead letter that it retries
+    settled       every record has an outcome
+    outcome       of the records; None until settled, or if there were none
+    """
 
     batch: Batch
     end: Cursor
-    dead_letters: list[DeadLetter]
-    letters: dict[str, DeadLetter] = field(default_factory=dict)
-    redelivered: list[int] = field(default_factory=list)
-    refused_again: dict[int, str] = field(default_factory=dict)
-    state: str | None = None
+    dead_letters: Sequence[DeadLetter] = ()
+    retried: Mapping[str, DeadLetter] = field(default_factory=dict)
     settled: bool = False
+    outcome: Outcome | None = None
+
+    def commit(self, state: str | None) -> Commit:
+        """What to save once it is settled. state: the sink's, if the outcome has none."""
+        if self.outcome is None:
+            return Commit(self.end, state, self.dead_letters)
+        return Commit(
+            self.end,
+            state if self.outcome.state is None else self.outcome.state,
+            [*self.dead_letters, *self.outcome.dead_letters],
+            self.outcome.redelivered,
+            self.outcome.refused_again,
+        )
 
 
 class OffsetTracker:
-    """Of one sink. `end` is behind what was added; `trying` are dead letters that are tried again, until that is saved."""
+    """Owns the batches in flight of one outlet, and everything that is not saved yet."""
 
     def __init__(
         self,
-        sink: str,
-        journal: Journal,
-        saved: Callable[[str], object] | None,
-        in_flight: int,
+        outlet: Outlet,
         cursor: Cursor,
         state: str | None,
+        in_flight: int,
+        saved: Callable[[str], object] | None,
         group: asyncio.TaskGroup,
+        clock: Clock,
     ) -> None:
-        """saved: of a serial sink, what is to be told the state that was saved."""
-        self.end = self._settled = cursor
-        self.trying: set[int] = set()
-        self._sink = sink
-        self._journal = journal
-        self._saved = saved
-        self._begun = state is not None  # there is a saved state
-        self._tried = asyncio.Event()  # a commit was, with whatever outcome
-        self._window = WINDOW * in_flight
+        """cursor, state: as saved. saved: what a serial sink is told the saved state by, None for other sinks."""
+        self._outlet = outlet
+        self._settled = self._end = cursor  # behind the last settled batch, and behind the last one that was added
         self._state = state
+        self._window = WINDOW * in_flight
+        self._saved = saved
+        self._has_saved_state = state is not None
         self._group = group
-        self._under_way: deque[InFlightBatch] = deque()  # in the order of the journal
-        self._moved = asyncio.Event()  # the first of them was settled
+        self._clock = clock
+        self._in_flight: deque[InFlightBatch] = deque()  # in the order of the journal
+        self._room = asyncio.Event()
+        self._retrying: set[int] = set()  # dead letters in flight or not saved yet
         self._unsaved: Commit | None = None
         self._saving: asyncio.Task[None] | None = None
+        self._commit_tried = asyncio.Event()  # a commit succeeded or failed
 
-    async def add(self, assignment: InFlightBatch) -> None:
-        """Put it behind the others, when the window has room. Not for use by two tasks."""
-        while len(self._under_way) >= self._window:
-            self._moved.clear()
-            await self._moved.wait()
-        self.end = assignment.end
-        self.trying.update(letter.id for letter in assignment.letters.values())
-        self._under_way.append(assignment)
+    async def add(self, batch: Batch, end: Cursor, dead_letters: Sequence[DeadLetter]) -> InFlightBatch:
+        """Add the next batch once the window has room. Not to be called concurrently."""
+        await self._until_room()
+        self._end = end
+        self._in_flight.append(InFlightBatch(batch, end, dead_letters))
+        return self._in_flight[-1]
 
-    def nothing(self) -> InFlightBatch:
-        """An empty batch, before all others: it passes no post."""
-        assignment = InFlightBatch(Batch(), self._settled, [])
-        self._under_way.appendleft(assignment)
-        return assignment
+    async def add_retry(self, batch: Batch, retried: Mapping[str, DeadLetter]) -> InFlightBatch:
+        """Add a batch of dead letters, which moves no cursor, once the window has room."""
+        await self._until_room()
+        self._retrying.update(dead_letter.id for dead_letter in retried.values())
+        self._in_flight.append(InFlightBatch(batch, self._end, retried=retried))
+        return self._in_flight[-1]
 
-    async def settle(self, assignment: InFlightBatch) -> None:
-        """Move the cursor as far as it can. Returns when another batch may be written."""
-        assignment.settled = True
-        assignment.batch = Batch()  # it may stay here for long, behind one that is stuck
-        while self._under_way and self._under_way[0].settled:
-            self._note(self._under_way.popleft())
-            self._moved.set()
-        if self._unsaved and (self._saving is None or self._saving.done()):
+    def add_empty(self) -> InFlightBatch:
+        """Add an empty batch before all others, which moves no cursor: it saves the sink's state."""
+        self._in_flight.appendleft(InFlightBatch(Batch(), self._settled))
+        return self._in_flight[0]
+
+    async def retries(self, limit: int) -> list[DeadLetter]:
+        """Dead letters that are marked for retry, except those being retried."""
+        retrying = frozenset(self._retrying)  # before asking: the answer may be older than a commit that ends meanwhile
+        return [found for found in await self._outlet.retries(limit) if found.id not in retrying]
+
+    async def settle(self, batch: InFlightBatch, outcome: Outcome | None = None) -> None:
+        """Every record of `batch` has an outcome. Moves the cursor as far as possible, and starts to save it. Returns when
+        the sink may get another batch."""
+        batch.settled, batch.outcome = True, outcome
+        batch.batch = Batch()  # frees the records, since the batch may wait here behind one that is stuck
+        while self._in_flight and self._in_flight[0].settled:
+            self._add_unsaved(self._in_flight.popleft())
+            self._room.set()
+        if self._unsaved and not self._is_saving():
             self._saving = self._group.create_task(self._save())
+        await self._until_saved_enough()
+
+    def _is_saving(self) -> bool:
+        return self._saving is not None and not self._saving.done()
+
+    async def _until_room(self) -> None:
+        while len(self._in_flight) >= self._window:
+            self._room.clear()
+            await self._room.wait()
+
+    async def _until_saved_enough(self) -> None:
+        """Wait while the sink must not get another batch."""
         if self._saving is None or self._saving.done():
             return
-        full = self._unsaved is not None and len(self._unsaved.dead_letters) > MAX_UNSAVED_LETTERS
-        if full or (self._saved and not self._begun):
+        full = self._unsaved is not None and len(self._unsaved.dead_letters) > MAX_UNSAVED_DEAD_LETTERS
+        if full or (self._saved and not self._has_saved_state):
             await asyncio.shield(self._saving)
         elif self._saved:
-            self._tried.clear()
-            await self._tried.wait()
+            self._commit_tried.clear()
+            await self._commit_tried.wait()
 
-    def _note(self, done: InFlightBatch) -> None:
-        self._settled = done.end
-        self._state = self._state if done.state is None else done.state
-        commit = Commit(done.end, self._state, done.dead_letters, done.redelivered, done.refused_again)
+    def _add_unsaved(self, done: InFlightBatch) -> None:
+        commit = done.commit(self._state)
+        self._settled, self._state = commit.cursor, commit.state
         self._unsaved = _merged(self._unsaved, commit)
 
     async def _save(self) -> None:
+        """Save until nothing is unsaved. Raises OutletGone."""
         failing = False
         while self._unsaved:
             commit, self._unsaved = self._unsaved, None
             try:
-                await self._journal.commit(self._sink, commit)
+                await self._outlet.commit(commit)
+            except OutletGone:
+                raise
             except JournalError as error:
                 if not failing:
-                    log.warning("can't save the cursor; trying on", sink=self._sink, error=str(error))
+                    log.warning("can't save the cursor, retrying", partition=self._outlet.partition, error=str(error))
                 failing = True
-                self._put_back(commit)
-                self._tried.set()
-                await asyncio.sleep(COMMIT_RETRY)
+                self._unsaved = _merged(commit, self._unsaved)
+                self._commit_tried.set()
+                await self._clock.sleep(COMMIT_RETRY)
             else:
-                self.trying.difference_update(commit.redelivered, commit.refused_again)
-                if self._saved and commit.state is not None:
-                    self._begun = True
-                    self._saved(commit.state)
-                self._tried.set()
+                failing = False
+                self._note_saved(commit)
+                self._commit_tried.set()
 
-    def _put_back(self, commit: Commit) -> None:
-        self._unsaved = _merged(commit, self._unsaved) if self._unsaved else commit
+    def _note_saved(self, commit: Commit) -> None:
+        log.debug("cursor saved", partition=self._outlet.partition, seq=commit.cursor.seq, ordinal=commit.cursor.ordinal)
+        self._retrying.difference_update(commit.redelivered, commit.refused_again)
+        if self._saved and commit.state is not None:
+            self._has_saved_state = True
+            self._saved(commit.state)
 
 
-def _merged(first: Commit | None, second: Commit) -> Commit:
-    if first is None:
-        return second
+def _merged(first: Commit | None, second: Commit | None) -> Commit | None:
+    """Two commits in a row as one."""
+    if first is None or second is None:
+        return first or second
     return Commit(
         second.cursor,
         second.state,

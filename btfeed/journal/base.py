@@ -1,14 +1,33 @@
-"""What a journal is: posts in the order in which they were taken, how far each sink has come, and the dead letters.
+"""The journal's contracts: what each part of btfeed may ask of a journal, whatever keeps it.
 
+    Intake        the receiver    appends posts, keeps rejected ones
+    Outlets       the deliveries  hand out the outlets of one sink as this process gains and loses partitions
+    Outlet        a delivery      one sink's way out of one partition: reads posts, saves how far the sink has come
+    DeadLetters   the commands    list, export, retry and delete what could not be delivered
+    Archive       the commands    the posts of a range of time, for replay
+    Journal       the app         opens and closes; is an Intake, and gives each sink its Outlets
+
+btfeed/journal/create.py chooses the backend. Everything else depends on this module only.
+
+Invariants
+- A post is durable when `append` returns. Only then may the receiver answer 200.
+- A journal has one or more partitions. Within a partition, posts have ascending numbers (`seq`) and are read in that
+  order. Numbers may be missing, where posts were damaged or dropped, but no number is given twice.
+- A commit is atomic: the cursor, the sink's state and its dead letters are saved together, or nothing is. A saved cursor
+  never goes back.
+- A post is kept until every configured sink has committed a cursor behind it, unless the journal is configured to drop
+  posts, which it counts.
+- A record is kept as a dead letter once per sink, however often it is added.
+
+Errors
     JournalError
-    ├── JournalFull         max_size is reached; room comes with delivery, or from a person
-    └── JournalUnavailable  the disk (or broker) failed; the journal tries by itself until it works again
-
-`append` returns when the post is durable, and only then may anybody answer 200. Everything that one batch changed (the
-cursor, the sink's state, its dead letters) is saved by one `commit`, as a whole or not at all.
+    ├── JournalFull         the size limit is reached; space comes back when sinks catch up
+    ├── JournalUnavailable  the disk or broker failed, or the journal is closed; the journal recovers by itself if it can
+    └── OutletGone          another process owns the partition now: stop, and save nothing more
 """
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
@@ -17,7 +36,7 @@ from sinks.batch import Transaction
 
 
 class Cursor(NamedTuple):
-    """The next occurrence to deliver: the number of its post in the journal, and its ordinal in that post."""
+    """The next occurrence to deliver from a partition: the number of its post, and its ordinal in that post."""
 
     seq: int
     ordinal: int = 0
@@ -25,7 +44,7 @@ class Cursor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A post in the journal. digest: 32 bytes that name its body (btfeed/posts/post.py)."""
+    """A post in a partition. digest: the 32 bytes that identify its body (btfeed/posts/post.py)."""
 
     seq: int
     post: Post
@@ -33,15 +52,25 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """What could not be delivered and is kept for a person.
+class Damaged:
+    """A post whose stored body does not match its digest. received: milliseconds since the epoch."""
 
-    kind          "post": a raw body that was refused or damaged; "record": one record as JSON
-    sink          which sink refused it; empty where no sink was asked
-    time          milliseconds since the epoch, when it was refused last
+    seq: int
+    received: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A post or a record that could not be delivered, kept until an operator retries or deletes it.
+
+    kind          "post": a raw body that was rejected or damaged; "record": one record as JSON
+    sink          the sink that refused it; empty if no sink was asked
+    time          when it was last refused, in milliseconds since the epoch
     tries         how often it was refused
     event_id, key, timestamp, transaction
-                  of a record: its columns (sinks.base.Batch)
+                  the record's columns (sinks.batch.Batch)
+    id            assigned by the journal; 0 before that
     """
 
     kind: Literal["post", "record"]
@@ -56,14 +85,23 @@ class DeadLetter:
     transaction: Transaction | None = None
     id: int = 0
 
+    @property
+    def deliverable(self) -> bool:
+        """Whether sinks can take it: a record whose timestamp fits no calendar has a number there (btfeed/records)."""
+        try:
+            record = json.loads(self.body)
+        except ValueError:
+            return False
+        return self.kind == "record" and isinstance(record, dict) and isinstance(record.get("timestamp"), str)
+
 
 @dataclass(frozen=True, slots=True)
 class Commit:
     """What a sink has done since its last commit.
 
-    dead_letters  records refused for the first time
-    redelivered   ids of dead letters that the sink took when they were tried again
-    refused_again id of such a dead letter -> why it was refused this time
+    dead_letters   records refused for the first time
+    redelivered    ids of retried dead letters that the sink accepted
+    refused_again  id of a retried dead letter -> why it was refused this time
     """
 
     cursor: Cursor
@@ -75,54 +113,144 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What a sink has still to deliver. age: seconds since its oldest post was received, 0 where there is none."""
+    """What a sink has yet to deliver. age: seconds since its oldest post was received, 0 if there is none."""
 
     posts: int
     age: float
 
 
 class JournalError(Exception):
-    """The post was not taken, or the change not saved."""
+    """The post was not appended, or the change not saved."""
 
 
 class JournalFull(JournalError):
-    """max_size is reached."""
+    """The journal has reached its size limit."""
 
 
 class JournalUnavailable(JournalError):
-    """The disk or the broker failed."""
+    """The disk or the broker failed, or the journal is closed."""
 
 
-class Journal(Protocol):
-    """Posts taken and not yet forgotten. All methods but `close` raise JournalError."""
+class OutletGone(JournalError):
+    """Another process owns the partition now. What was not saved will be delivered by that process."""
+
+
+class Intake(Protocol):
+    """Where posts go in. Methods raise JournalFull or JournalUnavailable."""
 
     @property
     def refusing(self) -> str | None:
-        """Why a post would not be taken now, None where it would."""
+        """Why `append` would fail now; None if it would not."""
 
     async def append(self, post: Post) -> bytes:
         """Make `post` durable; returns its digest."""
 
-    async def bury(self, letter: DeadLetter) -> None:
-        """Keep a dead letter."""
+    async def add_dead_letter(self, dead_letter: DeadLetter) -> None:
+        """Keep a rejected post. The oldest ones may be dropped to stay within a size limit."""
 
-    async def cursor(self, sink: str) -> tuple[Cursor, str | None]:
-        """Where that sink goes on, and its state."""
+
+class Outlet(Protocol):
+    """One sink's way out of one partition. Methods raise JournalUnavailable or OutletGone."""
+
+    @property
+    def partition(self) -> int:
+        """The partition's number, from 0."""
+
+    async def cursor(self) -> tuple[Cursor, str | None]:
+        """Where to continue, and the sink's saved state."""
 
     async def read(self, seq: int, max_bytes: int) -> Sequence[Entry]:
-        """Posts from number `seq` on, at least one where there is one, then as many as fit in `max_bytes`."""
+        """Posts from number `seq` on: at least one if there is one, then as many as fit in `max_bytes`."""
 
     async def wait(self, seq: int) -> None:
         """Return when there is a post numbered `seq` or higher."""
 
-    async def commit(self, sink: str, commit: Commit) -> None:
-        """Save how far a sink has come."""
+    async def commit(self, commit: Commit) -> None:
+        """Save all of `commit`, or nothing. A cursor behind the saved one leaves that one as it is."""
 
-    async def retries(self, sink: str, limit: int) -> Sequence[DeadLetter]:
-        """Dead letters of that sink that a person wants tried again."""
+    async def retries(self, limit: int) -> Sequence[DeadLetter]:
+        """Records of this sink that are marked for retry, the oldest first. A mark ends with the commit that names it."""
+
+    async def backlog(self) -> Backlog:
+        """How far behind the sink is in this partition."""
+
+
+class Outlets(Protocol):
+    """Hands out the outlets of one sink."""
+
+    async def run(
+        self, begin: Callable[[Outlet], Awaitable[None]], end: Callable[[Collection[Outlet]], Awaitable[None]]
+    ) -> None:
+        """Call `begin` for each outlet that this process gains, and `end` before it gives outlets up: `end` returns when
+        their deliveries have stopped and saved. Returns when the journal closes. Cancel it to leave; end the deliveries
+        first, since outlets that are still in use are not passed to `end` then."""
+
+
+class Backlogs(Protocol):
+    """Tells how far behind each sink is."""
 
     async def backlog(self, sink: str) -> Backlog:
-        """How far behind that sink is."""
+        """The sink's backlog in all partitions of this process. Raises JournalError."""
+
+
+class Journal(Intake, Protocol):
+    """A journal as the server uses it."""
+
+    async def open(self) -> None:
+        """Prepare for use. Raises JournalUnavailable."""
+
+    def outlets(self, sink: str) -> Outlets:
+        """The outlets of a configured sink."""
 
     async def close(self) -> None:
-        """Finish what was begun, and let go."""
+        """Finish what was started, and release everything. Later calls raise JournalUnavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which dead letters: those that match both.
+
+    sink  only this sink's; "" for those no sink was asked for; None for any
+    ids   only these; empty for any
+    """
+
+    sink: str | None = None
+    ids: Collection[int] = ()
+
+    def includes(self, dead_letter: DeadLetter) -> bool:
+        return (self.sink is None or dead_letter.sink == self.sink) and (not self.ids or dead_letter.id in self.ids)
+
+
+ALL = Selection()
+
+
+class DeadLetters(Protocol):
+    """The dead letters, for commands; a server may be running on the same journal. Methods block, and raise
+    JournalUnavailable."""
+
+    def select(self, selection: Selection = ALL) -> Iterator[DeadLetter]:
+        """Those that were there when it was called, the oldest first, without holding many of them in memory."""
+
+    def count(self, selection: Selection = ALL) -> int:
+        """How many `select` would give."""
+
+    def retry(self, selection: Selection, sinks: Collection[str]) -> int:
+        """Mark dead letters for retry; returns how many could be marked.
+
+        A post is appended again if it is valid now. A record goes to its sink, or to all of `sinks` if no sink was asked
+        before; it can't be marked if its sink is not in `sinks`, or if it has no valid timestamp.
+        """
+
+    def delete(self, ids: Iterable[int]) -> None:
+        """Delete those with these ids. Ids that don't exist are ignored."""
+
+
+class Archive(Protocol):
+    """The posts received in a range of time. Methods block, and raise JournalUnavailable."""
+
+    @property
+    def count(self) -> int:
+        """How many posts there were when the archive was opened, damaged ones included."""
+
+    def entries(self) -> Iterator[Entry | Damaged]:
+        """Those posts, in the order of each partition. Can be called several times."""

@@ -23,7 +23,7 @@ from btfeed.address import Address, host_and_port
 from btfeed.http.connection import RETRY_AFTER, Server
 from btfeed.http.gunzip import Gunzip, TooLong
 from btfeed.http.request import Answer, Incomplete, Request
-from btfeed.journal.base import DeadLetter, Journal, JournalError, JournalFull
+from btfeed.journal.base import DeadLetter, Intake, JournalError, JournalFull
 from btfeed.posts import admission
 from btfeed.posts.admission import TooManyOccurrences
 from btfeed.posts.post import Malformed, Post
@@ -142,7 +142,7 @@ class _Refusal(Exception):
 class Receiver:
     """The listener that AppMon posts to."""
 
-    def __init__(self, settings: ReceiverSettings, journal: Journal, metrics: Metrics) -> None:
+    def __init__(self, settings: ReceiverSettings, journal: Intake, metrics: Metrics) -> None:
         self._settings = settings
         self._path = settings.path.encode()
         self._journal = journal
@@ -325,7 +325,7 @@ class Receiver:
     async def _keep(self, refusal: _Refusal) -> None:
         letter = DeadLetter("post", "", f"{refusal.reason}: {refusal}", time.time_ns() // 1_000_000, refusal.body)
         try:
-            await self._journal.bury(letter)
+            await self._journal.add_dead_letter(letter)
             self._metrics.dead_letters.labels("", refusal.reason).inc()
         except JournalError as error:
             log.warning("a refused post could not be kept", error=str(error))

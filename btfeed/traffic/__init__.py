@@ -1,4 +1,5 @@
-"""Posts that do not come from a live AppMon: recorded or generated, and where they go.
+"""Posts that do not come from a live AppMon: recorded or generated ones.
 
-replay sends recorded posts, capture records them. generate makes them from a profile's visits. sending posts to a url.
+replay reads recorded posts, and capture records them. generate makes posts of the visits that visits simulates for a
+profile. sending sends posts to a URL or to a file.
 """

@@ -1,8 +1,8 @@
-"""Capture: stands where the bridge would, and writes every post to a file as it came.
+"""Captures posts: takes the place of AppMon's bridge, and writes the body of every request to a file.
 
-A request is answered 200 when its body is handed to the file; nothing is asked of what is in it. As a tap, each post is
-then passed on with its credentials, by a few connections of their own, so that a far end that is slow or away costs
-AppMon nothing; what does not fit into their queue is counted and not passed on, and is in the file all the same.
+A request is answered 200 once the operating system has its body, whatever the body contains. Optionally, posts are also
+forwarded to another server, with their credentials. AppMon does not wait for that: posts are queued and forwarded over
+separate connections, and if the queue is full, a post is only written to the file.
 """
 
 import asyncio
@@ -17,27 +17,38 @@ from btfeed.http.gunzip import Gunzip, TooLong
 from btfeed.http.request import Answer, Incomplete, Request
 from btfeed.posts.files import PostFileError, Writer
 from btfeed.telemetry.metrics import Metrics
-from btfeed.traffic.sending import Url
+from btfeed.traffic.sending import APPMON_TIMEOUT, HttpTarget
+from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
-MAX_BODY = 64 * 2**20
-QUEUE = 64 * 2**20
-"""Bytes of posts that wait to be passed on."""
-CONNECTIONS = 4
-"""On which posts are passed on."""
-PATIENCE = 10.0
-"""Seconds: a request's header, its body, and at the end the queue; AppMon's own."""
+MAX_BODY_BYTES = 64 * 2**20
+"""Size of a body, as sent and after gzip."""
+MAX_QUEUED_BYTES = 64 * 2**20
+"""Total size of the posts that wait to be forwarded."""
+FORWARD_CONNECTIONS = 4
+"""How many posts are forwarded at the same time."""
+HEADER_TIMEOUT = ANSWER_TIMEOUT = APPMON_TIMEOUT
+"""Seconds for a client to send a request's header, and to take its answer."""
+BODY_TIMEOUT = 30.0
+"""Seconds for a client to send a request's body."""
+IDLE_TIMEOUT = 300.0
+"""Seconds until a connection without a request is closed."""
+MAX_CONNECTIONS = 1_000
+"""Client connections that may be open at the same time."""
+DRAIN_TIMEOUT = FORWARD_TIMEOUT = 10.0
+"""Seconds at the end for open requests, and then for the posts that wait to be forwarded."""
 
 
 @dataclass(slots=True)
-class Captured:
-    """posts, bytes: written. forwarded, not_forwarded: what became of them at the far end, by its answer."""
+class CaptureSummary:
+    """posts, bytes: what was written. forwarded: posts that the other server accepted. not_forwarded: posts by reason."""
 
     posts: int = 0
     bytes: int = 0
     forwarded: int = 0
     not_forwarded: Counter[str] = field(default_factory=Counter)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
         return {
             "posts": self.posts, "bytes": self.bytes, "forwarded": self.forwarded,
             "not_forwarded": dict(self.not_forwarded),
@@ -45,49 +56,56 @@ class Captured:
 
 
 class Capture:
-    """A listener that writes to `writer`, and ends when `stop` is set or it has `max_posts`."""
+    """Listens for posts and writes them to `writer`, until `stop` is set or `max_posts` are written.
+
+    forward  where to forward each post to
+    tls      listen with TLS
+    """
 
     def __init__(
         self,
         writer: Writer,
         stop: asyncio.Event,
         *,
-        forward: Url | None = None,
+        forward: HttpTarget | None = None,
         max_posts: int | None = None,
         tls: ssl.SSLContext | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self.captured = Captured()
+        self.summary = CaptureSummary()
         self._writer = writer
         self._stop = stop
         self._forward = forward
         self._max_posts = max_posts
         self._tls = tls
+        self._clock = clock
         self._failure: PostFileError | None = None
         self._queue: asyncio.Queue[tuple[bytes, dict[str, str]]] = asyncio.Queue()
-        self._queued = 0
+        self._queued_bytes = 0
+        self._unfinished = 0  # posts in the queue or under way
         self._server = Server(
             self._handle,
             Metrics(),
-            header_timeout=PATIENCE,
-            answer_timeout=PATIENCE,
-            idle_timeout=300.0,
-            max_connections=1_000,
+            header_timeout=HEADER_TIMEOUT,
+            answer_timeout=ANSWER_TIMEOUT,
+            idle_timeout=IDLE_TIMEOUT,
+            max_connections=MAX_CONNECTIONS,
         )
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
-        """Listen; returns the host and port taken. Raises OSError."""
+        """Listen. Returns the actual host and port. Raises OSError."""
         self._listener = await asyncio.get_running_loop().create_server(self._server, host, port, ssl=self._tls)
         host, port, *_ = self._listener.sockets[0].getsockname()
         return host, port
 
-    async def run(self) -> Captured:
-        """Until it is to stop. Raises PostFileError where the file takes no more."""
+    async def run(self) -> CaptureSummary:
+        """Run until stopped. Raises PostFileError if the file cannot be written."""
         try:
             if self._forward:
                 async with self._forward, asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(self._pass_on(self._forward)) for _ in range(CONNECTIONS)]
+                    tasks = [group.create_task(self._forward_posts(self._forward)) for _ in range(FORWARD_CONNECTIONS)]
                     await self._until_stopped()
-                    await self._empty_queue()
+                    await self._finish_forwarding()
                     for task in tasks:
                         task.cancel()
             else:
@@ -96,37 +114,39 @@ class Capture:
             self._writer.close()
         if self._failure:
             raise self._failure
-        return self.captured
+        return self.summary
 
     async def _until_stopped(self) -> None:
         await self._stop.wait()
         self._listener.close()
-        await self._server.drain(PATIENCE)
+        await self._server.drain(DRAIN_TIMEOUT)
 
-    async def _empty_queue(self) -> None:
+    async def _finish_forwarding(self) -> None:
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with self._clock.timeout(FORWARD_TIMEOUT):
                 await self._queue.join()
         except TimeoutError:
-            self.captured.not_forwarded["stopped before its turn"] += self._queue.qsize()
+            self.summary.not_forwarded["capture ended first"] += self._unfinished
 
     async def _handle(self, request: Request) -> Answer:
         if request.method not in ("POST", "PUT"):
             return Answer()  # AppMon's "Test connection"
         try:
-            async with asyncio.timeout(PATIENCE * 3):
+            async with self._clock.timeout(BODY_TIMEOUT):
                 body = await _body(request)
-        except (TooLong, TimeoutError, zlib.error, Incomplete, ConnectionError) as error:
-            return Answer(400, f"the body can't be read: {str(error) or type(error).__name__}\n", close=True)
+        except TimeoutError:
+            return Answer(400, f"the body did not arrive within {BODY_TIMEOUT:g} s\n", close=True)
+        except (TooLong, zlib.error, Incomplete, ConnectionError) as error:
+            return Answer(400, f"cannot read the body: {error}\n", close=True)
         if body and not self._write(body):
-            return Answer(503, f"{self._failure}\n")
+            return Answer(503, f"{self._failure or 'the capture has ended'}\n")
         if body and self._forward:
             self._enqueue(body, request)
         return Answer()
 
     def _write(self, body: bytes) -> bool:
-        """Whether it is in the file; the first that is not ends the capture."""
-        if self._failure or (self._max_posts is not None and self.captured.posts >= self._max_posts):
+        """Write the body. Returns False if it cannot be written, which also ends the capture."""
+        if self._failure or (self._max_posts is not None and self.summary.posts >= self._max_posts):
             return False
         try:
             self._writer.write(body)
@@ -135,40 +155,42 @@ class Capture:
             self._failure = error
             self._stop.set()
             return False
-        self.captured.posts += 1
-        self.captured.bytes += len(body)
-        if self.captured.posts == self._max_posts:
+        self.summary.posts += 1
+        self.summary.bytes += len(body)
+        if self.summary.posts == self._max_posts:
             self._stop.set()
         return True
 
     def _enqueue(self, body: bytes, request: Request) -> None:
-        if self._queued + len(body) > QUEUE and self._queued:
-            self.captured.not_forwarded["the queue is full"] += 1
+        if self._queued_bytes + len(body) > MAX_QUEUED_BYTES and self._queued_bytes:
+            self.summary.not_forwarded["queue full"] += 1
             return
-        self._queued += len(body)
-        given = ((name, request.headers.get(name.lower().encode())) for name in ("Authorization", "Content-Type"))
-        self._queue.put_nowait((body, {name: value.decode(errors="surrogateescape") for name, value in given if value}))
+        self._unfinished += 1
+        self._queued_bytes += len(body)
+        sent = ((name, request.headers.get(name.lower().encode())) for name in ("Authorization", "Content-Type"))
+        self._queue.put_nowait((body, {name: value.decode(errors="surrogateescape") for name, value in sent if value}))
 
-    async def _pass_on(self, far_end: Url) -> None:
+    async def _forward_posts(self, target: HttpTarget) -> None:
         while True:
             body, headers = await self._queue.get()
-            answer = await far_end.send(body, headers)
-            if answer.taken:
-                self.captured.forwarded += 1
+            outcome = await target.send(body, headers)
+            if outcome.accepted:
+                self.summary.forwarded += 1
             else:
-                self.captured.not_forwarded[answer.text] += 1
-            self._queued -= len(body)
+                self.summary.not_forwarded[outcome.reason] += 1
+            self._unfinished -= 1
+            self._queued_bytes -= len(body)
             self._queue.task_done()
 
 
 async def _body(request: Request) -> bytes:
-    """The whole body, decompressed. Raises TooLong or zlib.error."""
-    if not await request.within(MAX_BODY):
-        raise TooLong(f"longer than {MAX_BODY} bytes")
+    """The whole body, decompressed. Raises TooLong, zlib.error, Incomplete or ConnectionError."""
+    if not await request.within(MAX_BODY_BYTES):
+        raise TooLong(f"longer than {MAX_BODY_BYTES} bytes")
     body = request.take_body()
     if not body or b"gzip" not in request.headers.get(b"content-encoding", b"").lower():
         return body
-    plain = Gunzip(MAX_BODY)
+    plain = Gunzip(MAX_BODY_BYTES)
     for _ in plain.feed(body):
         await asyncio.sleep(0)
     return plain.end()

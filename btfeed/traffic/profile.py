@@ -1,6 +1,6 @@
-"""Profiles: a business process as `btfeed generate` plays it, in TOML. Three come with the package.
+"""Profiles: TOML files that describe the business process which `btfeed generate` simulates. Three are built in.
 
-All faults are found at once, each with its path, as those of the configuration are.
+As in the configuration, all mistakes are reported at once, each with its path.
 """
 
 import tomllib
@@ -21,11 +21,12 @@ Name = Annotated[str, Field(min_length=1)]
 
 
 class LoopSettings(Settings):
-    """Going back after a step, and through all steps since again.
+    """Goes back to an earlier step after this one, and repeats the steps from there.
 
-    percent                of the flows at this step
-    back_to                the step to go back to; the step itself by default
-    min_times, max_times   how many times, each number as likely as the others
+    percent    share of the flows at this step that loop, in percent
+    back_to    name of the step to go back to; default: this step
+    min_times  lowest number of repetitions
+    max_times  highest number of repetitions; all numbers in between are equally likely
     """
 
     percent: Percent
@@ -35,18 +36,20 @@ class LoopSettings(Settings):
 
 
 class StepSettings(Settings):
-    """A step is one user action, and the requests behind it.
+    """One user action and the requests that it causes.
 
-    name                   as it is shown
-    event                  the business transaction of its user actions
-    path                   of its url
-    drop_off               percent of the flows at the step before that end there
-    taken                  percent of the flows that take it; the others pass it over. 100 for all but optional steps
-    min_hours, max_hours   from its end to the beginning of the next
-    min_ms, max_ms         how long the action takes
-    requests               the business transactions of its PurePaths, one PurePath each
-    converts               whether a visit that comes here is converted
-    loop                   see below
+    name       value of the dimension `Step`
+    event      name of the business transaction for its user actions
+    path       path of its URL
+    drop_off   share of the flows at the previous step that end there, in percent
+    taken      share of the flows that take this step, in percent; below 100, the others skip it
+    min_hours  shortest time from the end of this step to the start of the next, in hours
+    max_hours  longest time from the end of this step to the start of the next, in hours
+    min_ms     shortest duration of the action, in milliseconds
+    max_ms     longest duration of the action, in milliseconds
+    requests   names of the business transactions for its PurePaths; one PurePath each
+    converts   whether reaching this step converts the visit
+    loop       repeats earlier steps, see below
     """
 
     name: Name
@@ -64,10 +67,12 @@ class StepSettings(Settings):
 
 
 class LocationSettings(Settings):
-    """Where visits come from.
+    """A place where visits come from.
 
-    percent                of the visits
-    continent, country, city  as AppMon names them
+    percent    share of the visits, in percent
+    continent  its name in AppMon
+    country    its name in AppMon
+    city       its name in AppMon
     """
 
     percent: Percent
@@ -77,11 +82,12 @@ class LocationSettings(Settings):
 
 
 class SegmentSettings(Settings):
-    """A kind of customer.
+    """A group of customers.
 
-    name                   the dimension's value
-    percent                of the visits
-    min_revenue, max_revenue  in the place of the range that all have
+    name         value of the dimension `Customer segment`
+    percent      share of the visits, in percent
+    min_revenue  lowest revenue; default: `min` of the table `revenue`
+    max_revenue  highest revenue; default: `max` of the table `revenue`
     """
 
     name: Name
@@ -91,10 +97,11 @@ class SegmentSettings(Settings):
 
 
 class RevenueSettings(Settings):
-    """What a flow brings in.
+    """The revenue of a flow.
 
-    step                   the step at which it does, each time
-    min, max               its range, in which each amount is as likely as the others
+    step  name of the step that earns it, each time it is taken
+    min   lowest amount
+    max   highest amount; all amounts in between are equally likely
     """
 
     step: str
@@ -103,12 +110,12 @@ class RevenueSettings(Settings):
 
 
 class ErrorSettings(Settings):
-    """What goes wrong: the action fails, and its first request.
+    """Failures at a step. The user action and its first request fail.
 
-    step                   at which step
-    percent                of its actions
-    extra_ms               how much longer they take
-    client_errors          how many JavaScript errors they have
+    step           name of the step
+    percent        share of its actions that fail, in percent
+    extra_ms       how much longer a failed action takes, in milliseconds
+    client_errors  number of JavaScript errors in a failed action
     """
 
     step: str
@@ -118,10 +125,11 @@ class ErrorSettings(Settings):
 
 
 class TimesSettings(Settings):
-    """When flows begin, in UTC: weights, of which only the proportions count.
+    """When flows begin, in UTC. All values are weights: only their proportions matter.
 
-    hours                  one for each hour of the day
-    weekday, weekend       of a whole day
+    hours    24 weights, one for each hour of the day
+    weekday  weight of each day from Monday to Friday
+    weekend  weight of Saturday and of Sunday
     """
 
     hours: Annotated[list[Amount], Field(min_length=24, max_length=24)] = [1.0] * 24
@@ -130,10 +138,10 @@ class TimesSettings(Settings):
 
 
 class ClientSettings(Settings):
-    """A browser.
+    """A browser of visitors.
 
-    percent                of the visits
-    family                 its name
+    percent  share of the visits, in percent
+    family   its name in AppMon
     """
 
     percent: Percent
@@ -143,8 +151,9 @@ class ClientSettings(Settings):
 class SystemSettings(Settings):
     """An operating system.
 
-    percent                of the visits
-    family, name           such as Windows and Windows 10
+    percent  share of the visits, in percent
+    family   for example `Windows`
+    name     for example `Windows 10`
     """
 
     percent: Percent
@@ -153,10 +162,10 @@ class SystemSettings(Settings):
 
 
 class ConnectionSettings(Settings):
-    """A kind of connection.
+    """A type of network connection.
 
-    percent                of the visits
-    type                   as AppMon names it
+    percent  share of the visits, in percent
+    type     its name in AppMon
     """
 
     percent: Percent
@@ -164,19 +173,27 @@ class ConnectionSettings(Settings):
 
 
 class Profile(Settings):
-    """The keys outside of all tables, and the tables.
+    """The top level of a profile.
 
-    application     what posts say
-    system_profile  likewise
-    server          likewise
-    visits          the business transaction of the visits
-    url             the application's base, before each step's path
-    flows_per_hour  how many begin, on average over a week
-    apdex_ms        actions up to so long are satisfying, up to four times so long tolerable
-    visit_timeout   how long after its last action a visit is posted
-    steps           in their order; see below, as for the others
-    locations, segments, clients, systems, connections  the percentages of each make 100
-    errors, revenue, times  see below
+    application        name of the application in each post
+    system_profile     name of the system profile in each post
+    server             name of the AppMon server in each post
+    visits             name of the business transaction for visits
+    url                base URL of the application; each step's path is appended
+    flows_per_hour     how many flows begin per hour, on average over a week
+    apdex_ms           actions up to this long are satisfying, up to four times as long tolerable, in milliseconds
+    visit_timeout      how long after its last action a visit is posted
+    purepath_visit_id  whether PurePaths carry the id of their visit, as in AppMon's sample client;
+                       validation reports it as `unexpected`
+    steps              the steps of the process, in order; see below
+    locations          where visits come from; the percentages add up to 100, see below
+    segments           groups of customers; the percentages add up to 100, see below
+    revenue            what a flow earns, see below
+    errors             failures, see below
+    times              when flows begin, see below
+    clients            browsers; the percentages add up to 100, see below
+    systems            operating systems; the percentages add up to 100, see below
+    connections        types of network connections; the percentages add up to 100, see below
     """
 
     application: Name
@@ -187,6 +204,7 @@ class Profile(Settings):
     flows_per_hour: Annotated[float, Field(gt=0, le=1e7, strict=False)]
     apdex_ms: Annotated[float, Field(gt=0, strict=False)] = 3000.0
     visit_timeout: Seconds = 0.0
+    purepath_visit_id: bool = False
     steps: Annotated[list[StepSettings], Field(min_length=1)]
     locations: Annotated[list[LocationSettings], Field(min_length=1)]
     segments: Annotated[list[SegmentSettings], Field(min_length=1)]
@@ -199,21 +217,21 @@ class Profile(Settings):
 
 
 def shipped() -> dict[str, str]:
-    """The profiles that come with the package: name -> TOML."""
+    """The built-in profiles as TOML, by name."""
     folder = resources.files("btfeed.traffic") / "profiles"
     files = sorted((file for file in folder.iterdir() if file.name.endswith(".toml")), key=lambda file: file.name)
     return {file.name.removesuffix(".toml"): file.read_text(encoding="utf-8") for file in files}
 
 
 def load(name: str) -> Profile:
-    """The profile of that name, or in the file of that path. Raises ConfigError."""
+    """The built-in profile of that name, or the one in the file at that path. Raises ConfigError."""
     known = shipped()
     try:
         if name in known:
             return parse(tomllib.loads(known[name]))
         return parse(tomllib.loads(Path(name).read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise ConfigError([f"{name}: no such file, nor a profile that is shipped: {', '.join(known)}"]) from None
+        raise ConfigError([f"{name}: no such file, and not a built-in profile ({', '.join(known)})"]) from None
     except OSError as error:
         raise ConfigError([f"{name}: {error.strerror}"]) from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -236,51 +254,51 @@ Fault = tuple[tuple[str, ...], str]
 
 
 def _contradictions(profile: Profile) -> Iterator[Fault]:
-    """What is wrong with values that are right each for itself."""
+    """Values that are valid on their own but contradict each other."""
     names = [step.name for step in profile.steps]
     for place, step in enumerate(profile.steps):
         path = ("steps", str(place))
         if step.name in names[:place]:
-            yield (*path, "name"), "another step has this name"
+            yield (*path, "name"), "an earlier step has the same name"
         yield from _range(path, "hours", step.min_hours, step.max_hours)
         yield from _range(path, "ms", step.min_ms, step.max_ms)
         if step.loop:
             yield from _range((*path, "loop"), "times", step.loop.min_times, step.loop.max_times)
             if step.loop.back_to not in (None, *names[: place + 1]):
-                yield (*path, "loop", "back_to"), "neither this step nor one before it"
+                yield (*path, "loop", "back_to"), "must be the name of this step or of an earlier one"
     if profile.steps[0].taken < 100:
-        yield ("steps", "0", "taken"), "every flow takes the first step"
+        yield ("steps", "0", "taken"), "must be 100 for the first step"
     if profile.steps[0].drop_off:
-        yield ("steps", "0", "drop_off"), "there is no step before the first"
+        yield ("steps", "0", "drop_off"), "must be 0 for the first step"
     for place, error in enumerate(profile.errors):
         if error.step not in names:
-            yield ("errors", str(place), "step"), "no step has this name"
+            yield ("errors", str(place), "step"), "there is no step with this name"
     yield from _revenue(profile, names)
     for name in ("locations", "segments", "clients", "systems", "connections"):
         total = sum(row.percent for row in getattr(profile, name))
         if not isclose(total, 100, abs_tol=0.01):
-            yield (name,), f"the percentages make {total:g}, not 100"
+            yield (name,), f"the percentages add up to {total:g}; they must add up to 100"
     times = profile.times
     if not sum(times.hours) or not times.weekday + times.weekend:
-        yield ("times",), "no hour has any weight"
+        yield ("times",), "at least one hour must have a weight above 0"
 
 
 def _revenue(profile: Profile, names: Sequence[str]) -> Iterator[Fault]:
     if profile.revenue:
         if profile.revenue.step not in names:
-            yield ("revenue", "step"), "no step has this name"
+            yield ("revenue", "step"), "there is no step with this name"
         if profile.revenue.min > profile.revenue.max:
-            yield ("revenue", "min"), "is more than max"
+            yield ("revenue", "min"), "must not be more than max"
     for place, segment in enumerate(profile.segments):
         path = ("segments", str(place))
         if (segment.min_revenue is None) != (segment.max_revenue is None):
-            yield path, "give both min_revenue and max_revenue, or neither"
+            yield path, "set both min_revenue and max_revenue, or neither"
         elif segment.min_revenue is not None and segment.max_revenue is not None:
             if not profile.revenue:
-                yield (*path, "min_revenue"), "needs the table revenue, which says at which step"
+                yield (*path, "min_revenue"), "needs the table revenue, which names the step"
             yield from _range(path, "revenue", segment.min_revenue, segment.max_revenue)
 
 
 def _range(path: tuple[str, ...], what: str, low: float, high: float) -> Iterator[Fault]:
     if low > high:
-        yield (*path, f"min_{what}"), f"is more than max_{what}"
+        yield (*path, f"min_{what}"), f"must not be more than max_{what}"

@@ -1,7 +1,7 @@
-"""Replay: recorded posts, from files or from a journal, out again at a pace.
+"""Replays recorded posts from files or from a journal.
 
-A source gives posts one after the other, each with the time when it was recorded. `Plan` says how they go out: how many
-times over, when each is due, and whether their times are moved so that the newest is now.
+A `PostSource` gives the posts, each with the time when it was received, if known. A `Schedule` says when each of them is
+sent: at which rate or speed, how many times over, and whether the times in the posts are moved to now.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,37 +9,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-import apsw
-
-from btfeed.journal.sqlite.database import FILE, Damaged, JournalDatabase
+from btfeed.journal.base import Archive, Damaged, JournalError
 from btfeed.posts import files as postfile
 from btfeed.posts import post
 from btfeed.posts.bt_pb2 import BtOccurrence, BusinessTransactions
-from btfeed.traffic.sending import Outgoing, Sender, Summary, Url
+from btfeed.traffic.sending import ScheduledPost
 
-__all__ = ["Files", "JournalRange", "Plan", "Recorded", "SourceError", "Summary", "replay"]
-
-PIECE = 4 * 2**20
-"""Bytes that are read from a journal at a time: a reader that stays long keeps its write-ahead log growing."""
 EARLIEST, LATEST = -62_135_596_800_000, 253_402_300_799_999
-"""The years 1 to 9999 in milliseconds since the epoch: what lies outside is no time, and not moved."""
+"""The years 1 to 9999, in milliseconds since the epoch. Values outside are not valid times and are never moved."""
 
 
 class SourceError(Exception):
-    """There is nothing to be read."""
+    """The source cannot be read, or contains no posts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """time: milliseconds since the epoch when it was received, None where nobody wrote that down."""
+    """A recorded post. time: when it was received, in milliseconds since the epoch; None if unknown."""
 
     body: bytes
     time: int | None = None
 
 
-class Source(Protocol):
-    """Recorded posts. total, done: how much there is and how much was read, in the source's own unit; None where nobody
-    knows. broken: what could not be read, in words. blocking: reading may wait for somebody."""
+class PostSource(Protocol):
+    """Recorded posts.
+
+    total     size of the source, in a unit of its choice; None if unknown
+    done      how much of it was read so far, in the same unit
+    broken    descriptions of the parts that could not be read
+    blocking  reading may block for long, as on standard input
+    """
 
     total: int | None
     done: int
@@ -47,11 +46,11 @@ class Source(Protocol):
     blocking: bool
 
     def posts(self) -> Iterator[Recorded]:
-        """All of them, from the first."""
+        """All posts, from the first one on."""
 
 
-class Files:
-    """Post files. One that can't be read to its end is noted in `broken`, and the next is taken up."""
+class FileSource:
+    """Post files. If a file is damaged, the posts before the damage are read, then the next file."""
 
     def __init__(self, paths: list[Path]) -> None:
         self._paths = paths
@@ -64,11 +63,11 @@ class Files:
         self.done = before = 0
         for path in self._paths:
 
-            def told(position: int, before: int = before) -> None:
+            def on_position(position: int, before: int = before) -> None:
                 self.done = before + position
 
             try:
-                for body in postfile.read(path, told):
+                for body in postfile.read(path, on_position):
                     yield Recorded(body)
             except postfile.PostFileError as error:
                 _note(self.broken, str(error))
@@ -77,129 +76,109 @@ class Files:
 
 
 def _note(broken: list[str], what: str) -> None:
-    """Once, however often the source is read."""
+    """Add `what` unless it is there already: a source may be read several times."""
     if what not in broken:
         broken.append(what)
 
 
 class JournalRange:
-    """The posts that a journal received from `begin` to before `end`, in milliseconds since the epoch.
-
-    A server may be at work on it: the file is opened to be read only, and read in pieces.
-    """
+    """The posts of a journal's archive."""
 
     blocking = False
 
-    def __init__(self, directory: Path, begin: int = EARLIEST, end: int = LATEST) -> None:
-        """Raises SourceError."""
-        if not (directory / FILE).exists():
-            raise SourceError(f"no journal in {directory}")
-        self._directory = directory
-        self._begin, self._end = begin, end
-        self.broken: list[str] = []
+    def __init__(self, archive: Archive) -> None:
+        """Raises SourceError if it has no posts."""
+        if not archive.count:
+            raise SourceError("the journal has no posts from that time")
+        self._archive = archive
+        self.total: int | None = archive.count
         self.done = 0
-        self.total: int | None
-        try:
-            store = JournalDatabase.open_read_only(directory)
-            try:
-                self.total, self._first, self._last = store.span(begin, end)
-            finally:
-                store.close()
-        except apsw.Error as error:
-            raise SourceError(f"can't read the journal in {directory}: {error}") from None
-        if not self.total:
-            raise SourceError(f"the journal in {directory} has no post of that time")
+        self.broken: list[str] = []
 
     def posts(self) -> Iterator[Recorded]:
         self.done = 0
         try:
-            store = JournalDatabase.open_read_only(self._directory)
-            try:
-                yield from self._read(store)
-            finally:
-                store.close()
-        except apsw.Error as error:
-            _note(self.broken, f"can't read the journal in {self._directory}: {error}")
-
-    def _read(self, store: JournalDatabase) -> Iterator[Recorded]:
-        seq = self._first
-        while seq <= self._last and (piece := list(store.read(seq, PIECE))):
-            for entry in piece:
-                seq = entry.seq + 1
+            for entry in self._archive.entries():
                 if isinstance(entry, Damaged):
                     _note(self.broken, f"post {entry.seq} of the journal is damaged")
-                elif entry.seq <= self._last and self._begin <= entry.post.received < self._end:
+                else:
                     self.done += 1
                     yield Recorded(entry.post.body, entry.post.received)
+        except JournalError as error:
+            _note(self.broken, str(error))
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How recorded posts go out.
+class Schedule:
+    """When recorded posts are sent.
 
-    rate          so many a second; None: as fast as answers come
-    unit          what `rate` counts
-    speed         so many times as fast as they were recorded; not with `rate`
-    loops         how many times over; 0: until stopped
-    shift_to_now  asked at the beginning of each turn for the time that the newest startTime or endTime is moved to
+    rate    posts or occurrences per second; None: as fast as answers arrive
+    unit    what `rate` counts
+    speed   factor of the recorded speed; not together with `rate`
+    loops   how many times over; 0: until stopped
+    now     if given, called at the start of each loop: all times in the posts are moved by one offset, so that the newest
+            startTime or endTime is the one it returns
     """
 
     rate: float | None = None
     unit: Literal["posts", "occurrences"] = "posts"
     speed: float | None = None
     loops: int = 1
-    shift_to_now: Callable[[], int] | None = None
+    now: Callable[[], int] | None = None
 
-    def outgoing(self, source: Source) -> Iterator[Outgoing]:
-        """The posts of `source`, as they are to be sent."""
-        newest = _newest(source) if self.shift_to_now else None
-        pace = _Pace(self)
-        turn = 0
-        while turn < self.loops or not self.loops:
-            turn += 1
-            offset = 0 if newest is None or self.shift_to_now is None else self.shift_to_now() - newest
-            pace.begin_turn()
+    def posts(self, source: PostSource) -> Iterator[ScheduledPost]:
+        """The posts of `source`, each with the time when it is due."""
+        newest = _newest(source) if self.now else None
+        pacer = _Pacer(self)
+        loop = 0
+        while loop < self.loops or not self.loops:
+            loop += 1
+            offset = 0 if newest is None or self.now is None else self.now() - newest
+            pacer.start_loop()
             for recorded in source.posts():
-                yield self._outgoing(recorded, offset, pace)
-            if not pace.went:
+                yield self._scheduled(recorded, offset, pacer)
+            if pacer.loop_is_empty:
                 return
 
-    def _outgoing(self, recorded: Recorded, offset: int, pace: "_Pace") -> Outgoing:
+    def _scheduled(self, recorded: Recorded, offset: int, pacer: "_Pacer") -> ScheduledPost:
         body, time = recorded.body, recorded.time
         try:
             message = post.parse(body)
-        except post.Malformed:  # another server than ours may take anything
-            return Outgoing(body, 0, pace.due(0, time))
+        except post.Malformed:  # sent all the same: the server may accept what btfeed would not
+            return ScheduledPost(body, 0, pacer.due(0, time))
         occurrences = sum(len(transaction.occurrences) for transaction in message.businessTransactions)
         if self.speed and time is None:
             time = max(_times(message), default=None)
-        due = pace.due(occurrences, time)
-        return Outgoing(shift(message, offset) if offset else body, occurrences, due)
+        due = pacer.due(occurrences, time)
+        return ScheduledPost(shift(message, offset) if offset else body, occurrences, due)
 
 
-class _Pace:
-    """When each post is due, in seconds after the first."""
+class _Pacer:
+    """Computes when each post is due, in seconds after the start."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._last = 0.0  # when the post before is due
-        self._turn = 0.0  # when the first of this turn was due
-        self._first: int | None = None  # when that was recorded
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
+        self._last_due = 0.0
+        self._loop_start = 0.0
+        self._first_time: int | None = None  # of a post in this loop, as recorded
         self._sent = 0
-        self.went = False
+        self.loop_is_empty = True
 
-    def begin_turn(self) -> None:
-        self._turn, self._first, self.went = self._last, None, False
+    def start_loop(self) -> None:
+        self._loop_start, self._first_time, self.loop_is_empty = self._last_due, None, True
 
     def due(self, occurrences: int, time: int | None) -> float:
-        self.went = True
-        if self._plan.rate:
-            self._last = self._sent / self._plan.rate
-            self._sent += 1 if self._plan.unit == "posts" else occurrences
-        elif self._plan.speed and time is not None:
-            self._first = time if self._first is None else self._first
-            self._last = max(self._last, self._turn + (time - self._first) / 1000 / self._plan.speed)
-        return self._last
+        """When the next post is due. time: when it was recorded, in milliseconds since the epoch."""
+        self.loop_is_empty = False
+        schedule = self._schedule
+        if schedule.rate:
+            self._last_due = self._sent / schedule.rate
+            self._sent += 1 if schedule.unit == "posts" else occurrences
+        elif schedule.speed and time is not None:
+            self._first_time = time if self._first_time is None else self._first_time
+            since_first = (time - self._first_time) / 1000 / schedule.speed
+            self._last_due = max(self._last_due, self._loop_start + since_first)
+        return self._last_due
 
 
 def _occurrences(message: BusinessTransactions) -> Iterator[BtOccurrence]:
@@ -208,14 +187,15 @@ def _occurrences(message: BusinessTransactions) -> Iterator[BtOccurrence]:
 
 
 def _times(message: BusinessTransactions) -> Iterator[int]:
-    """Every startTime and endTime that is one."""
+    """Every valid startTime and endTime."""
     for occurrence in _occurrences(message):
         for time in (occurrence.startTime, occurrence.endTime if occurrence.HasField("endTime") else None):
             if time is not None and EARLIEST <= time <= LATEST:
                 yield time
 
 
-def _newest(source: Source) -> int | None:
+def _newest(source: PostSource) -> int | None:
+    """The newest time in any of the posts."""
     newest: int | None = None
     for recorded in source.posts():
         try:
@@ -227,7 +207,7 @@ def _newest(source: Source) -> int | None:
 
 
 def shift(message: BusinessTransactions, offset: int) -> bytes:
-    """`message` with every startTime and endTime moved by `offset` milliseconds; all else, unknown fields too, as it is."""
+    """Move every startTime and endTime by `offset` milliseconds, and encode. Keeps everything else, also unknown fields."""
     for occurrence in _occurrences(message):
         if occurrence.HasField("startTime"):
             occurrence.startTime = _moved(occurrence.startTime, offset)
@@ -238,37 +218,3 @@ def shift(message: BusinessTransactions, offset: int) -> bytes:
 
 def _moved(time: int, offset: int) -> int:
     return time + offset if EARLIEST <= time <= LATEST else time
-
-
-class _Bodies:
-    """A source of what is at hand."""
-
-    blocking = False
-
-    def __init__(self, bodies: Iterator[bytes]) -> None:
-        self._bodies = bodies
-        self.total: int | None = None
-        self.done = 0
-        self.broken: list[str] = []
-
-    def posts(self) -> Iterator[Recorded]:
-        return map(Recorded, self._bodies)
-
-
-async def replay(
-    bodies: Iterator[bytes],
-    url: str,
-    *,
-    rate: float | None = None,
-    connections: int = 1,
-    basic_auth: tuple[str, str] | None = None,
-    progress: Callable[[int], object] = lambda size: None,
-) -> Summary:
-    """Post `bodies` to `url` over as many kept-alive `connections`.
-
-    rate: posts a second, all connections together; None as fast as answers come. progress: called with the size of each
-    body that was answered. A post is sent once, whatever is answered.
-    """
-    target = Url(url, connections=connections, basic_auth=basic_auth)
-    sender = Sender(target, connections=connections, progress=progress)
-    return await sender.send(Plan(rate=rate).outgoing(_Bodies(bodies)))

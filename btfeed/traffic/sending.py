@@ -1,15 +1,19 @@
-"""Sending: posts to a url as AppMon posts them, or to a file, each when it is due; what became of each is counted.
+"""Sends posts, each when it is due, to a URL as AppMon does or to a file, and counts the outcomes.
 
-A post has one of three outcomes: taken (an answer below 400), refused (another answer, or no connection over which it
-could have gone), or unknown (it went out and no answer came). Only a person can know whether an unknown one may be posted
-again; without `retry` nothing is.
+The outcome of a post is one of these:
+
+    accepted   the status of the answer is below 400
+    refused    the answer has another status, or no connection could be made
+    unknown    the post was sent but no answer arrived; it may have been accepted
+
+A post is sent once. With `retry`, a post without an answer is sent again, and may then arrive twice.
 """
 
 import asyncio
 import base64
 import math
+import os
 import ssl
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -20,18 +24,25 @@ from typing import Any, Protocol, Self
 import aiohttp
 
 from btfeed.posts.files import PostFileError, Writer
+from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
-TIMEOUT = aiohttp.ClientTimeout(connect=10, sock_read=10)
-"""AppMon's own patience, in seconds."""
-ANSWER = 200
-"""Characters of a refusal that are told."""
-TRIES, FIRST_WAIT = 8, 0.1
-"""How often a post goes out under `retry`; seconds before the second time, twice as many before each further."""
+APPMON_TIMEOUT = 10.0
+"""How long AppMon waits for a connection, and for data of an answer, in seconds."""
+MAX_REASON_LENGTH = 200
+"""Characters of an answer's body that are kept as the reason."""
+MAX_ATTEMPTS = 8
+"""How often a post is sent at most with `retry`."""
+FIRST_RETRY_DELAY = 0.1
+"""Seconds before the second attempt; doubled before each further one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
-    """A post to be sent. due: seconds after the first may go. occurrences: how many are in it."""
+class ScheduledPost:
+    """A post to be sent.
+
+    occurrences  how many it contains
+    due          earliest moment to send it, in seconds after the start
+    """
 
     body: bytes
     occurrences: int = 0
@@ -39,15 +50,20 @@ class Outgoing:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """status: None where none came. sent: False where the post can't have been taken."""
+class Outcome:
+    """What became of a post.
+
+    status  HTTP status of the answer; None if there was none
+    reason  the answer, or what went wrong, as text
+    sent    False if the post certainly did not reach the server
+    """
 
     status: int | None
-    text: str = ""
+    reason: str = ""
     sent: bool = True
 
     @property
-    def taken(self) -> bool:
+    def accepted(self) -> bool:
         return self.status is not None and self.status < 400
 
     @property
@@ -55,102 +71,101 @@ class Answer:
         return self.status is None and self.sent
 
 
-class Latencies:
-    """How long answers took: counted by size, to 2 %, in memory that does not grow with their number."""
+class LatencyHistogram:
+    """Latencies in buckets 2 % wide, so that memory does not grow with their number."""
 
-    STEPS = 36  # to a doubling
+    BUCKETS_PER_DOUBLING = 36
 
     def __init__(self) -> None:
         self._counts: Counter[int] = Counter()
 
     def add(self, seconds: float) -> None:
-        self._counts[round(math.log2(max(seconds, 1e-9)) * self.STEPS)] += 1
+        self._counts[round(math.log2(max(seconds, 1e-9)) * self.BUCKETS_PER_DOUBLING)] += 1
 
     def quantile(self, share: float) -> float | None:
-        """Seconds within which that share of the answers came, None without any."""
+        """The latency in seconds that this share of the answers did not exceed; None without any answers."""
         left = self._counts.total() * share
-        for step in sorted(self._counts):
-            left -= self._counts[step]
+        for bucket in sorted(self._counts):
+            left -= self._counts[bucket]
             if left <= 0:
-                return float(2 ** (step / self.STEPS))
+                return float(2 ** (bucket / self.BUCKETS_PER_DOUBLING))
         return None
 
 
 @dataclass(slots=True)
-class Summary:
-    """What became of the posts. posts: taken ones, as occurrences and bytes. refused: by what was answered, or "no answer".
-    unknown: by what went wrong. retried: posts that went out again."""
+class SendSummary:
+    """The outcomes of all posts.
+
+    posts, occurrences, bytes  of accepted posts
+    refused, unknown           number of posts by reason
+    retries                    how often a post was sent again
+    seconds                    from the start to the last outcome
+    """
 
     posts: int = 0
     occurrences: int = 0
     bytes: int = 0
-    refused: dict[str, int] = field(default_factory=dict)
-    unknown: dict[str, int] = field(default_factory=dict)
-    retried: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    unknown: Counter[str] = field(default_factory=Counter)
+    retries: int = 0
     seconds: float = 0.0
-    latencies: Latencies = field(default_factory=Latencies)
+    latencies: LatencyHistogram = field(default_factory=LatencyHistogram)
+
+    def add(self, post: ScheduledPost, outcome: Outcome) -> None:
+        """Count a post."""
+        if outcome.accepted:
+            self.posts += 1
+            self.bytes += len(post.body)
+            self.occurrences += post.occurrences
+        elif outcome.unknown:
+            self.unknown[outcome.reason] += 1
+        else:
+            self.refused[outcome.reason] += 1
 
     @property
-    def refusals(self) -> int:
-        return sum(self.refused.values())
+    def posts_per_second(self) -> float:
+        return self.posts / max(self.seconds, 1e-9)
 
     @property
-    def unknowns(self) -> int:
-        return sum(self.unknown.values())
+    def occurrences_per_second(self) -> float:
+        return self.occurrences / max(self.seconds, 1e-9)
 
-    def refuse(self, why: str) -> None:
-        self.refused[why] = self.refused.get(why, 0) + 1
-
-    def latency(self, share: float) -> float | None:
-        """Milliseconds within which that share of the answers came, None without any."""
+    def latency_ms(self, share: float) -> float | None:
+        """The latency in milliseconds that this share of the answers did not exceed; None without any answers."""
         seconds = self.latencies.quantile(share)
         return None if seconds is None else round(seconds * 1000, 3)
 
-    def as_json(self) -> dict[str, Any]:
-        seconds = max(self.seconds, 1e-9)
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
         return {
             "posts": self.posts, "occurrences": self.occurrences, "bytes": self.bytes,
-            "refused": self.refusals, "unknown": self.unknowns, "retried": self.retried,
-            "seconds": round(self.seconds, 3), "posts_per_second": round(self.posts / seconds, 1),
-            "occurrences_per_second": round(self.occurrences / seconds, 1),
-            "latency_ms": {"p50": self.latency(0.5), "p99": self.latency(0.99)},
-            "answers": self.refused | self.unknown,
+            "refused": self.refused.total(), "unknown": self.unknown.total(), "retried": self.retries,
+            "seconds": round(self.seconds, 3), "posts_per_second": round(self.posts_per_second, 1),
+            "occurrences_per_second": round(self.occurrences_per_second, 1),
+            "latency_ms": {"p50": self.latency_ms(0.5), "p99": self.latency_ms(0.99)},
+            "answers": dict(self.refused + self.unknown),
         }  # fmt: skip
-
-    def lines(self) -> Iterator[str]:
-        """As text."""
-        seconds = max(self.seconds, 1e-9)
-        yield (
-            f"{self.posts} posts, {self.occurrences} occurrences, {self.refusals} refused in {self.seconds:.2f} s: "
-            f"{self.posts / seconds:.0f} posts/s, {self.occurrences / seconds:.0f} occurrences/s"
-        )
-        if self.latency(0.5) is not None:
-            yield f"latency p50 {self.latency(0.5):.1f} ms, p99 {self.latency(0.99):.1f} ms"
-        for why, number in self.refused.items():
-            yield f"refused {number}: {why}"
-        for why, number in self.unknown.items():
-            yield f"unknown {number}: {why}"
-        if self.retried:
-            yield f"posted again {self.retried}"
 
 
 class Target(Protocol):
-    """Where posts go."""
+    """Where posts are sent.
 
-    timed: bool
-    """Whether its answers take a time that is worth telling."""
+    measures_latency  whether the time until its answer is worth reporting
+    """
+
+    measures_latency: bool
 
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(self, *exception: Any) -> None: ...
 
-    async def send(self, body: bytes) -> Answer: ...
+    async def send(self, body: bytes) -> Outcome: ...
 
 
-class Url:
-    """An http or https url, as AppMon's client posts to it: kept-alive connections, octet-stream, preemptive Basic auth."""
+class HttpTarget:
+    """Posts to a URL as AppMon's client does: kept-alive connections, octet-stream, preemptive Basic auth, no redirects."""
 
-    timed = True
+    measures_latency = True
 
     def __init__(
         self,
@@ -159,9 +174,11 @@ class Url:
         connections: int = 1,
         basic_auth: tuple[str, str] | None = None,
         tls: ssl.SSLContext | None = None,
+        timeout: float = APPMON_TIMEOUT,
     ) -> None:
         self._url = url
         self._connections = connections
+        self._timeout = timeout
         self._tls: ssl.SSLContext | bool = tls or True
         self._headers = {"Content-Type": "application/octet-stream"}
         if basic_auth:
@@ -170,7 +187,7 @@ class Url:
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._connections, ssl=self._tls),
-            timeout=TIMEOUT,
+            timeout=aiohttp.ClientTimeout(connect=self._timeout, sock_read=self._timeout),
             headers=self._headers,
             skip_auto_headers=["Accept-Encoding"],
         )
@@ -181,29 +198,54 @@ class Url:
     ) -> None:
         await self._session.close()
 
-    async def send(self, body: bytes, headers: dict[str, str] | None = None) -> Answer:
+    async def send(self, body: bytes, headers: dict[str, str] | None = None) -> Outcome:
         try:
             async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as response:
-                text = " ".join((await response.text(errors="replace")).split())[:ANSWER]
+                text = " ".join((await response.text(errors="replace")).split())[:MAX_REASON_LENGTH]
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            return Answer(None, f"no answer: {str(error) or type(error).__name__}", sent=False)
+            return Outcome(None, self._describe(error), sent=False)
         except (aiohttp.ClientError, TimeoutError) as error:
-            return Answer(None, f"no answer: {str(error) or type(error).__name__}")
-        said = f"{response.status} {response.reason}"
-        return Answer(response.status, f"{said}: {text}" if text else said)
+            return Outcome(None, self._describe(error))
+        status = f"{response.status} {response.reason}"
+        return Outcome(response.status, f"{status}: {text}" if text else status)
+
+    def _describe(self, error: Exception) -> str:
+        """Why there is no answer, in words."""
+        match error:
+            case aiohttp.ClientConnectorCertificateError():
+                reason = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
+                return f"certificate of {error.host}:{error.port} is not trusted: {reason}; see --ca and --insecure"
+            case aiohttp.ClientConnectorError(os_error=ssl.SSLError(reason=reason)):
+                return f"no TLS with {error.host}:{error.port}: {str(reason).lower().replace('_', ' ')}"
+            case aiohttp.ClientConnectorError(os_error=os_error):
+                return f"cannot connect to {error.host}:{error.port}: {explain(os_error)}"
+            case aiohttp.ConnectionTimeoutError():
+                return f"cannot connect within {self._timeout:g} s"
+            case TimeoutError():
+                return f"no answer within {self._timeout:g} s"
+            case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
+                return "connection lost before the answer"
+        return f"no valid HTTP answer: {error}"
 
 
-class File:
-    """A `*.btposts` file. prompt: each post is handed to the system at once, for who reads as it grows.
+def explain(error: OSError) -> str:
+    """The system's own text: that of asyncio repeats the address."""
+    if error.errno is None or error.errno <= 0:  # name resolution has negative numbers of its own
+        return error.strerror or str(error)
+    return os.strerror(error.errno)
+
+
+class FileTarget:
+    """A `*.btposts` file. flush: make each post visible to readers of the file at once.
 
     Raises PostFileError.
     """
 
-    timed = False
+    measures_latency = False
 
-    def __init__(self, writer: Writer, prompt: bool = False) -> None:
+    def __init__(self, writer: Writer, flush: bool = False) -> None:
         self._writer = writer
-        self._prompt = prompt
+        self._flush = flush
 
     async def __aenter__(self) -> Self:
         return self
@@ -211,21 +253,22 @@ class File:
     async def __aexit__(self, *exception: Any) -> None:
         self._writer.close()
 
-    async def send(self, body: bytes) -> Answer:
+    async def send(self, body: bytes) -> Outcome:
         self._writer.write(body)
-        if self._prompt:
+        if self._flush:
             self._writer.flush()
-        return Answer(200)
+        return Outcome(200)
 
 
 class Sender:
-    """Sends posts to one target, several at a time.
+    """Sends posts to one target.
 
-    retry     posts without an answer go out again, up to TRIES times
-    rejected  called with each post that is refused, and its answer
-    progress  called with each post's size when all is said about it
-    stop      no post goes out once this is set
-    blocking  taking the next post may wait for somebody, so that it is done on a thread
+    connections     how many posts are under way at the same time
+    retry           send a post without an answer again, up to MAX_ATTEMPTS times in total
+    on_refused      called with each refused post and its outcome
+    on_done         called after each post
+    stop            once it is set, no more posts are sent
+    read_in_thread  reading the next post may block, for example on standard input
     """
 
     def __init__(
@@ -234,80 +277,77 @@ class Sender:
         *,
         connections: int = 1,
         retry: bool = False,
-        rejected: Callable[[bytes, Answer], object] = lambda body, answer: None,
-        progress: Callable[[int], object] = lambda size: None,
+        on_refused: Callable[[bytes, Outcome], object] = lambda body, outcome: None,
+        on_done: Callable[[], object] = lambda: None,
         stop: asyncio.Event | None = None,
-        blocking: bool = False,
+        read_in_thread: bool = False,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self.summary = Summary()
+        self.summary = SendSummary()
         self._target = target
         self._connections = connections
-        self._tries = TRIES if retry else 1
-        self._rejected = rejected
-        self._progress = progress
+        self._attempts = MAX_ATTEMPTS if retry else 1
+        self._on_refused = on_refused
+        self._on_done = on_done
         self._stop = stop or asyncio.Event()
-        self._blocking = blocking
-        self._turn = asyncio.Lock()
+        self._read_in_thread = read_in_thread
+        self._reading = asyncio.Lock()
+        self._clock = clock
 
-    async def send(self, posts: Iterator[Outgoing]) -> Summary:
-        """Send them all. `summary` tells how far it is meanwhile."""
-        self._started = time.perf_counter()
+    async def send(self, posts: Iterator[ScheduledPost]) -> SendSummary:
+        """Send all posts. `summary` is kept up to date meanwhile. Raises PostFileError or OSError."""
+        self._started = self._clock.monotonic()
         async with self._target:
             try:
                 async with asyncio.TaskGroup() as group:
                     for _ in range(self._connections):
-                        group.create_task(self._connection(posts))
+                        group.create_task(self._send_over_one_connection(posts))
             except* (PostFileError, OSError) as errors:
                 raise errors.exceptions[0] from None
             finally:
-                self.summary.seconds = time.perf_counter() - self._started
+                self.summary.seconds = self._clock.monotonic() - self._started
         return self.summary
 
-    async def _connection(self, posts: Iterator[Outgoing]) -> None:
+    async def _send_over_one_connection(self, posts: Iterator[ScheduledPost]) -> None:
         while (post := await self._next(posts)) is not None:
-            delay = self._started + post.due - time.perf_counter()
+            delay = self._started + post.due - self._clock.monotonic()
             if delay > 0:
                 await self._pause(delay)
             if self._stop.is_set():
                 return
-            await self._send(post)
-            self._progress(len(post.body))
-            self.summary.seconds = time.perf_counter() - self._started
+            outcome = await self._send(post)
+            self.summary.add(post, outcome)
+            if not outcome.accepted and not outcome.unknown:
+                self._on_refused(post.body, outcome)
+            self.summary.seconds = self._clock.monotonic() - self._started
+            self._on_done()
 
-    async def _next(self, posts: Iterator[Outgoing]) -> Outgoing | None:
-        if not self._blocking:
+    async def _next(self, posts: Iterator[ScheduledPost]) -> ScheduledPost | None:
+        if not self._read_in_thread:
             return next(posts, None)
-        async with self._turn:
+        async with self._reading:
             return await asyncio.to_thread(next, posts, None)
 
     async def _pause(self, seconds: float) -> None:
+        """Wait, but no longer than until `stop` is set."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with self._clock.timeout(seconds):
                 await self._stop.wait()
 
-    async def _send(self, post: Outgoing) -> None:
-        wait = FIRST_WAIT
-        lost: Answer | None = None  # of an earlier time that may have been taken
-        for tries in range(1, self._tries + 1):
-            began = time.perf_counter()
-            answer = await self._target.send(post.body)
-            lost = answer if answer.unknown else lost
-            if answer.status is not None or tries == self._tries or self._stop.is_set():
+    async def _send(self, post: ScheduledPost) -> Outcome:
+        delay = FIRST_RETRY_DELAY
+        unknown: Outcome | None = None  # of an earlier attempt, which may have been accepted
+        for attempt in range(1, self._attempts + 1):
+            began = self._clock.monotonic()
+            outcome = await self._target.send(post.body)
+            if outcome.status is not None:
+                if self._target.measures_latency:
+                    self.summary.latencies.add(self._clock.monotonic() - began)
+                return outcome
+            unknown = outcome if outcome.unknown else unknown
+            if attempt == self._attempts or self._stop.is_set():
                 break
-            self.summary.retried += 1
-            await self._pause(wait)
-            wait *= 2
-        if answer.status is not None and self._target.timed:
-            self.summary.latencies.add(time.perf_counter() - began)
-        self._count(post, answer if answer.status is not None else lost or answer)
-
-    def _count(self, post: Outgoing, answer: Answer) -> None:
-        if answer.taken:
-            self.summary.posts += 1
-            self.summary.bytes += len(post.body)
-            self.summary.occurrences += post.occurrences
-        elif answer.unknown:
-            self.summary.unknown[answer.text] = self.summary.unknown.get(answer.text, 0) + 1
-        else:
-            self.summary.refuse(answer.text)
-            self._rejected(post.body, answer)
+            self.summary.retries += 1
+            await self._pause(delay)
+            delay *= 2
+        return unknown or outcome

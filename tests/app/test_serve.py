@@ -1,4 +1,4 @@
-"""The chain as a whole: what starts and stops in which order, and what happens where a part fails."""
+"""The chain as a whole: the order in which parts start and stop, and what happens if one fails."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ import structlog
 from structlog.testing import LogCapture
 
 from btfeed import config
-from btfeed.app import check, parts
+from btfeed.app import check, deliveries, parts
 from btfeed.app import serve as app
 from btfeed.config import Common, Config, SinkConfig
 from btfeed.delivery.loop import Delivery
@@ -26,7 +26,7 @@ from tests.support.harness import until_async
 
 
 class FakeSink:
-    """Keeps what it is given; `gate` holds writes up while it is closed."""
+    """Keeps what it is given. Writes wait while `gate` is closed."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []
@@ -58,7 +58,8 @@ class Case:
         self.directory = directory
         self.stop = asyncio.Event()
         capture = LogCapture()
-        monkeypatch.setattr(app, "log", structlog.wrap_logger(None, processors=[capture]))
+        for module in (app, deliveries):
+            monkeypatch.setattr(module, "log", structlog.wrap_logger(None, processors=[capture]))
         self.events = capture.entries
 
     def config(self, sinks: bool = True) -> Config:
@@ -72,8 +73,8 @@ class Case:
         found = {"fake": SinkConfig(Common(type="fake"), kind, Settings())} if sinks else {}
         return Config(parsed.receiver, parsed.admin, parsed.journal, parsed.validation, parsed.record, found)
 
-    def serve(self) -> "asyncio.Task[None]":
-        return asyncio.create_task(app.serve(self.config(), self.stop))
+    def serve(self, grace: float = app.GRACE) -> "asyncio.Task[None]":
+        return asyncio.create_task(app.serve(self.config(), self.stop, grace))
 
     async def listening(self) -> None:
         await until_async(lambda: "listening" in self.told(), "listening")
@@ -115,7 +116,7 @@ def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
 
 
 async def test_a_post_comes_out_at_the_sink(case: Case) -> None:
-    """The chain is whole; stopped, it lets go of the ports and the sink."""
+    """A stop releases the ports and closes the sink."""
     serving = case.serve()
     await case.listening()
     assert await case.post(posts.mixed(5)) == 200
@@ -127,15 +128,15 @@ async def test_a_post_comes_out_at_the_sink(case: Case) -> None:
     assert is_free(case.admin_port)
 
 
-async def test_a_write_under_way_is_finished_and_its_cursor_saved(case: Case) -> None:
-    """After the stop nothing comes again that the sink has taken."""
+async def test_a_write_in_progress_is_finished_and_its_cursor_saved(case: Case) -> None:
+    """After the next start, nothing is delivered again that the sink has taken."""
     case.sink.gate.clear()
     serving = case.serve()
     await case.listening()
     await case.post(posts.mixed(5))
-    await until_async(lambda: case.sink.writing, "a write is under way")
+    await until_async(lambda: case.sink.writing, "a write is in progress")
     case.stop.set()
-    await until_async(lambda: is_free(case.port), "the receiver has let go first")
+    await until_async(lambda: is_free(case.port), "the receiver has stopped first")
     assert not serving.done()
     case.sink.gate.set()
     await serving
@@ -149,18 +150,17 @@ async def test_a_write_under_way_is_finished_and_its_cursor_saved(case: Case) ->
     assert len(case.sink.ids) == 5
 
 
-async def test_a_write_that_does_not_end_is_cut_off_and_comes_again(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_write_that_does_not_end_is_cancelled_and_delivered_again(case: Case) -> None:
     """The stop takes no longer than its grace, and says what was left."""
-    monkeypatch.setattr(app, "GRACE", 0.05)
     case.sink.gate.clear()
-    serving = case.serve()
+    serving = case.serve(grace=0.05)
     await case.listening()
     await case.post(posts.mixed(5))
-    await until_async(lambda: case.sink.writing, "a write is under way")
+    await until_async(lambda: case.sink.writing, "a write is in progress")
     case.stop.set()
     await serving
     assert case.sink.ids == []
-    assert "a write did not end in time; what it wrote may come again" in case.told()
+    assert "write cancelled at the stop, its records may be delivered again" in case.told()
     case.sink.gate.set()
     case.stop.clear()
     again = case.serve()
@@ -169,8 +169,8 @@ async def test_a_write_that_does_not_end_is_cut_off_and_comes_again(case: Case, 
     await again
 
 
-async def test_a_delivery_that_ends_by_itself_stops_the_server(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To take posts that one sink would never get, unnoticed, is worse than to be started anew."""
+async def test_a_delivery_that_fails_stops_the_server(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopping is better than taking posts that one sink will not get."""
 
     async def fail(delivery: Delivery) -> None:
         raise ZeroDivisionError("a bug")
@@ -178,13 +178,13 @@ async def test_a_delivery_that_ends_by_itself_stops_the_server(case: Case, monke
     monkeypatch.setattr(Delivery, "run", fail)
     with pytest.raises(ZeroDivisionError):
         await app.serve(case.config(), case.stop)
-    assert "a delivery ended with an error" in case.told()
+    assert "delivery failed" in case.told()
     assert is_free(case.port)
 
 
 @pytest.mark.parametrize("which", ["port", "admin_port"])
-async def test_what_was_started_is_stopped_where_a_port_is_taken(case: Case, which: str) -> None:
-    """The journal is let go as well: with the port free, the next start works."""
+async def test_what_was_started_is_stopped_if_a_port_is_taken(case: Case, which: str) -> None:
+    """The journal is closed too: once the port is free, the next start works."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", getattr(case, which)))
         other.listen()
@@ -197,7 +197,7 @@ async def test_what_was_started_is_stopped_where_a_port_is_taken(case: Case, whi
 
 
 async def test_two_servers_on_one_journal_are_refused(case: Case) -> None:
-    """The second says so and touches nothing."""
+    """The second says so and changes nothing."""
     serving = case.serve()
     await case.listening()
     with pytest.raises(JournalError, match="in use by another btfeed"):
@@ -212,7 +212,7 @@ async def test_a_server_without_sinks_says_so_and_takes_posts(case: Case) -> Non
     serving = asyncio.create_task(app.serve(case.config(sinks=False), case.stop))
     await case.listening()
     assert await case.post(posts.mixed(5)) == 200
-    assert "no sinks are configured: posts are kept for their retention, and delivered to nobody" in case.told()
+    assert "no sinks configured: posts are kept for their retention, and not delivered" in case.told()
     case.stop.set()
     await serving
     case.stop.clear()
@@ -223,7 +223,7 @@ async def test_a_server_without_sinks_says_so_and_takes_posts(case: Case) -> Non
 
 
 async def test_check_goes_on_after_a_bug_in_a_sink(case: Case, tmp_path: Path) -> None:
-    """It is told as one, and the sink is closed."""
+    """It is reported as a bug, and the sink is closed."""
 
     async def fail() -> None:
         raise ZeroDivisionError("oh")
@@ -237,16 +237,16 @@ async def test_check_goes_on_after_a_bug_in_a_sink(case: Case, tmp_path: Path) -
     assert case.sink.closed
 
 
-async def test_check_makes_no_directory(case: Case, tmp_path: Path) -> None:
-    """Whoever checks as root leaves nothing that the server could not write."""
+async def test_check_creates_no_directory(case: Case, tmp_path: Path) -> None:
+    """A check run as root leaves nothing that the server could not write."""
     case.directory = tmp_path / "not" / "there"
     (journal, _) = await check.check(case.config())
     assert journal == check.Check("journal.directory", f"{case.directory} can be written")
     assert not (tmp_path / "not").exists()
 
 
-def test_a_sink_is_told_its_name_and_every_field(case: Case) -> None:
-    """What the Avro schema and the like are made from."""
+def test_a_sink_gets_its_name_and_every_field(case: Case) -> None:
+    """They are what an Avro schema and the like are made from."""
     told: list[SinkContext] = []
     create: Callable[..., Any] = lambda settings, context: told.append(context)  # noqa: E731
     parts.create_sink("archive", SinkConfig(Common(type="x"), SinkType(Settings, create), Settings()))

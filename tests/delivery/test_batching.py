@@ -1,7 +1,7 @@
 """Batching: what follows the cursor, cut by records, bytes and linger, each record once and in order."""
 
 import asyncio
-import time
+from collections.abc import Sequence
 from itertools import accumulate
 
 import pytest
@@ -11,37 +11,51 @@ from pydantic import ValidationError
 
 from btfeed.delivery.batching import MAX_POSTS, Batcher, DeliverySettings, FilterSettings, Slice
 from btfeed.delivery.mapped_posts import MappedPosts
-from btfeed.journal.base import Cursor, JournalUnavailable
+from btfeed.journal.base import Cursor, Entry, JournalUnavailable
+from btfeed.journal.memory import MemoryJournal
 from btfeed.telemetry.metrics import Metrics
 from tests.support import posts
-from tests.support.fakes import FakeJournal, mapped, mapper, post
+from tests.support.clock import FakeClock, FastClock, settle
+from tests.support.fakes import FaultyOutlet, mapped, mapper, post
+from tests.support.harness import until_async
 
-SOON = 0.01
+SOON = 1.0
+"""Seconds to wait for a slice, by a fast clock."""
 
 
 class Bench:
-    """A batcher over a journal in memory. `held_back` counts what the filter does."""
+    """A batcher over a journal in memory. held_back: how many records the filter held back."""
 
-    def __init__(self, filter: FilterSettings | None = None, unexpected: str = "report", **settings: object) -> None:
+    def __init__(
+        self,
+        filter: FilterSettings | None = None,
+        unexpected: str = "report",
+        clock: FakeClock | None = None,
+        **settings: object,
+    ) -> None:
         self.settings = DeliverySettings.model_validate({"linger": "0s"} | settings)
         self.filter = filter or FilterSettings()
-        self.journal = FakeJournal()
-        self.feed = MappedPosts(mapper(unexpected=unexpected), Metrics(), sinks=1)
+        self.clock = clock or FastClock()
+        self.journal = MemoryJournal({})
+        self.outlet = FaultyOutlet(self.journal, "sink")
+        self.mapped_posts = MappedPosts(mapper(unexpected=unexpected), Metrics(), sinks=1)
         self.held_back = 0
         self.restart(Cursor(1))
 
     def restart(self, cursor: Cursor) -> None:
-        self.batcher = Batcher(self.journal, self.feed, self.settings, self.filter, cursor, self._filtered)
+        self.batcher = Batcher(
+            self.outlet, self.mapped_posts, self.settings, self.filter, cursor, self._filtered, clock=self.clock
+        )
 
     def _filtered(self, number: int) -> None:
         self.held_back += number
 
     async def post(self, occurrences: int, seed: int = 0, received: float | None = None) -> list[bytes]:
-        await self.journal.append(post(posts.mixed(occurrences, seed), received))
+        await self.journal.append(post(posts.mixed(occurrences, seed), received, self.clock))
         return mapped(occurrences, seed).bodies
 
     async def rest(self) -> list[Slice]:
-        """All slices until nothing more comes."""
+        """All slices until no more come."""
         found = []
         while part := await self.batcher.next(SOON):
             found.append(part)
@@ -53,7 +67,7 @@ def bodies(slices: list[Slice]) -> list[bytes]:
 
 
 async def test_batches_are_cut_by_records() -> None:
-    """Small posts are joined, and none holds more than max_records."""
+    """Small posts are joined, and no batch has more than max_records."""
     bench = Bench(max_records=10)
     expected = [body for seed in range(7) for body in await bench.post(4, seed)]
     slices = await bench.rest()
@@ -63,7 +77,7 @@ async def test_batches_are_cut_by_records() -> None:
 
 
 async def test_batches_are_cut_by_bytes() -> None:
-    """None holds more than max_bytes, but for a record that is alone."""
+    """No batch has more than max_bytes, unless it is a single record."""
     bench = Bench(max_bytes="2000B")
     expected = await bench.post(10) + await bench.post(10, 1)
     slices = await bench.rest()
@@ -89,42 +103,68 @@ async def test_a_post_larger_than_a_batch_is_cut_and_the_cursor_has_its_ordinal(
 
 @pytest.mark.parametrize("ordinal", [0, 1, 5, 9, 10])
 async def test_a_restart_in_the_middle_of_a_post(ordinal: int) -> None:
-    """Every ordinal is found again, the one behind the last too."""
+    """At any ordinal, including the one behind the last."""
     bench = Bench()
     expected = await bench.post(10) + await bench.post(2, 1)
     bench.restart(Cursor(1, ordinal))
     assert bodies(await bench.rest()) == expected[ordinal:]
 
 
+async def _mapped(bench: Bench, posts: int) -> None:
+    """Return when so many posts were mapped, and everything that can run has run."""
+    await until_async(lambda: bench.mapped_posts._begun.get(0) == posts and not bench.mapped_posts._pending, "mapped")
+    await settle()
+
+
 async def test_a_batch_lingers_from_the_receipt_of_its_oldest_post() -> None:
-    """A fresh post waits for others; one that was received long ago is written at once."""
-    bench = Bench(linger="300ms")
+    """It waits for other posts until `linger` has passed since then."""
+    clock = FakeClock()
+    bench = Bench(clock=clock, linger="30s")
     await bench.post(1)
-    started = time.monotonic()
-    task = asyncio.create_task(bench.batcher.next(5))
+    await clock.advance(10)
+    slicing = asyncio.create_task(bench.batcher.next(5))
+    await _mapped(bench, 1)
     await bench.post(1, 1)
-    part = await task
+    await _mapped(bench, 2)
+    await clock.advance(19)
+    assert not slicing.done()
+    await clock.advance(1)
+    part = await slicing
     assert part
-    assert (len(part.batch), time.monotonic() - started >= 0.29) == (2, True)
-    await bench.post(1, 2, received=time.time() - 60)
-    started = time.monotonic()
-    assert await bench.batcher.next(5)
-    assert time.monotonic() - started < 0.29
+    assert len(part.batch) == 2
 
 
-async def test_a_clock_that_was_set_back_does_not_make_it_linger() -> None:
-    """A post that seems to come from the future waits no longer than linger."""
-    bench = Bench(linger="20ms")
-    await bench.post(1, received=time.time() + 3600)
+async def test_an_old_post_does_not_linger() -> None:
+    """One that was received longer ago than `linger` is in a batch at once."""
+    bench = Bench(clock=FakeClock(), linger="30s")
+    await bench.post(1, received=bench.clock.time() - 60)
     assert await asyncio.wait_for(bench.batcher.next(5), 5)
 
 
-async def test_nothing_comes_within_its_patience() -> None:
-    """None where the journal has nothing for so long; what comes later is found later."""
-    bench = Bench()
-    assert await bench.batcher.next(SOON) is None
+async def test_a_post_from_the_future_lingers_from_now() -> None:
+    """After the system's clock was set back, a post waits no longer than `linger`."""
+    clock = FakeClock()
+    bench = Bench(clock=clock, linger="30s")
+    await bench.post(1, received=clock.time() + 3600)
+    slicing = asyncio.create_task(bench.batcher.next(5))
+    await _mapped(bench, 1)
+    await clock.advance(29)
+    assert not slicing.done()
+    await clock.advance(1)
+    assert await slicing
+
+
+async def test_next_returns_none_after_its_patience() -> None:
+    """If the journal has no post for so long. Later posts are found later."""
+    clock = FakeClock()
+    bench = Bench(clock=clock)
+    slicing = asyncio.create_task(bench.batcher.next(5))
+    await clock.advance(4.9)
+    assert not slicing.done()
+    await clock.advance(0.1)
+    assert await slicing is None
     await bench.post(2)
-    assert len(await bench.rest()) == 1
+    assert await bench.batcher.next(5)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +178,7 @@ async def test_nothing_comes_within_its_patience() -> None:
     ],
 )
 async def test_a_filter_takes_what_matches_each_list(filter: dict[str, object], wanted: bytes) -> None:
-    """By category, application and name; what is held back is counted, and the cursor passes it."""
+    """By category, application and name. What is held back is counted, and the cursor passes it."""
     bench = Bench(FilterSettings.model_validate(filter))
     everything = await bench.post(12) + await bench.post(12, 1)
     slices = await bench.rest()
@@ -147,16 +187,16 @@ async def test_a_filter_takes_what_matches_each_list(filter: dict[str, object], 
     assert slices[-1].end == Cursor(3)
 
 
-async def test_what_a_filter_takes_does_not_hold_the_rest_in_memory() -> None:
-    """A few records of each of many large posts are copied, so that those posts can go."""
+async def test_filtered_batches_do_not_keep_whole_posts_in_memory() -> None:
+    """A few records of a large post are copied, so that the post can be freed."""
     bench = Bench(FilterSettings(category=["visit"]))
     await bench.post(30)
     (part,) = await bench.rest()
     assert sum(memoryview(piece.obj).nbytes for piece in part.batch.parts) == part.batch.nbytes
 
 
-async def test_a_long_stretch_that_is_held_back_is_passed_in_steps() -> None:
-    """So that the cursor is saved on the way, and dead letters are looked for."""
+async def test_the_cursor_moves_although_everything_is_held_back() -> None:
+    """In steps of MAX_POSTS, so that the cursor is saved on the way."""
     bench = Bench(FilterSettings(application=["another"]))
     entry = post(posts.mixed(1))
     for _ in range(MAX_POSTS + 5):
@@ -165,54 +205,80 @@ async def test_a_long_stretch_that_is_held_back_is_passed_in_steps() -> None:
 
 
 async def test_dead_letters_fill_a_slice_too() -> None:
-    """A backlog of nothing but dead letters takes no more memory than one of records."""
+    """They count toward max_records, so that a backlog of dead letters takes no more memory than one of records."""
     bench = Bench(unexpected="dead-letter", max_records=6)
     for _ in range(20):
         await bench.journal.append(post(posts.sample_purepath()))
     assert [(len(part.batch), len(part.dead_letters)) for part in await bench.rest()] == [(0, 6)] * 3 + [(0, 2)]
 
 
+class GappyOutlet(FaultyOutlet):
+    """An outlet whose second post has number 7, and whose posts can be gone although `wait` announces them."""
+
+    gone = False
+
+    async def read(self, seq: int, max_bytes: int) -> Sequence[Entry]:
+        found = await super().read(1, max_bytes)
+        numbered = [Entry(seq, entry.post, entry.digest) for seq, entry in zip((1, 7), found, strict=False)]
+        return [] if self.gone else [entry for entry in numbered if entry.seq >= seq]
+
+    async def wait(self, seq: int) -> None:
+        await super().wait(2 if 1 < seq < 8 else seq)
+
+
+def _with_gaps(bench: Bench) -> GappyOutlet:
+    outlet = bench.outlet = GappyOutlet(bench.journal, "sink")
+    bench.restart(Cursor(1))
+    return outlet
+
+
 async def test_gaps_in_the_journal_are_passed() -> None:
-    """Posts that were set aside leave gaps, before, between and in the middle of what was being read."""
+    """Missing numbers between two posts, and a cursor at one of them."""
     bench = Bench(max_records=3)
-    first = await bench.post(2)
-    await bench.journal.append(post(posts.mixed(4, 1)), seq=7)
+    _with_gaps(bench)
+    expected = await bench.post(2) + await bench.post(4, 1)
     slices = await bench.rest()
-    assert bodies(slices) == first + mapped(4, 1).bodies
+    assert bodies(slices) == expected
     assert slices[-1].end == Cursor(8)
     bench.restart(Cursor(3, 5))
-    assert bodies(await bench.rest()) == mapped(4, 1).bodies
+    assert bodies(await bench.rest()) == expected[2:]
 
 
-async def test_a_journal_whose_last_posts_are_gone_is_not_asked_all_the_time() -> None:
-    """Its head is past the cursor and it has nothing to read: it is looked at now and then, and patience holds."""
-    bench = Bench()
-    await bench.post(1)
-    bench.journal.entries.clear()
-    assert await asyncio.wait_for(bench.batcher.next(0.3), 5) is None
-    assert 1 < bench.journal.reads < 20
-    expected = await bench.post(2, 1)
-    assert bodies(await bench.rest()) == expected
+async def test_a_journal_that_announces_a_post_and_has_none_is_read_now_and_then() -> None:
+    """Its last posts were damaged. It is not read in a busy loop, and `next` still returns after its patience."""
+    clock = FakeClock()
+    bench = Bench(clock=clock)
+    outlet = _with_gaps(bench)
+    expected = await bench.post(1)
+    outlet.gone = True
+    slicing = asyncio.create_task(bench.batcher.next(0.3))
+    await clock.advance(1)
+    assert await slicing is None
+    assert 1 < outlet.calls.count("read") < 20
+    outlet.gone = False
+    part = await bench.batcher.next(5)
+    assert part
+    assert part.batch.bodies == expected
 
 
 async def test_a_journal_that_fails_in_the_middle_loses_nothing() -> None:
-    """What was taken before is a slice; then the error comes; then it goes on behind that slice."""
+    """What was taken before is a slice, then the error is raised, then batching goes on behind that slice."""
     bench = Bench(linger="1s")
     expected = await bench.post(3)
-    bench.batcher._entries.extend(await bench.journal.read(1, 1))
-    bench.journal.failing = {"read"}
+    bench.batcher._entries.extend(await bench.outlet.read(1, 1))
+    bench.outlet.failing = {"read"}
     expected += await bench.post(2, 1)
     part = await bench.batcher.next(SOON)
     assert part
     assert part.end == Cursor(2)
     with pytest.raises(JournalUnavailable):
         await bench.batcher.next(SOON)
-    bench.journal.failing = set()
+    bench.outlet.failing = set()
     assert bodies([part, *await bench.rest()]) == expected
 
 
 @pytest.mark.parametrize("settings", [{"max_bytes": "0B"}, {"retry_initial": "0s"}, {"retry_max": "0s"}, {"max_age": "0s"}])
-def test_settings_with_which_nothing_would_be_delivered_are_refused(settings: dict[str, object]) -> None:
+def test_settings_that_would_deliver_nothing_are_rejected(settings: dict[str, object]) -> None:
     """Batches of no bytes, retries without a pause, records that are always too old."""
     with pytest.raises(ValidationError, match="greater than"):
         DeliverySettings.model_validate(settings)
@@ -229,7 +295,7 @@ def test_settings_with_which_nothing_would_be_delivered_are_refused(settings: di
 def test_slices_are_all_that_follows_the_cursor_once_and_in_order(
     sizes: list[int], max_records: int, max_bytes: int, start: tuple[int, int], restarts: set[int]
 ) -> None:
-    """From any cursor, with restarts at any slice: their concatenation is what follows it, and each fits."""
+    """From any cursor, with restarts at any slice: joined, they are what follows the cursor, and each one fits."""
 
     async def check() -> None:
         bench = Bench(max_records=max_records, max_bytes=f"{max_bytes}B")

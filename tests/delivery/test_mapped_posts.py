@@ -1,4 +1,4 @@
-"""The feed: each post mapped once for the sinks near the head, within a budget, and counted once."""
+"""Mapped posts: each post is mapped once for the sinks near the head, within a budget, and counted once."""
 
 import asyncio
 from threading import Barrier, Event
@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from btfeed.delivery import mapped_posts as feed
 from btfeed.delivery.mapped_posts import MappedPost, MappedPosts
 from btfeed.records.mapper import PostMapper
 from btfeed.records.plain_mapper import Mapped, Posts, map_all
@@ -38,15 +37,19 @@ class CountingMapper:
 
 
 class Bench:
-    def __init__(self, budget: int = 2**20, unexpected: str = "report", sinks: int = 3) -> None:
+    def __init__(self, budget: int = 2**20, unexpected: str = "report", sinks: int = 3, **groups: int) -> None:
         self.mapper = CountingMapper(mapper(unexpected=unexpected))
         self.metrics = Metrics()
-        self.feed = MappedPosts(self.mapper, self.metrics, sinks, budget)
+        self.mapped_posts = MappedPosts(self.mapper, self.metrics, sinks, budget, **groups)
 
-    async def map(self, seq: int, *bodies: bytes) -> MappedPost:
-        """Ask for the first of them, which is numbered `seq`; the others follow."""
+    async def map(self, seq: int, *bodies: bytes, partition: int = 0) -> MappedPost:
+        """Ask for the first of them, which has number `seq`. The others follow it."""
         entry, *following = entries(seq, list(map(post, bodies)))
-        return await self.feed.map(entry, following)
+        return await self.mapped_posts.map(partition, entry, following)
+
+    def kept(self) -> list[int]:
+        """The numbers of the posts that are kept, the least recently used first."""
+        return [seq for _, seq in self.mapped_posts._posts]
 
     def total(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(f"btfeed_{name}_total", labels) or 0.0
@@ -56,18 +59,18 @@ class Bench:
 def bench(request: pytest.FixtureRequest) -> Any:
     found = Bench(**getattr(request, "param", {}))
     yield found
-    found.feed.close()
+    found.mapped_posts.close()
 
 
 async def test_two_sinks_share_one_mapping(bench: Bench) -> None:
-    """Whether they ask at the same time or one after the other, they get the same object."""
+    """They get the same object, whether they ask at the same time or one after the other."""
     first, second = await asyncio.gather(bench.map(1, posts.mixed(5)), bench.map(1, posts.mixed(5)))
     assert first is second is await bench.map(1, posts.mixed(5))
     assert len(bench.mapper.mapped) == 1
 
 
-async def test_a_sink_that_goes_away_does_not_spoil_it_for_another(bench: Bench) -> None:
-    """Cancelling one that waits for a mapping leaves the mapping to the other."""
+async def test_a_cancelled_sink_does_not_cancel_the_mapping(bench: Bench) -> None:
+    """Another sink that waits for it gets the post."""
     gone = asyncio.create_task(bench.map(1, posts.mixed(5)))
     other = asyncio.create_task(bench.map(1, posts.mixed(5)))
     await asyncio.sleep(0)
@@ -77,43 +80,54 @@ async def test_a_sink_that_goes_away_does_not_spoil_it_for_another(bench: Bench)
     assert len(bench.mapper.mapped) == 1
 
 
-async def test_small_posts_are_mapped_together(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many as make a group go to a thread at once, and are there when they are asked for."""
-    bodies = [posts.mixed(5, seed) for seed in range(10)]
-    monkeypatch.setattr(feed, "GROUP_BYTES", sum(map(len, bodies[:3])) - 1)
-    assert len((await bench.map(1, *bodies)).batch) == 5
-    assert bench.mapper.mapped == bodies[:3]
-    assert [len((await bench.map(seq, bodies[seq - 1])).batch) for seq in (2, 3)] == [5, 5]
-    assert bench.mapper.mapped == bodies[:3]
+GROUP = [posts.mixed(5, seed) for seed in range(10)]
 
 
-async def test_a_group_ends_where_it_becomes_too_much(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rest of it is mapped when it is asked for, also by a sink that had waited for it, and counted once."""
+@pytest.mark.parametrize("bench", [{"group_bytes": sum(map(len, GROUP[:3])) - 1}], indirect=True)
+async def test_small_posts_are_mapped_together(bench: Bench) -> None:
+    """As many as make a group are mapped at once, and are ready when they are asked for."""
+    assert len((await bench.map(1, *GROUP)).batch) == 5
+    assert bench.mapper.mapped == GROUP[:3]
+    assert [len((await bench.map(seq, GROUP[seq - 1])).batch) for seq in (2, 3)] == [5, 5]
+    assert bench.mapper.mapped == GROUP[:3]
+
+
+@pytest.mark.parametrize("bench", [{"group_mapped": 1}], indirect=True)
+async def test_a_group_ends_when_its_records_take_too_much(bench: Bench) -> None:
+    """The rest is mapped when it is asked for, also by a sink that was already waiting, and counted once."""
     bodies = [posts.sample_purepath()] * 3
-    monkeypatch.setattr(feed, "GROUP_MAPPED", 1)
     found = await asyncio.gather(bench.map(1, *bodies), bench.map(2, *bodies[1:]))
-    assert [one.seq for one in found] == [1, 2]
+    assert [len(one.batch) for one in found] == [1, 1]
     assert len(bench.mapper.mapped) == 2
     assert bench.total("occurrences", category="purepath") == 2
 
 
 @pytest.mark.parametrize("bench", [{"sinks": 2}], indirect=True)
-async def test_what_all_sinks_have_had_is_let_go(bench: Bench) -> None:
-    """Nobody will ask for it again; one that does after all gets it mapped again."""
+async def test_a_post_is_dropped_when_all_sinks_had_it(bench: Bench) -> None:
+    """A sink that asks for it after all gets it mapped again."""
     bodies = [posts.mixed(5, seed) for seed in range(2)]
     await bench.map(1, *bodies)
     await bench.map(2, bodies[1])
-    assert list(bench.feed._posts) == [1, 2]
+    assert bench.kept() == [1, 2]
     await bench.map(1, bodies[0])
-    assert list(bench.feed._posts) == [2]
+    assert bench.kept() == [2]
     await bench.map(2, bodies[1])
-    assert (list(bench.feed._posts), bench.feed._had, bench.feed._total) == ([], {}, 0)
+    assert (bench.kept(), bench.mapped_posts._had, bench.mapped_posts._total) == ([], {}, 0)
     assert len((await bench.map(1, bodies[0])).batch) == 5
     assert len(bench.mapper.mapped) == 3
 
 
+async def test_partitions_have_numbers_of_their_own(bench: Bench) -> None:
+    """Posts of the same number in two partitions are two posts, and both are counted."""
+    first = await bench.map(1, posts.sample_purepath(), partition=0)
+    second = await bench.map(1, posts.sample_visit(), partition=1)
+    assert first is await bench.map(1, posts.sample_purepath(), partition=0)
+    assert second is await bench.map(1, posts.sample_visit(), partition=1)
+    assert bench.total("occurrences", category="purepath") == bench.total("occurrences", category="visit") == 1
+
+
 class Meeting:
-    """Maps two posts at a time, or none, and the second of them first."""
+    """Maps two posts at the same time, or waits, and finishes the second one first."""
 
     threads = 2
 
@@ -133,16 +147,15 @@ class Meeting:
         return map_all(self.map, posts, room)
 
 
-async def test_posts_are_mapped_at_the_same_time_and_come_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that follow are begun beside the one that is asked for; all are counted, whichever is done first."""
-    monkeypatch.setattr(feed, "GROUP_BYTES", 1)
+async def test_posts_are_mapped_at_the_same_time_and_come_in_order() -> None:
+    """Those that follow are begun together with the one that is asked for. All are counted, whichever is done first."""
     metrics = Metrics()
-    both = MappedPosts(Meeting(), metrics, sinks=2)
+    both = MappedPosts(Meeting(), metrics, sinks=2, group_bytes=1)
     asked = entries(1, [post(posts.mixed(seq)) for seq in (1, 2)])
-    first = await both.map(asked[0], asked[1:])
-    assert [first.seq, len(first.batch)] == [1, 1]
-    assert list(both._posts) == [2, 1]
-    assert len((await both.map(asked[1])).batch) == 2
+    first = await both.map(0, asked[0], asked[1:])
+    assert len(first.batch) == 1
+    assert [seq for _, seq in both._posts] == [2, 1]
+    assert len((await both.map(0, asked[1])).batch) == 2
     counted = [metrics.occurrences.labels(category)._value.get() for category in CATEGORIES]
     assert sum(counted) == 3
     both.close()
@@ -150,10 +163,10 @@ async def test_posts_are_mapped_at_the_same_time_and_come_in_order(monkeypatch: 
 
 @pytest.mark.parametrize("bench", [{"budget": 20_000}], indirect=True)
 async def test_what_is_kept_stays_within_the_budget(bench: Bench) -> None:
-    """A sink far behind maps again what went, and what is kept never grows with how far apart the sinks are."""
+    """What is kept does not grow with the distance between sinks: one far behind maps again what was dropped."""
     for seq in range(1, 60):
         await bench.map(seq, posts.mixed(5, seq))
-        assert sum(kept.nbytes for kept in bench.feed._posts.values()) == bench.feed._total <= 20_000
+        assert sum(kept.nbytes for kept in bench.mapped_posts._posts.values()) == bench.mapped_posts._total <= 20_000
     again = len(bench.mapper.mapped)
     await bench.map(59, posts.mixed(5, 59))
     assert len(bench.mapper.mapped) == again
@@ -163,46 +176,46 @@ async def test_what_is_kept_stays_within_the_budget(bench: Bench) -> None:
 
 @pytest.mark.parametrize("bench", [{"budget": 20_000}], indirect=True)
 async def test_posts_without_records_do_not_pile_up(bench: Bench) -> None:
-    """They take room too, if only a little."""
+    """They count toward the budget too."""
     for seq in range(1, 200):
         await bench.map(seq, posts.mixed(0))
-    assert len(bench.feed._posts) < 100
+    assert len(bench.mapped_posts._posts) < 100
 
 
 @pytest.mark.parametrize("bench", [{"budget": 10}], indirect=True)
 async def test_a_post_over_the_budget_is_kept_until_the_next(bench: Bench) -> None:
-    """One post is always kept: the other sinks will ask for it soon."""
+    """At least one post is kept, since the other sinks will ask for it soon."""
     await bench.map(1, posts.mixed(50))
     await bench.map(1, posts.mixed(50))
     await bench.map(2, posts.mixed(50, 1))
-    assert list(bench.feed._posts) == [2]
+    assert bench.kept() == [2]
     assert len(bench.mapper.mapped) == 2
 
 
 async def test_a_bug_in_mapping_makes_that_post_a_dead_letter(bench: Bench) -> None:
-    """Its neighbours are mapped; its letter is the raw body, with the reason and a name of its own."""
+    """With its raw body, the reason, and an id. The posts around it are mapped."""
     bench.mapper.broken.add(posts.mixed(3, 1))
     good, bad, after = [await bench.map(seq, posts.mixed(3, seq)) for seq in (0, 1, 2)]
     assert [len(mapped.batch) for mapped in (good, bad, after)] == [3, 0, 3]
-    (letter,) = bad.dead_letters
-    assert (letter.kind, letter.sink, letter.body) == ("post", "", posts.mixed(3, 1))
-    assert letter.reason == "mapping failed: ZeroDivisionError('a bug')"
-    assert letter.event_id
+    (dead_letter,) = bad.dead_letters
+    assert (dead_letter.kind, dead_letter.sink, dead_letter.body) == ("post", "", posts.mixed(3, 1))
+    assert dead_letter.reason == "mapping failed: ZeroDivisionError('a bug')"
+    assert dead_letter.event_id
     assert bench.total("dead_letters", sink="", reason="malformed") == 1
 
 
-async def test_a_body_that_is_no_post_is_a_dead_letter(bench: Bench) -> None:
-    """It can't come through the receiver, but may through the journal's file."""
+async def test_a_malformed_body_is_a_dead_letter(bench: Bench) -> None:
+    """The receiver rejects such bodies, but the journal's file may contain one."""
     found = await bench.map(1, b"\x00\xff")
-    assert [letter.kind for letter in found.dead_letters] == ["post"]
+    assert [dead_letter.kind for dead_letter in found.dead_letters] == ["post"]
     assert "not a BusinessTransactions message" in found.dead_letters[0].reason
 
 
 @pytest.mark.parametrize("bench", [{"unexpected": "dead-letter"}], indirect=True)
-async def test_occurrences_that_are_not_to_be_delivered_are_dead_letters(bench: Bench) -> None:
-    """Under a policy of dead-letter, with their columns, for no sink in particular."""
+async def test_occurrences_that_validation_rejects_are_dead_letters(bench: Bench) -> None:
+    """With their columns, and without a sink, if the policy says dead-letter."""
     found = await bench.map(1, posts.sample_purepath())
-    assert [(letter.kind, letter.sink) for letter in found.dead_letters] == [("record", "")]
+    assert [(dead_letter.kind, dead_letter.sink) for dead_letter in found.dead_letters] == [("record", "")]
     assert found.dead_letters[0].event_id
     assert found.dead_letters[0].transaction
     assert found.nbytes > len(found.dead_letters[0].body)
@@ -211,7 +224,7 @@ async def test_occurrences_that_are_not_to_be_delivered_are_dead_letters(bench: 
 
 @pytest.mark.parametrize("bench", [{"budget": 1}], indirect=True)
 async def test_a_post_that_is_mapped_again_is_counted_once(bench: Bench) -> None:
-    """For a sink far behind, or after the head has gone on."""
+    """However often sinks far behind ask for it."""
     for seq in (1, 2, 3, 1, 2, 3):
         await bench.map(seq, posts.sample_purepath())
     assert len(bench.mapper.mapped) == 6

@@ -1,4 +1,4 @@
-"""Stops in the middle of delivery: what only waits ends at once, what is under way is finished, nothing is lost."""
+"""Stops in the middle of delivery: pauses end at once, writes in progress are finished, and nothing is lost."""
 
 import asyncio
 
@@ -7,10 +7,9 @@ import pytest
 from btfeed.journal.base import Cursor
 from sinks.base import OutcomeUnknown, Unavailable, WriteResult
 from sinks.batch import Batch
+from tests.support.clock import FakeClock, settle
 from tests.support.fakes import FakeSink, Rig, SerialFakeSink
 from tests.support.harness import until_async
-
-pytestmark = pytest.mark.usefixtures("quickly")
 
 
 async def hang(batch: Batch) -> WriteResult:
@@ -19,25 +18,25 @@ async def hang(batch: Batch) -> WriteResult:
 
 
 @pytest.mark.parametrize("stage", ["opening", "pause", "idle"])
-async def test_a_stop_ends_what_only_waits(stage: str) -> None:
-    """A pause of a minute before the next opening or write, and waiting for posts, end at once."""
+async def test_a_stop_ends_pauses(stage: str) -> None:
+    """The pause before the next open or write, and the wait for posts. The clock stands still, so only the stop can."""
     away: list[Exception] = [Unavailable("away", retry_after=60)] * 3
     sink = FakeSink(opens=away) if stage == "opening" else FakeSink(*away if stage == "pause" else ())
-    async with Rig(sink) as rig:
+    async with Rig(sink, clock=FakeClock(), linger="0s") as rig:
         if stage != "idle":
             await rig.post(2)
             await until_async(lambda: rig.delivery.status.state == "unavailable", "a pause")
         rig.delivery.stop()
         await asyncio.wait_for(rig.task, 5)
     assert sink.closed == 1
-    assert all(commit.cursor == Cursor(1) for commit in rig.journal.commits)
+    assert all(commit.cursor == Cursor(1) for commit in rig.outlet.commits)
 
 
 @pytest.mark.parametrize("serial", [False, True])
-async def test_after_a_stop_nothing_new_is_written(serial: bool) -> None:
-    """The batch behind one that a stop caught in its pause is left for the next start, not written before it."""
+async def test_nothing_new_is_written_after_a_stop(serial: bool) -> None:
+    """The batch behind one that is in its pause is left for the next start, not written before it."""
     sink: FakeSink = (SerialFakeSink if serial else FakeSink)(*[WriteResult()] * serial, Unavailable("away", 60))
-    async with Rig(sink, serial=serial, max_records=1) as rig:
+    async with Rig(sink, serial=serial, clock=FakeClock(), linger="0s", max_records=1) as rig:
         await rig.post(5)
         await until_async(lambda: rig.delivery.status.state == "unavailable", "a pause")
         rig.delivery.stop()
@@ -46,26 +45,37 @@ async def test_after_a_stop_nothing_new_is_written(serial: bool) -> None:
     assert sink.bodies == []
 
 
+async def test_a_stop_before_the_start() -> None:
+    """The sink is not opened, but closed."""
+    sink = FakeSink()
+    rig = Rig(sink)
+    rig.delivery.stop()
+    async with rig:
+        await asyncio.wait_for(rig.task, 5)
+    assert (sink.opened_with, sink.closed) == ([], 1)
+
+
 async def test_a_write_that_hangs_is_given_up_when_it_is_cancelled() -> None:
-    """stop waits for it; cancelling the loop ends it, and the sink is closed. Its batch is not settled."""
+    """A stop waits for it. Cancelling ends it, closes the sink, and leaves its batch unsettled."""
     sink = FakeSink(always=hang)
     async with Rig(sink) as rig:
         await rig.post(2)
         await until_async(lambda: sink.at_once == 1, "the write hangs")
         rig.delivery.stop()
-        assert not (await asyncio.wait([rig.task], timeout=0.1))[0]
+        await settle()
+        assert not rig.task.done()
         rig.task.cancel()
         await asyncio.gather(rig.task, return_exceptions=True)
-        assert (sink.closed, rig.journal.saved) == (1, {})
+        assert (sink.closed, rig.outlet.commits) == (1, [])
         rig.task = asyncio.create_task(asyncio.sleep(0))
 
 
 async def test_a_stop_while_the_journal_fails_ends_when_it_is_cancelled() -> None:
-    """The saving goes on until then, and no longer."""
+    """Saving is tried until then, and no longer."""
     sink = SerialFakeSink()
     async with Rig(sink, serial=True) as rig:
-        rig.journal.failing = {"commit"}
-        await until_async(lambda: rig.journal.failed, "the commit failed")
+        rig.outlet.failing = {"commit"}
+        await until_async(lambda: rig.outlet.failed, "the commit failed")
         rig.delivery.stop()
         rig.task.cancel()
         await asyncio.gather(rig.task, return_exceptions=True)
@@ -73,8 +83,8 @@ async def test_a_stop_while_the_journal_fails_ends_when_it_is_cancelled() -> Non
         rig.task = asyncio.create_task(asyncio.sleep(0))
 
 
-async def test_a_write_under_way_at_a_stop_is_finished_and_saved() -> None:
-    """Its records are delivered once, and the cursor is behind them at the next start."""
+async def test_a_write_in_progress_at_a_stop_is_finished_and_saved() -> None:
+    """The cursor is behind its records at the next start, so they are delivered once."""
     let_go = asyncio.Event()
 
     async def slow(batch: Batch) -> WriteResult:
@@ -84,19 +94,19 @@ async def test_a_write_under_way_at_a_stop_is_finished_and_saved() -> None:
     sink = FakeSink(slow)
     async with Rig(sink) as rig:
         bodies = await rig.post(2)
-        await until_async(lambda: sink.at_once == 1, "the write is under way")
+        await until_async(lambda: sink.at_once == 1, "the write is in progress")
         rig.delivery.stop()
         let_go.set()
-    assert (sink.bodies, rig.journal.saved["sink"][0]) == (bodies, Cursor(2))
+    assert (sink.bodies, rig.cursor) == (bodies, Cursor(2))
 
 
-async def test_a_stop_while_waiting_does_not_bring_again_what_must_not_come() -> None:
-    """The dead letters of an unknown outcome are saved with the cursor, though the loop was in its pause."""
+async def test_a_stop_in_a_pause_saves_what_must_not_be_written_twice() -> None:
+    """The dead letters of an unknown outcome are saved with the cursor."""
     sink = FakeSink(OutcomeUnknown("no reply", retry_after=60, again=False))
     async with Rig(sink) as rig:
         await rig.post(2)
         await until_async(lambda: rig.delivery.status.state == "unavailable", "a pause")
         rig.delivery.stop()
         await asyncio.wait_for(rig.task, 5)
-    assert rig.journal.saved["sink"][0] == Cursor(2)
-    assert len(rig.journal.letters) == 2
+    assert rig.cursor == Cursor(2)
+    assert len(rig.dead_letters) == 2

@@ -1,4 +1,4 @@
-"""Journals for tests: opened, filled, and looked at."""
+"""SQLite journals for tests: opened, filled, and looked at."""
 
 import os
 import random
@@ -12,37 +12,39 @@ from prometheus_client import Counter
 
 from btfeed.journal.base import DeadLetter, Entry
 from btfeed.journal.sqlite.database import JournalDatabase
-from btfeed.journal.sqlite.journal import SqliteJournal, SqliteSettings
+from btfeed.journal.sqlite.journal import SqliteJournal
+from btfeed.journal.sqlite.settings import SqliteSettings, Tuning
 from btfeed.posts.post import Post, digest
 from btfeed.telemetry.metrics import Metrics
 from sinks.batch import Transaction
+from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
 MAX_OCCURRENCES = 1_000
 EVERYTHING = 2**62
 
 
 class Journal(SqliteJournal):
-    """A journal whose metrics and directory are at hand."""
+    """A journal with its metrics and directory."""
 
     metrics: Metrics
     directory: Path
 
     def count(self, name: str, **labels: str) -> int:
-        """The value of a counter of the metrics, of all its labels together where none are named."""
+        """The value of a counter, the sum over all labels that are not named."""
         metric: Counter = getattr(self.metrics, name)
         samples = [sample for family in metric.collect() for sample in family.samples if sample.name.endswith("_total")]
         return int(sum(sample.value for sample in samples if labels.items() <= sample.labels.items()))
 
     async def everything(self, seq: int = 0) -> list[Entry]:
-        """All posts from `seq` on, read in small pieces as a sink would."""
+        """All posts from `seq` on, read in small pieces as a sink would do."""
         found: list[Entry] = []
-        while entries := await self.read(found[-1].seq + 1 if found else seq, 2_000):
+        while entries := await self.outlet("a").read(found[-1].seq + 1 if found else seq, 2_000):
             found += entries
         return found
 
-    def head_of_posts(self) -> int:
-        """Posts below this number were forgotten."""
-        return self._engine.ledger.marks.first
+    def first_seq(self) -> int:
+        """Posts below this number were dropped."""
+        return self._thread.snapshot.first
 
     async def bodies(self, seq: int = 0) -> list[bytes]:
         return [entry.post.body for entry in await self.everything(seq)]
@@ -50,14 +52,20 @@ class Journal(SqliteJournal):
 
 @asynccontextmanager
 async def journal(
-    directory: Path, starts: dict[str, str] | Sequence[str] = ("a",), vfs: str | None = None, **settings: Any
+    directory: Path,
+    starts: dict[str, str] | Sequence[str] = ("a",),
+    vfs: str | None = None,
+    tuning: Tuning = Tuning(tick=0.05),  # noqa: B008 - immutable
+    clock: Clock = SYSTEM_CLOCK,
+    **settings: Any,
 ) -> AsyncIterator[Journal]:
-    """An open journal, which keeps posts for ever by default. starts: its sinks, and where they start if not with the
-    oldest."""
+    """An open journal that keeps posts for ever by default. starts: its sinks, and where they start if not at the oldest
+    post."""
     settings.setdefault("retention", "36500d")
     named = starts if isinstance(starts, dict) else dict.fromkeys(starts, "oldest")
     metrics = Metrics()
-    opened = Journal(SqliteSettings(directory=str(directory), **settings), named, metrics, MAX_OCCURRENCES, vfs)
+    sqlite = SqliteSettings(directory=str(directory), **settings)
+    opened = Journal(sqlite, named, metrics, MAX_OCCURRENCES, vfs, tuning=tuning, clock=clock)
     opened.metrics, opened.directory = metrics, directory
     await opened.open()
     try:
@@ -67,14 +75,14 @@ async def journal(
 
 
 def seeded() -> random.Random:
-    """Chance that can be repeated: BTFEED_SEED sets the seed that a failed test shows."""
+    """Random numbers that can be repeated: set BTFEED_SEED to the seed that a failed test shows."""
     seed = int(os.environ.get("BTFEED_SEED") or random.randrange(2**32))
     sys.stdout.write(f"BTFEED_SEED={seed}\n")
     return random.Random(seed)
 
 
 def post(number: int, size: int = 200, received: int = 1_700_000_000_000) -> Post:
-    """Equal numbers give equal posts; the rest of the body differs from any other's."""
+    """Equal numbers give equal posts, and different numbers different ones."""
     body = b"post %d " % number + random.Random(number).randbytes(size)
     return Post(body[:size], received, "10.0.0.1")
 
@@ -84,7 +92,7 @@ def entries(first_seq: int, posts: Sequence[Post]) -> list[Entry]:
     return [Entry(seq, post, digest(post.body)) for seq, post in enumerate(posts, start=first_seq)]
 
 
-def letter(number: int, sink: str = "a", reason: str = "refused") -> DeadLetter:
+def dead_letter(number: int, sink: str = "a", reason: str = "refused") -> DeadLetter:
     """A record that a sink refused."""
     body = b'{"timestamp":"2013-01-16T10:05:57.840Z","n":%d}' % number
     transaction = Transaction("name", "application", "profile", "server", "purepath")
@@ -99,10 +107,10 @@ async def fill(journal: Journal, numbers: Iterable[int], size: int = 200) -> lis
     return [each.body for each in posts]
 
 
-def letters(directory: Path, where: str = "1") -> list[DeadLetter]:
-    """Dead letters as another process sees them."""
-    store = JournalDatabase.open(directory)
+def dead_letters(directory: Path, where: str = "1") -> list[DeadLetter]:
+    """The dead letters in the file for which the SQL expression holds."""
+    database = JournalDatabase.open(directory)
     try:
-        return list(store.dead_letters(where))
+        return list(database.dead_letters.select(where))
     finally:
-        store.close()
+        database.close()

@@ -36,7 +36,7 @@ async def test_takes_a_post_of_any_content_type(running: Site, headers: tuple[st
     """200 with an empty body, once the post is in the journal's file."""
     answer = await running.ask(request(BODY, *headers))
     assert (answer.status, answer.body, answer.headers["content-length"]) == (200, b"", "0")
-    assert [entry.post.body for entry in await running.journal.read(1, 2**20)] == running.posts() == [BODY]
+    assert [entry.post.body for entry in await running.journal.outlet("any").read(1, 2**20)] == running.posts() == [BODY]
     assert (running.count("posts_total"), running.count("received_occurrences_total")) == (1, 1)
     assert running.count("post_bytes_total") == len(BODY)
 

@@ -15,7 +15,7 @@ from btfeed.posts import admission
 from btfeed.posts import files as postfile
 from btfeed.posts.bt_pb2 import BtOccurrence
 from btfeed.traffic import profile
-from btfeed.traffic.generate import Order, generate
+from btfeed.traffic.generate import GenerateOptions, generate
 from tests.records import twins
 from tests.records.twins import POLICIES, RECORDS, Twins, agree_to_admit
 from tests.support import posts, strategies, wire
@@ -70,7 +70,7 @@ def recorded() -> list[bytes]:
     """Every post that is in the repository, and those of each profile that is shipped."""
     found = [body for path in sorted(EXAMPLES.iterdir()) for body in postfile.read(path)]
     for name in profile.shipped():
-        found += [one.body for one in generate(Order(profile.load(name), flows=300))]
+        found += [one.body for one in generate(GenerateOptions(profile.load(name), visits=300))]
     return found + [sample() for sample in posts.SAMPLES.values()] + [posts.mixed(1000, seed) for seed in range(3)]
 
 

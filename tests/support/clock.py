@@ -1,7 +1,8 @@
-"""A clock that stands still until a test moves it."""
+"""Clocks for tests: one that stands still until a test moves it, and one that runs fast."""
 
 import asyncio
 import heapq
+import time
 from itertools import count
 
 
@@ -45,6 +46,11 @@ class FakeClock:
         """How many sleeps have not ended yet."""
         return sum(not woken.done() for _, _, woken in self._sleeping)
 
+    @property
+    def deadlines(self) -> int:
+        """How many timeouts are still to come, also of blocks that have ended before."""
+        return len(self._timeouts)
+
     async def advance(self, seconds: float) -> None:
         """Move the clock, stopping at each deadline on the way so that what it wakes can run."""
         end = self.now + seconds
@@ -76,3 +82,23 @@ async def settle(turns: int = 20) -> None:
     """Let every task that can run do so, until it waits for a clock, a thread or the network."""
     for _ in range(turns):
         await asyncio.sleep(0)
+
+
+class FastClock:
+    """The system's clock, but `speed` times as fast in everything that waits: pauses of a second take milliseconds. For
+    tests in which time must pass, and how much does not matter."""
+
+    def __init__(self, speed: float = 100.0) -> None:
+        self._speed = speed
+
+    def time(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic() * self._speed
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds / self._speed)
+
+    def timeout(self, seconds: float | None) -> asyncio.Timeout:
+        return asyncio.timeout(None if seconds is None else seconds / self._speed)

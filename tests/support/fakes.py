@@ -1,7 +1,6 @@
-"""Stand-ins for the ends of a delivery: a journal in memory, sinks that do as they are told, and a rig to join them."""
+"""Fakes of what delivery works with: records, a journal that can fail, sinks that answer what a test tells them."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -10,7 +9,8 @@ from types import TracebackType
 from btfeed.delivery.batching import DeliverySettings, FilterSettings
 from btfeed.delivery.loop import Delivery
 from btfeed.delivery.mapped_posts import MappedPosts
-from btfeed.journal.base import Backlog, Commit, Cursor, DeadLetter, Entry, JournalUnavailable
+from btfeed.journal.base import ALL, Commit, Cursor, DeadLetter, Entry, JournalError, JournalUnavailable
+from btfeed.journal.memory import MemoryJournal, MemoryOutlet
 from btfeed.posts.post import Post, digest
 from btfeed.records import mapper as transcode
 from btfeed.records.mapper import PostMapper
@@ -19,7 +19,9 @@ from btfeed.records.validation import ValidationSettings
 from btfeed.telemetry.metrics import Metrics
 from sinks.base import Sink, WriteResult
 from sinks.batch import Batch, Transaction
+from sinks.shared.clock import SYSTEM_CLOCK, Clock
 from tests.support import posts
+from tests.support.clock import FastClock
 from tests.support.harness import until_async
 
 TRANSACTION = Transaction("Checkout", "easyTravel", "production", "appmon-01", "purepath")
@@ -49,96 +51,60 @@ def mapped(occurrences: int, seed: int = 0) -> Batch:
     return mapper().map(body, digest(body)).batch
 
 
-def post(body: bytes, received: float | None = None) -> Post:
+def post(body: bytes, received: float | None = None, clock: Clock = SYSTEM_CLOCK) -> Post:
     """A post as the receiver takes it. `received`: seconds since the epoch, now by default."""
-    return Post(body, round((time.time() if received is None else received) * 1000), "test")
+    return Post(body, round((clock.time() if received is None else received) * 1000), "test")
 
 
-class FakeJournal:
-    """A journal in memory. A method named in `failing` raises JournalUnavailable; one in `held` waits until it is not."""
+class FaultyOutlet(MemoryOutlet):
+    """An outlet whose calls can fail or hang.
 
-    def __init__(self) -> None:
-        self.entries: list[Entry] = []
-        self.commits: list[Commit] = []
-        self.saved: dict[str, tuple[Cursor, str | None]] = {}
-        self.letters: dict[int, DeadLetter] = {}
-        self.retry: set[int] = set()
+    failing  names of methods that raise `error`
+    held     names of methods that wait until they are no longer in it; "answer" holds the answer of `retries`
+    commits  what was committed
+    calls    names of the methods that were called
+    failed   names of those that raised
+    """
+
+    def __init__(self, journal: MemoryJournal, sink: str, partition: int = 0) -> None:
+        super().__init__(journal, sink, partition)
+        self.error: JournalError = JournalUnavailable("it fails")
         self.failing: set[str] = set()
         self.held: set[str] = set()
+        self.commits: list[Commit] = []
+        self.calls: list[str] = []
         self.failed: list[str] = []
-        self.reads = 0
-        self._next_seq = 1
-        self._letter_id = 0
-        self._grown = asyncio.Event()
-
-    @property
-    def refusing(self) -> str | None:
-        return None
 
     async def _enter(self, method: str) -> None:
-        await until_async(lambda: method not in self.held, f"{method} let go")
+        self.calls.append(method)
+        await until_async(lambda: method not in self.held, f"{method} released")
         if method in self.failing:
             self.failed.append(method)
-            raise JournalUnavailable(f"{method} fails")
+            raise self.error
 
-    async def append(self, post: Post, seq: int | None = None) -> bytes:
-        """Also under a later number, which leaves a gap."""
-        await self._enter("append")
-        self._next_seq = seq or self._next_seq
-        entry = Entry(self._next_seq, post, digest(post.body))
-        self.entries.append(entry)
-        self._next_seq += 1
-        self._grown.set()
-        self._grown = asyncio.Event()
-        return entry.digest
-
-    async def bury(self, letter: DeadLetter) -> None:
-        known = [(kept.event_id, kept.sink) for kept in self.letters.values() if kept.event_id]
-        if (letter.event_id, letter.sink) not in known:
-            self._letter_id += 1
-            self.letters[self._letter_id] = replace(letter, id=self._letter_id)
-
-    async def cursor(self, sink: str) -> tuple[Cursor, str | None]:
-        return self.saved.get(sink, (Cursor(1), None))
+    async def cursor(self) -> tuple[Cursor, str | None]:
+        await self._enter("cursor")
+        return await super().cursor()
 
     async def read(self, seq: int, max_bytes: int) -> Sequence[Entry]:
-        self.reads += 1
         await self._enter("read")
-        found: list[Entry] = []
-        for entry in self.entries:
-            max_bytes -= len(entry.post.body) if entry.seq >= seq else 0
-            if entry.seq >= seq and (max_bytes >= 0 or not found):
-                found.append(entry)
-        return found
+        return await super().read(seq, max_bytes)
 
     async def wait(self, seq: int) -> None:
-        while self._next_seq <= seq:
-            await self._grown.wait()
+        await self._enter("wait")
+        await super().wait(seq)
 
-    async def commit(self, sink: str, commit: Commit) -> None:
+    async def commit(self, commit: Commit) -> None:
         await self._enter("commit")
+        await super().commit(commit)
         self.commits.append(commit)
-        self.saved[sink] = (commit.cursor, commit.state)
-        for letter in commit.dead_letters:
-            await self.bury(letter)
-        for number in commit.redelivered:
-            self.letters.pop(number, None)
-        for number, reason in commit.refused_again.items():
-            letter = self.letters[number]
-            self.letters[number] = replace(letter, reason=reason, tries=letter.tries + 1)
-        self.retry.difference_update(commit.redelivered, commit.refused_again)
 
-    async def retries(self, sink: str, limit: int) -> Sequence[DeadLetter]:
+    async def retries(self, limit: int) -> Sequence[DeadLetter]:
         await self._enter("retries")
-        wanted = [letter for number, letter in self.letters.items() if number in self.retry and letter.sink == sink]
+        found = await super().retries(limit)
         await asyncio.sleep(0)
-        return wanted[:limit]
-
-    async def backlog(self, sink: str) -> Backlog:
-        return Backlog(0, 0.0)
-
-    async def close(self) -> None:
-        """Nothing to let go of."""
+        await self._enter("answer")
+        return found
 
 
 Answer = WriteResult | Exception | Callable[[Batch], "Awaitable[WriteResult] | WriteResult"]
@@ -213,28 +179,37 @@ class SerialFakeSink(FakeSink):
 
 
 class Rig:
-    """A delivery at work: `async with Rig(sink) as rig`. Retries take milliseconds, unless `settings` say otherwise."""
+    """A delivery at work: `async with Rig(sink) as rig`. Its clock is fast by default."""
 
     def __init__(
         self,
         sink: Sink,
         serial: bool = False,
-        journal: FakeJournal | None = None,
+        journal: MemoryJournal | None = None,
         name: str = "sink",
-        feed: MappedPosts | None = None,
+        mapped_posts: MappedPosts | None = None,
         filter: FilterSettings | None = None,
+        partition: int = 0,
+        clock: Clock | None = None,
+        failing: Sequence[str] = (),
         **settings: object,
     ) -> None:
+        """journal: one that another rig has used, or shares. failing: see FaultyOutlet. settings: of the delivery."""
         quick = {"linger": "5ms", "retry_initial": "2ms", "retry_max": "10ms"}
         self.settings = DeliverySettings.model_validate(quick | settings)
         self.sink = sink
-        self.journal = journal or FakeJournal()
-        self.metrics = Metrics()
-        self.feed = feed or MappedPosts(mapper(), self.metrics, sinks=1)
         self.name = name
+        self.clock = clock or FastClock()
+        self.journal = journal or MemoryJournal({})
+        self.journal.add_sink(name)
+        self.outlet = FaultyOutlet(self.journal, name, partition)
+        self.outlet.failing.update(failing)
+        self.metrics = Metrics()
+        self.mapped_posts = mapped_posts or MappedPosts(mapper(), self.metrics, sinks=1)
         self.delivery = Delivery(
-            name, sink, serial, self.settings, filter or FilterSettings(), self.journal, self.feed, self.metrics
-        )
+            name, sink, serial, self.settings, filter or FilterSettings(), self.outlet, self.mapped_posts, self.metrics,
+            clock=self.clock,
+        )  # fmt: skip
 
     async def __aenter__(self) -> "Rig":
         self.task = asyncio.create_task(self.delivery.run())
@@ -247,7 +222,7 @@ class Rig:
         _, late = await asyncio.wait([self.task], timeout=5)
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
-        self.feed.close()
+        self.mapped_posts.close()
         if error is None:
             assert not late, "the delivery did not stop"
             self.task.result()
@@ -257,13 +232,31 @@ class Rig:
     async def post(self, occurrences: int, seed: int = 0) -> list[bytes]:
         """Append a post; its records."""
         body = posts.mixed(occurrences, seed)
-        await self.journal.append(post(body))
+        await self.journal.append(post(body, clock=self.clock))
         return mapper().map(body, digest(body)).batch.bodies
+
+    @property
+    def cursor(self) -> Cursor:
+        """The cursor that is saved."""
+        return self.journal.cursors[self.name, self.outlet.partition][0]
+
+    @property
+    def state(self) -> str | None:
+        """The sink's state that is saved."""
+        return self.journal.cursors[self.name, self.outlet.partition][1]
+
+    @property
+    def dead_letters(self) -> list[DeadLetter]:
+        return list(self.journal.dead_letters.select())
+
+    def retry_dead_letters(self) -> int:
+        """Mark all of them for retry; returns how many."""
+        return self.journal.dead_letters.retry(ALL, [self.name])
 
     async def saved(self, seq: int, ordinal: int = 0) -> None:
         """Return when the cursor is there."""
         where = Cursor(seq, ordinal)
-        await until_async(lambda: self.journal.saved.get(self.name, (None,))[0] == where, f"a cursor saved at {where}")
+        await until_async(lambda: self.cursor == where, f"a cursor saved at {where}")
 
     def sample(self, metric: str, **labels: str) -> float:
         """The value of a metric of this sink."""

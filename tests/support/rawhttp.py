@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from btfeed.journal.base import DeadLetter, JournalError
-from btfeed.journal.sqlite.database import JournalDatabase
-from btfeed.journal.sqlite.journal import SqliteJournal, SqliteSettings
+from btfeed.journal.sqlite.dead_letters import open_dead_letters
+from btfeed.journal.sqlite.journal import SqliteJournal
+from btfeed.journal.sqlite.settings import SqliteSettings
 from btfeed.posts.post import Post
 from btfeed.receiving.receiver import Receiver, ReceiverSettings
 from btfeed.telemetry.metrics import Metrics
@@ -147,11 +148,8 @@ class Site:
         return self.journal.taken
 
     def letters(self) -> list[DeadLetter]:
-        store = JournalDatabase.open(self.directory)
-        try:
-            return list(store.dead_letters())
-        finally:
-            store.close()
+        with open_dead_letters(self.directory) as kept:
+            return list(kept.select())
 
 
 @asynccontextmanager

@@ -42,8 +42,7 @@ def main(config_file: str) -> None:
         name: dataclasses.replace(sink, type=SinkType(type(sink.settings), StalledSink))
         for name, sink in loaded.sinks.items()
     }
-    app.GRACE = 0.1
-    uvloop.run(app.serve(dataclasses.replace(loaded, sinks=sinks)))
+    uvloop.run(app.serve(dataclasses.replace(loaded, sinks=sinks), grace=0.1))
 
 
 if __name__ == "__main__":

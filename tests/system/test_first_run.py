@@ -1,4 +1,4 @@
-"""`make run`: the example works, also a second time in the same folder, and reports what prevents it."""
+"""`make run`: the example works, works again in the same place, and says what prevents it."""
 
 import re
 import shutil
@@ -16,12 +16,12 @@ from tests.support.harness import until
 ROOT = Path(__file__).parents[2]
 PORTS = (4321, 4322)
 ALONE = ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
-"""Runs a command in a new network namespace, where its ports are free."""
+"""Runs a command in a network namespace, where all ports are free."""
 
 
 @pytest.fixture(scope="module")
 def alone() -> list[str]:
-    """ALONE if the system allows that; otherwise an empty prefix, once the ports are free."""
+    """ALONE if the system allows it. Otherwise an empty list, once the ports are free."""
     if shutil.which("unshare") and shutil.which("ip"):
         tried = subprocess.run([*ALONE, "true"], capture_output=True, check=False)
         if tried.returncode == 0:
@@ -41,11 +41,11 @@ def first_run(directory: Path, *prefix: str) -> "subprocess.CompletedProcess[str
 
 
 def test_it_runs_twice_in_the_same_place(alone: list[str], tmp_path: Path) -> None:
-    """It posts, shows records and the status, and stops the server. The second run continues with the same journal."""
+    """It sends posts, shows records and the status, and stops the server. A second run continues with the same journal."""
     for times in (1, 2):
         result = first_run(tmp_path, *alone)
         assert (result.returncode, result.stderr) == (0, "")
-        posted = re.search(r"^\d+ posts, (\d+) occurrences, 0 refused", result.stdout, re.MULTILINE)
+        posted = re.search(r"^\d+ posts accepted \((\d+) occurrences\)", result.stdout, re.MULTILINE)
         assert posted
         number = int(posted[1])
         assert '"event.category": "visit"' in result.stdout
@@ -57,17 +57,17 @@ def test_it_runs_twice_in_the_same_place(alone: list[str], tmp_path: Path) -> No
 
 
 def test_it_says_which_port_is_taken(tmp_path: Path) -> None:
-    """Exit 1 with one line, and no files."""
+    """In one line, with exit status 1, and it leaves no files behind."""
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             other.bind(("127.0.0.1", 4321))
             other.listen()
         except OSError:
-            pass  # another process has it
+            pass  # another program uses it, which serves the test just as well
         result = first_run(tmp_path)
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == "port 4321 is taken, perhaps by another btfeed; stop what listens there\n"
+    assert result.stderr == "port 4321 is in use, perhaps by another btfeed: stop the program that uses it\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -78,10 +78,10 @@ EXAMPLES = {f"{name}.bin": [make()] for name, make in posts.SAMPLES.items()} | {
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_the_sample_posts_are_those_of_the_tests(name: str) -> None:
-    """Byte by byte, so that the examples show what is tested."""
+    """Byte for byte, so that the examples are what the tests use."""
     assert list(postfile.read(ROOT / "examples" / "posts" / name)) == EXAMPLES[name]
 
 
 def test_there_are_no_other_sample_posts() -> None:
-    """The test above compares every file of the folder."""
+    """So the test above compares every file of the folder."""
     assert {path.name for path in (ROOT / "examples" / "posts").iterdir()} == set(EXAMPLES)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from itertools import cycle, islice
 from pathlib import Path
 
-from btfeed.traffic import replay
 from tests.support.harness import Server, peak_memory, until
 from tests.support.posts import mixed
+from tests.support.sending import send_all
 
 MEBIBYTE = 2**20
 OCCURRENCES = 1_000
@@ -26,7 +26,7 @@ def test_a_sink_that_stopped_costs_no_memory_for_five_million_occurrences(tmp_pa
     """While one sink hangs, five million occurrences are taken, and memory stays under 512 MiB."""
     posts, limit = (500, 256) if quick else (5_000, 512)
     with Server(tmp_path, program=STALLED) as server:
-        summary = asyncio.run(replay.replay(bodies(posts), server.url, connections=8))
+        summary = asyncio.run(send_all(bodies(posts), server.url, connections=8))
         assert summary.occurrences == posts * OCCURRENCES
         assert not summary.refused
         sink = server.status()["sinks"]["files"]
@@ -38,7 +38,7 @@ def test_posts_are_answered_while_a_backlog_is_delivered(tmp_path: Path, quick: 
     """A backlog of a million occurrences is delivered at full speed, and posts are answered in time meanwhile."""
     posts = 400 if quick else 1_000
     with Server(tmp_path, program=STALLED) as server:
-        asyncio.run(replay.replay(bodies(posts), server.url, connections=8))
+        asyncio.run(send_all(bodies(posts), server.url, connections=8))
         server.kill()
     with Server(tmp_path) as server:
         seconds = asyncio.run(post_steadily(server))
@@ -53,7 +53,7 @@ async def post_steadily(server: Server) -> list[float]:
     seconds: list[float] = []
     while (await asyncio.to_thread(server.status))["sinks"]["files"]["backlog_posts"] > 100:
         for _ in range(5):
-            summary = await replay.replay(iter([mixed(10, 1_000 + len(seconds))]), server.url)
+            summary = await send_all(iter([mixed(10, 1_000 + len(seconds))]), server.url)
             assert summary.posts == 1, summary.refused
             seconds.append(summary.seconds)
             await asyncio.sleep(0.005)

@@ -1,10 +1,8 @@
-"""Capture: what is in the file, what is answered, and what is passed on."""
+"""Capture: what it writes, answers and forwards."""
 
 import asyncio
 import gzip
-import os
-import signal
-import subprocess
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,23 +11,25 @@ import aiohttp
 import pytest
 
 from btfeed.posts import files as postfile
-from btfeed.traffic.capture import Capture
-from btfeed.traffic.replay import replay
-from btfeed.traffic.sending import Url
-from tests.commands.test_main import invoke
+from btfeed.traffic.capture import BODY_TIMEOUT, FORWARD_TIMEOUT, Capture
+from btfeed.traffic.sending import HttpTarget
+from sinks.shared.clock import SYSTEM_CLOCK, Clock
 from tests.support import posts
-from tests.support.harness import BTFEED, DEADLINE, Server, until, until_async
+from tests.support.clock import FakeClock
+from tests.support.harness import Server, until_async
+from tests.support.sending import send_all
 
 BODIES = [posts.sample_visit(), posts.mixed(20), b"\x05no post"]
 
 
 @asynccontextmanager
 async def capturing(
-    path: Path, forward: str | None = None, max_posts: int | None = None
+    path: Path, forward: str | None = None, clock: Clock = SYSTEM_CLOCK
 ) -> AsyncIterator[tuple[Capture, str]]:
-    """A running capture and its url; it is stopped at the end."""
+    """A running capture and its URL. It is stopped at the end."""
     stop = asyncio.Event()
-    capture = Capture(postfile.Writer(path, new=True), stop, forward=Url(forward) if forward else None)
+    target = HttpTarget(forward) if forward else None
+    capture = Capture(postfile.Writer(path, new=True), stop, forward=target, clock=clock)
     _, port = await capture.start("127.0.0.1", 0)
     run = asyncio.create_task(capture.run())
     try:
@@ -40,34 +40,34 @@ async def capturing(
 
 
 @pytest.mark.parametrize("name", ["a.btposts", "a.btposts.gz"])
-async def test_every_body_is_in_the_file_as_it_came(name: str, tmp_path: Path) -> None:
-    """Also what is no post: to see what a real AppMon sends is what it is for."""
+async def test_every_body_is_written_as_received(name: str, tmp_path: Path) -> None:
+    """Also one that is not a valid post: a capture is there to show what a real AppMon sends."""
     async with capturing(tmp_path / name) as (capture, url):
-        summary = await replay(iter(BODIES), url)
+        summary = await send_all(BODIES, url)
     assert (summary.posts, summary.refused) == (3, {})
-    assert (capture.captured.posts, capture.captured.bytes) == (3, sum(map(len, BODIES)))
+    assert (capture.summary.posts, capture.summary.bytes) == (3, sum(map(len, BODIES)))
     assert list(postfile.read(tmp_path / name)) == BODIES
 
 
-async def test_a_post_is_in_the_file_when_it_is_answered(tmp_path: Path) -> None:
-    """Another process sees it there, whatever happens to this one next."""
+async def test_a_post_is_written_before_it_is_answered(tmp_path: Path) -> None:
+    """Other processes can read it from the file at once."""
     async with capturing(tmp_path / "a.btposts") as (_, url):
         for number, body in enumerate(BODIES, start=1):
-            await replay(iter([body]), url)
+            await send_all([body], url)
             assert list(postfile.read(tmp_path / "a.btposts")) == BODIES[:number]
 
 
-async def test_a_connection_test_is_answered_and_leaves_nothing(tmp_path: Path) -> None:
+async def test_a_connection_test_is_answered_and_not_written(tmp_path: Path) -> None:
     """GET, HEAD, and a POST without a body."""
     async with capturing(tmp_path / "a.btposts") as (capture, url), aiohttp.ClientSession() as session:
         for method in ("GET", "HEAD", "POST"):
             async with session.request(method, url) as answer:
                 assert answer.status == 200
-    assert (capture.captured.posts, (tmp_path / "a.btposts").read_bytes()) == (0, b"")
+    assert (capture.summary.posts, (tmp_path / "a.btposts").read_bytes()) == (0, b"")
 
 
 async def test_a_gzipped_body_is_written_decompressed(tmp_path: Path) -> None:
-    """So that it can be replayed; a broken one is refused."""
+    """So that it can be replayed. A broken one is refused."""
     async with capturing(tmp_path / "a.btposts") as (_, url), aiohttp.ClientSession() as session:
         for body, status in ((gzip.compress(BODIES[1]), 200), (b"\x1f\x8bbroken", 400)):
             async with session.post(url, data=body, headers={"Content-Encoding": "gzip"}) as answer:
@@ -75,116 +75,78 @@ async def test_a_gzipped_body_is_written_decompressed(tmp_path: Path) -> None:
     assert list(postfile.read(tmp_path / "a.btposts")) == [BODIES[1]]
 
 
-async def test_a_disk_that_is_full_ends_it_and_is_answered_503(tmp_path: Path) -> None:
-    """What was answered 200 was written, and the rest is told to be lost."""
+async def test_a_full_disk_is_answered_503_and_ends_the_capture(tmp_path: Path) -> None:
+    """So that only written posts are answered 200."""
     (tmp_path / "a.btposts").symlink_to("/dev/full")
     writer = postfile.Writer(tmp_path / "a.btposts")
     stop = asyncio.Event()
     capture = Capture(writer, stop)
     _, port = await capture.start("127.0.0.1", 0)
     run = asyncio.create_task(capture.run())
-    summary = await replay(iter([BODIES[0]]), f"http://127.0.0.1:{port}/")
-    assert [why.partition(":")[0] for why in summary.refused] == ["503 Service Unavailable"]
+    summary = await send_all([BODIES[0]], f"http://127.0.0.1:{port}/")
+    assert [reason.partition(":")[0] for reason in summary.refused] == ["503 Service Unavailable"]
     with pytest.raises(postfile.PostFileError, match="No space left on device"):
         await run
 
 
-async def test_as_a_tap_it_passes_each_post_on(server: Server, tmp_path: Path) -> None:
-    """AppMon is answered 200 whatever the far end says, which is counted."""
+async def test_posts_are_forwarded(server: Server, tmp_path: Path) -> None:
+    """AppMon gets a 200 whatever the other server answers. Its answers are counted."""
     async with capturing(tmp_path / "a.btposts", server.url) as (capture, url):
-        summary = await replay(iter(BODIES), url)
+        summary = await send_all(BODIES, url)
     assert summary.posts == 3
-    assert capture.captured.forwarded == 2
-    assert [why[:15] for why in capture.captured.not_forwarded] == ["400 Bad Request"]
+    assert capture.summary.forwarded == 2
+    assert [reason[:15] for reason in capture.summary.not_forwarded] == ["400 Bad Request"]
     assert server.status()["counts"]["posts"] == 2
 
 
-async def test_credentials_are_passed_on(tmp_path: Path) -> None:
-    """As AppMon sent them."""
+async def test_credentials_are_forwarded(tmp_path: Path) -> None:
+    """The Authorization header is the one that AppMon sent."""
     with Server(tmp_path / "server", receiver='basic_auth = { username = "a", password = "b" }') as server:
         async with capturing(tmp_path / "a.btposts", server.url) as (capture, url):
-            await replay(iter([BODIES[0]]), url, basic_auth=("a", "b"))
-            await replay(iter([BODIES[0]]), url)
-    assert (capture.captured.forwarded, capture.captured.not_forwarded.total()) == (1, 1)
+            await send_all([BODIES[0]], url, basic_auth=("a", "b"))
+            await send_all([BODIES[0]], url)
+    assert (capture.summary.forwarded, capture.summary.not_forwarded.total()) == (1, 1)
 
 
-async def test_a_far_end_that_is_away_costs_nothing(tmp_path: Path) -> None:
-    """It is counted, and the posts are in the file."""
+async def test_posts_that_cannot_be_forwarded_are_captured_all_the_same(tmp_path: Path) -> None:
+    """They are counted, and AppMon gets a 200."""
     async with capturing(tmp_path / "a.btposts", "http://127.0.0.1:1/") as (capture, url):
-        assert (await replay(iter(BODIES), url)).posts == 3
-        await until_async(lambda: capture.captured.not_forwarded.total() == 3, "all are tried")
+        assert (await send_all(BODIES, url)).posts == 3
+        await until_async(lambda: capture.summary.not_forwarded.total() == 3, "all posts are tried")
     assert list(postfile.read(tmp_path / "a.btposts")) == BODIES
 
 
-def start(*arguments: object) -> "tuple[subprocess.Popen[str], str]":
-    """The command, and the url at which it listens."""
-    command = [*BTFEED, "capture", "--listen", "127.0.0.1:0", *map(str, arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stderr
-    said = process.stderr.readline()
-    assert said.startswith("listening at 127.0.0.1:")
-    return process, f"http://{said.split()[-1]}/"
+async def test_a_body_that_does_not_arrive_in_time_is_answered_400(tmp_path: Path) -> None:
+    """One second before the deadline, the request is still open."""
+    clock = FakeClock()
+    async with capturing(tmp_path / "a.btposts", clock=clock) as (capture, url):
+        host, port = url.removeprefix("http://").rstrip("/").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab")
+        await until_async(lambda: clock.deadlines, "it waits for the body")
+        await clock.advance(BODY_TIMEOUT - 1)
+        answer = asyncio.create_task(reader.readuntil(b"\r\n"))
+        await clock.advance(0.9)
+        assert not answer.done()
+        await clock.advance(0.1)
+        assert (await answer).startswith(b"HTTP/1.1 400 ")
+        writer.close()
+    assert capture.summary.posts == 0
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_ends_with_a_summary(stop: signal.Signals, tmp_path: Path) -> None:
-    """On SIGINT or SIGTERM; exit 0."""
-    process, url = start("--out", tmp_path / "a.btposts")
-    assert invoke("replay", Path("examples/posts"), url).exit_code == 0
-    os.kill(process.pid, stop)
-    out, err = process.communicate(timeout=DEADLINE)
-    size = sum(len(body) for body in postfile.read(tmp_path / "a.btposts"))
-    assert (process.returncode, out, err) == (0, f"13 posts, {size} bytes in {tmp_path / 'a.btposts'}\n", "")
-
-
-def test_it_ends_after_so_many_posts(tmp_path: Path) -> None:
-    """With --max-posts; the next one is not taken."""
-    process, url = start("--out", tmp_path / "a.btposts", "--max-posts", 2, "--json")
-    invoke("replay", Path("examples/posts"), url)
-    out, _ = process.communicate(timeout=DEADLINE)
-    assert out.startswith('{"posts": 2, ')
-    assert len(list(postfile.read(tmp_path / "a.btposts"))) == 2
-
-
-def test_it_does_not_write_over_a_file(tmp_path: Path) -> None:
-    """What was captured can't be had again."""
-    (tmp_path / "a.btposts").write_bytes(b"precious")
-    result = invoke("capture", "--out", tmp_path / "a.btposts")
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert "File exists" in result.stderr
-    assert (tmp_path / "a.btposts").read_bytes() == b"precious"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "what"),
-    [
-        (["--out", "a.txt"], "posts are written to *.btposts"),
-        (["--out", "a.btposts", "--listen", "nonsense"], "write an address as"),
-        (["--out", "a.btposts", "--forward", "nonsense"], "is no http or https url"),
-    ],
-)
-def test_wrong_usage_is_told(arguments: list[str], what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And nothing is left behind."""
-    monkeypatch.chdir(tmp_path)
-    result = invoke("capture", *arguments)
-    assert result.exit_code in (1, 2)
-    assert what in " ".join(result.stderr.split())
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_https_with_a_certificate(tmp_path: Path) -> None:
-    """As AppMon posts where its url says https; a client that trusts nobody is not taken."""
-    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
-    alternative = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"]
-    subprocess.run([*made, *alternative], cwd=tmp_path, check=True, capture_output=True)
-    process, url = start(
-        "--out", tmp_path / "a.btposts", "--certificate", tmp_path / "cert.pem", "--key", tmp_path / "key.pem"
-    )  # fmt: skip
-    url = url.replace("http:", "https:")
-    example = Path("examples/posts/visit.bin")
-    assert invoke("replay", example, url).exit_code == 1
-    assert invoke("replay", example, url, "--insecure").exit_code == 0
-    assert invoke("replay", example, url, "--ca", tmp_path / "cert.pem").exit_code == 0
-    process.send_signal(signal.SIGTERM)
-    until(lambda: process.poll() is not None, "it ends")
-    assert process.communicate()[0].startswith("2 posts, ")
+async def test_posts_that_are_not_forwarded_when_it_ends_are_counted(tmp_path: Path) -> None:
+    """It waits for the other server, which does not answer, until FORWARD_TIMEOUT."""
+    clock, stop = FakeClock(), asyncio.Event()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        target = HttpTarget(f"http://127.0.0.1:{silent.getsockname()[1]}/")
+        capture = Capture(postfile.Writer(tmp_path / "a.btposts"), stop, forward=target, clock=clock)
+        _, port = await capture.start("127.0.0.1", 0)
+        run = asyncio.create_task(capture.run())
+        await send_all([BODIES[0]] * 6, f"http://127.0.0.1:{port}/")
+        stop.set()
+        await until_async(lambda: clock.deadlines == 7, "it waits for the other server")
+        await clock.advance(FORWARD_TIMEOUT - 1)
+        assert not run.done()
+        await clock.advance(1)
+        summary = await run
+    assert (summary.posts, summary.forwarded, summary.not_forwarded) == (6, 0, {"capture ended first": 6})

@@ -1,4 +1,4 @@
-"""Generate: what a profile says is what comes out, in numbers and in the way that the occurrences fit together."""
+"""Generated posts follow the profile statistically, and the occurrences of a visit are consistent with each other."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -13,16 +13,15 @@ from btfeed.posts.admission import admit
 from btfeed.posts.bt_pb2 import BtOccurrence, BusinessTransactions
 from btfeed.posts.post import digest, parse
 from btfeed.traffic import profile
-from btfeed.traffic.generate import BULK_SIZE, MONDAY, Order, generate
+from btfeed.traffic.generate import BULK_SIZE, DEFAULT_BEGIN, MAX_WAIT_MS, GenerateOptions, generate
 from btfeed.traffic.profile import Profile
-from btfeed.traffic.sending import Outgoing
-from btfeed.traffic.visits import FIRST_VISIT, REVENUE
+from btfeed.traffic.sending import ScheduledPost
+from btfeed.traffic.visits import FIRST_VISIT_ID, REVENUE
 from tests.support.fakes import mapper
 
-FLOWS = 10_000
+VISITS = 10_000
 Z = 4.5
-"""Standard deviations that a share may be off: of all that are looked at here, one in thousands would be by chance, and the
-seed is fixed."""
+"""Standard deviations that a share may be off. Chance exceeds that once in 100,000 times, and the seed is fixed."""
 SHIPPED = list(profile.shipped())
 HOUR = 3_600_000
 
@@ -31,7 +30,7 @@ each_profile = pytest.mark.parametrize("name", SHIPPED)
 
 @dataclass
 class Visit:
-    """One visit and its actions, in the order of their beginning."""
+    """One visit and its actions, in the order of their start."""
 
     visit: BtOccurrence | None = None
     revenue: float = 0.0
@@ -44,24 +43,24 @@ class Visit:
 
 
 @dataclass
-class Made:
-    """What a profile became."""
+class Generated:
+    """The posts of a profile, and their occurrences by visit."""
 
     profile: Profile
-    posts: list[Outgoing]
+    posts: list[ScheduledPost]
     visits: dict[int, Visit]
     purepaths: list[BtOccurrence]
 
 
-def messages(posts: Iterable[Outgoing]) -> Iterator[BusinessTransactions]:
+def messages(posts: Iterable[ScheduledPost]) -> Iterator[BusinessTransactions]:
     return (parse(post.body) for post in posts)
 
 
 @cache
-def made(name: str) -> Made:
-    """10,000 flows of a profile that is shipped."""
+def generated(name: str) -> Generated:
+    """10,000 visits of a built-in profile."""
     loaded = profile.load(name)
-    posts = list(generate(Order(loaded, seed=7, flows=FLOWS)))
+    posts = list(generate(GenerateOptions(loaded, seed=7, visits=VISITS)))
     visits: dict[int, Visit] = defaultdict(Visit)
     purepaths: list[BtOccurrence] = []
     for message in messages(posts):
@@ -78,18 +77,18 @@ def made(name: str) -> Made:
                     visit.revenue = occurrence.values[list(transaction.measureNames).index(REVENUE)]
     for visit in visits.values():
         visit.actions.sort(key=lambda action: action.startTime)
-    return Made(loaded, posts, visits, purepaths)
+    return Generated(loaded, posts, visits, purepaths)
 
 
 def assert_share(hits: int, of: int, percent: float, what: str) -> None:
-    """`hits` of `of` fit with that probability."""
+    """`hits` of `of` is a likely result for that probability."""
     share = percent / 100
     allowed = Z * sqrt(of * share * (1 - share)) + 1e-9
     assert abs(hits - of * share) <= allowed, f"{what}: {hits} of {of}, expected {of * share:.0f} +- {allowed:.0f}"
 
 
 def assert_mean(values: list[float], low: float, high: float, what: str) -> None:
-    """They fit with draws between `low` and `high`, each as likely as the others."""
+    """The values look uniformly distributed between `low` and `high`."""
     assert low <= min(values)
     assert max(values) <= high, what
     mean, expected = sum(values) / len(values), (low + high) / 2
@@ -101,16 +100,16 @@ def assert_mean(values: list[float], low: float, high: float, what: str) -> None
 
 
 @each_profile
-def test_as_many_flows_reach_each_step_as_the_drop_off_says(name: str) -> None:
-    """Step by step, of those who reached the one before; an optional one is taken by its share."""
-    found = made(name)
+def test_as_many_visits_reach_each_step_as_the_drop_off_says(name: str) -> None:
+    """Each step loses its drop-off of those who reached the step before; optional steps are taken by their share."""
+    found = generated(name)
     ways = [set(visit.steps) for visit in found.visits.values()]
-    assert len(ways) == FLOWS
+    assert len(ways) == VISITS
     still_in = ways
     for place, step in enumerate(found.profile.steps):
         later = {other.name for other in found.profile.steps[place:]}
         if step.taken < 100:
-            # those who dropped off at the next step may have taken it or not; of who went on, all passed by
+            # visitors who dropped off before the next step may or may not have taken it, so count only those who went on
             went_on = [way for way in ways if way & (later - {step.name})]
             assert_share(sum(step.name in way for way in went_on), len(went_on), step.taken, step.name)
             continue
@@ -122,9 +121,9 @@ def test_as_many_flows_reach_each_step_as_the_drop_off_says(name: str) -> None:
 
 
 @each_profile
-def test_as_many_flows_loop_as_the_profile_says(name: str) -> None:
-    """As many actions of a step, and each number of rounds as often as the others."""
-    found = made(name)
+def test_as_many_visits_loop_as_the_profile_says(name: str) -> None:
+    """The share of visits that loop is right, and each number of repetitions is equally frequent."""
+    found = generated(name)
     for place, step in enumerate(found.profile.steps):
         loop = step.loop
         if not loop or (loop.back_to or step.name) != step.name:
@@ -132,7 +131,7 @@ def test_as_many_flows_loop_as_the_profile_says(name: str) -> None:
         inside = [other.loop for other in found.profile.steps[place + 1 :] if other.loop and other.loop.back_to]
         names = {other.name: index for index, other in enumerate(found.profile.steps)}
         if any(names[str(outer.back_to)] <= place for outer in inside):
-            continue  # a loop around this one adds to its count; the next test looks at the shop's
+            continue  # a loop around this one adds to its count; the next test covers that
         counts = [visit.steps.count(step.name) - 1 for visit in found.visits.values() if step.name in visit.steps]
         looped = [count for count in counts if count]
         assert_share(len(looped), len(counts), loop.percent, step.name)
@@ -141,9 +140,9 @@ def test_as_many_flows_loop_as_the_profile_says(name: str) -> None:
             assert_share(looped.count(times), len(looped), 100 / choices, f"{step.name} {times} times")
 
 
-def test_a_loop_goes_back_to_an_earlier_step_and_through_all_since() -> None:
-    """Of the shop's flows that saw the cart, so many went back to the product page from there."""
-    found = made("web-shop")
+def test_a_loop_repeats_all_steps_from_the_one_it_goes_back_to() -> None:
+    """In the web shop, visitors who go back from the cart to the product page must add to the cart again."""
+    found = generated("web-shop")
     reached = [visit.steps for visit in found.visits.values() if "Cart" in visit.steps]
     back = sum(("Cart", "Product page") in list(pairwise(steps)) for steps in reached)
     loop = found.profile.steps[2].loop
@@ -157,8 +156,8 @@ def test_a_loop_goes_back_to_an_earlier_step_and_through_all_since() -> None:
 
 @each_profile
 def test_revenue_is_in_the_range_of_its_segment(name: str) -> None:
-    """On average too, and only at its step."""
-    found = made(name)
+    """Its mean is right as well, and only the step of the profile earns revenue."""
+    found = generated(name)
     assert found.profile.revenue
     for segment in found.profile.segments:
         low = found.profile.revenue.min if segment.min_revenue is None else segment.min_revenue
@@ -175,8 +174,8 @@ def test_revenue_is_in_the_range_of_its_segment(name: str) -> None:
 
 @each_profile
 def test_errors_are_as_frequent_as_the_profile_says(name: str) -> None:
-    """Of the actions of their step; elsewhere nothing fails. They take longer."""
-    found = made(name)
+    """Actions fail at their step only, with the right frequency, and failed actions take longer."""
+    found = generated(name)
     actions: dict[str, list[BtOccurrence]] = defaultdict(list)
     for visit in found.visits.values():
         for action in visit.actions:
@@ -193,33 +192,33 @@ def test_errors_are_as_frequent_as_the_profile_says(name: str) -> None:
 
 
 @each_profile
-def test_segments_places_browsers_and_systems_have_their_shares(name: str) -> None:
-    """Of the visits."""
-    found = made(name)
+def test_segments_locations_browsers_and_systems_have_their_shares(name: str) -> None:
+    """Each makes up its percentage of the visits."""
+    found = generated(name)
     visits = [visit.visit for visit in found.visits.values() if visit.visit]
     settings = found.profile
     for segment in settings.segments:
         hits = sum(visit.segment == segment.name for visit in found.visits.values())
-        assert_share(hits, FLOWS, segment.percent, segment.name)
+        assert_share(hits, VISITS, segment.percent, segment.name)
     for place in settings.locations:
         hits = sum((v.continent, v.country, v.city) == (place.continent, place.country, place.city) for v in visits)
-        assert_share(hits, FLOWS, place.percent, place.city)
+        assert_share(hits, VISITS, place.percent, place.city)
     for client in settings.clients:
-        assert_share(sum(v.clientFamily == client.family for v in visits), FLOWS, client.percent, client.family)
+        assert_share(sum(v.clientFamily == client.family for v in visits), VISITS, client.percent, client.family)
     for system in settings.systems:
         hits = sum((v.osFamily, v.osName) == (system.family, system.name) for v in visits)
-        assert_share(hits, FLOWS, system.percent, system.name)
+        assert_share(hits, VISITS, system.percent, system.name)
     for connection in settings.connections:
-        assert_share(sum(v.connectionType == connection.type for v in visits), FLOWS, connection.percent, connection.type)
+        assert_share(sum(v.connectionType == connection.type for v in visits), VISITS, connection.percent, connection.type)
 
 
-def test_flows_begin_when_the_profile_says() -> None:
-    """Hour by hour from a working day into the weekend, within what chance allows."""
+def test_visits_begin_when_the_profile_says() -> None:
+    """From a working day into the weekend, each hour has the number of visits that its weight gives."""
     loaded = profile.load("web-shop")
-    friday = MONDAY + 4 * 24 * HOUR
-    order = Order(loaded, seed=3, begin=friday + 19 * HOUR, end=friday + 30 * HOUR)
+    friday = DEFAULT_BEGIN + 4 * 24 * HOUR
+    options = GenerateOptions(loaded, seed=3, begin=friday + 19 * HOUR, end=friday + 30 * HOUR)
     starts: dict[int, int] = defaultdict(int)
-    for message in messages(generate(order)):
+    for message in messages(generate(options)):
         for transaction in message.businessTransactions:
             if transaction.type == 2:
                 for visit in transaction.occurrences:
@@ -237,16 +236,16 @@ def test_flows_begin_when_the_profile_says() -> None:
 
 
 @each_profile
-def test_a_visit_says_what_its_actions_say(name: str) -> None:
-    """Number, failures, errors, end, conversion, bounce, apdex and revenue; ids exceed 32 bits."""
-    found = made(name)
+def test_a_visit_sums_up_its_actions(name: str) -> None:
+    """Its counts, end, conversion, bounce, apdex and revenue follow from them, and its id exceeds 32 bits."""
+    found = generated(name)
     converting = {step.name: step.event for step in found.profile.steps if step.converts}
     threshold = found.profile.apdex_ms
     for number, one in found.visits.items():
         visit, actions = one.visit, one.actions
         assert visit
         assert actions
-        assert number > FIRST_VISIT >= 2**32
+        assert number > FIRST_VISIT_ID >= 2**32
         assert (visit.nrOfActions, visit.failedActions) == (len(actions), sum(action.failed for action in actions))
         assert visit.clientErrors == sum(action.clientErrors for action in actions)
         assert visit.startTime == actions[0].startTime
@@ -266,8 +265,8 @@ def test_a_visit_says_what_its_actions_say(name: str) -> None:
 
 @each_profile
 def test_actions_of_a_visit_follow_each_other(name: str) -> None:
-    """After the time that the profile gives, the first action's end to the next one's beginning."""
-    found = made(name)
+    """The time from the end of an action to the start of the next is in the range of the profile."""
+    found = generated(name)
     settings = {step.name: step for step in found.profile.steps}
     for one in found.visits.values():
         for before, after in pairwise(one.actions):
@@ -278,8 +277,8 @@ def test_actions_of_a_visit_follow_each_other(name: str) -> None:
 
 @each_profile
 def test_purepaths_belong_to_actions(name: str) -> None:
-    """Their number is that of the steps' requests, they run within their action, and their times are its server time."""
-    found = made(name)
+    """An action has one PurePath per request. They run within the action, and their times add up to its server time."""
+    found = generated(name)
     requests = {step.name: len(step.requests) for step in found.profile.steps}
     by_id = {purepath.purePathId: purepath for purepath in found.purepaths}
     assert len(by_id) == len(found.purepaths)
@@ -307,9 +306,9 @@ def _number(purepath_id: str) -> int:
 
 @each_profile
 def test_posts_break_no_rule_of_the_field_table(name: str) -> None:
-    """Every field that must be there is, none that must not; the receiver takes them."""
+    """Each occurrence has the required fields and no forbidden ones, and the receiver accepts the posts."""
     checker = mapper()
-    for post in made(name).posts[:300]:
+    for post in generated(name).posts[:300]:
         mapped = checker.map(post.body, digest(post.body))
         counts = mapped.counts
         assert not counts.violations
@@ -320,18 +319,15 @@ def test_posts_break_no_rule_of_the_field_table(name: str) -> None:
 
 
 @each_profile
-def test_posts_are_as_large_as_a_server_makes_them_and_in_the_order_of_time(name: str) -> None:
-    """Each at most 100 occurrences; none holds what had arrived before one that was posted earlier."""
+def test_posts_have_the_size_and_order_of_an_appmon_server(name: str) -> None:
+    """Each has at most 100 occurrences, which arrived within 5 s and after those of the post before."""
     before = 0.0
-    for post, message in zip(made(name).posts, messages(made(name).posts), strict=True):
+    for post, message in zip(generated(name).posts, messages(generated(name).posts), strict=True):
         arrivals = [
             occurrence.endTime if transaction.type == 2 else occurrence.startTime + int(-(-occurrence.duration // 1))
             for transaction in message.businessTransactions for occurrence in transaction.occurrences
         ]  # fmt: skip
         assert 1 <= len(arrivals) == post.occurrences <= BULK_SIZE
         assert min(arrivals) >= before - 1
-        assert max(arrivals) - min(arrivals) <= 5_001
+        assert max(arrivals) - min(arrivals) <= MAX_WAIT_MS + 1
         before = max(arrivals)
-
-
-# Orders

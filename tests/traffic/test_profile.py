@@ -1,4 +1,4 @@
-"""Profiles: what may be written, and what is said of a wrong one."""
+"""Profiles: the built-in ones, and what is reported about invalid ones."""
 
 import tomllib
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.commands.test_main import invoke
 
 
 def tables() -> dict[str, Any]:
-    """The web shop's."""
+    """The web shop as parsed TOML."""
     return tomllib.loads(profile.shipped()["web-shop"])
 
 
@@ -22,8 +22,8 @@ def faults(found: dict[str, Any]) -> list[str]:
     return error.value.faults
 
 
-def test_three_are_shipped() -> None:
-    """Each can be loaded by its name, and has the steps of its business."""
+def test_three_profiles_are_built_in() -> None:
+    """Each can be loaded by name, and has the steps that the documentation lists."""
     steps = {name: [step.name for step in profile.load(name).steps] for name in profile.shipped()}
     assert steps == {
         "web-shop": ["Product page", "Add to cart", "Cart", "Checkout", "Order received"],
@@ -33,15 +33,15 @@ def test_three_are_shipped() -> None:
 
 
 def test_a_loan_takes_days_loops_and_has_an_optional_step() -> None:
-    """As its description says."""
+    """A visit may last several days, and the interview is optional."""
     loan = profile.load("loan-application")
     assert sum(step.max_hours for step in loan.steps) > 72
     assert any(step.loop for step in loan.steps)
     assert [step.name for step in loan.steps if step.taken < 100] == ["Interview"]
 
 
-def test_all_faults_are_told_at_once_with_their_paths() -> None:
-    """Of types, ranges and keys."""
+def test_all_faults_are_reported_at_once_with_their_paths() -> None:
+    """Wrong values, unknown keys and missing ones."""
     found = tables()
     found["flows_per_hour"] = 0
     found["colour"] = "red"
@@ -49,16 +49,16 @@ def test_all_faults_are_told_at_once_with_their_paths() -> None:
     found["steps"][2]["loop"]["percent"] = 101
     del found["steps"][3]["event"]
     found["times"]["hours"] = [1.0]
-    told = faults(found)
-    assert sorted(fault.partition(":")[0] for fault in told) == [
+    reported = faults(found)
+    assert sorted(fault.partition(":")[0] for fault in reported) == [
         "colour", "flows_per_hour", "steps.1.drop_of", "steps.2.loop.percent", "steps.3.event", "times.hours",
     ]  # fmt: skip
-    assert "steps.1.drop_of: unknown key; did you mean drop_off?" in told
-    assert "steps.3.event: is required" in told
+    assert "steps.1.drop_of: unknown key; did you mean drop_off?" in reported
+    assert "steps.3.event: is required" in reported
 
 
-def test_contradictions_are_told_at_once_too() -> None:
-    """Names that no step has, ranges upside down, percentages that do not make 100."""
+def test_contradictions_are_reported_at_once_with_their_paths() -> None:
+    """Unknown step names, reversed ranges, and percentages that do not add up to 100."""
     found = tables()
     found["steps"][0] |= {"min_hours": 2, "max_hours": 1, "drop_off": 5, "taken": 50}
     found["steps"][1] |= {"min_ms": 9, "max_ms": 1, "name": "Product page"}
@@ -74,8 +74,8 @@ def test_contradictions_are_told_at_once_too() -> None:
     ]  # fmt: skip
 
 
-def test_the_command_tells_them_and_exits_with_2(tmp_path: Path) -> None:
-    """Nothing is made."""
+def test_the_command_reports_faults_and_exits_with_2(tmp_path: Path) -> None:
+    """It writes no file."""
     (tmp_path / "mine.toml").write_text(profile.shipped()["web-shop"].replace("drop_off = 55", "drop_off = 155"))
     result = invoke("generate", tmp_path / "mine.toml", "--flows", 1, "--out", tmp_path / "a.btposts")
     assert (result.exit_code, result.stdout) == (2, "")
@@ -86,16 +86,16 @@ def test_the_command_tells_them_and_exits_with_2(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        (["no-such"], "no such file, nor a profile that is shipped: flight-search, loan-application, web-shop"),
-        (["web-shop", "--since", "yesterday"], "'yesterday' is no time"),
-        (["web-shop", "--until", "1h"], "--since"),
-        (["web-shop", "nonsense"], "'nonsense' is no http or https url"),
+        (["no-such"], "no such file, and not a built-in profile (flight-search, loan-application, web-shop)"),
+        (["web-shop", "--since", "yesterday"], "'yesterday'"),
+        (["web-shop", "--until", "1h"], "only useful with --since"),
+        (["web-shop", "nonsense"], "invalid URL 'nonsense': start it with http:// or https://"),
         (["web-shop", "--flows", "1", "--out", "a.txt"], "posts are written to *.btposts"),
-        (["web-shop", "--flows", "1", "--user", "x"], "write it as name:password"),
+        (["web-shop", "--flows", "1", "--user", "x"], "write it as NAME:PASSWORD"),
     ],
 )
-def test_wrong_usage_is_told(arguments: list[str], what: str) -> None:
-    """On stderr, before anything is sent."""
+def test_wrong_usage_is_reported(arguments: list[str], what: str) -> None:
+    """The message goes to stderr, before anything is sent."""
     result = invoke("generate", *arguments)
     assert result.exit_code in (1, 2)
     assert result.stdout == ""

@@ -1,114 +1,107 @@
-"""Every statement on the tables of the SQLite journal (btfeed/journal/sqlite/layout.py).
+"""One connection to the journal's file: its set-up, its transactions, and the statements on posts and sinks.
 
-    posts         seq, when and from whom, digest of the body, the body. seq ascends without gaps, but for
-    gaps          ranges of numbers whose posts were lost or set aside. What is missing beside them was lost unnoticed
-    sinks         a row for each sink: its cursor (seq, ordinal), its state, and a checksum of these
-    dead_letters  what could not be delivered; `retry` is set by a person and cleared by the server
-    meta          first_seq: posts below it were forgotten. It outlives the posts, so that no number is given twice
+    posts         number, time of receipt, peer, digest and body. Numbers ascend without gaps, except for
+    gaps          ranges of numbers whose posts were lost or set aside. A number missing from both means damage
+    sinks         each sink's cursor (seq, ordinal) and state, with a checksum
+    dead_letters  see btfeed/journal/sqlite/dead_letter_table.py
+    meta          first_seq: posts below it were dropped. It outlives the posts, so that no number is given twice
 
-Rows are read with mistrust: whatever a damaged file says, a method raises apsw.Error or returns the types that it
-promises. Functions here are synchronous and know nothing of threads: worker.py calls them on the journal's thread,
- `btfeed dead-letters` on a connection of its own.
+Rows are not trusted: whatever a damaged file contains, a method raises apsw.Error or returns the types that it promises.
+All methods are synchronous. The journal's thread calls them (worker.py), and commands do on connections of their own.
 """
 
-import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import astuple, dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import apsw
 
-from btfeed.journal.base import Commit, Cursor, DeadLetter, Entry
+from btfeed.journal.base import Commit, Cursor, Damaged, Entry
+from btfeed.journal.sqlite.dead_letter_table import DeadLetterTable, text
 from btfeed.journal.sqlite.layout import APPLICATION, PAGE_SIZE, SCHEMA, VERSION, check_header, check_schema
+from btfeed.journal.sqlite.settings import TUNING, Tuning
 from btfeed.posts.post import Post
 from btfeed.posts.post import digest as digest_of
-from sinks.batch import Transaction
 
 FILE = "journal.db"
-CHECKPOINT_PAGES = 256  # 4 MiB: larger ones made the slowest commit in a hundred 4 times slower
-LOG_LIMIT = 64 * 2**20
-"""Bytes that the write-ahead log keeps between checkpoints."""
-_READ_WRITE = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
 DAMAGE = (apsw.CorruptError, apsw.NotADBError)
-"""What SQLite raises where the file is damaged."""
-
-
-@dataclass(frozen=True, slots=True)
-class Damaged:
-    """A row of posts whose body is not what was received."""
-
-    seq: int
-    received: int
-    body: bytes
+"""What SQLite raises if the file is damaged."""
+_READ_WRITE = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
 
 
 class JournalDatabase:
-    """One connection to the journal's file. Methods raise apsw.Error."""
+    """Methods raise apsw.Error. `dead_letters` has the statements on dead letters."""
 
-    def __init__(
-        self, path: Path, vfs: str | None, flags: int = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
-    ) -> None:
+    def __init__(self, path: Path, vfs: str | None, flags: int = _READ_WRITE, tuning: Tuning = TUNING) -> None:
         self.db = apsw.Connection(str(path), flags, vfs)
         self.db.set_busy_timeout(5_000)
+        self.dead_letters = DeadLetterTable(self.db)
         self._vfs = vfs
+        self._tuning = tuning
 
     @classmethod
-    def open(cls, directory: Path, vfs: str | None = None, file: str = FILE) -> "JournalDatabase":
-        """The journal in `directory`, made if there is none."""
+    def open(cls, directory: Path, vfs: str | None = None, file: str = FILE, tuning: Tuning = TUNING) -> "JournalDatabase":
+        """The journal in `directory`, created if it does not exist."""
         check_header(directory / file, vfs)
-        store = cls(directory / file, vfs)
+        database = cls(directory / file, vfs, tuning=tuning)
         try:
-            store._set_up()
+            database._set_up()
         except apsw.Error:
-            store.close()
+            database.close()
             raise
-        return store
+        return database
 
     @classmethod
     def open_damaged(cls, path: Path, vfs: str | None = None) -> "JournalDatabase":
-        """A journal that is only to be read, and left as it is."""
-        store = cls(path, vfs)
-        store.leave_as_it_is()
-        return store
+        """A damaged journal, to read it without any checks and without changing it."""
+        database = cls(path, vfs)
+        database.keep_log_on_close()
+        return database
 
     @classmethod
     def open_read_only(cls, directory: Path) -> "JournalDatabase":
-        """The journal in `directory`, which a server may be writing: it is neither changed nor held up."""
+        """The journal in `directory`, to read it while a server writes it."""
         check_header(directory / FILE, None)
-        store = cls(directory / FILE, None, apsw.SQLITE_OPEN_READONLY)
-        store.db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        return store
+        database = cls(directory / FILE, None, apsw.SQLITE_OPEN_READONLY)
+        database.keep_log_on_close()
+        return database
 
     def _set_up(self) -> None:
         self.db.execute(f"PRAGMA page_size={PAGE_SIZE}")
         mode = self._one("PRAGMA journal_mode=WAL")
         if mode != "wal":
-            raise apsw.CantOpenError(f"the file system knows no write-ahead log: journal_mode is {mode}")
+            raise apsw.CantOpenError(f"the file system does not support a write-ahead log: journal_mode is {mode}")
         self.db.execute("PRAGMA synchronous=FULL")
         self.db.execute("PRAGMA cell_size_check=ON")
-        self.db.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
-        self.db.execute(f"PRAGMA journal_size_limit={LOG_LIMIT}")
-        version, application = self._one("PRAGMA user_version"), self._one("PRAGMA application_id")
-        if application != (version and APPLICATION + version):
-            raise apsw.CorruptError(f"layout {version} of application {application:#x} is no journal's")
-        if version > VERSION:
-            raise apsw.SQLError(f"the journal was written by a newer btfeed (layout {version}, this one knows {VERSION})")
-        if version < VERSION:
-            marks = f"PRAGMA user_version={VERSION}; PRAGMA application_id={APPLICATION + VERSION}"
-            self.db.execute(f"BEGIN IMMEDIATE; {SCHEMA} {marks}; COMMIT")
+        self.db.execute(f"PRAGMA wal_autocheckpoint={self._tuning.checkpoint_pages}")
+        self.db.execute(f"PRAGMA journal_size_limit={self._tuning.log_limit}")
+        self._check_version()
         check_schema(self.db)
         self._inodes = _inodes(self.db)
 
-    def leave_as_it_is(self) -> None:
-        """Closing will not bring what is in the log into the file."""
+    def _check_version(self) -> None:
+        version, application = self._one("PRAGMA user_version"), self._one("PRAGMA application_id")
+        if application != (version and APPLICATION + version):
+            raise apsw.CorruptError(f"layout {version} with application id {application:#x} is not a journal")
+        if version > VERSION:
+            raise apsw.SQLError(
+                f"the journal was written by a newer btfeed (layout {version}, this one supports {VERSION}): upgrade btfeed"
+            )
+        if version < VERSION:
+            identity = f"PRAGMA user_version={VERSION}; PRAGMA application_id={APPLICATION + VERSION}"
+            self.db.execute(f"BEGIN IMMEDIATE; {SCHEMA} {identity}; COMMIT")
+
+    def keep_log_on_close(self) -> None:
+        """Leave the write-ahead log as it is when this connection closes, instead of moving it into the file."""
         self.db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
 
     def close(self) -> None:
-        with suppress(apsw.Error):  # nothing unsaved is lost by a close that fails
+        with suppress(apsw.Error):  # a close that fails loses nothing that was committed
             self.db.close()
+
+    # Transactions and the disk
 
     def begin(self) -> None:
         self.db.execute("BEGIN IMMEDIATE")
@@ -122,31 +115,42 @@ class JournalDatabase:
             with suppress(apsw.Error):  # after a disk error SQLite may have rolled back by itself
                 self.db.execute("ROLLBACK")
 
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """One transaction, rolled back on an error."""
+        self.begin()
+        try:
+            yield
+            self.commit()
+        except BaseException:
+            self.rollback()
+            raise
+
     def probe(self) -> None:
-        """Prove that the disk takes writes, both to the log and to the file."""
+        """Prove that the disk accepts writes, both to the log and to the file."""
         self.db.execute("INSERT INTO meta VALUES('probe', 1) ON CONFLICT(name) DO UPDATE SET value = value + 1")
         self.db.wal_checkpoint()
 
     def checkpoint(self) -> None:
-        """Bring all that is in the log into the file, and empty the log."""
+        """Move everything from the log into the file, and empty the log."""
         self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
     def removed(self) -> bool:
-        """Somebody took the files away: what is written to them would be gone when they are closed."""
+        """Whether the files were deleted or replaced: what is written to them now is gone once they are closed."""
         try:
             return _inodes(self.db) != self._inodes
         except OSError:
             return True
 
     def relieve_log(self) -> None:
-        """Where checkpoints fail, SQLite keeps silent and the log grows; find out why."""
-        if Path(self.db.filename_wal).stat().st_size > LOG_LIMIT:
+        """Raise the reason if checkpoints fail: SQLite does not report it, and the log would grow without limit."""
+        if Path(self.db.filename_wal).stat().st_size > self._tuning.log_limit:
             self.db.wal_checkpoint()
 
     def rewrite_log(self) -> None:
-        """Write the bytes of the write-ahead log again where they are, and sync them. Where an fsync failed, the kernel
-        holds them for clean although the disk never had them; a process that finds the log can't tell."""
-        self.begin()  # nobody else writes meanwhile
+        """Write the write-ahead log again in place, and sync it. After a failed fsync the kernel treats pages as clean
+        that never reached the disk, and a process that finds such a log can't tell."""
+        self.begin()  # keeps other writers out
         try:
             flags = apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READWRITE
             log = apsw.VFSFile(self._vfs or "", self.db.filename_wal, [flags, 0])
@@ -160,18 +164,18 @@ class JournalDatabase:
         finally:
             self.rollback()
 
-    # posts
+    # Posts
 
-    def append(self, entries: Sequence[Entry]) -> None:
-        """One statement however many posts: each step into SQLite gives up Python's lock, and must win it back. One that
-        rolls back what it can't finish needs no journal of its own, which would be a file in /tmp."""
+    def insert_posts(self, entries: Sequence[Entry]) -> None:
+        """All in one statement: each call into SQLite releases Python's lock and has to get it back. OR ROLLBACK spares
+        the statement its own rollback journal, a file in /tmp."""
         values: list[Any] = []
         for entry in entries:
             values += (entry.seq, entry.post.received, entry.post.peer, entry.digest, entry.post.body)
         self.db.execute(f"INSERT OR ROLLBACK INTO posts VALUES {','.join(['(?,?,?,?,?)'] * len(entries))}", values)
 
-    def read(self, seq: int, max_bytes: int) -> Iterator[Entry | Damaged]:
-        """Posts from `seq` on, as the file has them: numbers may be missing or out of order where it is damaged."""
+    def posts(self, seq: int, max_bytes: int) -> Iterator[Entry | Damaged]:
+        """Posts from `seq` on, as stored: in a damaged file numbers may be missing or out of order."""
         size = 0
         for number, received, peer, digest, body in self.db.execute(
             "SELECT seq, CAST(received AS INTEGER), CAST(peer AS BLOB), CAST(digest AS BLOB), CAST(body AS BLOB)"
@@ -183,37 +187,37 @@ class JournalDatabase:
                 return
             size += len(body) or 1
             if digest == digest_of(body):
-                yield Entry(number, Post(body, received or 0, str(peer or b"", "utf-8", "replace")), digest)
+                yield Entry(number, Post(body, received or 0, text(peer)), digest)
             else:
                 yield Damaged(number, received or 0, body)
 
     def digest(self, seq: int) -> bytes | None:
-        """Of that post, None where there is none."""
+        """The digest of that post, None if it does not exist."""
         digest: bytes | None = self._one("SELECT CAST(digest AS BLOB) FROM posts WHERE seq = ?", seq)
         return digest
 
     def last_seq(self) -> int:
-        """The number of the newest post, 0 where there is none."""
+        """The number of the newest post, 0 if there is none."""
         return self._one("SELECT max(seq) FROM posts") or 0
 
     def received(self, seq: int) -> int | None:
-        """When the first post from `seq` on was received."""
+        """When the first post from `seq` on was received, None if there is none."""
         received: int | None = self._one(
             "SELECT CAST(received AS INTEGER) FROM posts WHERE seq >= ? ORDER BY seq LIMIT 1", seq
         )
         return received
 
     def span(self, begin: int, end: int) -> tuple[int, int, int]:
-        """How many posts were received from `begin` to before `end`, the number of the first, and of the last of them."""
+        """How many posts were received from `begin` to before `end`, and the numbers of the first and the last of them."""
         statement = (
             "SELECT count(*), ifnull(min(seq), 0), ifnull(max(seq), 0) FROM posts WHERE received >= ? AND received < ?"
         )
         count, first, last = next(self.db.execute(statement, (begin, end)))
         return count, first, last
 
-    def forget(self, before_seq: int, received_before: int, limit: int) -> list[int]:
-        """Delete up to `limit` of the oldest posts, of those numbered below `before_seq`, up to the last that was received
-        before; returns their numbers."""
+    def drop_oldest(self, before_seq: int, received_before: int, limit: int) -> list[int]:
+        """Delete up to `limit` of the oldest posts: those numbered below `before_seq`, up to the last one received before
+        `received_before`. Returns their numbers."""
         rows = list(
             self.db.execute(
                 "SELECT seq, CAST(received AS INTEGER) FROM posts WHERE seq < ? ORDER BY seq LIMIT ?", (before_seq, limit)
@@ -229,19 +233,19 @@ class JournalDatabase:
         return seqs
 
     def delete_post(self, seq: int) -> None:
-        """Delete one out of turn: its number becomes a gap."""
+        """Delete one post out of order: its number becomes a gap."""
         self.db.execute("DELETE FROM posts WHERE seq = ?", (seq,))
         self.save_gap(seq, seq)
 
     def first_seq(self) -> int:
-        """Posts below this were forgotten."""
+        """Posts below this number were dropped."""
         return int(self._one("SELECT value FROM meta WHERE name = 'first_seq'") or 1)
 
     def save_first_seq(self, seq: int) -> None:
         self.db.execute("INSERT OR REPLACE INTO meta VALUES('first_seq', ?)", (seq,))
 
     def gaps(self) -> dict[int, int]:
-        """The first number of each -> its last."""
+        """The first number of each gap -> its last."""
         rows: Iterator[Any] = self.db.execute(
             "SELECT first, coalesce(CAST(last AS INTEGER), first) FROM gaps ORDER BY first"
         )
@@ -251,7 +255,7 @@ class JournalDatabase:
         self.db.execute("INSERT OR REPLACE INTO gaps VALUES(?,?)", (first, last))
 
     def save_missing(self, next_seq: int) -> None:
-        """Note as gaps all that is missing below `next_seq`."""
+        """Save every number below `next_seq` that has no post as part of a gap."""
         self.db.execute(
             "WITH ends AS (SELECT seq FROM posts WHERE seq < ?1 UNION SELECT ?1),"
             " steps AS (SELECT lag(seq, 1, ?2) OVER (ORDER BY seq) + 1 AS first, seq - 1 AS last FROM ends)"
@@ -260,18 +264,18 @@ class JournalDatabase:
         )
 
     def used_bytes(self) -> int:
-        """What the journal's content takes up; pages that were freed are used again before the file grows."""
+        """Bytes that the content takes. Freed pages are reused before the file grows."""
         return int(self._one("PRAGMA page_count") - self._one("PRAGMA freelist_count")) * PAGE_SIZE
 
-    # sinks
+    # Sinks
 
     def cursors(self, strict: bool = True) -> dict[str, tuple[Cursor, str | None]]:
-        """Where each sink stands. A damaged row is an error, or left out if not `strict`."""
+        """Each sink's cursor and state. A damaged row raises an error, or is left out if not `strict`."""
         found: dict[str, tuple[Cursor, str | None]] = {}
         columns = "CAST(name AS BLOB), seq, ordinal, CAST(state AS BLOB), checksum"
         for name, seq, ordinal, state, checksum in self.db.execute(f"SELECT {columns} FROM sinks"):
             if checksum == _checksum(name, seq, ordinal, state):
-                found[_text(name)] = (Cursor(seq, ordinal), None if state is None else _text(state))
+                found[text(name)] = (Cursor(seq, ordinal), None if state is None else text(state))
             elif strict:
                 raise apsw.CorruptError("a sink's cursor is damaged")
         return found
@@ -281,87 +285,12 @@ class JournalDatabase:
         self.db.execute("INSERT OR REPLACE INTO sinks VALUES(?,?,?,?,?)", (sink, *cursor, state, checksum))
 
     def save(self, sink: str, commit: Commit, now: int) -> None:
-        """All that a commit says."""
+        """All of a commit. now: milliseconds since the epoch."""
         self.save_cursor(sink, commit.cursor, commit.state)
-        for letter in commit.dead_letters:
-            self.bury(letter)
-        self.delete_dead_letters(commit.redelivered)
-        self.refuse_again(commit.refused_again, now)
-
-    # dead letters
-
-    def bury(self, letter: DeadLetter, retry: bool = False) -> None:
-        """Keep a dead letter, under its own id if it has one; the same record of the same sink is kept once."""
-        transaction = json.dumps(astuple(letter.transaction)) if letter.transaction else None
-        self.db.execute(
-            "INSERT OR IGNORE INTO dead_letters"
-            '(id, kind, sink, reason, time, tries, retry, event_id, key, timestamp, "transaction", body)'
-            " VALUES(?,?,?,?,?,?,?,?,?,?,?,?)",
-            (letter.id or None, letter.kind, letter.sink, letter.reason, letter.time, letter.tries, retry,
-             letter.event_id, letter.key, letter.timestamp, transaction, letter.body),
-        )  # fmt: skip
-
-    def dead_letters(self, where: str = "1", *values: str | int, limit: int = -1) -> Iterator[DeadLetter]:
-        """Dead letters for which the SQL expression `where` holds, the oldest first."""
-        rows = self.db.execute(
-            "SELECT id, CAST(kind AS BLOB), CAST(sink AS BLOB), CAST(reason AS BLOB), CAST(time AS INTEGER),"
-            " CAST(body AS BLOB), CAST(tries AS INTEGER), CAST(event_id AS BLOB), CAST(key AS BLOB),"
-            ' CAST(timestamp AS INTEGER), CAST("transaction" AS BLOB)'
-            f" FROM dead_letters WHERE {where} ORDER BY id LIMIT {limit}",
-            values,
-        )
-        for number, kind, sink, reason, time, body, tries, event_id, key, timestamp, transaction in rows:
-            yield DeadLetter(
-                "record" if kind == b"record" else "post", _text(sink), _text(reason), time or 0, body or b"", tries or 0,
-                event_id and _text(event_id), _text(key), timestamp or 0, _transaction(transaction), number,
-            )  # fmt: skip
-
-    def retry(self, letters: Sequence[DeadLetter], sinks: Sequence[str]) -> int:
-        """Mark dead letters to be tried again, by `sinks` where no sink was asked before; returns how many it could.
-        What has no sink, or no timestamp that a record could have, is left alone."""
-        marked = 0
-        self.begin()
-        for letter in letters:
-            if letter.kind == "record" and not letter.sink and _deliverable(letter) and sinks:
-                for sink in sinks:
-                    self.bury(replace(letter, sink=sink, id=0))
-                    self.db.execute(
-                        "UPDATE dead_letters SET retry = 1 WHERE event_id = ? AND sink = ?", (letter.event_id, sink)
-                    )
-                self.delete_dead_letters([letter.id])
-            elif letter.kind == "post" or letter.sink in sinks:
-                self.db.execute("UPDATE dead_letters SET retry = 1 WHERE id = ?", (letter.id,))
-            else:
-                continue
-            marked += 1
-        self.commit()
-        return marked
-
-    def refuse_again(self, refused: Mapping[int, str], now: int) -> None:
-        """refused: id -> why."""
-        self.db.executemany(
-            "UPDATE dead_letters SET retry = 0, tries = tries + 1, reason = ?, time = ? WHERE id = ?",
-            [(reason, now, letter) for letter, reason in refused.items()],
-        )
-
-    def delete_dead_letters(self, ids: Sequence[int]) -> None:
-        self.db.executemany("DELETE FROM dead_letters WHERE id = ?", [(letter,) for letter in ids])
-
-    def last_dead_letter(self) -> int:
-        """Its id, 0 where there is none."""
-        return self._one("SELECT max(id) FROM dead_letters") or 0
-
-    def refused_bytes(self) -> int:
-        """Bytes of the bodies of dead letters of kind "post"."""
-        return int(self._one("SELECT sum(length(body)) FROM dead_letters WHERE kind = 'post'") or 0)
-
-    def evict_refused_posts(self, max_bytes: int) -> int:
-        """Delete the oldest dead letters of kind "post" beyond `max_bytes` of bodies; returns how many."""
-        newest_first = "SELECT id, sum(length(body)) OVER (ORDER BY id DESC) AS total FROM dead_letters WHERE kind = 'post'"
-        self.db.execute(
-            f"DELETE FROM dead_letters WHERE id IN (SELECT id FROM ({newest_first}) WHERE total > ?)", (max_bytes,)
-        )
-        return self.db.changes()
+        for dead_letter in commit.dead_letters:
+            self.dead_letters.insert(dead_letter)
+        self.dead_letters.delete(commit.redelivered)
+        self.dead_letters.refuse_again(commit.refused_again, now)
 
     def _one(self, statement: str, *values: Any) -> Any:
         return self.db.execute(statement, values).get
@@ -373,23 +302,3 @@ def _inodes(db: apsw.Connection) -> tuple[int, int]:
 
 def _checksum(*values: object) -> int:
     return zlib.crc32(repr(values).encode())
-
-
-def _text(value: bytes | None) -> str:
-    return str(value or b"", "utf-8", "replace")
-
-
-def _transaction(value: bytes | None) -> Transaction | None:
-    try:
-        return Transaction(*json.loads(value)) if value else None
-    except (ValueError, TypeError):
-        return None
-
-
-def _deliverable(letter: DeadLetter) -> bool:
-    """Where startTime fits no calendar, `timestamp` is a number (btfeed/records/plain_mapper.py)."""
-    try:
-        record = json.loads(letter.body)
-    except ValueError:
-        return False
-    return isinstance(record, dict) and isinstance(record.get("timestamp"), str)

@@ -1,4 +1,4 @@
-"""How the journal's file is laid out: its schema, and what never changes in its header."""
+"""The layout of the journal's file: its schema, and the bytes of its header that never change."""
 
 from contextlib import closing
 from pathlib import Path
@@ -7,14 +7,14 @@ import apsw
 
 from btfeed.posts.post import Post
 
-PAGE_SIZE = 16_384  # posts are tens of kilobytes: measured 25 % faster than 4 KiB pages, and no slower where they are small
+PAGE_SIZE = 16_384  # 25 % faster than 4 KiB pages for posts of tens of kilobytes, and no slower for small ones
 ROW_BYTES = 128
-"""What a post takes beside its body, about."""
+"""What a post takes besides its body, approximately."""
 VERSION = 1
 APPLICATION = 0x62740000
-"""Added to the version it is the application_id: a version that is said once may be a flipped bit."""
+"""application_id is this plus the version. With the version stored twice, a flipped bit is not mistaken for another one."""
 
-# Tables before indexes: then VACUUM leaves every root page where it is.
+# Tables come before indexes, so that VACUUM leaves every root page where it is.
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS posts(
     seq INTEGER PRIMARY KEY, received INTEGER NOT NULL, peer TEXT NOT NULL, digest BLOB NOT NULL, body BLOB NOT NULL);
@@ -32,16 +32,16 @@ CREATE INDEX IF NOT EXISTS dead_letters_retry ON dead_letters(kind, sink) WHERE 
 """
 
 _HEADER = {0: b"SQLite format 3\0" + PAGE_SIZE.to_bytes(2, "big"), 20: b"\0\x40\x20\x20", 52: bytes(7)}
-"""Bytes at the start of the file by their place: page size, nothing reserved, UTF-8 (of which the last byte is 0 before
-there is a table)."""
+"""Constant bytes of the header by offset: magic and page size, no reserved space, UTF-8. The encoding's last byte is 0
+until there is a table, so it is checked separately."""
 
 
 def check_schema(db: apsw.Connection) -> None:
-    """Raise apsw.CorruptError where the tables are not those of SCHEMA: a flipped bit in its text is another column."""
+    """Raise apsw.CorruptError if the tables differ from SCHEMA: a flipped bit in its text can rename a column."""
     with closing(apsw.Connection(":memory:")) as fresh:
         fresh.execute(SCHEMA)
         if not _tables(fresh) <= _tables(db):
-            raise apsw.CorruptError("the schema is not a journal's")
+            raise apsw.CorruptError("the schema is not that of a journal")
 
 
 def _tables(db: apsw.Connection) -> set[tuple[object, ...]]:
@@ -50,10 +50,10 @@ def _tables(db: apsw.Connection) -> set[tuple[object, ...]]:
 
 
 def check_header(path: Path, vfs: str | None) -> None:
-    """Raise apsw.NotADBError where the file does not begin as it must. SQLite would misread rows, not refuse them, where
-    some bytes of its header are wrong, and forget the write-ahead log of an empty file."""
+    """Raise apsw.NotADBError if the file's header is wrong. SQLite itself would misread rows if some of these bytes were
+    changed, and would delete the write-ahead log of an empty file."""
     header = b""
-    if path.exists():  # by the VFS: where a file is closed past it, SQLite's locks on it are gone
+    if path.exists():  # through the VFS: closing the file in any other way would release SQLite's locks on it
         file = apsw.VFSFile(vfs or "", str(path), [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
         try:
             header = file.xRead(min(60, file.xFileSize()), 0)
@@ -61,13 +61,13 @@ def check_header(path: Path, vfs: str | None) -> None:
             file.xClose()
     sound = all(header[place : place + len(constant)] == constant for place, constant in _HEADER.items())
     if header and not (sound and header[59:] in (b"\0", b"\1")):
-        raise apsw.NotADBError("the file does not begin as a journal does")
+        raise apsw.NotADBError("the file's header is not that of a journal")
     log = path.with_name(f"{path.name}-wal")
     if not header and log.exists() and log.stat().st_size:
-        raise apsw.NotADBError("the file is empty or missing, its write-ahead log is not")
+        raise apsw.NotADBError("the file is empty or missing, but its write-ahead log is not")
 
 
 def bytes_taken(post: Post) -> int:
-    """Bytes that a post takes in the file, at most."""
+    """The most bytes that a post takes in the file."""
     length = len(post.body) + ROW_BYTES
     return length + PAGE_SIZE if length > PAGE_SIZE else PAGE_SIZE // (PAGE_SIZE // length)

@@ -1,105 +1,53 @@
-"""The journal on its thread while all is well: store and marks, what they take, forget, and hand out.
+"""The posts of a SQLite journal: numbers them, reads them in order, and drops them when they are no longer needed.
 
 Invariants
-- Positions, which say in short what the tables say, go back with a transaction that fails; metrics are counted when it is
-  durable.
-- seq ascends without gaps but for those that are noted, and never goes back. A post is forgotten only from the old end,
-  once every configured sink has passed it and it is older than `retention` or room is needed. Under `when_full =
-  "drop-oldest"` room is made at the cost of the sinks that are furthest behind, and counted.
-- A row is delivered only if its digest fits its body, and only in turn: one that does not fit is moved to the dead
-  letters, one that is missing means that the file is damaged (apsw.CorruptError).
-- The newest posts are kept in memory as well, once they are durable and until every sink has passed them, so that a sink
-  near the head waits for no file.
+- Positions, which repeat in memory what the tables say, are rolled back with a failed transaction. Metrics are counted and
+  posts added to memory only once a transaction is durable.
+- Numbers ascend without gaps, except for saved ones, and never go back. Posts are dropped only from the oldest end, once
+  every configured sink has passed them and they are older than `retention` or their space is needed. With `when_full =
+  "drop-oldest"`, posts that sinks have not passed are dropped too, and counted.
+- A post is delivered only in order, and only if its digest matches its body. One that does not match becomes a dead
+  letter. One that is missing without a saved gap means that the file is damaged (apsw.CorruptError).
+- The newest posts are also in memory, from when they are durable until every sink has passed them.
 
-Methods raise apsw.Error; what is done about it is the engine's affair.
+Methods belong to the journal's thread and raise apsw.Error; the worker handles it (btfeed/journal/sqlite/worker.py).
 """
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Literal
 
 import apsw
 import structlog
 
-from btfeed.journal.base import Backlog, Commit, Cursor, DeadLetter, Entry, JournalFull, JournalUnavailable
-from btfeed.journal.sqlite.database import Damaged, JournalDatabase
+from btfeed.journal.base import Backlog, Commit, Cursor, Damaged, DeadLetter, Entry, JournalFull, JournalUnavailable
+from btfeed.journal.sqlite.database import JournalDatabase
 from btfeed.journal.sqlite.layout import PAGE_SIZE, bytes_taken
-from btfeed.journal.sqlite.recent import Recent
+from btfeed.journal.sqlite.positions import Positions
+from btfeed.journal.sqlite.recent import RecentPosts
 from btfeed.journal.sqlite.recovery import damaged_post
+from btfeed.journal.sqlite.settings import SqliteSettings
 from btfeed.posts import admission
 from btfeed.posts import post as posts
 from btfeed.posts.post import Post
 from btfeed.telemetry.metrics import Metrics
-from sinks.settings import Seconds, Settings, Size
+from sinks.shared.clock import Clock
 
 log = structlog.get_logger()
 
-FORGET_POSTS = 200
-"""Posts forgotten in one transaction, so that no append waits long."""
+EXPIRED_POSTS = 200
+"""Posts past their retention that are dropped in one transaction, so that no append waits long."""
 ROOM_POSTS = 20
-"""Posts forgotten at a time for room, so that not many more go than must."""
+"""Posts that are dropped at a time to make room, so that few more are dropped than necessary."""
 SLACK = 2 * PAGE_SIZE
-"""What a transaction may take beside its posts, about."""
+"""Bytes that a transaction takes besides its posts, approximately."""
 _EVER = 2**62
 
 
-class SqliteSettings(Settings):
-    """Posts that were taken and not yet forgotten, in one SQLite file.
-
-    directory      where it is; made if need be
-    max_size       what it may hold; what was freed is used again, the file itself does not shrink
-    when_full      "refuse": 503, what was taken is kept; "drop-oldest": sinks that are furthest behind lose, counted
-    retention      delivered posts stay this long, as the source of `btfeed replay`
-    refused_posts  refused posts that are kept with the dead letters; beyond it the oldest go
-    """
-
-    type: Literal["sqlite"] = "sqlite"
-    directory: str = "btfeed-data"
-    max_size: Size = 10 * 2**30
-    when_full: Literal["refuse", "drop-oldest"] = "refuse"
-    retention: Seconds = 24 * 3600.0
-    refused_posts: Size = 64 * 2**20
-
-
-@dataclass(slots=True)
-class Positions:
-    """What the tables say, in short.
-
-    first    posts below it were forgotten
-    last     the newest post that is there
-    next     the number of the next post
-    gaps     first -> last number of each range that was lost or set aside
-    cursors  of each sink, and its state
-    """
-
-    first: int = 0
-    last: int = 0
-    next: int = 0
-    gaps: dict[int, int] = field(default_factory=dict)
-    cursors: dict[str, tuple[Cursor, str | None]] = field(default_factory=dict)
-
-    def copy(self) -> "Positions":
-        return replace(self, gaps=dict(self.gaps), cursors=dict(self.cursors))
-
-    def turn(self, seq: int) -> int:
-        """The first number from `seq` on that a post must have."""
-        seq = max(seq, self.first)
-        while seq in self.gaps:
-            seq = self.gaps[seq] + 1
-        return seq
-
-    def count(self, seq: int) -> int:
-        """How many posts there are from `seq` on."""
-        seq = max(seq, self.first)
-        return self.next - seq - sum(last - max(first, seq) + 1 for first, last in self.gaps.items() if last >= seq)
-
-
 class PostLog:
-    """A store, its marks, and what may be done with them. `starts` says for each configured sink where it begins if it
-    is new: "oldest" or "latest"."""
+    """An open database and its positions. `starts` says where each configured sink begins if it has no cursor yet:
+    "oldest" or "latest"."""
 
     def __init__(
         self,
@@ -107,98 +55,92 @@ class PostLog:
         starts: Mapping[str, str],
         metrics: Metrics,
         max_occurrences: int,
+        recent: RecentPosts,
+        clock: Clock,
     ) -> None:
+        self.positions = Positions()
         self._settings = settings
         self._starts = starts
         self._metrics = metrics
         self._max_occurrences = max_occurrences
-        self._store: JournalDatabase | None = None
+        self._recent = recent
+        self._clock = clock
+        self._database: JournalDatabase | None = None
         self._when_durable: list[Callable[[], object]] = []
-        self._recent = Recent()
-        self._refused_bytes = 0  # of the bodies of refused posts, at least
-        self.missing_room = 0
-        """Bytes that the last refused post lacked."""
-        self.marks = Positions()
+        self._refused_bytes = 0  # upper bound on the bytes of rejected posts' bodies
+        self._missing_room = 0  # bytes that the last refused post lacked
 
     @property
-    def store(self) -> JournalDatabase:
-        if self._store is None:
+    def database(self) -> JournalDatabase:
+        if self._database is None:
             raise JournalUnavailable("the journal is not open")
-        return self._store
+        return self._database
 
     @property
     def is_open(self) -> bool:
-        return self._store is not None
+        return self._database is not None
 
-    def take_up(self, store: JournalDatabase, damaged: bool = False) -> None:
-        """Take up a store that was just opened. Sinks without a cursor are new, or lost theirs if it was `damaged`."""
-        saved, cursors = store.cursors(), self.marks.cursors
-        marks = Positions(store.first_seq(), store.last_seq(), 0, store.gaps(), {**saved, **cursors})
-        end = max(marks.first, marks.last + 1, *(last + 1 for last in marks.gaps.values()))
+    @property
+    def is_full(self) -> bool:
+        """Whether the last post was refused for lack of room, and there is still none."""
+        return self._missing_room > 0
+
+    def use(self, database: JournalDatabase, damaged: bool = False) -> None:
+        """Use a database that was just opened instead of the current one. A sink without a cursor is new, or lost it if
+        the file was `damaged`: it then starts with the oldest post."""
+        saved, cursors = database.cursors(), self.positions.cursors
+        positions = Positions(database.first_seq(), database.last_seq(), 0, database.gaps(), {**saved, **cursors})
+        end = max(positions.first, positions.last + 1, *(last + 1 for last in positions.gaps.values()))
         for name, start in self._starts.items():
-            seq = marks.first if damaged or start == "oldest" else end
-            marks.cursors.setdefault(name, (Cursor(seq), None))
-        marks.next = max(end, self.marks.next, *(cursor.seq for cursor, _ in marks.cursors.values()))
-        store.begin()
-        for name, known in marks.cursors.items():
-            if saved.get(name) != known:
-                store.save_cursor(name, *known)
-        if marks.next > end:
-            marks.gaps[end] = marks.next - 1
-            store.save_gap(end, marks.next - 1)
-        store.commit()
-        if marks.next > end:
-            log.error("the journal has lost its newest posts", posts=marks.next - end)
-            self._metrics.journal_lost_posts.inc(marks.next - end)
-        self._refused_bytes = store.refused_bytes()
-        self.close()
+            seq = positions.first if damaged or start == "oldest" else end
+            positions.cursors.setdefault(name, (Cursor(seq), None))
+        positions.next = max(end, self.positions.next, *(cursor.seq for cursor, _ in positions.cursors.values()))
+        lost = positions.next - end
+        with database.changing():
+            for name, known in positions.cursors.items():
+                if saved.get(name) != known:
+                    database.save_cursor(name, *known)
+            if lost:
+                positions.gaps[end] = positions.next - 1
+                database.save_gap(end, positions.next - 1)
+        if lost:
+            log.error("newest posts lost", posts=lost)
+            self._metrics.journal_lost_posts.inc(lost)
+        self._refused_bytes = database.dead_letters.refused_bytes()
+        self.release()
         self._recent.clear()
-        self._store, self.marks = store, marks
+        self._database, self.positions = database, positions
 
-    def close(self) -> None:
-        if self._store:
-            self._store.close()
-            self._store = None
+    def release(self) -> None:
+        """Close the database."""
+        if self._database:
+            self._database.close()
+            self._database = None
 
     @contextmanager
     def transaction(self) -> Iterator[JournalDatabase]:
-        store = self.store
-        before = self.marks.copy()
+        before = self.positions.copy()
         self._when_durable.clear()
         try:
-            store.begin()
-            yield store
-            store.commit()
+            with self.database.changing():
+                yield self.database
         except BaseException:
-            self.marks = before
-            store.rollback()
+            self.positions = before
             raise
-        for count in self._when_durable:
-            count()
+        for action in self._when_durable:
+            action()
 
     # Within a transaction
 
-    def bury(self, letter: DeadLetter) -> None:
-        self.store.bury(letter)
-        self._bound_refused_posts([letter])
-
-    def save(self, sink: str, commit: Commit) -> None:
-        """All that a commit says; a cursor that was moved by dropping posts does not go back."""
-        known = self.marks.cursors.get(sink)
-        cursor = max(commit.cursor, known[0]) if known else commit.cursor
-        self.store.save(sink, replace(commit, cursor=cursor), _now())
-        self.marks.cursors[sink] = (cursor, commit.state)
-        self._when_durable.append(lambda: self._recent.let_go(self._passed()))
-        self._bound_refused_posts(commit.dead_letters)
-
     def append(self, new: Sequence[Post]) -> list[bytes | JournalFull]:
-        """Write those that there is room for; their digests in the order of `new`."""
+        """Write the posts that there is room for; returns their digests in the order of `new`."""
         if not new:
             return []
         outcomes: list[bytes | JournalFull] = []
         taken: list[Entry] = []
         pending, room, exhausted = SLACK, self._room(), False
-        self.missing_room = 0
+        self._missing_room = 0
+        max_size = self._settings.max_size
         digests = posts.digests([post.body for post in new])
         for post, digest in zip(new, digests, strict=True):
             size = bytes_taken(post)
@@ -206,153 +148,165 @@ class PostLog:
                 room = self._make_room(pending + size)
                 exhausted = pending + size > room
             if pending + size > room:
-                self.missing_room = SLACK + size if SLACK + size < self._settings.max_size else 0  # which will never fit
-                outcomes.append(JournalFull(f"the journal has reached its max_size of {self._settings.max_size} bytes"))
+                self._missing_room = SLACK + size if SLACK + size < max_size else 0  # 0: this post will never fit
+                outcomes.append(JournalFull(f"the journal has reached its max_size of {max_size} bytes"))
             else:
                 pending += size
-                taken.append(Entry(self.marks.next + len(taken), post, digest))
+                taken.append(Entry(self.positions.next + len(taken), post, digest))
                 outcomes.append(digest)
         if taken:
-            self.store.append(taken)
+            self.database.insert_posts(taken)
             self._when_durable.append(partial(self._recent.add, taken))
-            self.marks.next += len(taken)
-            self.marks.last = self.marks.next - 1
+            self.positions.next += len(taken)
+            self.positions.last = self.positions.next - 1
         return outcomes
 
-    # Outside of one
+    def add_dead_letter(self, dead_letter: DeadLetter) -> None:
+        self.database.dead_letters.insert(dead_letter)
+        self._bound_refused_posts([dead_letter])
 
-    def recent(self, seq: int, max_bytes: int) -> list[Entry]:
-        """What `read` returns, where it is in memory; else nothing. For any thread."""
-        return self._recent.read(self.marks.turn(seq), max_bytes)
+    def save(self, sink: str, commit: Commit) -> None:
+        """All of a commit. The cursor may have been moved ahead when posts were dropped; it does not go back."""
+        known = self.positions.cursors.get(sink)
+        cursor = max(commit.cursor, known[0]) if known else commit.cursor
+        self.database.save(sink, replace(commit, cursor=cursor), self._now())
+        self.positions.cursors[sink] = (cursor, commit.state)
+        self._when_durable.append(lambda: self._recent.drop_below(self._passed()))
+        self._bound_refused_posts(commit.dead_letters)
+
+    # Outside a transaction
 
     def read(self, seq: int, max_bytes: int) -> list[Entry]:
         while True:
-            entries, damaged = self._sound(self.marks.turn(seq), max_bytes)
+            entries, damaged = self._read_sound(self.positions.skip_gaps(seq), max_bytes)
             if entries or damaged is None:
                 return entries
             self._set_aside(damaged)
 
     def retries(self, sink: str, limit: int) -> list[DeadLetter]:
         where = "retry AND kind = 'record' AND sink = ?"
-        return list(self.store.dead_letters(where, sink, limit=limit))
+        return list(self.database.dead_letters.select(where, sink, limit=limit))
 
     def backlog(self, sink: str) -> Backlog:
-        seq = self.marks.cursors[sink][0].seq
-        received = self.store.received(seq)
+        seq = self.positions.cursors[sink][0].seq
+        received = self.database.received(seq)
         if received is None:
             return Backlog(0, 0.0)
-        return Backlog(self.marks.count(seq), max(0.0, (_now() - received) / 1000))
+        return Backlog(self.positions.count(seq), max(0.0, (self._now() - received) / 1000))
 
-    def _sound(self, seq: int, max_bytes: int) -> tuple[list[Entry], Damaged | None]:
-        """Posts from `seq` on, and what ends them if it is a damaged one."""
+    def _read_sound(self, seq: int, max_bytes: int) -> tuple[list[Entry], Damaged | None]:
+        """Posts from `seq` on, and the damaged one that ends them, if any."""
         entries: list[Entry] = []
-        for row in self.store.read(seq, max_bytes):
+        for row in self.database.posts(seq, max_bytes):
             if row.seq != seq:
                 raise apsw.CorruptError(f"post {seq} is not where it belongs")
             if isinstance(row, Damaged):
                 return entries, row
             entries.append(row)
-            seq = self.marks.turn(seq + 1)
-        if not entries and seq < self.marks.next:
+            seq = self.positions.skip_gaps(seq + 1)
+        if not entries and seq < self.positions.next:
             raise apsw.CorruptError(f"post {seq} is missing")
         return entries, None
 
     def _set_aside(self, damaged: Damaged) -> None:
-        with self.transaction() as store:
-            self.bury(damaged_post(damaged))
-            store.delete_post(damaged.seq)
-            self.marks.gaps[damaged.seq] = damaged.seq
-            self.marks.last = store.last_seq()
-        log.error("a damaged post is set aside with the dead letters", post=damaged.seq)
+        with self.transaction() as database:
+            self.add_dead_letter(damaged_post(damaged))
+            database.delete_post(damaged.seq)
+            self.positions.gaps[damaged.seq] = damaged.seq
+            self.positions.last = database.last_seq()
+        log.error("damaged post moved to the dead letters", post=damaged.seq)
         self._metrics.journal_damaged_posts.inc()
         self._metrics.dead_letters.labels(sink="", reason="damaged").inc()
 
     # Room
 
     def _room(self) -> int:
-        return self._settings.max_size - self.store.used_bytes()
+        return self._settings.max_size - self.database.used_bytes()
 
     def _make_room(self, needed: int) -> int:
-        """Forget what may be forgotten until there are `needed` bytes; returns how many there are."""
-        self._forget_early(needed)
+        """Drop what may be dropped until `needed` bytes are free; returns how many are."""
+        self._drop_delivered(needed)
         if self._settings.when_full == "drop-oldest" and needed <= self._settings.max_size:
             while self._room() < needed:
-                dropped = self._forget(self.marks.next, _EVER, ROOM_POSTS)
+                dropped = self._drop(self.positions.next, _EVER, ROOM_POSTS)
                 if not dropped:
                     break
-                self._pass_over(dropped)
+                self._move_cursors_over(dropped)
         return self._room()
 
-    def _forget_early(self, needed: int) -> None:
-        while self._room() < needed and self._forget(self._passed(), _EVER, ROOM_POSTS):
+    def _drop_delivered(self, needed: int) -> None:
+        """Drop posts that every sink has passed, before their retention ends, until `needed` bytes are free."""
+        while self._room() < needed and self._drop(self._passed(), _EVER, ROOM_POSTS):
             pass
 
-    def _forget(self, before_seq: int, received_before: int, limit: int) -> list[int]:
-        forgotten = self.store.forget(before_seq, received_before, limit)
-        if forgotten:
-            self.marks.first = forgotten[-1] + 1
-            self.marks.gaps = {first: last for first, last in self.marks.gaps.items() if last > forgotten[-1]}
-        return forgotten
+    def _drop(self, before_seq: int, received_before: int, limit: int) -> list[int]:
+        dropped = self.database.drop_oldest(before_seq, received_before, limit)
+        if dropped:
+            self.positions.first = dropped[-1] + 1
+            self.positions.gaps = {first: last for first, last in self.positions.gaps.items() if last > dropped[-1]}
+        return dropped
 
     def _passed(self) -> int:
-        """Every configured sink is past the posts numbered below this."""
-        return min((self.marks.cursors[name][0].seq for name in self._starts), default=self.marks.next)
+        """Every configured sink has passed the posts numbered below this."""
+        return min((self.positions.cursors[name][0].seq for name in self._starts), default=self.positions.next)
 
-    def _pass_over(self, dropped: Sequence[int]) -> None:
-        """Posts were dropped that not every sink has had."""
+    def _move_cursors_over(self, dropped: Sequence[int]) -> None:
+        """Move each sink that had not passed all the dropped posts behind them, and count what it lost."""
         for name in self._starts:
-            cursor, state = self.marks.cursors[name]
+            cursor, state = self.positions.cursors[name]
             lost = sum(seq >= cursor.seq for seq in dropped)
             if lost:
-                self.marks.cursors[name] = (Cursor(self.marks.first), state)
-                self.store.save_cursor(name, *self.marks.cursors[name])
+                self.positions.cursors[name] = (Cursor(self.positions.first), state)
+                self.database.save_cursor(name, *self.positions.cursors[name])
                 self._when_durable.append(partial(self._count_dropped, name, lost))
 
     def _count_dropped(self, sink: str, posts: int) -> None:
-        log.error("posts dropped undelivered: the journal is full", sink=sink, posts=posts)
+        log.error("journal full, undelivered posts dropped", sink=sink, posts=posts)
         self._metrics.journal_dropped_posts.labels(sink=sink).inc(posts)
 
-    def _bound_refused_posts(self, letters: Iterable[DeadLetter]) -> None:
-        """Keep the bodies of refused posts within their bound; well within, for looking at all of them takes a while."""
-        self._refused_bytes += sum(len(letter.body) for letter in letters if letter.kind == "post")
+    def _bound_refused_posts(self, dead_letters: Iterable[DeadLetter]) -> None:
+        """Evict rejected posts beyond their limit: an eighth more than necessary, since each time reads all their sizes."""
+        self._refused_bytes += sum(len(dead_letter.body) for dead_letter in dead_letters if dead_letter.kind == "post")
         if self._refused_bytes > self._settings.refused_posts:
-            evicted = self.store.evict_refused_posts(self._settings.refused_posts * 7 // 8)
-            self._refused_bytes = self.store.refused_bytes()
+            evicted = self.database.dead_letters.evict_refused_posts(self._settings.refused_posts * 7 // 8)
+            self._refused_bytes = self.database.dead_letters.refused_bytes()
             self._when_durable.append(partial(self._metrics.dead_letters_evicted.inc, evicted))
 
     # Maintenance
 
     def maintain(self) -> bool:
-        store = self.store
-        if store.removed():
-            store.checkpoint()  # the log may be out of reach as soon as it is closed
-            raise apsw.CorruptError("its files were taken away")
-        store.relieve_log()
+        """Drop posts past their retention, append rejected posts marked for retry, update metrics. True if there is more
+        to drop."""
+        database = self.database
+        if database.removed():
+            database.checkpoint()  # the log may be unreachable once it is closed
+            raise apsw.CorruptError("its files were deleted")
+        database.relieve_log()
         with self.transaction():
-            oldest = _now() - round(self._settings.retention * 1000)
-            forgotten = self._forget(self._passed(), oldest, FORGET_POSTS)
+            oldest = self._now() - round(self._settings.retention * 1000)
+            dropped = self._drop(self._passed(), oldest, EXPIRED_POSTS)
             self._retry_posts()
-            if self.missing_room:
-                self._forget_early(self.missing_room)
-                if self._room() >= self.missing_room:
-                    self.missing_room = 0
-        self._metrics.journal_bytes.set(store.used_bytes())
-        self._metrics.journal_posts.set(self.marks.count(0))
-        return len(forgotten) == FORGET_POSTS
+            if self._missing_room:
+                self._drop_delivered(self._missing_room)
+                if self._room() >= self._missing_room:
+                    self._missing_room = 0
+        self._metrics.journal_bytes.set(database.used_bytes())
+        self._metrics.journal_posts.set(self.positions.count(0))
+        return len(dropped) == EXPIRED_POSTS
 
     def _retry_posts(self) -> None:
-        """Take up refused posts that a person wants tried again."""
-        for letter in list(self.store.dead_letters("retry AND kind = 'post'", limit=10)):
+        """Append rejected posts that an operator marked for retry, if they are valid now."""
+        table = self.database.dead_letters
+        for dead_letter in list(table.select("retry AND kind = 'post'", limit=10)):
             try:
-                admission.admit(letter.body, self._max_occurrences)
+                admission.admit(dead_letter.body, self._max_occurrences)
             except posts.PostRefused as error:
-                self.store.refuse_again({letter.id: str(error)}, _now())
+                table.refuse_again({dead_letter.id: str(error)}, self._now())
                 continue
-            (outcome,) = self.append([Post(letter.body, _now(), "dead-letter")])
+            (outcome,) = self.append([Post(dead_letter.body, self._now(), "dead-letter")])
             if isinstance(outcome, bytes):
-                self.store.delete_dead_letters([letter.id])
+                table.delete([dead_letter.id])
 
-
-def _now() -> int:
-    """Milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
+    def _now(self) -> int:
+        """Milliseconds since the epoch."""
+        return round(self._clock.time() * 1000)

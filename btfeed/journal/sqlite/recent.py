@@ -1,4 +1,4 @@
-"""The newest posts in memory, so that a sink near the head waits for no file."""
+"""The newest posts in memory, so that a sink near the head does not wait for the file."""
 
 from collections.abc import Sequence
 from threading import Lock
@@ -6,43 +6,42 @@ from threading import Lock
 from btfeed.journal.base import Entry
 from btfeed.journal.sqlite.layout import bytes_taken
 
-RECENT_BYTES = 64 * 2**20
-"""Bytes of the newest posts that are kept in memory while a sink has still to read them, as they take them in the file."""
 
+class RecentPosts:
+    """Consecutive posts up to the newest, within `max_bytes`. Thread-safe: the journal's thread adds and drops, and the
+    event loop reads."""
 
-class Recent:
-    """The newest posts, without gaps. Several threads may use it."""
-
-    def __init__(self) -> None:
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         self._lock = Lock()
         self._entries: dict[int, Entry] = {}
         self._first = 0
         self._bytes = 0
 
     def add(self, entries: Sequence[Entry]) -> None:
-        """Those that follow; the oldest go where there are too many."""
+        """Add the posts that follow. Drops the oldest beyond the limit, and all of them if there is a gap."""
         with self._lock:
             if entries[0].seq != self._first + len(self._entries):
-                self._forget_all()
+                self._clear()
                 self._first = entries[0].seq
             for entry in entries:
                 self._entries[entry.seq] = entry
                 self._bytes += bytes_taken(entry.post)
-            while self._bytes > RECENT_BYTES:
-                self._drop()
+            while self._bytes > self._max_bytes:
+                self._drop_oldest()
 
-    def let_go(self, passed: int) -> None:
-        """Of posts that are numbered below that."""
+    def drop_below(self, seq: int) -> None:
+        """Drop posts numbered below `seq`."""
         with self._lock:
-            while self._entries and self._first < passed:
-                self._drop()
+            while self._entries and self._first < seq:
+                self._drop_oldest()
 
     def clear(self) -> None:
         with self._lock:
-            self._forget_all()
+            self._clear()
 
-    def read(self, seq: int, max_bytes: int) -> list[Entry]:
-        """The one with that number, if it is here, and as many more as fit."""
+    def find(self, seq: int, max_bytes: int) -> list[Entry]:
+        """The post numbered `seq`, if it is in memory, and as many of the next as fit in `max_bytes`."""
         found: list[Entry] = []
         with self._lock:
             while entry := self._entries.get(seq):
@@ -53,10 +52,10 @@ class Recent:
                 seq += 1
         return found
 
-    def _forget_all(self) -> None:
+    def _clear(self) -> None:
         self._entries.clear()
         self._bytes = 0
 
-    def _drop(self) -> None:
+    def _drop_oldest(self) -> None:
         self._bytes -= bytes_taken(self._entries.pop(self._first).post)
         self._first += 1

@@ -1,12 +1,12 @@
-"""What is done with a journal whose file is damaged: carry over what can be read into a new one, and set it aside.
+"""Recovery of a damaged journal: everything readable is moved to a new file, and the damaged one is kept.
 
-Rows are read one after the other; where SQLite stumbles, each following number is tried by itself, so that a damaged
-page costs the rows on it, or those that it leads to, and no more. A body that fits its digest is right; its number is,
-if it lies between its neighbours'. What is missing between the first number that was not forgotten and the last one given
-is counted as lost, and noted as gaps.
+Rows are read in order. Where SQLite fails, each following number is tried individually, so that a damaged page costs only
+the rows on it and those it leads to. A body that matches its digest is right. So is its number, if it lies between those of
+its neighbors. Numbers without a post, from the first that was not dropped to the last that was given, are counted as lost
+and saved as gaps.
 
-The new journal takes its place by renaming, last of all and step by step (`finish` goes on after a crash), so that there
-is a whole journal at any time, old or new. The damaged file is kept as it was found.
+The new file replaces the old one by renaming, as the last step. `finish` completes it after a crash, so there is a whole
+journal at any time, old or new. The damaged file is kept as it was found, as journal.db.damaged-TIME.
 """
 
 import os
@@ -20,24 +20,24 @@ from typing import TypeVar
 
 import apsw
 
-from btfeed.journal.base import Cursor, DeadLetter, Entry
-from btfeed.journal.sqlite.database import FILE, Damaged, JournalDatabase
+from btfeed.journal.base import Cursor, Damaged, DeadLetter, Entry
+from btfeed.journal.sqlite.database import FILE, JournalDatabase
 from btfeed.journal.sqlite.layout import PAGE_SIZE, check_header, check_schema
 
 T = TypeVar("T")
 
-_UNFINISHED = f"{FILE}-salvaging"
-_SALVAGED = f"{FILE}-salvaged"
+_UNFINISHED = f"{FILE}-recovering"
+_RECOVERED = f"{FILE}-recovered"
 _BATCH_BYTES = 16 * 2**20
 _TRIES = 1_000_000
-"""Numbers that are tried by themselves at most."""
+"""How many numbers to try individually at most."""
 _DOUBTFUL_BYTES = 64 * 2**20
 _EVERYTHING = 2**62
 
 
 @dataclass(slots=True)
-class Salvage:
-    """posts: carried over. damaged_posts: readable but changed, now dead letters. lost_posts: not readable."""
+class Recovered:
+    """posts: moved to the new file. damaged_posts: readable but changed, now dead letters. lost_posts: not readable."""
 
     damaged_file: Path
     posts: int = 0
@@ -45,40 +45,42 @@ class Salvage:
     lost_posts: int = 0
 
 
-def salvage(directory: Path, vfs: str | None, first_seq: int, next_seq: int) -> Salvage:
-    """Put a new journal with everything readable in the place of the one in `directory`, which nobody has open. first_seq
-    and next_seq: what the caller knows of the numbers in it, 0 if nothing. Raises apsw.Error or OSError."""
+def recover(directory: Path, vfs: str | None, first_seq: int, next_seq: int) -> Recovered:
+    """Replace the journal in `directory`, which must not be open, by one with everything readable in it. first_seq and
+    next_seq: what the caller knows of the numbers in it, 0 if nothing. Raises apsw.Error or OSError."""
     for suffix in ("", "-wal", "-shm"):
         (directory / (_UNFINISHED + suffix)).unlink(missing_ok=True)
-    found = Salvage(directory)
-    store = JournalDatabase.open(directory, vfs, _UNFINISHED)
+    found = Recovered(directory)
+    new = JournalDatabase.open(directory, vfs, _UNFINISHED)
     try:
-        store.checkpoint()
+        new.checkpoint()
         with _damaged(directory, vfs) as old:
-            store.begin()
-            _carry_sinks(old, store)
-            _carry_letters(old, store)
-            _carry_posts(old, store, found, first_seq, next_seq)
-            store.commit()
-        store.checkpoint()
+            new.begin()
+            _copy_sinks(old, new)
+            _copy_dead_letters(old, new)
+            _copy_posts(old, new, found, first_seq, next_seq)
+            new.commit()
+        new.checkpoint()
     finally:
-        store.rollback()
-        store.close()
-    (directory / _UNFINISHED).rename(directory / _SALVAGED)
+        new.rollback()
+        new.close()
+    (directory / _UNFINISHED).rename(directory / _RECOVERED)
     found.damaged_file = finish(directory) or directory
     return found
 
 
 def finish(directory: Path) -> Path | None:
-    """Set the damaged file aside, and put the salvaged one in its place, if there is one; returns the first one's name."""
-    if not (directory / _SALVAGED).exists():
+    """If there is a recovered file, rename the damaged one and put the recovered one in its place. Returns the damaged
+    file's new name."""
+    recovered = directory / _RECOVERED
+    if not recovered.exists():
         return None
     aside = directory / f"{FILE}.damaged-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S%f')}"
     (directory / f"{FILE}-shm").unlink(missing_ok=True)
-    for suffix in ("-wal", ""):  # in this order: never an old log beside a new file
+    for suffix in ("-wal", ""):  # in this order, so that an old log never stands beside the new file
         with suppress(FileNotFoundError):
             (directory / (FILE + suffix)).rename(f"{aside}{suffix}")
-    (directory / _SALVAGED).rename(directory / FILE)
+    recovered.rename(directory / FILE)
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -92,8 +94,8 @@ def finish(directory: Path) -> Path | None:
 
 @contextmanager
 def _damaged(directory: Path, vfs: str | None) -> Iterator[JournalDatabase]:
-    """The damaged journal, to be read. Its first page holds the header and the schema, alike in every journal: where it
-    is damaged, the new one's is read in its place."""
+    """The damaged journal, open for reading. The first page holds the header and the schema, which are the same in every
+    journal: if it is damaged, the new file's first page is read instead."""
     path = directory / FILE
     patched = _FirstPage(vfs or "", (directory / _UNFINISHED).read_bytes()[:PAGE_SIZE])
     try:
@@ -110,14 +112,14 @@ def _damaged(directory: Path, vfs: str | None) -> Iterator[JournalDatabase]:
 
 
 class _FirstPage(apsw.VFS):
-    """The VFS `base`, where database files seem to begin with `page`."""
+    """The VFS `base`, in which database files seem to begin with `page`."""
 
     name = "btfeed-first-page"
 
     def __init__(self, base: str, page: bytes) -> None:
         super().__init__(self.name, base)
         self._base = base
-        self._page = page[:28] + bytes(4) + page[32:]  # without the size of its file: then the real one counts
+        self._page = page[:28] + bytes(4) + page[32:]  # without the file size, so that SQLite uses the real one
 
     def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:  # noqa: N802 - SQLite's name
         if flags[0] & apsw.SQLITE_OPEN_MAIN_DB:
@@ -138,7 +140,7 @@ class _FirstPageFile(apsw.VFSFile):
 
 
 def _known(ask: Callable[[], T], otherwise: T) -> T:
-    """What the file says, `otherwise` where it can't be read."""
+    """The answer of `ask`, or `otherwise` if it can't be read."""
     try:
         return ask()
     except apsw.Error:
@@ -146,7 +148,7 @@ def _known(ask: Callable[[], T], otherwise: T) -> T:
 
 
 def _readable(read: Callable[[int], Iterator[T]], key: Callable[[T], int], first: int, end: int) -> Iterator[T]:
-    """What `read` finds from a number on; where it stumbles, numbers up to `end` are tried one by one."""
+    """What `read` finds from number `first` on. Where it fails, numbers up to `end` are tried one by one."""
     number = first
     for _ in range(_TRIES):
         try:
@@ -161,28 +163,29 @@ def _readable(read: Callable[[int], Iterator[T]], key: Callable[[T], int], first
                 return
 
 
-# Carrying over
+# Copying to the new file
 
 
-def _carry_sinks(old: JournalDatabase, store: JournalDatabase) -> None:
+def _copy_sinks(old: JournalDatabase, new: JournalDatabase) -> None:
     cursors: dict[str, tuple[Cursor, str | None]] = _known(lambda: old.cursors(strict=False), {})
     for sink, (cursor, state) in cursors.items():
-        store.save_cursor(sink, cursor, state)
+        new.save_cursor(sink, cursor, state)
 
 
-def _carry_letters(old: JournalDatabase, store: JournalDatabase) -> None:
-    marked: set[int] = _known(lambda: {letter.id for letter in old.dead_letters("retry")}, set())
+def _copy_dead_letters(old: JournalDatabase, new: JournalDatabase) -> None:
+    table = old.dead_letters
+    marked: set[int] = _known(lambda: {dead_letter.id for dead_letter in table.select("retry")}, set())
 
     def read(number: int) -> Iterator[DeadLetter]:
-        return old.dead_letters("id >= ?", number)
+        return table.select("id >= ?", number)
 
-    for letter in _readable(read, lambda letter: letter.id, 1, _known(old.last_dead_letter, 0) + 1):
-        store.bury(letter, retry=letter.id in marked)
+    for dead_letter in _readable(read, lambda dead_letter: dead_letter.id, 1, _known(table.last_id, 0) + 1):
+        new.dead_letters.insert(dead_letter, retry=dead_letter.id in marked)
 
 
 @dataclass(slots=True)
 class _Numbers:
-    """The numbers that posts have: from `first`, 0 where that is not known, to before `next`, but for known `gaps`."""
+    """The numbers that posts have: from `first` (0 if unknown) to before `next`, except known `gaps`."""
 
     first: int
     next: int
@@ -201,32 +204,37 @@ class _Numbers:
         return self.next - self.first - gaps
 
 
-def _carry_posts(old: JournalDatabase, store: JournalDatabase, found: Salvage, first_seq: int, next_seq: int) -> None:
-    seqs = [cursor.seq for cursor, _ in store.cursors().values()]
-    gaps: dict[int, int] = _known(old.gaps, {})
-    first = first_seq or _known(old.first_seq, 0)
-    numbers = _Numbers(first, max(next_seq, first, *seqs, *(last + 1 for last in gaps.values())), gaps)
+def _copy_posts(old: JournalDatabase, new: JournalDatabase, found: Recovered, first_seq: int, next_seq: int) -> None:
+    numbers = _known_numbers(old, new, first_seq, next_seq)
     end = max(numbers.next, _known(old.last_seq, 0) + 1)
-    rows = _readable(lambda seq: old.read(seq, _EVERYTHING), lambda row: row.seq, first, end)
-    doubtful = _Doubtful()
+    rows = _readable(lambda seq: old.posts(seq, _EVERYTHING), lambda row: row.seq, numbers.first, end)
+    doubtful = _DoubtfulRows()
     size = 0
-    for entry in _numbered(doubtful.sift(rows), numbers):
-        there, post = store.digest(entry.seq), entry.post
-        if there is None and entry.seq >= numbers.first:
-            store.append([entry])
+    for entry in _numbered(doubtful.separate(rows), numbers):
+        existing, post = new.digest(entry.seq), entry.post
+        if existing is None and entry.seq >= numbers.first:
+            new.insert_posts([entry])
             found.posts += 1
             size += len(post.body)
-        elif there != entry.digest:  # else a damaged page led here again
+        elif existing != entry.digest:  # if they are equal, a damaged page led to the same row again
             doubtful.keep(Damaged(0, post.received, post.body))
         if size > _BATCH_BYTES:
-            store.commit()
-            store.begin()
+            new.commit()
+            new.begin()
             size = 0
-    _account_for_the_rest(store, found, numbers, doubtful)
+    _account_for_the_rest(new, found, numbers, doubtful)
+
+
+def _known_numbers(old: JournalDatabase, new: JournalDatabase, first_seq: int, next_seq: int) -> _Numbers:
+    """What is known of the numbers before the posts are read."""
+    seqs = [cursor.seq for cursor, _ in new.cursors().values()]
+    gaps: dict[int, int] = _known(old.gaps, {})
+    first = first_seq or _known(old.first_seq, 0)
+    return _Numbers(first, max(next_seq, first, *seqs, *(last + 1 for last in gaps.values())), gaps)
 
 
 def _numbered(entries: Iterator[Entry], numbers: _Numbers) -> Iterator[Entry]:
-    """Posts with their numbers; what those say of the first and the next one is noted."""
+    """Posts with their right numbers. Updates the first and the next number from what they say."""
     expected = 0
     for entry, following in pairwise(chain(entries, [None])):
         assert entry is not None
@@ -239,30 +247,30 @@ def _numbered(entries: Iterator[Entry], numbers: _Numbers) -> Iterator[Entry]:
         yield replace(entry, seq=seq)
 
 
-def _account_for_the_rest(store: JournalDatabase, found: Salvage, numbers: _Numbers, doubtful: "_Doubtful") -> None:
-    """Each number has a post now, or a dead letter, or its post is lost."""
+def _account_for_the_rest(new: JournalDatabase, found: Recovered, numbers: _Numbers, doubtful: "_DoubtfulRows") -> None:
+    """Account for every number that has no post: with a dead letter, or as lost."""
     numbers.first = numbers.first or numbers.next
     missing = max(0, numbers.count() - found.posts)
-    letters = doubtful.letters(store, numbers)[:missing]
-    for letter in letters:
-        store.bury(letter)
-    found.damaged_posts = len(letters)
-    found.lost_posts = missing - len(letters)
-    store.save_first_seq(numbers.first)
-    store.save_missing(numbers.next)
+    dead_letters = doubtful.dead_letters(new, numbers)[:missing]
+    for dead_letter in dead_letters:
+        new.dead_letters.insert(dead_letter)
+    found.damaged_posts = len(dead_letters)
+    found.lost_posts = missing - len(dead_letters)
+    new.save_first_seq(numbers.first)
+    new.save_missing(numbers.next)
 
 
 def _number(seq: int, expected: int, following: int) -> int:
-    """The number of a row that says `seq`, where `expected` would be next: what it says if that is in order, else the
-    place that is left for it."""
+    """The number of a row that claims to be `seq`, where `expected` would be next: what it claims if that is in order,
+    otherwise the number that is left for it."""
     if seq == expected or expected < seq < following or expected >= following:
         return seq
     return expected
 
 
-class _Doubtful:
-    """Rows that are no sound posts, or have no number. What looks like a row on a damaged page need not be one: it counts
-    if there is a missing number that it can have."""
+class _DoubtfulRows:
+    """Rows that are damaged, or whose number is taken. On a damaged page, what looks like a row may be none; it counts only
+    if there is a missing number for it."""
 
     def __init__(self) -> None:
         self._rows: list[Damaged] = []
@@ -273,21 +281,21 @@ class _Doubtful:
         if self._size < _DOUBTFUL_BYTES:
             self._rows.append(row)
 
-    def sift(self, rows: Iterator[Entry | Damaged]) -> Iterator[Entry]:
-        """Keep those that are damaged, and let the others through."""
+    def separate(self, rows: Iterator[Entry | Damaged]) -> Iterator[Entry]:
+        """Keep the damaged rows, and pass on the others."""
         for row in rows:
             if isinstance(row, Damaged):
                 self.keep(row)
             else:
                 yield row
 
-    def letters(self, store: JournalDatabase, numbers: _Numbers) -> list[DeadLetter]:
-        """What may be missing posts: first those that say which."""
+    def dead_letters(self, new: JournalDatabase, numbers: _Numbers) -> list[DeadLetter]:
+        """Dead letters for what may be missing posts, those with a number first."""
         known = {row.seq: row for row in self._rows if numbers.first <= row.seq < numbers.next}
-        missing = [row for seq, row in known.items() if store.digest(seq) is None and not numbers.is_gap(seq)]
+        missing = [row for seq, row in known.items() if new.digest(seq) is None and not numbers.is_gap(seq)]
         return [damaged_post(row) for row in [*missing, *(row for row in self._rows if not row.seq)]]
 
 
 def damaged_post(row: Damaged) -> DeadLetter:
-    """What a damaged row becomes."""
+    """The dead letter for a damaged row."""
     return DeadLetter("post", "", f"damaged in the journal (post {row.seq or '?'})", row.received, row.body)

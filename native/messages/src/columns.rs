@@ -1,19 +1,21 @@
-//! Columns of a batch of records: pieces of memory, and where each row stands in them.
+//! Columns of byte strings that lie in one or several buffers.
 
-/// Where each row stands in pieces of memory that stand one behind the other.
+/// The position of each row of a column.
 pub struct Rows {
-    seams: Vec<u8>,
-    rows: Vec<(u32, usize, usize)>, // part, start, length
+    joined: Vec<u8>,                // copies of the rows that span several buffers
+    rows: Vec<(u32, usize, usize)>, // buffer, start, length
 }
 
-/// The number of the part that is `Rows::seams`.
-const SEAMS: u32 = u32::MAX;
+/// The buffer number that stands for `Rows::joined`.
+const JOINED: u32 = u32::MAX;
 
 impl Rows {
-    /// Rows of `lengths` bytes, without the last `ending` bytes of each. `None` where `parts` hold other than that many bytes.
+    /// Locates consecutive rows of `lengths` bytes in `parts`, and drops the last `ending` bytes of each row.
+    ///
+    /// Returns `None` if a row is shorter than `ending`, or if `parts` don't hold exactly as many bytes as the rows.
     #[must_use]
     pub fn new(parts: &[&[u8]], lengths: &[i64], ending: usize) -> Option<Self> {
-        let mut found = Self { seams: Vec::new(), rows: Vec::with_capacity(lengths.len()) };
+        let mut found = Self { joined: Vec::new(), rows: Vec::with_capacity(lengths.len()) };
         let (mut part, mut at) = (0, 0);
         for &length in lengths {
             let length = usize::try_from(length).ok()?;
@@ -22,19 +24,19 @@ impl Rows {
                 (part, at) = (part + 1, 0);
             }
             if length == 0 {
-                found.rows.push((SEAMS, 0, 0));
+                found.rows.push((JOINED, 0, 0));
             } else if length <= parts.get(part)?.len() - at {
                 found.rows.push((u32::try_from(part).ok()?, at, kept));
                 at += length;
             } else {
-                let start = found.seams.len(); // it stands in several parts
-                while found.seams.len() - start < length {
+                let start = found.joined.len();
+                while found.joined.len() - start < length {
                     let rest = &parts.get(part)?[at..];
-                    let taken = rest.len().min(length - (found.seams.len() - start));
-                    found.seams.extend_from_slice(&rest[..taken]);
+                    let taken = rest.len().min(length - (found.joined.len() - start));
+                    found.joined.extend_from_slice(&rest[..taken]);
                     (part, at) = if taken == rest.len() { (part + 1, 0) } else { (part, at + taken) };
                 }
-                found.rows.push((SEAMS, start, kept));
+                found.rows.push((JOINED, start, kept));
             }
         }
         let left: usize = parts.iter().skip(part).map(|bytes| bytes.len()).sum();
@@ -42,37 +44,37 @@ impl Rows {
     }
 }
 
-/// Byte strings that stand in one piece of memory or in several.
+/// A column of byte strings.
 pub struct Column<'a> {
     parts: Vec<&'a [u8]>,
     rows: &'a Rows,
 }
 
 impl<'a> Column<'a> {
-    /// `rows` were made for these `parts`.
+    /// Creates a column from the buffers that `rows` was created for.
     #[must_use]
     pub fn new(parts: Vec<&'a [u8]>, rows: &'a Rows) -> Self {
         Self { parts, rows }
     }
 
-    /// How many rows there are.
+    /// Returns the number of rows.
     #[must_use]
     pub fn len(&self) -> usize {
         self.rows.rows.len()
     }
 
-    /// There are none.
+    /// Returns whether the column has no rows.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Row `index`.
+    /// Returns row `index`. Panics if it is out of range.
     #[inline]
     #[must_use]
     pub fn get(&self, index: usize) -> &'a [u8] {
         let (part, start, length) = self.rows.rows[index];
-        let bytes = if part == SEAMS { &self.rows.seams[..] } else { self.parts[part as usize] };
+        let bytes = if part == JOINED { &self.rows.joined[..] } else { self.parts[part as usize] };
         &bytes[start..start + length]
     }
 }
@@ -81,14 +83,13 @@ impl<'a> Column<'a> {
 mod tests {
     use super::{Column, Rows};
 
-    /// Rows are found wherever parts end.
     #[test]
-    fn parts_end_anywhere() {
+    fn rows_may_span_buffers() {
         let whole = b"one\ntwo\nthree\nfour\n";
         for first in 0..=whole.len() {
             for second in first..=whole.len() {
                 let parts = [&whole[..first], &whole[first..second], &whole[second..]];
-                let rows = Rows::new(&parts, &[4, 4, 6, 5], 1).expect("they fit");
+                let rows = Rows::new(&parts, &[4, 4, 6, 5], 1).expect("the lengths match");
                 let column = Column::new(parts.to_vec(), &rows);
                 let rows: Vec<_> = (0..column.len()).map(|index| column.get(index)).collect();
                 assert_eq!(rows, [&b"one"[..], b"two", b"three", b"four"]);
@@ -96,9 +97,8 @@ mod tests {
         }
     }
 
-    /// Lengths that are not those of the parts are refused.
     #[test]
-    fn lengths_must_fit() {
+    fn lengths_must_match_the_buffers() {
         for lengths in [&[3][..], &[5], &[2, 3], &[-1], &[i64::MAX], &[]] {
             assert!(Rows::new(&[&b"four"[..]], lengths, 0).is_none(), "{lengths:?}");
         }

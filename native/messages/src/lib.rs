@@ -1,14 +1,17 @@
-//! From records to Kafka's record batches: what sinks/_kafka_messages.py and aiokafka's own builder do, at memory speed.
+//! Builds Kafka record batches from JSON records.
 //!
-//! Those are the plain twins. They say what is right, and both must give the same bytes. To read it:
+//! The Python implementation in sinks/kafka, which uses the batch builder of aiokafka, is the reference: both must produce
+//! the same bytes before compression. The modules, in reading order:
 //!
-//! - `murmur2` says which partition a key belongs to;
-//! - `columns` holds the columns of a batch of records, where they stand in memory;
-//! - `envelope` makes the headers of a message, with what Python found out once for each business transaction;
-//! - `batch` writes messages one behind the other, compresses and seals them.
+//! - `columns`: byte strings in the memory that Python hands over.
+//! - `partition`: the partition of each record, with the hash in `murmur2`.
+//! - `envelope`: the CloudEvents headers of each message.
+//! - `batch`: writes, compresses and seals record batches, with the integers in `varint`.
 #![forbid(unsafe_code)]
 
 pub mod batch;
 pub mod columns;
 pub mod envelope;
 pub mod murmur2;
+pub mod partition;
+mod varint;

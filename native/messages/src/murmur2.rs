@@ -1,10 +1,10 @@
-//! murmur2 as Kafka's Java client computes it; constants and steps: org.apache.kafka.common.utils.Utils.murmur2.
+//! The murmur2 hash, as Kafka's Java client computes it in `org.apache.kafka.common.utils.Utils.murmur2`.
 
 const SEED: u32 = 0x9747_b28c;
 const M: u32 = 0x5bd1_e995;
 const R: u32 = 24;
 
-/// The hash of `key`, from 0 to 2^31 - 1: the sign is dropped as in Utils.toPositive.
+/// Hashes `key` to a number from 0 to 2^31 - 1. The sign bit is cleared, as `Utils.toPositive` does.
 #[must_use]
 pub fn hash(key: &[u8]) -> u32 {
     let (words, rest) = key.as_chunks::<4>();
@@ -28,9 +28,8 @@ pub fn hash(key: &[u8]) -> u32 {
 mod tests {
     use super::hash;
 
-    /// A few that Kafka's own tests name.
     #[test]
-    fn known() {
+    fn hashes_match_the_tests_of_the_java_client() {
         for (key, value) in [("21", -973_932_308), ("foobar", -790_332_482), ("a-little-bit-long-string", -985_981_536_i32)]
         {
             assert_eq!(hash(key.as_bytes()), value as u32 & 0x7fff_ffff);

@@ -1,42 +1,43 @@
-//! A buffer of JSON, written as msgspec writes it: the shortest numbers that are read back the same, UTF-8 as it is.
+//! Writes JSON as msgspec does: numbers in the shortest form that parses to the same value, and UTF-8 without escapes.
 //!
-//! Its bytes are there before they are written, so that what is short is written in steps of a fixed size, which is faster.
+//! The buffer is initialized beyond the end of the text. Short pieces can thus be copied in blocks of a fixed size, which
+//! is faster than a copy of variable length.
 
-/// Bytes that the steps of a fixed size may write beyond what they are asked to.
+/// How many bytes beyond the end of the text a copy of a fixed size may write.
 const SLACK: usize = 48;
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
-/// `,"NAME":` for a name, escaped.
+/// An encoded field name: `,"NAME":`.
 #[derive(Clone, Debug)]
 pub struct Key {
     bytes: Vec<u8>,
-    padded: Option<[u8; SLACK]>, // where it is short enough
+    padded: Option<[u8; SLACK]>, // the same bytes, if they fit
 }
 
 impl Key {
-    /// The key of a field called `name`.
+    /// Encodes `name`.
     #[must_use]
     pub fn new(name: &str) -> Self {
         let mut writer = Writer::default();
         writer.bytes(b",");
         writer.text(name.as_bytes());
         writer.bytes(b":");
-        let bytes = writer.written().to_vec();
+        let bytes = writer.as_bytes().to_vec();
         let mut padded = [0; SLACK];
-        let room = padded.get_mut(..bytes.len());
-        let short = room.map(|room| room.copy_from_slice(&bytes)).is_some();
-        Self { padded: short.then_some(padded), bytes }
+        let target = padded.get_mut(..bytes.len());
+        let fits = target.map(|target| target.copy_from_slice(&bytes)).is_some();
+        Self { padded: fits.then_some(padded), bytes }
     }
 
-    /// Bytes that it takes up in memory, about.
+    /// Returns its approximate size in memory, in bytes.
     #[must_use]
-    pub fn weight(&self) -> usize {
+    pub fn memory_size(&self) -> usize {
         size_of::<Self>() + self.bytes.len()
     }
 }
 
-/// JSON that grows at its end.
+/// Writes JSON to a buffer.
 #[derive(Default)]
 pub struct Writer {
     bytes: Vec<u8>,
@@ -44,47 +45,47 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Writes into `bytes`, whatever they say.
+    /// Reuses `bytes` as the buffer. Their content is overwritten.
     #[must_use]
     pub fn new(bytes: Vec<u8>) -> Self {
         Self { bytes, length: 0 }
     }
 
-    /// How many bytes were written.
+    /// Returns the size of the text in bytes.
     #[inline]
     #[must_use]
     pub fn len(&self) -> usize {
         self.length
     }
 
-    /// There are none.
+    /// Returns whether the text is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.length == 0
     }
 
-    /// Takes back what was written since `start`.
-    pub fn take_back(&mut self, start: usize) -> Vec<u8> {
+    /// Removes the text from `start` on, and returns it.
+    pub fn split_off(&mut self, start: usize) -> Vec<u8> {
         let taken = self.bytes[start..self.length].to_vec();
         self.length = start;
         taken
     }
 
-    /// Bytes, and how many of them were written.
+    /// Returns the buffer and the size of the text in it.
     #[must_use]
-    pub fn finish(self) -> (Vec<u8>, usize) {
+    pub fn into_parts(self) -> (Vec<u8>, usize) {
         (self.bytes, self.length)
     }
 
-    /// What was written.
+    /// Returns the text.
     #[must_use]
-    pub fn written(&self) -> &[u8] {
+    pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.length]
     }
 
-    /// Room for so many bytes, and some.
+    /// Returns the buffer from the end of the text on: at least `bytes + SLACK` bytes.
     #[inline]
-    fn room(&mut self, bytes: usize) -> &mut [u8] {
+    fn spare(&mut self, bytes: usize) -> &mut [u8] {
         if self.bytes.len() - self.length < bytes + SLACK {
             self.grow(bytes);
         }
@@ -97,99 +98,99 @@ impl Writer {
         self.bytes.resize(needed + needed / 2, 0);
     }
 
-    /// These bytes as they are.
+    /// Appends bytes.
     #[inline]
     pub fn bytes(&mut self, bytes: &[u8]) {
         let length = bytes.len();
-        let room = self.room(length);
-        room[..length].copy_from_slice(bytes);
+        let spare = self.spare(length);
+        spare[..length].copy_from_slice(bytes);
         self.length += length;
     }
 
-    /// These bytes, which are few.
+    /// Appends bytes. Faster than `bytes` for up to 32 bytes.
     #[inline]
-    pub fn few(&mut self, bytes: &[u8]) {
+    pub fn short_bytes(&mut self, bytes: &[u8]) {
         let length = bytes.len();
-        let room = &mut self.room(length)[..length];
+        let target = &mut self.spare(length)[..length];
         if let (Some(first), Some(last)) = (bytes.first_chunk::<8>(), bytes.last_chunk::<8>())
             && length <= 16
         {
-            room[..8].copy_from_slice(first);
-            room[length - 8..].copy_from_slice(last); // overlaps what was copied before
+            target[..8].copy_from_slice(first);
+            target[length - 8..].copy_from_slice(last); // overlaps the first copy
         } else if let (Some(first), Some(last)) = (bytes.first_chunk::<16>(), bytes.last_chunk::<16>())
             && length <= 32
         {
-            room[..16].copy_from_slice(first);
-            room[length - 16..].copy_from_slice(last);
+            target[..16].copy_from_slice(first);
+            target[length - 16..].copy_from_slice(last);
         } else if let (Some(first), Some(last)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>())
             && length < 8
         {
-            room[..4].copy_from_slice(first);
-            room[length - 4..].copy_from_slice(last);
+            target[..4].copy_from_slice(first);
+            target[length - 4..].copy_from_slice(last);
         } else {
-            room.copy_from_slice(bytes);
+            target.copy_from_slice(bytes);
         }
         self.length += length;
     }
 
-    /// The first `length` of these bytes, in one step of a fixed size.
+    /// Appends the first `length` bytes of `bytes`. Copies the whole array, which has a fixed size.
     #[inline]
-    pub fn some<const N: usize>(&mut self, bytes: &[u8; N], length: usize) {
+    pub fn prefix<const N: usize>(&mut self, bytes: &[u8; N], length: usize) {
         const { assert!(N <= SLACK) };
-        self.room(0)[..N].copy_from_slice(bytes);
+        self.spare(0)[..N].copy_from_slice(bytes);
         self.length += length;
     }
 
-    /// A name and its colon.
+    /// Appends a field name with its comma and colon.
     #[inline]
     pub fn key(&mut self, key: &Key) {
         match &key.padded {
-            Some(padded) => self.some(padded, key.bytes.len()),
+            Some(padded) => self.prefix(padded, key.bytes.len()),
             None => self.bytes(&key.bytes),
         }
     }
 
-    /// One byte.
+    /// Appends a byte.
     #[inline]
     pub fn byte(&mut self, byte: u8) {
-        self.room(1)[0] = byte;
+        self.spare(1)[0] = byte;
         self.length += 1;
     }
 
-    /// An integer.
+    /// Appends an integer.
     #[inline]
     pub fn integer(&mut self, value: i64) {
-        self.few(itoa::Buffer::new().format(value).as_bytes());
+        self.short_bytes(itoa::Buffer::new().format(value).as_bytes());
     }
 
-    /// A number that is finite.
+    /// Appends a finite number.
     #[inline]
     pub fn number(&mut self, value: f64) {
         let mut buffer = zmij::Buffer::new();
         let text = buffer.format_finite(value).as_bytes();
         if value.abs() < 1e16 {
-            self.few(text);
+            self.short_bytes(text);
         } else {
-            text.split(|byte| *byte == b'+').for_each(|part| self.bytes(part)); // 1e16, where zmij says 1e+16
+            text.split(|byte| *byte == b'+').for_each(|part| self.bytes(part)); // msgspec writes 1e16, zmij 1e+16
         }
     }
 
-    /// A text in quotes. False where it is not UTF-8: each bad byte then becomes U+FFFD.
+    /// Appends a string in quotes. Replaces invalid UTF-8 by U+FFFD, and then returns false.
     #[inline]
     pub fn text(&mut self, text: &[u8]) -> bool {
         let length = text.len();
-        let room = self.room(length + 2);
-        room[0] = b'"';
-        if copy_plain(text, &mut room[1..]) {
-            room[length + 1] = b'"';
+        let spare = self.spare(length + 2);
+        spare[0] = b'"';
+        if copy_unescaped(text, &mut spare[1..]) {
+            spare[length + 1] = b'"';
             self.length += length + 2;
             return true;
         }
-        self.escaped(text)
+        self.escaped_text(text)
     }
 
     #[cold]
-    fn escaped(&mut self, text: &[u8]) -> bool {
+    fn escaped_text(&mut self, text: &[u8]) -> bool {
         self.byte(b'"');
         let mut valid = true;
         for chunk in text.utf8_chunks() {
@@ -204,9 +205,9 @@ impl Writer {
     }
 
     fn escape(&mut self, text: &str) {
-        let mut plain = 0;
+        let mut copied = 0;
         let bytes = text.as_bytes();
-        for (place, &byte) in bytes.iter().enumerate() {
+        for (index, &byte) in bytes.iter().enumerate() {
             let short = match byte {
                 b'"' | b'\\' => byte,
                 0x08 => b'b',
@@ -217,8 +218,8 @@ impl Writer {
                 0..0x20 => 0,
                 _ => continue,
             };
-            self.bytes(&bytes[plain..place]);
-            plain = place + 1;
+            self.bytes(&bytes[copied..index]);
+            copied = index + 1;
             if short == 0 {
                 let digits = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
                 self.bytes(b"\\u00");
@@ -227,41 +228,41 @@ impl Writer {
                 self.bytes(&[b'\\', short]);
             }
         }
-        self.bytes(&bytes[plain..]);
+        self.bytes(&bytes[copied..]);
     }
 }
 
-/// Copies `text` to the start of `room`, which is larger, as long as it needs no escape and is ASCII. False where it ended
-/// early.
+/// Copies `text` to the start of `target`, which must be larger. Stops and returns false if a character is not ASCII, or
+/// needs an escape.
 #[inline]
-fn copy_plain(text: &[u8], room: &mut [u8]) -> bool {
+fn copy_unescaped(text: &[u8], target: &mut [u8]) -> bool {
     let (words, rest) = text.as_chunks::<8>();
-    let (room_words, room_rest) = room[..text.len()].as_chunks_mut::<8>();
-    for (word, room) in words.iter().zip(room_words) {
-        if special(u64::from_le_bytes(*word)) != 0 {
+    let (target_words, target_rest) = target[..text.len()].as_chunks_mut::<8>();
+    for (word, target) in words.iter().zip(target_words) {
+        if special_bytes(u64::from_le_bytes(*word)) != 0 {
             return false;
         }
-        *room = *word;
+        *target = *word;
     }
     if let Some(last) = text.last_chunk::<8>() {
-        room[text.len() - 8..text.len()].copy_from_slice(last); // overlaps what was copied before
-        return special(u64::from_le_bytes(*last)) == 0;
+        target[text.len() - 8..text.len()].copy_from_slice(last); // overlaps the words copied above
+        return special_bytes(u64::from_le_bytes(*last)) == 0;
     }
-    let mut all_plain = true;
-    for (byte, room) in rest.iter().zip(room_rest) {
-        all_plain &= *byte >= 0x20 && *byte < 0x80 && *byte != b'"' && *byte != b'\\';
-        *room = *byte;
+    let mut unescaped = true;
+    for (byte, target) in rest.iter().zip(target_rest) {
+        unescaped &= *byte >= 0x20 && *byte < 0x80 && *byte != b'"' && *byte != b'\\';
+        *target = *byte;
     }
-    all_plain
+    unescaped
 }
 
-/// Not zero where one of the eight bytes is a control, a quote, a backslash or no ASCII.
+/// Returns a number other than zero if one of the eight bytes is a control character, a quote, a backslash, or not ASCII.
 #[inline]
-fn special(word: u64) -> u64 {
+fn special_bytes(word: u64) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;
-    const TOPS: u64 = 0x8080_8080_8080_8080;
+    const TOP_BITS: u64 = 0x8080_8080_8080_8080;
     let quote = word ^ (ONES * b'"' as u64);
     let backslash = word ^ (ONES * b'\\' as u64);
-    let below = word.wrapping_sub(ONES * 0x20);
-    (word | below | quote.wrapping_sub(ONES) | backslash.wrapping_sub(ONES)) & TOPS
+    let control = word.wrapping_sub(ONES * 0x20);
+    (word | control | quote.wrapping_sub(ONES) | backslash.wrapping_sub(ONES)) & TOP_BITS
 }

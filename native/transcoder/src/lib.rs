@@ -1,20 +1,24 @@
-//! From the bytes of a post to records: what btfeed/post.py and btfeed/mapping.py do, at memory speed.
+//! Maps posts to JSON records.
 //!
-//! Those two are the plain twins. They say what is right, and both must give the same bytes. To read it:
+//! The Python implementation, in btfeed/posts/admission.py and btfeed/records/plain_mapper.py, is the reference: both must
+//! produce the same bytes. This crate gives no reason when it rejects a post: the caller then runs the Python
+//! implementation, which raises the error with its message. The modules, in reading order:
 //!
-//! - `wire` reads protobuf's wire format as protobuf's own C parser (upb) does;
-//! - `outline` says whether a body is an acceptable post, within limits;
-//! - `table` holds the field table and the settings, which Python hands in: no field is named here;
-//! - `occurrence` decodes one occurrence, `record` writes its record, with `json`, `time` and `privacy`;
-//! - `plan` holds what all occurrences of a business transaction share, which Python compiles once;
-//! - `post` runs over a whole post and collects the columns and counts.
-//!
-//! Whatever is refused is refused without a reason: the caller asks the plain twin, which finds the words.
+//! - `wire`: reads the protobuf wire format, as protobuf's own C parser (upb) does.
+//! - `admission`: decides whether a body is a valid post within the limits, and counts its occurrences.
+//! - `table`: the field table and the settings, which Python passes in. No field is named in this crate.
+//! - `occurrence`: decodes an occurrence.
+//! - `record`: writes an occurrence as a record, with `json`, `time` and `privacy`.
+//! - `plan`: what all occurrences of a business transaction share. Python compiles it once per transaction.
+//! - `post`: maps a whole post, with `layout`, which finds its transactions and occurrences; `mapped` is the result.
+//! - `pool`: reuses the memory of records.
 #![forbid(unsafe_code)]
 
+pub mod admission;
 pub mod json;
+mod layout;
+pub mod mapped;
 pub mod occurrence;
-pub mod outline;
 pub mod plan;
 pub mod pool;
 pub mod post;
@@ -27,7 +31,7 @@ pub mod wire;
 use blake2b_simd::Params;
 use blake2b_simd::many::{HashManyJob, hash_many};
 
-/// BLAKE2b-256 of each of `bodies`. Where the processor can, several are worked on at a time, which costs a third.
+/// Returns the BLAKE2b-256 digest of each body. With SIMD, several are hashed at once, in a third of the time.
 #[must_use]
 pub fn digests(bodies: &[&[u8]]) -> Vec<[u8; 32]> {
     let params = Params::new().hash_length(32).to_owned();

@@ -1,23 +1,23 @@
-//! One occurrence, decoded: proto2's rules, so that the last value of a field wins and fields come in any order.
+//! Decodes an occurrence by the rules of proto2: fields come in any order, and the last value of a field wins.
 
 use crate::table::{Action, FIELDS, Table};
 use crate::wire::{MAX_DEPTH, Reader};
 
-/// The fields of one occurrence. It is used again for the next, so that its lists keep their room.
+/// The fields of an occurrence. Reused for the next one, so that its lists keep their capacity.
 pub struct Occurrence<'a> {
-    /// The bits of the fields that are there.
+    /// The fields that are present, as bits by field number.
     pub present: u64,
-    /// By field number: an integer, the bits of a double, a flag. Only those present mean anything.
+    /// Integers, flags, and the bits of doubles, by field number. Undefined for fields that are not present.
     pub numbers: [u64; FIELDS],
-    /// By field number. Only those present mean anything.
+    /// Strings, by field number. Undefined for fields that are not present.
     pub texts: [&'a [u8]; FIELDS],
     /// The measures.
     pub values: Vec<f64>,
     /// The dimensions.
     pub dimensions: Vec<&'a [u8]>,
-    /// The array of strings.
+    /// The field that is an array of strings.
     pub strings: Vec<&'a [u8]>,
-    /// How many fields are not in the table.
+    /// The number of unknown fields.
     pub unknown: u64,
 }
 
@@ -36,21 +36,21 @@ impl Default for Occurrence<'_> {
 }
 
 impl<'a> Occurrence<'a> {
-    /// The field is there.
+    /// Returns whether the field is present.
     #[inline]
     #[must_use]
     pub fn has(&self, number: u32) -> bool {
         self.present >> number & 1 == 1
     }
 
-    /// A signed number.
+    /// Returns an integer field.
     #[inline]
     #[must_use]
     pub fn signed(&self, number: u32) -> i64 {
         self.numbers[number as usize] as i64
     }
 
-    /// Reads another one. `None` where upb would not take it.
+    /// Replaces the fields by those of another occurrence. Returns `None` where upb rejects it.
     pub fn read(&mut self, table: &Table, content: &'a [u8]) -> Option<()> {
         self.present = 0;
         self.unknown = 0;
@@ -58,7 +58,7 @@ impl<'a> Occurrence<'a> {
         self.dimensions.clear();
         self.strings.clear();
         let mut reader = Reader::new(content);
-        while !reader.at_end() {
+        while !reader.is_empty() {
             let tag = reader.tag()?;
             let number = (tag >> 3) as usize % FIELDS;
             match table.action(tag) {
@@ -77,7 +77,7 @@ impl<'a> Occurrence<'a> {
                     }
                     self.values.extend(values.iter().map(|bytes| f64::from_le_bytes(*bytes)));
                     if values.is_empty() {
-                        continue; // it makes no difference
+                        continue; // an empty list counts as absent
                     }
                 }
                 Action::Unknown => {

@@ -1,16 +1,17 @@
-//! What all occurrences of a business transaction share, and where it is kept from one post to the next.
+//! What all occurrences of a business transaction share, compiled once and cached.
 
 use std::collections::HashMap;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::table::{Encoding, Step, Table};
+use crate::table::{Encoding, RecordField, Table};
 
-/// Bytes that plans may take up; past that the cache starts anew, since senders choose how many there are.
-const ROOM: usize = 64 << 20;
-/// Bytes that a plan takes up beside its names, about.
-const ALONE: usize = 1 << 11;
+/// The size in bytes of all cached plans. The cache is cleared when it is full, since senders choose how many transactions
+/// there are.
+const MAX_CACHE_SIZE: usize = 64 << 20;
+/// The approximate size in bytes of a plan without its names.
+const PLAN_SIZE: usize = 1 << 11;
 
-/// Values and dimensions: both are lists, and users name what is in them.
+/// The lists of an occurrence. The business transaction names their elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum List {
     /// The measures.
@@ -19,153 +20,151 @@ pub enum List {
     Dimensions,
 }
 
-/// What Python compiles of a business transaction.
-pub struct Source<P> {
-    /// Python's own plan, which comes back with the result.
+/// What Python compiles from a business transaction.
+pub struct Compiled<P> {
+    /// Python's plan, which is returned with the records.
     pub python: P,
-    /// Its `event.category`.
+    /// The event category.
     pub category: usize,
-    /// What stands behind event.id in every record, from its closing quote on.
+    /// What every record has after the value of `event.id`, from the closing quote on.
     pub tail: Vec<u8>,
-    /// Names and other texts of it that are not UTF-8.
+    /// The number of names and other texts that are not UTF-8.
     pub invalid_utf8: u64,
-    /// Record fields of the values and dimensions that it names.
+    /// The record fields of the measures and dimensions that have names.
     pub names: [Vec<String>; 2],
 }
 
-/// Compiles business transactions, in Python.
+/// Compiles business transactions. Implemented by calls to Python.
 pub trait Compiler {
-    /// Python's own plan.
+    /// Python's plan.
     type Plan: Send + Sync;
-    /// What Python raised.
+    /// The error of a failed call.
     type Error;
 
-    /// Compiles a transaction. `server`: what the post calls the server. `head`: the wire of all that is known but the
-    /// occurrences.
-    fn compile(&self, server: Option<&[u8]>, head: &[u8]) -> Result<Source<Self::Plan>, Self::Error>;
+    /// Compiles a business transaction.
+    ///
+    /// - `server`: the server name in the post.
+    /// - `shared`: the encoded business transaction, without occurrences and unknown fields.
+    fn compile(&self, server: Option<&[u8]>, shared: &[u8]) -> Result<Compiled<Self::Plan>, Self::Error>;
 
-    /// Record fields for `count` values or dimensions, of which the first have the plan's names.
+    /// Returns the record fields of `count` measures or dimensions. Those that the plan names come first.
     fn names(&self, plan: &Self::Plan, list: List, count: usize) -> Result<Vec<String>, Self::Error>;
 }
 
-/// A place in a list, as a record writes it.
+/// How to write an element of a list.
 #[derive(Clone)]
-pub struct Place {
-    /// How its value is written.
-    pub step: Step,
-    /// No record has it.
+pub struct ListField {
+    /// How to write the value.
+    pub field: RecordField,
+    /// Whether the settings drop the field.
     pub dropped: bool,
 }
 
 /// A compiled business transaction.
 pub struct Plan<P> {
-    /// Python's own plan.
+    /// Python's plan.
     pub python: P,
-    /// Its `event.category`.
+    /// The event category.
     pub category: usize,
-    /// What stands behind event.id in every record.
+    /// What every record has after the value of `event.id`, from the closing quote on.
     pub tail: Vec<u8>,
-    /// Names and other texts of it that are not UTF-8.
+    /// The number of names and other texts that are not UTF-8.
     pub invalid_utf8: u64,
-    /// How many values and dimensions it names.
+    /// How many measures and dimensions have names.
     pub named: [usize; 2],
-    places: [RwLock<Arc<[Place]>>; 2],
+    lists: [RwLock<Arc<[ListField]>>; 2],
 }
 
 impl<P> Plan<P> {
-    fn new(table: &Table, source: Source<P>) -> Self {
-        let named = [source.names[0].len(), source.names[1].len()];
-        let [values, dimensions] = source.names;
-        Self {
-            python: source.python,
-            category: source.category,
-            tail: source.tail,
-            invalid_utf8: source.invalid_utf8,
-            named,
-            places: [
-                RwLock::new(places(table, List::Values, values)),
-                RwLock::new(places(table, List::Dimensions, dimensions)),
-            ],
-        }
+    fn new(table: &Table, compiled: Compiled<P>) -> Self {
+        let Compiled { python, category, tail, invalid_utf8, names: [values, dimensions] } = compiled;
+        let named = [values.len(), dimensions.len()];
+        let lists = [list_fields(table, List::Values, values), list_fields(table, List::Dimensions, dimensions)];
+        Self { python, category, tail, invalid_utf8, named, lists: lists.map(RwLock::new) }
     }
 
-    /// As many places of a list as are known, the named ones at least.
-    pub fn places(&self, list: List) -> Arc<[Place]> {
-        Arc::clone(&self.places[list as usize].read().unwrap_or_else(|broken| broken.into_inner()))
+    /// Returns the cached fields of a list: at least those with names.
+    pub fn list(&self, list: List) -> Arc<[ListField]> {
+        Arc::clone(&self.lists[list as usize].read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// At least `count` places of a list. Few more than are named are kept for the next post.
-    pub fn more_places<C: Compiler<Plan = P>>(
+    /// Returns at least `count` fields of a list. Caches them unless they are many more than those with names.
+    pub fn longer_list<C: Compiler<Plan = P>>(
         &self,
         table: &Table,
         compiler: &C,
         list: List,
         count: usize,
-    ) -> Result<Arc<[Place]>, C::Error> {
-        let found = places(table, list, compiler.names(&self.python, list, count.next_power_of_two())?);
-        if found.len() <= 2 * self.named[list as usize] + 16 {
-            let kept = &self.places[list as usize];
-            *kept.write().unwrap_or_else(|broken| broken.into_inner()) = Arc::clone(&found);
+    ) -> Result<Arc<[ListField]>, C::Error> {
+        let fields = list_fields(table, list, compiler.names(&self.python, list, count.next_power_of_two())?);
+        if fields.len() <= 2 * self.named[list as usize] + 16 {
+            let cached = &self.lists[list as usize];
+            *cached.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&fields);
         }
-        Ok(found)
+        Ok(fields)
     }
 
-    fn weight(&self) -> usize {
-        let places = [self.places(List::Values), self.places(List::Dimensions)];
-        let names = places.iter().flat_map(|places| places.iter());
-        ALONE + self.tail.len() + 3 * names.map(|place| size_of::<Place>() + place.step.key.weight()).sum::<usize>()
+    /// The approximate size in memory, with room for lists that grow.
+    fn memory_size(&self) -> usize {
+        let lists = [self.list(List::Values), self.list(List::Dimensions)];
+        let fields = lists.iter().flat_map(|fields| fields.iter());
+        let size = |element: &ListField| size_of::<ListField>() + element.field.key.memory_size();
+        PLAN_SIZE + self.tail.len() + 3 * fields.map(size).sum::<usize>()
     }
 }
 
-fn places(table: &Table, list: List, names: Vec<String>) -> Arc<[Place]> {
+fn list_fields(table: &Table, list: List, names: Vec<String>) -> Arc<[ListField]> {
     let encoding = if list == List::Values { Encoding::Measures } else { Encoding::Dimensions };
-    let place = |name: String| Place { step: table.step(&name, encoding), dropped: table.settings.drop.contains(&name) };
-    names.into_iter().map(place).collect()
+    let list_field = |name: String| ListField {
+        field: table.record_field(&name, encoding),
+        dropped: table.settings.drop.contains(&name),
+    };
+    names.into_iter().map(list_field).collect()
 }
 
-/// Compiled plans, by the wire that they were compiled from.
-pub struct Plans<P> {
-    kept: RwLock<Kept<P>>,
+/// Caches plans by the bytes that they were compiled from.
+pub struct Cache<P> {
+    content: RwLock<Content<P>>,
 }
 
-struct Kept<P> {
+struct Content<P> {
     plans: HashMap<Box<[u8]>, Arc<Plan<P>>>,
-    weight: usize,
+    size: usize,
 }
 
-impl<P> Default for Plans<P> {
+impl<P> Default for Cache<P> {
     fn default() -> Self {
-        Self { kept: RwLock::new(Kept { plans: HashMap::new(), weight: 0 }) }
+        Self { content: RwLock::new(Content { plans: HashMap::new(), size: 0 }) }
     }
 }
 
-impl<P: Send + Sync> Plans<P> {
-    /// The plan of a transaction. `key` is scratch.
+impl<P: Send + Sync> Cache<P> {
+    /// Returns the plan of a business transaction. `server` and `shared`: see `Compiler`. `key` is overwritten.
     pub fn get<C: Compiler<Plan = P>>(
         &self,
         table: &Table,
         compiler: &C,
         server: Option<&[u8]>,
-        head: &[u8],
+        shared: &[u8],
         key: &mut Vec<u8>,
     ) -> Result<Arc<Plan<P>>, C::Error> {
         key.clear();
         key.extend_from_slice(&server.map_or(usize::MAX, <[u8]>::len).to_le_bytes());
         key.extend_from_slice(server.unwrap_or_default());
-        key.extend_from_slice(head);
-        let known = self.kept.read().unwrap_or_else(|broken| broken.into_inner()).plans.get(key.as_slice()).cloned();
-        if let Some(plan) = known {
+        key.extend_from_slice(shared);
+        let cached = self.content.read().unwrap_or_else(PoisonError::into_inner).plans.get(key.as_slice()).cloned();
+        if let Some(plan) = cached {
             return Ok(plan);
         }
-        let plan = Arc::new(Plan::new(table, compiler.compile(server, head)?)); // Python may wait here: no lock is held
-        let weight = plan.weight() + key.len();
-        let mut kept = self.kept.write().unwrap_or_else(|broken| broken.into_inner());
-        kept.weight += weight;
-        if kept.weight > ROOM {
-            kept.plans.clear();
-            kept.weight = weight;
+        let plan = Arc::new(Plan::new(table, compiler.compile(server, shared)?)); // without the lock: Python may take long
+        let size = plan.memory_size() + key.len();
+        let mut content = self.content.write().unwrap_or_else(PoisonError::into_inner);
+        content.size += size;
+        if content.size > MAX_CACHE_SIZE {
+            content.plans.clear();
+            content.size = size;
         }
-        kept.plans.insert(key.as_slice().into(), Arc::clone(&plan));
+        content.plans.insert(key.as_slice().into(), Arc::clone(&plan));
         Ok(plan)
     }
 }

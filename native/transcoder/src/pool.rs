@@ -1,61 +1,65 @@
-//! Memory for records, which is used again: to take fresh pages from the system for each post costs more than to map it.
+//! Reuses the memory of records: page faults in fresh memory cost more than mapping a post.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Bytes that wait here to be used again, at most.
-const KEPT: usize = 32 << 20;
-/// Bytes of one that waits, at most.
-const LARGEST: usize = KEPT / 4;
-/// Bytes that a buffer may have beyond what it needs.
-const SPARE: usize = 1 << 16;
+/// The size in bytes of all free buffers together.
+const MAX_FREE: usize = 32 << 20;
+/// The size in bytes of the largest buffer to keep.
+const MAX_BUFFER: usize = MAX_FREE / 4;
+/// How many bytes a buffer may be larger than wanted, in addition to a quarter. Smaller buffers are not kept at all.
+const SLACK: usize = 1 << 16;
 
-/// Buffers that nobody uses. All bytes of a buffer are initialised, whatever they say.
+/// Free buffers. Their bytes are initialized, with arbitrary content.
 #[derive(Default)]
 pub struct Pool {
     free: Mutex<Vec<Vec<u8>>>,
 }
 
 impl Pool {
-    /// A buffer of `wanted` bytes at least, and not of many more.
+    /// Returns a buffer of at least `size` bytes, and not of many more.
     #[must_use]
-    pub fn take(&self, wanted: usize) -> Vec<u8> {
-        let mut free = self.free.lock().unwrap_or_else(|broken| broken.into_inner());
-        let fitting = |buffer: &Vec<u8>| (wanted..=most(wanted)).contains(&buffer.len());
-        match free.iter().rposition(fitting) {
-            Some(place) => free.swap_remove(place),
+    pub fn take(&self, size: usize) -> Vec<u8> {
+        let mut free = self.lock();
+        let fits = |buffer: &Vec<u8>| (size..=max_size(size)).contains(&buffer.len());
+        match free.iter().rposition(fits) {
+            Some(index) => free.swap_remove(index),
             None => {
                 drop(free);
-                vec![0; wanted + wanted / 8]
+                vec![0; size + size / 8]
             }
         }
     }
 
-    /// Gives a buffer back.
-    pub fn give(&self, buffer: Vec<u8>) {
-        if !(SPARE..=LARGEST).contains(&buffer.len()) {
-            return; // what is small costs nothing to get
+    /// Takes a buffer back.
+    pub fn give_back(&self, buffer: Vec<u8>) {
+        if !(SLACK..=MAX_BUFFER).contains(&buffer.len()) {
+            return; // small ones are cheap to allocate
         }
-        let mut free = self.free.lock().unwrap_or_else(|broken| broken.into_inner());
+        let mut free = self.lock();
         free.push(buffer);
-        let mut kept: usize = free.iter().map(Vec::len).sum();
-        while kept > KEPT {
-            kept -= free.remove(0).len();
+        let mut size: usize = free.iter().map(Vec::len).sum();
+        while size > MAX_FREE {
+            size -= free.remove(0).len();
         }
     }
 
-    /// The first `length` bytes of `buffer`, in a buffer that is not much larger.
+    /// Returns the first `length` bytes of `buffer` in a buffer that is not much larger.
     #[must_use]
-    pub fn fit(&self, buffer: Vec<u8>, length: usize) -> Vec<u8> {
-        if buffer.len() <= most(length) {
+    pub fn shrink(&self, buffer: Vec<u8>, length: usize) -> Vec<u8> {
+        if buffer.len() <= max_size(length) {
             return buffer;
         }
-        let fitting = buffer[..length].to_vec();
-        self.give(buffer);
-        fitting
+        let shrunk = buffer[..length].to_vec();
+        self.give_back(buffer);
+        shrunk
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Bytes of a buffer for `wanted` of them, at most.
-fn most(wanted: usize) -> usize {
-    wanted + wanted / 4 + SPARE
+/// The largest buffer to use where `size` bytes are wanted.
+fn max_size(size: usize) -> usize {
+    size + size / 4 + SLACK
 }

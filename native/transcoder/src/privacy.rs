@@ -1,31 +1,31 @@
-//! What is done to values that must not leave the process as they are: the twin of btfeed/privacy.py.
+//! Hashes and masks values. The counterpart of btfeed/records/privacy.py.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-/// The first 32 hex digits of a text's HMAC-SHA-256, under one key.
+/// Hashes texts with HMAC-SHA-256 under one key.
 #[derive(Clone)]
 pub struct Hasher(Hmac<Sha256>);
 
 impl std::fmt::Debug for Hasher {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("Hasher") // and not its key
+        formatter.write_str("Hasher") // keeps the key out of logs
     }
 }
 
 impl Hasher {
-    /// Hashes under `key`.
+    /// Creates a hasher with this key, which may have any length.
     #[must_use]
     pub fn new(key: &[u8]) -> Self {
         match Hmac::new_from_slice(key) {
             Ok(hmac) => Self(hmac),
-            Err(_) => unreachable!("an HMAC takes keys of every length"),
+            Err(_) => unreachable!("HMAC accepts keys of any length"),
         }
     }
 
-    /// 32 hex digits.
+    /// Returns the first 32 hexadecimal digits of the hash.
     #[must_use]
     pub fn hash(&self, text: &[u8]) -> [u8; 32] {
         let mut hmac = self.0.clone();
@@ -39,7 +39,7 @@ impl Hasher {
     }
 }
 
-/// `address` with its last octet (IPv4) or its last 80 bits (IPv6) zero. `None` where it is no address.
+/// Returns `address` with its last octet (IPv4) or its last 80 bits (IPv6) set to zero. `None` if it is not an IP address.
 #[must_use]
 pub fn mask_ip(address: &str) -> Option<String> {
     let address = address.split('%').next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The field table and the settings, as Python hands them in: btfeed/schema.py is the only place that names fields.
+//! The field table and the settings, compiled from what Python passes in. btfeed/records/schema.py names the fields.
 
 use std::sync::Arc;
 
@@ -6,25 +6,25 @@ use crate::json::Key;
 use crate::privacy::Hasher;
 use crate::wire::{DELIMITED, FIXED64, VARINT};
 
-/// Field numbers are below this, so that a set of fields is the bits of a word.
+/// The limit of field numbers, so that the bits of a `u64` are a set of fields.
 pub const FIELDS: usize = 64;
-/// Event categories by number; the last is of transactions whose type is not known.
+/// The number of event categories.
 pub const CATEGORIES: usize = 4;
-/// The category of transactions whose type is not known.
-pub const UNKNOWN: usize = 3;
+/// The category of transactions of unknown type.
+pub const UNKNOWN_CATEGORY: usize = 3;
 
-/// How a record writes a value; named as in btfeed/schema.py.
+/// How a record writes a value. btfeed/records/schema.py has the same names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
-    /// Milliseconds, as RFC 3339.
+    /// Milliseconds since the epoch, as an RFC 3339 timestamp.
     Timestamp,
-    /// Milliseconds, as integer nanoseconds.
+    /// A number of milliseconds, as an integer number of nanoseconds.
     Nanoseconds,
-    /// An integer, as a string.
+    /// An integer, as a string of digits.
     Decimal,
-    /// A flag, as `failure` or `success`.
+    /// A flag that says whether something failed, as `failure` or `success`.
     Outcome,
-    /// Text.
+    /// A string.
     String,
     /// A double.
     Number,
@@ -32,18 +32,18 @@ pub enum Encoding {
     Integer,
     /// A flag.
     Boolean,
-    /// An array of texts.
+    /// An array of strings.
     Strings,
-    /// A number each, under names of their own.
+    /// A list of numbers, each as a field with its own name.
     Measures,
-    /// A text each, under names of their own.
+    /// A list of strings, each as a field with its own name.
     Dimensions,
 }
 
 impl Encoding {
-    /// The encoding that the schema calls `name`.
+    /// Returns the encoding with this name in the schema.
     #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         Some(match name {
             "timestamp" => Self::Timestamp,
             "nanoseconds" => Self::Nanoseconds,
@@ -64,50 +64,51 @@ impl Encoding {
 /// A row of the field table.
 #[derive(Clone, Debug)]
 pub struct Field {
-    /// Below `FIELDS`.
+    /// The number in proto/bt.proto, below `FIELDS`.
     pub number: u32,
-    /// In proto/bt.proto.
+    /// The name in proto/bt.proto.
     pub name: String,
-    /// `int32`, `int64`, `double`, `bool` or `string`.
+    /// The type in proto/bt.proto: `int32`, `int64`, `double`, `bool` or `string`.
     pub kind: String,
-    /// For purepath, user_action and visit in turn: Y it must be there, N it must not, O it may.
+    /// One letter for each of purepath, user_action and visit: Y if the field is required, N if it is forbidden, O if it is
+    /// optional.
     pub presence: String,
-    /// In a record.
+    /// The name in a record.
     pub record: String,
-    /// In a record.
+    /// The encoding in a record.
     pub encoding: Encoding,
 }
 
-/// The numbers of fields that mean more than their value.
+/// The fields and the category that have a meaning in this crate.
 #[derive(Clone, Copy, Debug)]
 pub struct Roles {
-    /// Every occurrence has it.
+    /// The number of the field that every occurrence must have. It is the record's timestamp.
     pub start_time: u32,
-    /// With the start it gives a visit's duration.
+    /// The number of the field from which, with the start time, the duration of a visit is computed.
     pub end_time: u32,
-    /// Of a visit, computed.
+    /// The number of the duration field.
     pub duration: u32,
-    /// The key of a record.
+    /// The number of the field that becomes the record's key.
     pub visit_id: u32,
-    /// The category whose duration is computed.
+    /// The category of visits, whose duration is computed.
     pub visit: usize,
 }
 
-/// What happens to an occurrence that breaks a rule.
+/// What to do with an occurrence that violates a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
-    /// It is delivered.
+    /// Deliver it.
     Report,
-    /// It is refused.
+    /// Refuse it, with its record and the reason.
     DeadLetter,
-    /// It is delivered without the field.
+    /// Deliver it without the field.
     Drop,
 }
 
 impl Policy {
-    /// The policy that the configuration calls `name`.
+    /// Returns the policy with this name in the configuration.
     #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         Some(match name {
             "report" => Self::Report,
             "dead-letter" => Self::DeadLetter,
@@ -117,117 +118,118 @@ impl Policy {
     }
 }
 
-/// What the configuration says.
+/// The settings of mapping, privacy and validation.
 #[derive(Clone)]
 pub struct Settings {
-    /// What a record begins with, up to the digest in its event.id.
+    /// The beginning of every record, up to the value of `event.id`.
     pub head: Vec<u8>,
-    /// Of a field that must be there.
+    /// The policy for a required field that is missing.
     pub missing: Policy,
-    /// Of a field that must not.
+    /// The policy for a forbidden field that is present.
     pub unexpected: Policy,
     /// Record fields to leave out.
     pub drop: Vec<String>,
     /// Record fields to hash.
     pub hash: Vec<String>,
-    /// The secret of the hash.
+    /// The key of the hash.
     pub key: Vec<u8>,
-    /// Record fields that hold an address whose end is made zero.
+    /// Record fields that hold an IP address to mask.
     pub mask: Vec<String>,
-    /// Attributes that a field of the feed overrides: name, and value as JSON.
+    /// Attributes that a field of the feed may override: name, and value as JSON.
     pub defaults: Vec<(String, Vec<u8>)>,
 }
 
-/// What the decoder does with a field, by its tag.
+/// How to decode a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Not in the table, or in another wire type than it says.
+    /// Skip it: the table does not have it, or has another wire type.
     Unknown,
-    /// Keep 64 bits of a varint.
+    /// Keep a varint as a 64-bit integer.
     Int64,
-    /// Keep 32 bits of a varint, with their sign.
+    /// Keep a varint as a signed 32-bit integer.
     Int32,
-    /// Keep whether a varint is other than zero.
+    /// Keep a varint as a flag.
     Bool,
-    /// Keep eight bytes.
+    /// Keep a double.
     Double,
-    /// Keep the content.
+    /// Keep a string.
     Text,
-    /// Append a text to the array of strings.
+    /// Append a string to the array of strings.
     Strings,
-    /// Append a text to the dimensions.
+    /// Append a string to the dimensions.
     Dimensions,
-    /// Append eight bytes to the values.
+    /// Append a double to the measures.
     Value,
-    /// Append many to the values.
+    /// Append several doubles to the measures.
     PackedValues,
 }
 
-/// How the value of one record field is written.
+/// How to write a field of a record.
 #[derive(Clone, Debug)]
-pub struct Step {
-    /// The record field.
+pub struct RecordField {
+    /// The name.
     pub name: String,
-    /// Its name and a colon, as a record has it.
+    /// The encoded name.
     pub key: Key,
-    /// How the value is written.
+    /// The encoding of the value.
     pub encoding: Encoding,
-    /// The value is hashed.
+    /// Hashes the value, if that is configured.
     pub hasher: Option<Arc<Hasher>>,
-    /// The value is an address whose end is made zero.
+    /// Whether the value is an IP address to mask.
     pub masked: bool,
-    /// What is written where the value can't be: the value of the attribute of that name.
+    /// The attribute with the same name, as JSON. Written instead of a value that can't be encoded.
     pub default: Option<Vec<u8>>,
 }
 
-/// All that is the same for every post.
+/// The compiled field table and settings.
 #[derive(Clone)]
 pub struct Table {
     /// The field table.
     pub fields: Vec<Field>,
-    /// Fields that mean more than their value.
+    /// The fields with a meaning in this crate.
     pub roles: Roles,
-    /// What the configuration says.
+    /// The settings.
     pub settings: Settings,
-    /// By field number, for those that are written under a name of their own.
-    pub steps: Vec<Option<Step>>,
-    /// Fields that no record has.
+    /// By field number, how to write it. `None` for the lists, and for numbers that the table does not have.
+    pub record_fields: Vec<Option<RecordField>>,
+    /// The fields that the settings drop, as bits.
     pub dropped: u64,
-    /// By category: fields that must be there, values and dimensions excepted.
+    /// By category, the required fields as bits, without measures and dimensions.
     pub required: [u64; CATEGORIES],
-    /// By category: fields that must not be there.
+    /// By category, the forbidden fields as bits.
     pub forbidden: [u64; CATEGORIES],
-    /// By category: whether there must be as many values, and as many dimensions, as names.
-    pub counted: [[bool; 2]; CATEGORIES],
-    /// Numbers of the values and of the dimensions.
+    /// By category, whether there must be at least as many measures, and as many dimensions, as names.
+    pub required_lists: [[bool; 2]; CATEGORIES],
+    /// The field numbers of the measures and of the dimensions.
     pub lists: [u32; 2],
     actions: Vec<Action>,
     hasher: Arc<Hasher>,
 }
 
 impl Table {
-    /// Compiles the field table and the settings. Says what is wrong with them.
+    /// Compiles the field table and the settings. The error says what is wrong with the field table.
     pub fn new(fields: Vec<Field>, roles: Roles, settings: Settings) -> Result<Self, String> {
         if fields.iter().any(|field| field.number == 0 || field.number as usize >= FIELDS)
             || !fields.is_sorted_by(|one, other| one.number < other.number)
         {
-            return Err(format!("field numbers ascend, and are below {FIELDS}"));
+            return Err(format!("field numbers must ascend from 1, and be below {FIELDS}"));
         }
         let list = |encoding| {
-            let mut found = fields.iter().filter(|field| field.encoding == encoding);
-            match (found.next(), found.next()) {
-                (Some(field), None) => Ok(field.number),
-                _ => Err(format!("there is not one field of encoding {encoding:?}")),
+            let numbers: Vec<_> =
+                fields.iter().filter(|field| field.encoding == encoding).map(|field| field.number).collect();
+            match numbers[..] {
+                [number] => Ok(number),
+                _ => Err(format!("the field table has not one field of encoding {encoding:?} but {}", numbers.len())),
             }
         };
         let lists = [list(Encoding::Measures)?, list(Encoding::Dimensions)?];
         list(Encoding::Strings)?;
         let mut table = Self {
-            steps: vec![None; FIELDS],
+            record_fields: vec![None; FIELDS],
             dropped: 0,
             required: [0; CATEGORIES],
             forbidden: [0; CATEGORIES],
-            counted: [[false; 2]; CATEGORIES],
+            required_lists: [[false; 2]; CATEGORIES],
             lists,
             actions: vec![Action::Unknown; FIELDS << 3],
             roles,
@@ -242,7 +244,7 @@ impl Table {
         Ok(table)
     }
 
-    /// What is done with a field that has this tag.
+    /// Returns how to decode a field with this tag.
     #[inline]
     #[must_use]
     pub fn action(&self, tag: u32) -> Action {
@@ -251,24 +253,24 @@ impl Table {
 
     fn add(&mut self, field: &Field) -> Result<(), String> {
         let bit = 1 << field.number;
-        self.rule(field, bit);
-        let mut act = |wire_type, action| self.actions[(field.number << 3 | wire_type) as usize] = action;
+        self.add_rules(field, bit);
+        let mut decode = |wire_type, action| self.actions[(field.number << 3 | wire_type) as usize] = action;
         match (field.kind.as_str(), field.encoding) {
             ("double", Encoding::Measures) => {
-                act(FIXED64, Action::Value);
-                act(DELIMITED, Action::PackedValues);
+                decode(FIXED64, Action::Value);
+                decode(DELIMITED, Action::PackedValues);
             }
-            ("string", Encoding::Dimensions) => act(DELIMITED, Action::Dimensions),
-            ("string", Encoding::Strings) => act(DELIMITED, Action::Strings),
-            ("string", Encoding::String) => act(DELIMITED, Action::Text),
-            ("double", Encoding::Number | Encoding::Nanoseconds) => act(FIXED64, Action::Double),
-            ("int64", Encoding::Timestamp | Encoding::Decimal) => act(VARINT, Action::Int64),
-            ("int32", Encoding::Integer) => act(VARINT, Action::Int32),
-            ("bool", Encoding::Boolean | Encoding::Outcome) => act(VARINT, Action::Bool),
+            ("string", Encoding::Dimensions) => decode(DELIMITED, Action::Dimensions),
+            ("string", Encoding::Strings) => decode(DELIMITED, Action::Strings),
+            ("string", Encoding::String) => decode(DELIMITED, Action::Text),
+            ("double", Encoding::Number | Encoding::Nanoseconds) => decode(FIXED64, Action::Double),
+            ("int64", Encoding::Timestamp | Encoding::Decimal) => decode(VARINT, Action::Int64),
+            ("int32", Encoding::Integer) => decode(VARINT, Action::Int32),
+            ("bool", Encoding::Boolean | Encoding::Outcome) => decode(VARINT, Action::Bool),
             (kind, encoding) => return Err(format!("field {}: {kind} can't be {encoding:?}", field.name)),
         }
         if !self.lists.contains(&field.number) {
-            self.steps[field.number as usize] = Some(self.step(&field.record, field.encoding));
+            self.record_fields[field.number as usize] = Some(self.record_field(&field.record, field.encoding));
             if self.settings.drop.contains(&field.record) {
                 self.dropped |= bit;
             }
@@ -276,12 +278,12 @@ impl Table {
         Ok(())
     }
 
-    /// How a record field of this name is written.
+    /// Returns how to write a record field with this name.
     #[must_use]
-    pub fn step(&self, name: &str, encoding: Encoding) -> Step {
+    pub fn record_field(&self, name: &str, encoding: Encoding) -> RecordField {
         let settings = &self.settings;
         let default = settings.defaults.iter().find(|(given, _)| given == name);
-        Step {
+        RecordField {
             name: name.to_owned(),
             key: Key::new(name),
             encoding,
@@ -291,13 +293,13 @@ impl Table {
         }
     }
 
-    fn rule(&mut self, field: &Field, bit: u64) {
-        for (category, presence) in field.presence.chars().enumerate().take(UNKNOWN) {
+    fn add_rules(&mut self, field: &Field, bit: u64) {
+        for (category, presence) in field.presence.chars().enumerate().take(UNKNOWN_CATEGORY) {
             let list = self.lists.iter().position(|number| *number == field.number);
             match (presence, list, field.encoding) {
                 ('N', ..) => self.forbidden[category] |= bit,
-                ('Y', Some(list), _) => self.counted[category][list] = true,
-                ('Y', None, Encoding::Strings) => {} // its absence can't be told from an empty one
+                ('Y', Some(list), _) => self.required_lists[category][list] = true,
+                ('Y', None, Encoding::Strings) => {} // absent and empty look the same on the wire
                 ('Y', None, _) => self.required[category] |= bit,
                 _ => {}
             }

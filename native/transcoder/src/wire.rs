@@ -1,59 +1,52 @@
-//! protobuf's wire format, as upb reads it. Everything returns `None` where upb finds the wire corrupt.
+//! Reads the protobuf wire format as upb does. Methods return `None` where upb rejects the input.
 
-/// Groups that may be open at the level of the whole message; each level of messages below takes one.
+/// How many groups may be open at the level of the post. Each level of nested messages has one less.
 pub const MAX_DEPTH: usize = 100;
 
-/// Wire types, the lower three bits of a tag.
+/// The wire type of integers and flags. Wire types are the lower three bits of a tag.
 pub const VARINT: u32 = 0;
-/// Eight bytes.
+/// The wire type of eight bytes.
 pub const FIXED64: u32 = 1;
-/// A length, and so many bytes.
+/// The wire type of content with its length in front.
 pub const DELIMITED: u32 = 2;
 const START_GROUP: u32 = 3;
 const END_GROUP: u32 = 4;
 const FIXED32: u32 = 5;
 
-/// Bytes, and how far they have been read.
+/// The part of a message that is still to be read.
 #[derive(Clone, Copy)]
 pub struct Reader<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    /// Begins at the first of `bytes`.
+    /// Reads from the start of `bytes`.
     #[must_use]
     pub fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
     }
 
-    /// All is read.
+    /// Returns whether everything has been read.
     #[inline]
     #[must_use]
-    pub fn at_end(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
 
-    /// How many bytes are to be read yet.
+    /// Returns the number of bytes that are still to be read.
     #[inline]
     #[must_use]
-    pub fn left(&self) -> usize {
+    pub fn remaining(&self) -> usize {
         self.rest.len()
     }
 
-    /// The next byte, which stays.
-    #[inline]
-    #[must_use]
-    pub fn peek(&self) -> Option<u8> {
-        self.rest.first().copied()
-    }
-
-    /// A tag with a field number: 32 bits, in five bytes at most.
+    /// Reads the tag of a field: 32 bits in up to five bytes, with a field number other than zero.
     #[inline]
     pub fn tag(&mut self) -> Option<u32> {
         self.any_tag().filter(|tag| tag >> 3 != 0)
     }
 
-    /// A tag; inside a group upb does not look at its number.
+    /// Reads a tag with any field number. Inside groups, upb does not check it.
     #[inline]
     fn any_tag(&mut self) -> Option<u32> {
         match *self.rest {
@@ -69,7 +62,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A varint of 64 bits, in ten bytes at most; what is beyond 64 bits is lost.
+    /// Reads a varint of up to ten bytes. Bits beyond the 64th are dropped.
     #[inline]
     pub fn varint(&mut self) -> Option<u64> {
         match *self.rest {
@@ -81,7 +74,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What a length says, in five bytes at most, and is there.
+    /// Reads a length of up to five bytes, and returns that many bytes.
     #[inline]
     pub fn delimited(&mut self) -> Option<&'a [u8]> {
         let length = match *self.rest {
@@ -96,7 +89,7 @@ impl<'a> Reader<'a> {
         Some(content)
     }
 
-    /// Eight bytes.
+    /// Reads eight bytes.
     #[inline]
     pub fn fixed64(&mut self) -> Option<u64> {
         let (bytes, rest) = self.rest.split_first_chunk::<8>()?;
@@ -104,12 +97,12 @@ impl<'a> Reader<'a> {
         Some(u64::from_le_bytes(*bytes))
     }
 
-    /// Passes the field whose `tag` was read. `depth`: how many groups may be open in it.
+    /// Skips the content of a field with this tag. If it is a group, up to `depth` groups may be open in it.
     #[inline]
     pub fn skip(&mut self, tag: u32, depth: usize) -> Option<()> {
         match tag & 7 {
             VARINT => self.varint().map(drop),
-            FIXED64 => self.pass(8),
+            FIXED64 => self.advance(8),
             DELIMITED => self.delimited().map(drop),
             _ => self.skip_rare(tag, depth),
         }
@@ -118,44 +111,43 @@ impl<'a> Reader<'a> {
     #[cold]
     fn skip_rare(&mut self, tag: u32, depth: usize) -> Option<()> {
         match tag & 7 {
-            FIXED32 => self.pass(4),
-            START_GROUP => self.skip_group(tag, depth, |_, _| Some(())),
+            FIXED32 => self.advance(4),
+            START_GROUP => self.skip_group(tag, depth, || Some(())),
             _ => None,
         }
     }
 
-    /// Passes a group with all that is in it. `each` is told of the tags and content lengths in it.
-    pub fn skip_group(&mut self, tag: u32, depth: usize, mut each: impl FnMut(u32, usize) -> Option<()>) -> Option<()> {
+    /// Skips the content of a group. Calls `each` for every tag in it, and stops if that returns `None`.
+    pub fn skip_group(&mut self, tag: u32, depth: usize, mut each: impl FnMut() -> Option<()>) -> Option<()> {
         let mut open = vec![tag];
         while let Some(&innermost) = open.last() {
             if open.len() > depth {
                 return None;
             }
             let tag = self.any_tag()?;
-            let before = self.left();
             match tag & 7 {
                 START_GROUP => open.push(tag),
                 END_GROUP if tag == innermost + 1 => drop(open.pop()),
                 _ => self.skip(tag, 0)?,
             }
-            each(tag, before - self.left())?;
+            each()?;
         }
         Some(())
     }
 
     #[inline]
-    fn pass(&mut self, length: usize) -> Option<()> {
+    fn advance(&mut self, length: usize) -> Option<()> {
         self.rest = self.rest.get(length..)?;
         Some(())
     }
 
     #[inline]
-    fn long_varint(&mut self, most: usize) -> Option<u64> {
+    fn long_varint(&mut self, max_size: usize) -> Option<u64> {
         let mut value = 0;
-        for (place, &byte) in self.rest.iter().take(most).enumerate() {
-            value |= u64::from(byte & 0x7f) << (7 * place);
+        for (index, &byte) in self.rest.iter().take(max_size).enumerate() {
+            value |= u64::from(byte & 0x7f) << (7 * index);
             if byte < 0x80 {
-                self.rest = &self.rest[place + 1..];
+                self.rest = &self.rest[index + 1..];
                 return Some(value);
             }
         }

@@ -1,17 +1,17 @@
-//! Posts with bytes changed, put in and taken out: none may panic, and whatever is mapped is sound.
+//! Mutated posts never cause a panic, and those that can be mapped give consistent results.
 //!
-//! MUTATIONS says how many; `make test-native` runs many of them under AddressSanitizer, which also sees the crates that
-//! numbers and digests are made with.
+//! The environment variable MUTATIONS sets the number of mutations, SEED the seed. `make test-native` runs many under
+//! AddressSanitizer, which also checks the dependencies.
 #![allow(missing_docs)]
 
 mod common;
 
 use common::{Plain, full, number, post, text, transcoder};
-use transcoder::outline::{Limits, admit};
-use transcoder::post::Mapped;
+use transcoder::admission::{Limits, admit};
+use transcoder::mapped::Mapped;
 use transcoder::table::Policy;
 
-/// xorshift: which mutations there are depends on the seed alone.
+/// The xorshift generator, so that a seed always gives the same mutations.
 struct Random(u64);
 
 impl Random {
@@ -41,13 +41,13 @@ fn mutate(body: &mut Vec<u8>, other: &[u8], random: &mut Random) {
     }
 }
 
-fn sound(mapped: &Mapped<()>) {
+fn check(mapped: &Mapped<()>) {
     let json = &mapped.json[..mapped.length];
     let text = std::str::from_utf8(json).expect("records are UTF-8");
     assert_eq!(mapped.sizes.iter().sum::<i64>(), json.len() as i64);
     assert_eq!(text.lines().count(), mapped.sizes.len());
-    assert_eq!(mapped.runs.iter().map(|run| run.records).sum::<usize>(), mapped.timestamps.len());
-    let occurrences = mapped.runs.iter().map(|run| run.occurrences).sum::<u64>();
+    assert_eq!(mapped.transactions.iter().map(|transaction| transaction.records).sum::<usize>(), mapped.timestamps.len());
+    let occurrences = mapped.transactions.iter().map(|transaction| transaction.occurrences).sum::<u64>();
     assert_eq!(occurrences as usize, mapped.refused.len() + mapped.sizes.len());
     let mut end = 0;
     for ((&size, &(at, length)), &(key, key_length)) in mapped.sizes.iter().zip(&mapped.ids).zip(&mapped.keys) {
@@ -59,8 +59,8 @@ fn sound(mapped: &Mapped<()>) {
 }
 
 #[test]
-fn no_mutation_does_harm() {
-    let number_of = std::env::var("MUTATIONS").map_or(20_000, |text| text.parse().expect("a number"));
+fn mutated_posts_give_consistent_results_or_none() {
+    let mutations = std::env::var("MUTATIONS").map_or(20_000, |text| text.parse().expect("a number"));
     let seed = std::env::var("SEED").map_or(1, |text| text.parse().expect("a number"));
     println!("seed {seed}");
     let mut random = Random(seed);
@@ -72,22 +72,22 @@ fn no_mutation_does_harm() {
         post(1, &[[number(1, 1), text(6, &[0x40; 160]), text(7, b"x").repeat(9)].concat()]),
     ];
     let (mut taken, mut last) = (0, samples[0].clone());
-    for case in 0..number_of {
+    for case in 0..mutations {
         let mut body = samples[random.below(samples.len())].clone();
         mutate(&mut body, &last, &mut random);
         let limits = Limits { occurrences: 3, elements: 50, shared: 1 << 10, long: 64 };
         let wide = Limits { occurrences: 1 << 20, elements: 1 << 20, shared: 1 << 40, ..limits };
         let found = transcoders[random.below(2)][random.below(2)].transcode(&body, b"id-", &Plain);
         if let Ok(mapped) = &found {
-            sound(mapped);
+            check(mapped);
             taken += 1;
         }
         if let Some(count) = admit(&body, &wide) {
             assert!(admit(&body, &limits).is_none_or(|fewer| fewer == count));
-            let mapped = found.unwrap_or_else(|_| panic!("case {case} is admitted, and can't be mapped"));
-            assert_eq!(count, mapped.runs.iter().map(|run| run.occurrences).sum::<u64>());
+            let mapped = found.unwrap_or_else(|_| panic!("case {case} is admitted but can't be mapped"));
+            assert_eq!(count, mapped.transactions.iter().map(|transaction| transaction.occurrences).sum::<u64>());
         }
         last = body;
     }
-    assert!(taken >= number_of / 20, "hardly any was a post");
+    assert!(taken >= mutations / 20, "too few mutations could be mapped: {taken} of {mutations}");
 }

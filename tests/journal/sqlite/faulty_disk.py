@@ -1,7 +1,7 @@
-"""A disk that can fail: a VFS for SQLite, over the real one, whose writes and syncs fail on demand.
+"""A disk that can fail: a VFS for SQLite on top of the real one, whose writes and syncs fail on demand.
 
-What is written is kept apart until it is synced, as a kernel's page cache does, and a sync that fails drops what it should
-have made durable without saying so again. `after_power_loss` shows what the disk has.
+Like a kernel's page cache, it keeps writes apart until they are synced. A sync that fails drops what it should have made
+durable, and the next one does not report it again. `after_power_loss` shows what the disk has.
 """
 
 import itertools
@@ -17,9 +17,14 @@ _numbers = itertools.count()
 
 
 class FaultyDisk(apsw.VFS):
-    """fail: which calls fail ("write", "sync", "read", "open"), and with which of SQLite's results. only: files whose name
-    ends so. bad: inode of a file, and its bytes that can't be read. hits, calls: how often each call has failed, and how
-    often it was made."""
+    """A VFS with faults.
+
+    fail   calls that fail ("write", "sync", "read", "open") -> SQLite's result code
+    only   the end of the names of files that are affected
+    bad    the inode of a file, and the range of its bytes that can't be read
+    hits   how often each call failed
+    calls  how often each call was made
+    """
 
     def __init__(self) -> None:
         self.name = f"faulty-{next(_numbers)}"
@@ -35,7 +40,7 @@ class FaultyDisk(apsw.VFS):
 
     @contextmanager
     def failing(self, call: str, result: int, only: str = "") -> Iterator[None]:
-        """While this lasts; it must have been noticed."""
+        """Let `call` fail inside the block. Asserts that it did."""
         before = self.hits[call]
         self.fail, self.only = {call: result}, only
         try:
@@ -54,7 +59,7 @@ class FaultyDisk(apsw.VFS):
         self.hits[call] += 1
         error = apsw.exception_for(result)
         error.args = (f"{call} fails",)
-        error.extendedresult = result  # type: ignore[attr-defined]  # as SQLite asks for it
+        error.extendedresult = result  # type: ignore[attr-defined]  # as SQLite reads it
         raise error
 
     def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
@@ -67,7 +72,7 @@ class FaultyDisk(apsw.VFS):
     # The page cache
 
     def found(self, path: str) -> None:
-        """A file is opened: what was in it before is durable."""
+        """A file is opened: what it has is durable."""
         if path not in self._durable:
             self._durable[path] = Path(path).read_bytes() if Path(path).exists() else b""
             self._dirty[path] = []
@@ -84,18 +89,18 @@ class FaultyDisk(apsw.VFS):
         self._dirty[path] = []
 
     def unsynced(self) -> int:
-        """Writes to logs that no sync has made durable."""
+        """How many writes to logs are not durable yet."""
         return sum(len(writes) for path, writes in self._dirty.items() if path.endswith("-wal"))
 
     def dropped(self, path: str) -> None:
-        """A sync failed: the pages count as clean although the disk does not have them."""
+        """A sync failed: the pages count as clean, although the disk does not have them."""
         self._dirty[path] = []
 
     def deleted(self, path: str) -> None:
         self._durable.pop(path, None)
 
     def after_power_loss(self, source: Path, target: Path) -> Path:
-        """Write to `target` what the disk has of the files in `source`."""
+        """Write what the disk has of the files in `source` to `target`."""
         target.mkdir()
         for path, content in self._durable.items():
             if Path(path).parent == source:
@@ -103,7 +108,7 @@ class FaultyDisk(apsw.VFS):
         return target
 
     def make_handles_stale(self) -> None:
-        """Files that are open fail for ever, as after a device went away; opened again they work."""
+        """Files that are open fail from now on, as after a device was removed. Reopened, they work."""
         self.generation += 1
 
     def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802

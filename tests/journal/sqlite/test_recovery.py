@@ -1,4 +1,4 @@
-"""A journal whose file is damaged: it always starts, the file is kept, what is lost is counted, the rest delivered."""
+"""A damaged journal always starts, keeps the damaged file, counts what is lost, and delivers the rest."""
 
 import asyncio
 import random
@@ -10,10 +10,11 @@ from pathlib import Path
 import apsw
 import pytest
 
-from btfeed.journal.base import Commit, Cursor, JournalUnavailable
+from btfeed.journal.base import Commit, Cursor, JournalUnavailable, Selection
 from btfeed.journal.sqlite.database import FILE, JournalDatabase
+from btfeed.journal.sqlite.dead_letters import open_dead_letters
 from btfeed.journal.sqlite.layout import PAGE_SIZE
-from tests.journal.journals import Journal, fill, journal, letter, letters, post, seeded
+from tests.journal.journals import Journal, dead_letter, dead_letters, fill, journal, post, seeded
 from tests.journal.sqlite.faulty_disk import FaultyDisk
 from tests.support.harness import DEADLINE, until_async
 
@@ -22,13 +23,13 @@ SIZES = (100, 700, 5_000, 40_000)
 
 
 async def _written(directory: Path, posts: int = 300, log: bool = False) -> list[bytes]:
-    """Make a journal of so many posts in which one sink has come half-way and another to the end; its bodies. log: as it
-    is after kill -9, with all that came last in the write-ahead log."""
+    """Create a journal of that many posts, which one sink has read half of and another all; returns the bodies. log: as it
+    is after kill -9, with the newest posts in the write-ahead log."""
     home = directory.with_name(f"{directory.name}-original")
     async with journal(home, ("a", "b")) as opened:
         bodies = [body for n in range(posts) for body in await fill(opened, [n], SIZES[n % len(SIZES)])]
-        await opened.commit("a", Commit(Cursor(posts // 2, 3), "half-way", [letter(1), letter(2)]))
-        await opened.commit("b", Commit(Cursor(posts + 1), "at the end"))
+        await opened.outlet("a").commit(Commit(Cursor(posts // 2, 3), "half-way", [dead_letter(1), dead_letter(2)]))
+        await opened.outlet("b").commit(Commit(Cursor(posts + 1), "at the end"))
         if log:
             shutil.copytree(home, directory)
     if not log:
@@ -37,7 +38,7 @@ async def _written(directory: Path, posts: int = 300, log: bool = False) -> list
 
 
 async def _accounted(opened: Journal, written: list[bytes]) -> list[bytes]:
-    """Read all; what was written is delivered in order and once, or counted as damaged or lost. Returns what was read."""
+    """Read all posts. Each one written is read in order and once, or counted as damaged or lost. Returns what was read."""
     found = await opened.bodies()
     rest = iter(written)
     assert all(body in rest for body in found), "not what was written, or out of order, or twice"
@@ -57,7 +58,7 @@ def _overwrite(path: Path, offset: int, data: bytes) -> None:
 
 
 def _change(directory: Path, body: bytes) -> None:
-    """Flip bits of a body, wherever the file has it; pages also hold remains of what was moved."""
+    """Flip bits of a body wherever it is in the file: pages also have remains of what was moved."""
     path = directory / FILE
     content = path.read_bytes()
     changed = content.replace(body[:90], body[:50] + bytes([body[50] ^ 0x55]) + body[51:90])
@@ -65,36 +66,36 @@ def _change(directory: Path, body: bytes) -> None:
     path.write_bytes(changed)
 
 
-async def test_a_changed_body_is_set_aside(tmp_path: Path) -> None:
-    """A row whose body is not what was received becomes a dead letter; its neighbours are delivered, and the file stays."""
+async def test_a_changed_body_becomes_a_dead_letter(tmp_path: Path) -> None:
+    """A post whose body is not what was received. Its neighbors are delivered, and the file is not replaced."""
     home = tmp_path / "journal"
     written = await _written(home)
     _change(home, written[121])
     async with journal(home, ("a", "b")) as opened:
         assert await _accounted(opened, written) == written[:121] + written[122:]
         assert opened.count("journal_damaged_posts") == opened.count("dead_letters", reason="damaged") == 1
-        (kept,) = letters(home, "kind = 'post'")
+        (kept,) = dead_letters(home, "kind = 'post'")
         assert kept.reason.startswith("damaged in the journal (post 122)")
         assert sum(a != b for a, b in zip(kept.body, written[121], strict=True)) == 1
     assert _kept(home) == []
 
 
-async def test_who_waits_behind_damaged_posts_sleeps(tmp_path: Path) -> None:
-    """However many bodies in a row are changed, each is set aside; behind the newest, readers wait for the next post, and
-    do not ask again and again."""
+async def test_readers_behind_damaged_posts_wait(tmp_path: Path) -> None:
+    """If the newest posts are damaged, each becomes a dead letter. Readers then wait for the next post, and do not read
+    again and again."""
     home = tmp_path / "journal"
     written = await _written(home, 8)
     for body in written[3:]:
         _change(home, body)
     async with journal(home, ("a", "b")) as opened:
         assert await _accounted(opened, written) == written[:3]
-        waiting = asyncio.create_task(opened.wait(4))
-        assert await opened.read(4, 1) == []
+        waiting = asyncio.create_task(opened.outlet("a").wait(4))
+        assert await opened.outlet("a").read(4, 1) == []
         assert not waiting.done()
         await opened.append(post(99))
         async with asyncio.timeout(5):
             await waiting
-        assert [entry.seq for entry in await opened.read(4, 1)] == [9]
+        assert [entry.seq for entry in await opened.outlet("a").read(4, 1)] == [9]
 
 
 def _garbage(path: Path, start: int, stop: int) -> None:
@@ -122,13 +123,13 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 }
 LOSSLESS = {"no magic", "wrong page size", "reserved bytes", "another version", "first page"}
 UNKNOWN = {"garbage", "empty", "missing", "root of posts"}
-"""Where nothing is left that says how many there were, if the log is gone too."""
+"""Damages after which nothing tells how many posts there were, if there is no log either."""
 
 
 @pytest.mark.parametrize("log", [False, True], ids=["stopped", "killed"])
 @pytest.mark.parametrize("damage", DAMAGES)
 async def test_damage_at_start(tmp_path: Path, damage: str, log: bool) -> None:
-    """Whatever became of the file, the journal starts; it accounts for each post where anything tells how many there were,
+    """Whatever happened to the file, the journal starts. It accounts for each post if anything tells how many there were,
     keeps the damaged file, and takes posts."""
     home = tmp_path / "journal"
     written = await _written(home, log=log)
@@ -148,13 +149,13 @@ async def test_damage_at_start(tmp_path: Path, damage: str, log: bool) -> None:
             assert damage in (("another version", "root of posts") if log else ("empty", "missing"))
 
 
-async def test_flips_at_random(tmp_path: Path) -> None:
-    """Whichever bytes of the file are changed, each post is delivered as it was written, or counted as damaged or lost."""
+async def test_random_bit_flips(tmp_path: Path) -> None:
+    """Whichever bits of the file change, each post is delivered as it was written, or counted as damaged or lost."""
     rng = seeded()
     home = tmp_path / "journal"
     written = await _written(home, 120)
     content = (home / FILE).read_bytes()
-    salvaged = 0
+    recovered = 0
     for _ in range(60):
         damaged = bytearray(content)
         for _ in range(rng.choice((1, 1, 3, 30))):
@@ -165,13 +166,12 @@ async def test_flips_at_random(tmp_path: Path) -> None:
         (home / FILE).write_bytes(damaged)
         async with journal(home, ("a", "b")) as opened:
             await _accounted(opened, written)
-            salvaged += opened.count("journal_errors")
-    assert salvaged
+            recovered += opened.count("journal_errors")
+    assert recovered
 
 
-async def test_flips_in_the_log(tmp_path: Path) -> None:
-    """A write-ahead log with changed bytes, torn or missing costs posts at most; what is left is as it was written, and
-    what any sink had passed is counted."""
+async def test_changes_in_the_log(tmp_path: Path) -> None:
+    """A write-ahead log with changed bytes, torn or missing, costs posts at most. What is left is as it was written."""
     rng = seeded()
     home = tmp_path / "journal"
     written = await _written(home, 120, log=True)
@@ -197,7 +197,7 @@ async def test_flips_in_the_log(tmp_path: Path) -> None:
 
 
 async def _taken(opened: Journal, number: int) -> list[bytes]:
-    """Append a post, again while the file is being mended: maintenance may have met the damage first."""
+    """Append a post, again while the file is being recovered: maintenance may have found the damage first."""
     async with asyncio.timeout(DEADLINE):
         while True:
             with suppress(JournalUnavailable):
@@ -206,7 +206,7 @@ async def _taken(opened: Journal, number: int) -> list[bytes]:
 
 
 async def test_a_page_that_is_damaged_while_running(tmp_path: Path) -> None:
-    """Damage is found when a sink reads it: the file is mended under way, the loss counted, and posts are taken."""
+    """Damage is found when a sink reads it. The file is recovered, the loss counted, and posts are taken."""
     home = tmp_path / "journal"
     written = await _written(home)
     async with journal(home, ("a", "b")) as opened:
@@ -214,7 +214,7 @@ async def test_a_page_that_is_damaged_while_running(tmp_path: Path) -> None:
         written += await _taken(opened, 1000)
         found = await _accounted(opened, written)
         assert len(found) < len(written)
-        assert await opened.cursor("a") == (Cursor(150, 3), "half-way")
+        assert await opened.outlet("a").cursor() == (Cursor(150, 3), "half-way")
         assert opened.refusing is None
     assert len(_kept(home)) == 1
     async with journal(home, ("a", "b")) as opened:
@@ -222,8 +222,8 @@ async def test_a_page_that_is_damaged_while_running(tmp_path: Path) -> None:
         assert opened.count("journal_lost_posts") == opened.count("journal_damaged_posts") == 0
 
 
-async def test_posts_that_meet_the_damage_are_taken(tmp_path: Path) -> None:
-    """An append that finds the file damaged is tried again when it is mended, and answered then."""
+async def test_posts_that_find_the_damage_are_taken(tmp_path: Path) -> None:
+    """An append that finds the file damaged succeeds once it is recovered."""
     home = tmp_path / "journal"
     await _written(home)
     _garbage(home / FILE, PAGE_SIZE, PAGE_SIZE + 100)
@@ -233,15 +233,15 @@ async def test_posts_that_meet_the_damage_are_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("names", [[LOG], [FILE], [FILE, LOG]], ids=str)
-async def test_files_that_are_taken_away(tmp_path: Path, names: list[str]) -> None:
-    """Where somebody deletes the journal's files under a running server, it notices and goes on with new ones; what was
-    only in the deleted file is counted as lost."""
+async def test_deleted_files(tmp_path: Path, names: list[str]) -> None:
+    """If the files of a running server are deleted, it notices, and goes on with new ones. What was only in a deleted file
+    counts as lost."""
     home = tmp_path / "journal"
     async with journal(home, ("a",)) as opened:
         written = await fill(opened, range(50))
         for name in names:
             (home / name).unlink()
-        await until_async(lambda: opened.count("journal_errors") and not opened.refusing, "mended")
+        await until_async(lambda: opened.count("journal_errors") and not opened.refusing, "recovered")
         found = await _accounted(opened, written)
         assert (len(found) == 50) == (FILE not in names)
         found += await fill(opened, range(100, 103))
@@ -250,46 +250,45 @@ async def test_files_that_are_taken_away(tmp_path: Path, names: list[str]) -> No
         assert [entry.seq for entry in await opened.everything()][-1] == 53
 
 
-async def test_cursors_and_dead_letters_are_carried_over(tmp_path: Path) -> None:
-    """Sinks go on where they were with their state; dead letters keep their ids and marks."""
+async def test_cursors_and_dead_letters_are_recovered(tmp_path: Path) -> None:
+    """Sinks go on where they were, with their state. Dead letters keep their ids and marks."""
     home = tmp_path / "journal"
     await _written(home)
-    store = JournalDatabase.open(home)
-    store.retry(list(store.dead_letters("id = 2")), ["a"])
-    store.close()
+    with open_dead_letters(home) as kept:
+        kept.retry(Selection("a", [2]), ["a"])
     _garbage(home / FILE, 0, PAGE_SIZE)
     async with journal(home, {"a": "latest", "b": "oldest"}) as opened:
-        assert await opened.cursor("a") == (Cursor(150, 3), "half-way")
-        assert await opened.cursor("b") == (Cursor(301), "at the end")
-        assert [found.id for found in await opened.retries("a", 10)] == [2]
-        assert [found.body for found in letters(home)] == [letter(1).body, letter(2).body]
+        assert await opened.outlet("a").cursor() == (Cursor(150, 3), "half-way")
+        assert await opened.outlet("b").cursor() == (Cursor(301), "at the end")
+        assert [found.id for found in await opened.outlet("a").retries(10)] == [2]
+        assert [found.body for found in dead_letters(home)] == [dead_letter(1).body, dead_letter(2).body]
 
 
 async def test_a_sink_that_lost_its_cursor_starts_with_the_oldest(tmp_path: Path) -> None:
-    """A damaged cursor is not believed: rather twice than not at all, even where new sinks start with the latest post."""
+    """A damaged cursor is not used: records are rather delivered twice than not at all."""
     home = tmp_path / "journal"
     await _written(home)
     content = (home / FILE).read_bytes()
     (home / FILE).write_bytes(content.replace(b"half-way", b"half-wax"))
     async with journal(home, {"a": "latest", "b": "oldest"}) as opened:
-        assert await opened.cursor("a") == (Cursor(1), None)
-        assert await opened.cursor("b") == (Cursor(301), "at the end")
+        assert await opened.outlet("a").cursor() == (Cursor(1), None)
+        assert await opened.outlet("b").cursor() == (Cursor(301), "at the end")
 
 
-async def test_dead_letters_with_broken_text_stop_nobody(tmp_path: Path) -> None:
-    """A dead letter whose text is no longer text is handed out with replacement characters."""
+async def test_dead_letters_with_broken_text_can_be_read(tmp_path: Path) -> None:
+    """Text that is not UTF-8 is read with replacement characters."""
     async with journal(tmp_path) as opened:
-        await opened.commit("a", Commit(Cursor(1), None, [letter(1)]))
-        store = JournalDatabase.open(tmp_path)
-        store.db.execute("UPDATE dead_letters SET retry = 1, key = CAST(x'ff41' AS TEXT), \"transaction\" = '[1'")
-        store.close()
-        (found,) = await opened.retries("a", 1)
+        await opened.outlet("a").commit(Commit(Cursor(1), None, [dead_letter(1)]))
+        database = JournalDatabase.open(tmp_path)
+        database.db.execute("UPDATE dead_letters SET retry = 1, key = CAST(x'ff41' AS TEXT), \"transaction\" = '[1'")
+        database.close()
+        (found,) = await opened.outlet("a").retries(1)
         assert (found.key, found.transaction) == ("\ufffdA", None)
 
 
 @pytest.mark.parametrize("step", range(4))
-async def test_a_salvage_that_is_interrupted(tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wherever a salvage stops, the next start finishes it, and nothing more is lost."""
+async def test_an_interrupted_recovery(tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever a recovery stops, the next start completes it, and nothing more is lost."""
     home = tmp_path / "journal"
     written = await _written(home, log=True)
     _garbage(home / FILE, 0, PAGE_SIZE)
@@ -312,11 +311,11 @@ async def test_a_salvage_that_is_interrupted(tmp_path: Path, step: int, monkeypa
     async with journal(home, ("a", "b")) as opened:
         assert await opened.bodies() == written
     assert len(_kept(home)) == 1
-    assert not list(home.glob("*salvag*"))
+    assert not list(home.glob("*recover*"))
 
 
-async def test_a_salvage_without_room_is_tried_again(tmp_path: Path) -> None:
-    """Where the disk is too full to mend the file, posts are refused and nothing is changed until there is room."""
+async def test_a_recovery_without_room_is_tried_again(tmp_path: Path) -> None:
+    """If the disk is too full to recover the file, posts are refused and nothing is changed until there is room."""
     disk = FaultyDisk()
     home = tmp_path / "journal"
     written = await _written(home)

@@ -243,7 +243,7 @@ async def test_the_loop_retries_or_keeps_what_has_an_unknown_outcome(dynatrace: 
         bodies = await rig.post(3)
         await rig.saved(2)
     assert rig.sample("sink_unknown_total") == 3
-    letters = [letter.body for letter in rig.journal.letters.values()]
+    letters = [letter.body for letter in rig.dead_letters]
     if on_unknown == "retry":
         assert sorted(event.raw for event in dynatrace.accepted) == sorted(bodies * 2)
         assert letters == []

@@ -1,10 +1,10 @@
-//! A small field table with every encoding, a compiler without Python, and posts.
+//! A small field table with every encoding, a compiler without Python, and functions that encode posts.
 
-use transcoder::plan::{Compiler, List, Source};
+use transcoder::plan::{Compiled, Compiler, List};
 use transcoder::post::Transcoder;
 use transcoder::table::{Encoding, Field, Policy, Roles, Settings, Table};
 
-/// Not one of the real names: what is tested here is how bytes become values.
+/// Number, type and encoding. The names are invented: no test here depends on the real ones.
 const FIELDS: &[(u32, &str, Encoding)] = &[
     (1, "int64", Encoding::Timestamp),
     (2, "int64", Encoding::Timestamp),
@@ -21,7 +21,7 @@ const FIELDS: &[(u32, &str, Encoding)] = &[
     (36, "string", Encoding::Strings),
 ];
 
-/// Everything that settings can ask for, under these policies.
+/// Returns a table whose settings use every feature, with these policies.
 pub fn table(missing: Policy, unexpected: Policy) -> Table {
     let field = |&(number, kind, encoding): &(u32, &str, Encoding)| Field {
         number,
@@ -42,25 +42,25 @@ pub fn table(missing: Policy, unexpected: Policy) -> Table {
         defaults: vec![("f15".to_owned(), b"0".to_vec()), ("m.a".to_owned(), b"\"none\"".to_vec())],
     };
     let roles = Roles { start_time: 1, end_time: 2, duration: 21, visit_id: 11, visit: 2 };
-    Table::new(FIELDS.iter().map(field).collect(), roles, settings).expect("the table is sound")
+    Table::new(FIELDS.iter().map(field).collect(), roles, settings).expect("the table is valid")
 }
 
-/// The names are a and b, then places; the category is the last byte of the transaction's head.
+/// Names the first two measures and dimensions a and b, and the others by number. Takes the category from the last byte.
 pub struct Plain;
 
 impl Compiler for Plain {
     type Plan = ();
     type Error = ();
 
-    fn compile(&self, _: Option<&[u8]>, head: &[u8]) -> Result<Source<()>, ()> {
-        let category = usize::from(head.last().copied().unwrap_or(3)) % 4;
+    fn compile(&self, _: Option<&[u8]>, shared: &[u8]) -> Result<Compiled<()>, ()> {
+        let category = usize::from(shared.last().copied().unwrap_or(3)) % 4;
         let names = ["m", "d"].map(|list| vec![format!("{list}.a"), format!("{list}.b")]);
-        Ok(Source { python: (), category, tail: b"\"".to_vec(), invalid_utf8: 0, names })
+        Ok(Compiled { python: (), category, tail: b"\"".to_vec(), invalid_utf8: 0, names })
     }
 
     fn names(&self, _: &(), list: List, count: usize) -> Result<Vec<String>, ()> {
         let prefix = if list == List::Values { "m" } else { "d" };
-        let names = ["a".to_owned(), "b".to_owned()].into_iter().chain((3..).map(|place: usize| place.to_string()));
+        let names = ["a".to_owned(), "b".to_owned()].into_iter().chain((3..).map(|number: usize| number.to_string()));
         Ok(names.take(count).map(|name| format!("{prefix}.{name}")).collect())
     }
 }
@@ -91,13 +91,13 @@ pub fn text(field: u64, content: &[u8]) -> Vec<u8> {
     [varint(field << 3 | 2), varint(content.len() as u64), content.to_vec()].concat()
 }
 
-/// A post of one transaction of this type, with these occurrences.
+/// Returns a post of one transaction with this type and these occurrences.
 pub fn post(category: u64, occurrences: &[Vec<u8>]) -> Vec<u8> {
     let occurrences: Vec<u8> = occurrences.iter().flat_map(|content| text(6, content)).collect();
     text(1, &[text(1, b"name"), number(2, category), occurrences].concat())
 }
 
-/// An occurrence that has every field, and some that nobody knows.
+/// Returns an occurrence with every field, and with unknown ones.
 pub fn full(start: u64) -> Vec<u8> {
     [
         number(1, start),

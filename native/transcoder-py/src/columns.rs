@@ -1,4 +1,4 @@
-//! Columns of a batch that Python sees: bytes that are not copied, and texts that are made when they are asked for.
+//! Columns of a batch as Python sees them: bytes that are not copied, and strings that are created on access.
 
 use std::ffi::c_int;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use pyo3::{IntoPyObjectExt, ffi};
 use transcoder::pool::Pool;
 use transcoder::record::Span;
 
-/// Bytes, for Python's buffer protocol. Nothing changes them.
+/// Immutable bytes that support Python's buffer protocol. Their memory goes back to the pool.
 #[pyclass(frozen)]
 pub struct Buffer {
     bytes: Vec<u8>,
@@ -19,6 +19,7 @@ pub struct Buffer {
 }
 
 impl Buffer {
+    /// Holds the first `length` bytes of `bytes`.
     pub fn new(bytes: Vec<u8>, length: usize, pool: Arc<Pool>) -> Self {
         Self { bytes, length, pool }
     }
@@ -30,7 +31,7 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.pool.give(std::mem::take(&mut self.bytes));
+        self.pool.give_back(std::mem::take(&mut self.bytes));
     }
 }
 
@@ -38,11 +39,11 @@ impl Drop for Buffer {
 impl Buffer {
     /// # Safety
     ///
-    /// Python calls this with a view to fill. The view holds a reference to `slf`, and `slf` never changes or moves its
-    /// bytes, so that the pointer is good for as long as the view.
+    /// Python passes a valid view to fill. The view holds a reference to `slf`, which never changes or moves its bytes, so
+    /// the pointer is valid as long as the view.
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
         if view.is_null() {
-            return Err(PyBufferError::new_err("no view"));
+            return Err(PyBufferError::new_err("the view to fill is null"));
         }
         let bytes = slf.get().bytes();
         let (start, length) = (bytes.as_ptr().cast_mut().cast(), bytes.len() as ffi::Py_ssize_t);
@@ -51,7 +52,7 @@ impl Buffer {
     }
 }
 
-/// A sequence of strings that stand somewhere in a buffer. To cut it copies nothing.
+/// A sequence of strings in a buffer. Slices share the buffer.
 #[pyclass(frozen, sequence)]
 pub struct Texts {
     buffer: Py<Buffer>,
@@ -61,6 +62,7 @@ pub struct Texts {
 }
 
 impl Texts {
+    /// The strings at these positions of `buffer`.
     pub fn new(buffer: Py<Buffer>, spans: Vec<Span>) -> Self {
         let stop = spans.len();
         Self { buffer, spans: spans.into(), start: 0, stop }
@@ -68,7 +70,7 @@ impl Texts {
 
     fn text<'py>(&self, py: Python<'py>, (at, length): Span) -> Bound<'py, PyString> {
         let bytes = &self.buffer.get().bytes()[at..at + length];
-        PyString::new(py, &String::from_utf8_lossy(bytes)) // ids and keys are ASCII: it copies nothing
+        PyString::new(py, &String::from_utf8_lossy(bytes)) // borrows: ids and keys are ASCII
     }
 
     fn list<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
@@ -97,12 +99,12 @@ impl Texts {
         let index: isize = key.extract()?;
         let index = if index < 0 { index + length } else { index };
         if !(0..length).contains(&index) {
-            return Err(PyIndexError::new_err("no such text"));
+            return Err(PyIndexError::new_err(format!("index out of range: the sequence has {length} strings")));
         }
         Ok(self.text(py, self.spans[self.start + index as usize]).into_any())
     }
 
-    /// All texts one behind the other, and the bytes of each as native 64-bit numbers.
+    /// Returns all strings concatenated, and the size in bytes of each as native 64-bit integers.
     fn packed<'py>(&self, py: Python<'py>) -> (Bound<'py, PyBytes>, Bound<'py, PyBytes>) {
         let (spans, bytes) = (&self.spans[self.start..self.stop], self.buffer.get().bytes());
         let mut texts = Vec::with_capacity(spans.iter().map(|&(_, length)| length).sum());

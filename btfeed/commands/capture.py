@@ -1,0 +1,93 @@
+"""The command `btfeed capture`."""
+
+import asyncio
+import json
+import signal
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+import uvloop
+
+from btfeed.address import host_and_port
+from btfeed.commands import terminal
+from btfeed.commands.posting import CONNECTION, CaOption, InsecureOption, JsonOption, client_tls, open_writer
+from btfeed.commands.terminal import count, fail
+from btfeed.posts import files as postfile
+from btfeed.receiving.receiver import TlsSettings
+from btfeed.traffic.capture import FORWARD_CONNECTIONS, Capture, CaptureSummary
+from btfeed.traffic.sending import HttpTarget, explain
+
+
+def capture(
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="New *.btposts or *.btposts.gz file to write the posts to; - is stdout.")
+    ],
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Address that AppMon posts to.")] = "127.0.0.1:4321",
+    max_posts: Annotated[Optional[int], typer.Option(min=1, metavar="N", help="Stop after this many posts.")] = None,
+    certificate: Annotated[
+        Optional[Path], typer.Option(metavar="FILE", help="PEM file with a certificate, to listen with HTTPS.")
+    ] = None,
+    key: Annotated[
+        Optional[Path],
+        typer.Option(metavar="FILE", help="PEM file with its private key, unless that is in the file of --certificate."),
+    ] = None,
+    forward: Annotated[
+        Optional[str],
+        typer.Option(metavar="URL", rich_help_panel=CONNECTION, help="Also send each post to this URL."),
+    ] = None,
+    ca: CaOption = None,
+    insecure: InsecureOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Record the posts of an AppMon server in a file, byte for byte, until Ctrl-C or SIGTERM.
+
+    Listens in place of the server that AppMon posts to. With --forward, that server gets the posts as well.
+    """
+    if forward:
+        terminal.check_url(forward, "--forward")
+    try:
+        host, port = host_and_port(listen)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--listen") from None
+    tls = None
+    try:
+        if certificate:
+            tls = TlsSettings(certificate=str(certificate), key=str(key or certificate)).context()
+    except OSError as error:
+        fail(f"cannot capture: {error}")
+    target = HttpTarget(forward, connections=FORWARD_CONNECTIONS, tls=client_tls(ca, insecure)) if forward else None
+    try:
+        summary = uvloop.run(_capture(out, host, port, target, max_posts, tls))
+    except postfile.PostFileError as error:
+        fail(f"cannot capture: {error}")
+    text = json.dumps(summary.as_dict(), ensure_ascii=False) if json_output else "\n".join(_lines(summary, out, forward))
+    typer.echo(text, err=out == postfile.STANDARD)
+
+
+async def _capture(
+    out: Path, host: str, port: int, target: HttpTarget | None, max_posts: int | None, tls: ssl.SSLContext | None
+) -> CaptureSummary:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    writer = open_writer(out, new=True)
+    capturing = Capture(writer, stop, forward=target, max_posts=max_posts, tls=tls)
+    try:
+        host, port = await capturing.start(host, port)
+    except OSError as error:
+        writer.close()
+        if out != postfile.STANDARD:
+            await asyncio.to_thread(out.unlink)  # empty; the next attempt would fail because it exists
+        fail(f"cannot listen on {host}:{port}: {explain(error)}")
+    typer.echo(f"listening on {host}:{port}", err=True)
+    return await capturing.run()
+
+
+def _lines(summary: CaptureSummary, out: Path, forward: str | None) -> Iterator[str]:
+    forwarded = f", {summary.forwarded} forwarded" if forward else ""
+    yield f"{count(summary.posts, 'post')} captured ({summary.bytes} bytes) in {out}{forwarded}"
+    for reason, number in summary.not_forwarded.items():
+        yield f"{count(number, 'post')} not forwarded: {reason}"

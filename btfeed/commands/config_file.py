@@ -1,0 +1,25 @@
+"""The --config option that several commands have."""
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from btfeed import config as configuration
+from btfeed.commands.terminal import fail
+from btfeed.config import Config
+from btfeed.faults import ConfigError
+
+ConfigFile = Annotated[
+    Optional[Path], typer.Option("-c", "--config", help="Configuration file; without one, records go to files here.")
+]
+
+
+def load(path: Path | None) -> Config:
+    """The configuration in `path`, or the default one. Exits with status 2 if it has faults."""
+    try:
+        return configuration.load(path)
+    except ConfigError as error:
+        number = len(error.faults)
+        what = path or "the default configuration"
+        fail("\n".join([f"{what} has {number} fault{'s' if number > 1 else ''}:", *error.faults]), 2)

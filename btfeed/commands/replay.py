@@ -1,0 +1,206 @@
+"""The command `btfeed replay`."""
+
+import re
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Literal, Optional
+
+import typer
+
+from btfeed.commands import terminal
+from btfeed.commands.posting import (
+    DEFAULT_URL,
+    CaOption,
+    ConnectionsOption,
+    InsecureOption,
+    JsonOption,
+    OutOption,
+    RejectsOption,
+    RetryOption,
+    SendJob,
+    UserOption,
+    create_target,
+    now,
+    parse_moment,
+)
+from btfeed.commands.terminal import fail
+from btfeed.journal.base import JournalError
+from btfeed.journal.create import archive
+from btfeed.posts import files as postfile
+from btfeed.traffic.replay import FileSource, JournalRange, PostSource, Schedule, SourceError
+
+JOURNAL, SPEED = "Posts of a journal", "Speed and times"
+"""Headings in --help."""
+
+SourcesArgument = Annotated[
+    Optional[list[str]],
+    typer.Argument(
+        metavar="SOURCE",
+        help="Files with posts (*.bin, *.btposts, also with .gz), folders of them, or - for stdin. "
+        "The last argument may be the URL.",
+    ),
+]
+UrlOption = Annotated[str, typer.Option("--url", metavar="URL", help="Where to send the posts.")]
+JournalOption = Annotated[
+    Optional[Path],
+    typer.Option(metavar="DIRECTORY", rich_help_panel=JOURNAL, help="Replay the posts of this journal, not of files."),
+]
+FromOption = Annotated[
+    Optional[str],
+    typer.Option(
+        "--from", metavar="TIME", rich_help_panel=JOURNAL,
+        help="Only posts received at this time or later: 2026-01-16T10:05 (UTC), or 24h for 24 hours ago.",
+    ),
+]  # fmt: skip
+ToOption = Annotated[
+    Optional[str],
+    typer.Option("--to", metavar="TIME", rich_help_panel=JOURNAL, help="Only posts received before this time."),
+]
+RateOption = Annotated[
+    Optional[float],
+    typer.Option(
+        min=0.001, metavar="N", rich_help_panel=SPEED,
+        help="Send this many posts (or occurrences, see --unit) per second. Default: as fast as answers arrive.",
+    ),
+]  # fmt: skip
+UnitOption = Annotated[Literal["posts", "occurrences"], typer.Option(rich_help_panel=SPEED, help="What --rate counts.")]
+SpeedOption = Annotated[
+    Optional[str],
+    typer.Option(
+        metavar="FACTOR", rich_help_panel=SPEED, help="Follow the recorded times: 1x, 10x, 0.5x; or max, the default."
+    ),
+]
+LoopOption = Annotated[
+    int, typer.Option(min=0, metavar="N", rich_help_panel=SPEED, help="Replay this many times; 0 is until stopped.")
+]
+ShiftToNowOption = Annotated[
+    bool,
+    typer.Option(
+        "--shift-to-now", rich_help_panel=SPEED,
+        help="Move all times in the posts by one offset, so that the newest is now.",
+    ),
+]  # fmt: skip
+
+
+def replay(
+    sources: SourcesArgument = None,
+    url: UrlOption = DEFAULT_URL,
+    out: OutOption = None,
+    journal: JournalOption = None,
+    begin: FromOption = None,
+    end: ToOption = None,
+    rate: RateOption = None,
+    unit: UnitOption = "posts",
+    speed: SpeedOption = None,
+    loop: LoopOption = 1,
+    shift_to_now: ShiftToNowOption = False,
+    connections: ConnectionsOption = 1,
+    user: UserOption = None,
+    ca: CaOption = None,
+    insecure: InsecureOption = False,
+    retry: RetryOption = False,
+    rejects: RejectsOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Send recorded posts to a URL as AppMon does, or write them to a file.
+
+    Each post is sent once, whatever the answer. The exit status is 0 only if every post was accepted.
+    """
+    sources, url = _separate_url(list(sources or ()), url)
+    _check_usage(sources, url, out, journal, bool(begin or end))
+    schedule = Schedule(rate, unit, _parse_speed(speed, rate), loop, now if shift_to_now else None)
+    with ExitStack() as stack:
+        try:
+            source: PostSource
+            if journal:
+                source = JournalRange(archive(journal, parse_moment(begin, "--from"), parse_moment(end, "--to")))
+            else:
+                paths = postfile.find(map(Path, sources))
+                source = FileSource(_rereadable(paths, stack) if shift_to_now or loop != 1 else paths)
+        except (postfile.PostFileError, SourceError, JournalError) as error:
+            fail(str(error))
+        target = create_target(url, out, connections, user, ca, insecure, paced=bool(rate or schedule.speed))
+        job = SendJob(target, out, connections, retry, rejects, json_output)
+        total = source.total * loop if source.total and loop else None
+        summary, stopped = job.run(schedule.posts(source), _done_over_all_loops(source), total, source.blocking)
+    if source.broken:
+        fail("\n".join(source.broken))
+    if stopped:
+        fail("stopped by a signal: the remaining posts were not sent")
+    if summary.refused or summary.unknown:
+        raise typer.Exit(1)
+
+
+def _separate_url(sources: list[str], url: str) -> tuple[list[str], str]:
+    """The sources, and the URL if it is the last of them."""
+    if sources and _looks_like_url(sources[-1]):
+        url = sources.pop()
+    misplaced = next((source for source in sources if "://" in source), None)
+    if misplaced:
+        raise typer.BadParameter(f"put the URL {misplaced} last, after the files", param_hint="SOURCES")
+    return sources, url
+
+
+def _looks_like_url(text: str) -> bool:
+    """Also if it lacks http://, so that the error is about the URL and not about a missing file."""
+    return "://" in text or bool(re.fullmatch(r"[\w.\-\[\]:]+:\d+(/.*)?", text) and not Path(text).exists())
+
+
+def _check_usage(sources: list[str], url: str, out: Path | None, journal: Path | None, by_time: bool) -> None:
+    """Raises BadParameter."""
+    if not sources and journal is None:
+        raise typer.BadParameter("name files or folders with posts, or a --journal", param_hint="SOURCES")
+    if sources and journal:
+        raise typer.BadParameter("replay either files or a journal, not both", param_hint="--journal")
+    if journal is None and by_time:
+        raise typer.BadParameter(
+            "--from and --to need --journal: only its posts have a time of receipt", param_hint="--from"
+        )
+    if out is None:
+        terminal.check_url(url)
+
+
+def _parse_speed(text: str | None, rate: float | None) -> float | None:
+    """None means as fast as possible. Raises BadParameter."""
+    if text is None or text == "max":
+        return None
+    try:
+        speed = float(text.removesuffix("x"))
+    except ValueError:
+        speed = 0.0
+    if not 0 < speed < 1e9:
+        raise typer.BadParameter(f"invalid speed {text!r}: write 1x, 10x, 0.5x or max", param_hint="--speed")
+    if rate:
+        raise typer.BadParameter("use either --rate or --speed, not both", param_hint="--speed")
+    return speed
+
+
+def _done_over_all_loops(source: PostSource) -> Callable[[], float]:
+    """A function that returns how much of the source was read, the earlier loops included."""
+    earlier_loops = last = 0
+
+    def done() -> float:
+        nonlocal earlier_loops, last
+        if source.done < last:
+            earlier_loops += source.total or 0
+        last = source.done
+        return earlier_loops + last
+
+    return done
+
+
+def _rereadable(paths: list[Path], stack: ExitStack) -> list[Path]:
+    """`paths`, with standard input replaced by a temporary copy, so that it can be read more than once."""
+    if postfile.STANDARD not in paths:
+        return paths
+    directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    copy = directory / "stdin.btposts"
+    writer = postfile.Writer(copy)
+    try:
+        for body in postfile.read(postfile.STANDARD):
+            writer.write(body)
+    finally:
+        writer.close()
+    return [copy if path == postfile.STANDARD else path for path in paths]

@@ -1,0 +1,88 @@
+"""What a delivery shows of its sink: /status, metrics and logs."""
+
+import traceback
+
+import structlog
+
+from btfeed.telemetry.metrics import Metrics
+from btfeed.telemetry.sink_status import SinkStatus, State
+from sinks.base import BatchRefused, Misconfigured, Unavailable, WriteResult
+from sinks.shared.clock import Clock
+
+log = structlog.get_logger()
+
+
+class SinkReport:
+    """Keeps the status and the metrics of one sink."""
+
+    def __init__(self, sink: str, status: SinkStatus, metrics: Metrics, clock: Clock) -> None:
+        self._sink = sink
+        self._status = status
+        self._metrics = metrics
+        self._clock = clock
+        self._log = log.bind(sink=sink)
+        self._bugs: set[tuple[type[Exception], str, int | None]] = set()  # those already logged
+        metrics.sink_up.labels(sink).set(0)
+
+    def running(self) -> None:
+        if self._status.state != "running":
+            self._log.info("sink running", after=self._status.state)
+        self._status.state = "running"
+        self._metrics.sink_up.labels(self._sink).set(1)
+
+    def stopped(self) -> None:
+        self._status.state = "stopped"
+        self._metrics.sink_up.labels(self._sink).set(0)
+
+    def failed(self, error: Exception) -> None:
+        """The sink raised `error` from open or write. A bug is logged once, whatever its message."""
+        misconfigured = isinstance(error, Misconfigured)
+        state: State = "misconfigured" if misconfigured else "unavailable"
+        known = isinstance(error, (Misconfigured, Unavailable, BatchRefused))
+        message = str(error) if known else f"bug: {error!r}"
+        if not known and _place(error) not in self._bugs:
+            self._bugs.add(_place(error))
+            self._log.error("bug in the sink, its records will be written again", exc_info=error)
+        elif (state, message) != (self._status.state, self._status.last_error):
+            self._log.warning("sink misconfigured" if misconfigured else "sink unavailable", error=message)
+        self._status.state = state
+        self._status.last_error = message
+        self._status.last_error_time = round(self._clock.time() * 1000)
+        self._metrics.sink_up.labels(self._sink).set(0)
+        self._metrics.sink_errors.labels(self._sink, state if known else "bug").inc()
+
+    def batch_refused(self) -> None:
+        """The sink refused a whole batch, which proves that it is running."""
+        self._metrics.sink_errors.labels(self._sink, "batch_refused").inc()
+        self.running()
+
+    def written(self, seconds: float, records: int) -> None:
+        self._metrics.batch_seconds.labels(self._sink).observe(seconds)
+        self._log.debug("batch written", records=records, seconds=seconds)
+
+    def result(self, result: WriteResult, delivered: int, nbytes: int) -> None:
+        """What a write said, and how much it delivered."""
+        self._status.delivered += delivered
+        self._metrics.delivered.labels(self._sink).inc(delivered)
+        self._metrics.delivered_bytes.labels(self._sink).inc(nbytes)
+        self._metrics.refused.labels(self._sink).inc(len(result.refused))
+        self._metrics.unknown.labels(self._sink).inc(result.unknown)
+        for what, number in result.flagged.items():
+            self._metrics.flagged.labels(self._sink, what).inc(number)
+
+    def outcome_unknown(self, records: int) -> None:
+        self._metrics.unknown.labels(self._sink).inc(records)
+
+    def retried(self, records: int) -> None:
+        self._status.retried += records
+        self._metrics.retried.labels(self._sink).inc(records)
+
+    def dead_letter(self, kind: str) -> None:
+        self._status.dead_letters += 1
+        self._metrics.dead_letters.labels(self._sink, kind).inc()
+
+
+def _place(error: Exception) -> tuple[type[Exception], str, int | None]:
+    """The type of `error` and where it was raised."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return type(error), last.filename, last.lineno

@@ -1,0 +1,165 @@
+"""Writes a batch to a sink until every record has an outcome: delivered, or kept as a dead letter.
+
+too old (max_age)             dead letter, before each attempt
+refused by the sink           dead letter
+sink unavailable, or a bug    written again, after a pause (retry.py)
+batch refused as a whole      written again in halves, until the refused record is alone
+outcome unknown               written again, or dead letters if the sink must not get them twice
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from btfeed.delivery.outcome import Outcome
+from btfeed.delivery.report import SinkReport
+from btfeed.delivery.retry import RetryPause
+from btfeed.journal.base import DeadLetter
+from sinks.base import BatchRefused, OutcomeUnknown, Sink, Unavailable, WriteResult
+from sinks.batch import Batch
+from sinks.shared.clock import Clock
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Next:
+    """What to do after a write. left: pieces still to write, the next one last. least: the shortest pause before it, None
+    if none is needed."""
+
+    left: list[Batch] = field(default_factory=list)
+    least: float | None = None
+
+
+class BatchWriter:
+    """Writes to one sink; `write` may be called again before it has returned. call_again_at: when the sink wants to be
+    called again even without records, by the clock's monotonic time."""
+
+    def __init__(
+        self, name: str, sink: Sink, max_age: float | None, pause: RetryPause, report: SinkReport, clock: Clock
+    ) -> None:
+        self.call_again_at: float | None = None
+        self._name = name
+        self._sink = sink
+        self._max_age = max_age
+        self._pause = pause
+        self._report = report
+        self._clock = clock
+
+    async def open(self, state: str | None) -> bool:
+        """Open the sink, trying until it works. False if the delivery is stopping."""
+        attempt = 0
+        while True:
+            try:
+                await _uncancelled(self._sink.open(state))
+            except Exception as error:  # noqa: BLE001 - reported
+                self._report.failed(error)
+                if await self._pause.wait(attempt, _least_pause(error)):
+                    return False
+                attempt += 1
+            else:
+                self._report.running()
+                return True
+
+    async def write(self, batch: Batch, retried: Mapping[str, DeadLetter]) -> Outcome | None:
+        """Write `batch`. None if the delivery is stopping and there are records left without an outcome.
+
+        retried: event.id -> the dead letter that the batch retries
+        """
+        outcome = Outcome(self._name, retried, self._report, self._clock)
+        pieces = [batch]  # the next one last
+        attempt = 0
+        while pieces:
+            piece = self._without_expired(outcome, pieces.pop())
+            if not len(piece) and len(batch):
+                continue
+            then = await self._write_once(outcome, piece)
+            pieces += then.left
+            if then.least is None or not then.left or len(then.left[0]) < len(piece):
+                attempt = 0
+            if then.least is not None:
+                if await self._pause.wait(attempt, then.least) and pieces:
+                    return None
+                attempt += 1
+        return outcome
+
+    async def _write_once(self, outcome: Outcome, piece: Batch) -> _Next:
+        started = time.perf_counter()
+        try:
+            result = await _uncancelled(self._sink.write(piece))
+            _check(result, len(piece))
+        except Exception as error:  # noqa: BLE001 - reported
+            return self._after_error(outcome, piece, error)
+        self._report.written(time.perf_counter() - started, len(piece))
+        again_after = result.again_after
+        self.call_again_at = None if again_after is None else self._clock.monotonic() + again_after
+        outcome.add_result(piece, result)
+        if len(result.retry) < max(1, len(piece)):
+            self._report.running()
+        if not result.retry:
+            return _Next()
+        self._report.retried(len(result.retry))
+        return _Next([piece.take(sorted(result.retry))], 0.0)
+
+    def _after_error(self, outcome: Outcome, piece: Batch, error: Exception) -> _Next:
+        if isinstance(error, BatchRefused) and len(piece):
+            return self._halved(outcome, piece, str(error))
+        self._report.failed(error)
+        if isinstance(error, OutcomeUnknown):
+            self._report.outcome_unknown(len(piece))
+            if not error.again:
+                for index in range(len(piece)):
+                    outcome.add_dead_letter(piece, index, "unknown", str(error))
+                return _Next(least=_least_pause(error))
+        self._report.retried(len(piece))
+        return _Next([piece], _least_pause(error))
+
+    def _halved(self, outcome: Outcome, piece: Batch, reason: str) -> _Next:
+        """The halves of a refused batch. A record that is alone is the one that was refused."""
+        self._report.batch_refused()
+        if len(piece) == 1:
+            outcome.add_result(piece, WriteResult(refused={0: reason}))
+            return _Next()
+        half = len(piece) // 2
+        return _Next([piece.slice(half, len(piece)), piece.slice(0, half)])
+
+    def _without_expired(self, outcome: Outcome, piece: Batch) -> Batch:
+        """`piece` without the records older than max_age, which become dead letters."""
+        max_age = self._max_age
+        if max_age is None or not len(piece):
+            return piece
+        oldest = (self._clock.time() - max_age) * 1000
+        if min(piece.timestamps) >= oldest:
+            return piece
+        fresh = []
+        for index, timestamp in enumerate(piece.timestamps):
+            if timestamp >= oldest:
+                fresh.append(index)
+            else:
+                outcome.add_dead_letter(piece, index, "expired", f"expired: older than {max_age:g} s")
+        return piece.take(fresh)
+
+
+def _least_pause(error: Exception) -> float:
+    """What the sink asked for, 0 if nothing."""
+    return error.retry_after if isinstance(error, Unavailable) else 0.0
+
+
+async def _uncancelled(call: Awaitable[T]) -> T:
+    """What `call` returns. A sink that cancels itself would silently end its delivery, so that is an error."""
+    try:
+        return await call
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task and task.cancelling():
+            raise
+        raise RuntimeError("the sink cancelled itself") from None
+
+
+def _check(result: WriteResult, records: int) -> None:
+    """Raise ValueError if the result names a record twice, or one that is not in the batch."""
+    named = [*result.retry, *result.refused]
+    if len(set(named)) < len(named) or not all(0 <= index < records for index in named):
+        raise ValueError(f"of a batch of {records} records, the sink named {sorted(named)}")

@@ -1,0 +1,61 @@
+"""What the tables say, in short: the journal thread's own copy, and the snapshot of it that the event loop gets."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from btfeed.journal.base import Cursor
+
+
+@dataclass(slots=True)
+class Positions:
+    """Belongs to the journal's thread.
+
+    first    posts below this number were dropped
+    last     the newest post in the file
+    next     the number of the next post
+    gaps     first -> last number of each range that was lost or set aside
+    cursors  each sink's cursor and state
+    """
+
+    first: int = 0
+    last: int = 0
+    next: int = 0
+    gaps: dict[int, int] = field(default_factory=dict)
+    cursors: dict[str, tuple[Cursor, str | None]] = field(default_factory=dict)
+
+    def copy(self) -> "Positions":
+        return replace(self, gaps=dict(self.gaps), cursors=dict(self.cursors))
+
+    def skip_gaps(self, seq: int) -> int:
+        """The first number from `seq` on that must have a post."""
+        seq = max(seq, self.first)
+        while seq in self.gaps:
+            seq = self.gaps[seq] + 1
+        return seq
+
+    def count(self, seq: int) -> int:
+        """How many posts there are from `seq` on."""
+        seq = max(seq, self.first)
+        return self.next - seq - sum(last - max(first, seq) + 1 for first, last in self.gaps.items() if last >= seq)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The journal's state when the thread finished a job. The event loop reads nothing else of the thread's.
+
+    head      one past the number of the newest post
+    first     posts below this number were dropped
+    cursors   each sink's cursor and state
+    broken    why nothing can be written; None if it can
+    refusing  why a post would be refused now; None if it would not
+    """
+
+    head: int
+    first: int
+    cursors: Mapping[str, tuple[Cursor, str | None]]
+    broken: str | None
+    refusing: str | None
+
+
+EMPTY = Snapshot(1, 0, {}, None, None)
+"""The snapshot before the journal is open."""

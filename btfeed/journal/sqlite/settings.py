@@ -1,0 +1,47 @@
+"""What is configured of the SQLite journal, and what only tests change."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sinks.settings import Seconds, Settings, Size
+
+
+class SqliteSettings(Settings):
+    """The journal: received posts in one SQLite file.
+
+    directory      where the file is; created if necessary
+    max_size       how much it may hold; freed space is reused, but the file does not shrink
+    when_full      "refuse": answer 503 and keep what was taken; "drop-oldest": drop the oldest posts, counted per sink
+    retention      how long delivered posts are kept, for `btfeed replay`
+    refused_posts  how many bytes of rejected posts to keep as dead letters; the oldest are dropped first
+    """
+
+    type: Literal["sqlite"] = "sqlite"
+    directory: str = "btfeed-data"
+    max_size: Size = 10 * 2**30
+    when_full: Literal["refuse", "drop-oldest"] = "refuse"
+    retention: Seconds = 24 * 3600.0
+    refused_posts: Size = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """Values that suit every installation.
+
+    recent_bytes      bytes of the newest posts to keep in memory while a sink has yet to read them, as stored in the file
+    checkpoint_pages  pages in the write-ahead log before they are moved to the file: 4 MiB. Larger checkpoints made the
+                      slowest commit in a hundred 4 times slower
+    log_limit         bytes that the write-ahead log may keep between checkpoints
+    tick              seconds between rounds of maintenance, and between attempts to recover from a disk error
+    unreadable        seconds after which a part of the file that can't be read counts as damaged; also the shortest time
+                      between two recoveries
+    """
+
+    recent_bytes: int = 64 * 2**20
+    checkpoint_pages: int = 256
+    log_limit: int = 64 * 2**20
+    tick: float = 0.5
+    unreadable: float = 60.0
+
+
+TUNING = Tuning()

@@ -1,0 +1,150 @@
+"""The journal's thread: takes jobs from the event loop in groups, and sends back outcomes and a snapshot.
+
+A job's future is resolved after its transaction was committed, in the same callback that updates the snapshot: code that
+awaits an outcome also sees the state that goes with it.
+"""
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from btfeed.journal.base import JournalUnavailable
+from btfeed.journal.sqlite.positions import EMPTY, Snapshot
+from btfeed.journal.sqlite.post_log import PostLog
+from btfeed.journal.sqlite.worker import JournalWorker, Work
+from btfeed.posts.post import Post
+
+T = TypeVar("T")
+
+GROUP_BYTES = 32 * 2**20
+"""Bytes of bodies after which a group of jobs is complete."""
+GROUP_JOBS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """writes: whether it belongs in the group's transaction."""
+
+    future: "asyncio.Future[Any]"
+    work: Work
+    writes: bool
+
+
+class JournalThread:
+    """Runs a worker on a thread of its own. `snapshot` is the journal's state as of the last outcome.
+
+    create: makes the worker; its argument is what the worker calls to report at once that it is broken.
+    """
+
+    def __init__(self, create: Callable[[Callable[[], None]], JournalWorker], tick: float) -> None:
+        self.snapshot: Snapshot = EMPTY
+        self._worker = create(self._publish)
+        self._tick = tick
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._loop = asyncio.get_running_loop()
+        self._opened: asyncio.Future[None] = self._loop.create_future()
+        self._stopping = False
+        self._grown = asyncio.Event()
+
+    # On the event loop
+
+    async def start(self) -> None:
+        """Start, and open the journal. Raises what opening it raised."""
+        self._thread.start()
+        await self._opened
+
+    def submit(self, post: Post) -> "asyncio.Future[bytes]":
+        """Append a post; the outcome is its digest, or a JournalError. Raises JournalUnavailable after `stop`."""
+        return self._submit(post, writes=True)
+
+    def change(self, work: Callable[[PostLog], None]) -> "asyncio.Future[None]":
+        """Do `work` in a transaction; the outcome may be a JournalError. Raises JournalUnavailable after `stop`."""
+        return self._submit(work, writes=True)
+
+    def ask(self, question: Callable[[PostLog], T]) -> "asyncio.Future[T]":
+        """The answer to `question`, or a JournalError. Raises JournalUnavailable after `stop`."""
+        return self._submit(question, writes=False)
+
+    async def wait(self, seq: int) -> None:
+        """Return when there is a post numbered `seq` or higher."""
+        while self.snapshot.head <= seq:
+            await self._grown.wait()
+
+    async def stop(self) -> None:
+        """Do all jobs submitted so far, and end the thread. Later jobs raise JournalUnavailable."""
+        self._stopping = True
+        if self._thread.is_alive():
+            self._jobs.put(None)
+            await asyncio.to_thread(self._thread.join)
+
+    def _submit(self, work: Work, writes: bool) -> "asyncio.Future[Any]":
+        if self._stopping:
+            raise JournalUnavailable("the journal is closed")
+        future = self._loop.create_future()
+        self._jobs.put(_Job(future, work, writes))
+        return future
+
+    def _resolve(self, jobs: Sequence[_Job], outcomes: Sequence[Any], snapshot: Snapshot) -> None:
+        grown, self.snapshot = snapshot.head > self.snapshot.head, snapshot
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            if job.future.done():  # the caller was cancelled
+                continue
+            if isinstance(outcome, Exception):
+                job.future.set_exception(outcome)
+            else:
+                job.future.set_result(outcome)
+        if grown:
+            self._grown.set()
+            self._grown = asyncio.Event()
+
+    # On the journal's thread
+
+    def _run(self) -> None:
+        worker = self._worker
+        try:
+            worker.open()
+        except Exception as error:  # noqa: BLE001 - raised by `start`
+            self._loop.call_soon_threadsafe(self._opened.set_exception, error)
+            return
+        self._publish()
+        self._loop.call_soon_threadsafe(self._opened.set_result, None)
+        next_tick = 0.0
+        stopping = False
+        while not stopping:
+            jobs, stopping = self._collect(next_tick)
+            writes = [job for job in jobs if job.writes]
+            if writes:
+                self._publish(writes, worker.write([job.work for job in writes]))
+            for job in jobs:
+                if not job.writes and not isinstance(job.work, Post):
+                    self._publish([job], [worker.ask(job.work)])
+            if time.monotonic() >= next_tick:
+                more = worker.tick()
+                next_tick = time.monotonic() + (0.0 if more else self._tick)
+                self._publish()
+        worker.close()
+
+    def _collect(self, next_tick: float) -> tuple[list[_Job], bool]:
+        """Wait for a job, at most until the next tick, then take all that are waiting. True: the thread is to stop."""
+        jobs: list[_Job] = []
+        size = 0
+        try:
+            job = self._jobs.get(timeout=max(0.0, next_tick - time.monotonic()))
+            while job is not None:
+                jobs.append(job)
+                size += len(job.work.body) if isinstance(job.work, Post) else 0
+                if size > GROUP_BYTES or len(jobs) >= GROUP_JOBS:
+                    return jobs, False
+                job = self._jobs.get_nowait()
+        except queue.Empty:
+            return jobs, False
+        return jobs, True
+
+    def _publish(self, jobs: Sequence[_Job] = (), outcomes: Sequence[Any] = ()) -> None:
+        """Send outcomes and the current snapshot to the event loop."""
+        self._loop.call_soon_threadsafe(self._resolve, jobs, outcomes, self._worker.snapshot())

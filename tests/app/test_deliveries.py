@@ -1,0 +1,172 @@
+"""One delivery per sink and partition, as outlets come and go."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+
+import pytest
+from structlog.testing import capture_logs
+
+from btfeed.app.deliveries import Deliveries
+from btfeed.delivery.batching import DeliverySettings, FilterSettings
+from btfeed.delivery.loop import Delivery
+from btfeed.delivery.mapped_posts import MappedPosts
+from btfeed.journal.base import Backlog, Cursor, Outlet
+from btfeed.journal.memory import MemoryJournal, MemoryOutlet
+from btfeed.telemetry.metrics import Metrics
+from btfeed.telemetry.sink_status import SinkStatus
+from sinks.base import WriteResult
+from sinks.batch import Batch
+from tests.support import posts
+from tests.support.clock import FastClock, settle
+from tests.support.fakes import FakeSink, mapper, post
+from tests.support.harness import until_async
+
+
+class MovingOutlets:
+    """Outlets of a sink that come and go as a test says."""
+
+    begin: Callable[[Outlet], Awaitable[None]]
+    end: Callable[[Collection[Outlet]], Awaitable[None]]
+    left = False
+
+    async def run(
+        self, begin: Callable[[Outlet], Awaitable[None]], end: Callable[[Collection[Outlet]], Awaitable[None]]
+    ) -> None:
+        self.begin, self.end = begin, end
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.left = True
+
+
+class Case:
+    """Deliveries of one sink over a journal with three partitions. sinks: by partition."""
+
+    def __init__(self, always: Callable[[Batch], Awaitable[WriteResult]] | None = None, grace: float = 5.0) -> None:
+        self.journal = MemoryJournal({}, partitions=3)
+        self.journal.add_sink("sink")
+        self.outlets = [MemoryOutlet(self.journal, "sink", partition) for partition in range(3)]
+        self.moving = MovingOutlets()
+        self.sinks: dict[int, FakeSink] = {}
+        self.metrics = Metrics()
+        self.mapped_posts = MappedPosts(mapper(), self.metrics, sinks=1)
+        self.always = always
+        self.deliveries = Deliveries({"sink": self.moving}, self._create, grace)
+
+    def _create(self, name: str, outlet: Outlet, status: SinkStatus) -> Delivery:
+        sink = self.sinks[outlet.partition] = FakeSink(always=self.always)
+        settings = DeliverySettings.model_validate({"linger": "5ms"})
+        return Delivery(
+            name,
+            sink,
+            False,
+            settings,
+            FilterSettings(),
+            outlet,
+            self.mapped_posts,
+            self.metrics,
+            status,
+            clock=FastClock(),
+        )
+
+    async def __aenter__(self) -> "Case":
+        self.deliveries.start()
+        await settle()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.deliveries.stop()
+        self.mapped_posts.close()
+
+    async def post(self) -> None:
+        """Fill all partitions."""
+        for seed in range(20):
+            await self.journal.append(post(posts.mixed(2, seed)))
+
+    async def saved(self, partition: int) -> None:
+        """Return when the cursor of a partition is behind all its posts."""
+        end = Cursor(len(self.journal.entries[partition]) + 1)
+        await until_async(lambda: self.journal.cursors["sink", partition][0] == end, "all of it is delivered")
+
+
+async def test_each_outlet_gets_a_delivery() -> None:
+    """All of them show themselves in one status, and in one backlog."""
+    async with Case() as case:
+        await case.post()
+        for outlet in case.outlets[:2]:
+            await case.moving.begin(outlet)
+        await case.saved(0)
+        await case.saved(1)
+        delivered = 2 * (len(case.journal.entries[0]) + len(case.journal.entries[1]))
+        assert case.deliveries.statuses["sink"].delivered == delivered
+        assert await case.deliveries.backlog("sink") == Backlog(0, 0.0)
+    assert [sink.closed for sink in case.sinks.values()] == [1, 1]
+    assert case.moving.left
+
+
+async def test_an_outlet_that_is_given_up_is_drained_first() -> None:
+    """`end` returns when its write is finished and saved. Other deliveries go on."""
+    gate = asyncio.Event()
+
+    async def slow(batch: Batch) -> WriteResult:
+        await gate.wait()
+        return WriteResult()
+
+    async with Case(slow) as case:
+        await case.post()
+        for outlet in case.outlets[:2]:
+            await case.moving.begin(outlet)
+        await until_async(lambda: all(sink.at_once for sink in case.sinks.values()), "writes are in progress")
+        ending = asyncio.ensure_future(case.moving.end([case.outlets[0]]))
+        await settle()
+        assert not ending.done()
+        gate.set()
+        await ending
+        assert case.journal.cursors["sink", 0][0] > Cursor(1)
+        assert (case.sinks[0].closed, case.sinks[1].closed) == (1, 0)
+        await case.saved(1)
+
+
+async def test_an_outlet_comes_back() -> None:
+    """Its new delivery goes on where the last one saved."""
+    async with Case() as case:
+        await case.post()
+        await case.moving.begin(case.outlets[0])
+        await case.saved(0)
+        await case.moving.end([case.outlets[0]])
+        delivered = case.deliveries.statuses["sink"].delivered
+        before = len(case.journal.entries[0])
+        await case.post()
+        await case.moving.begin(case.outlets[0])
+        await case.saved(0)
+        assert case.deliveries.statuses["sink"].delivered == delivered + 2 * (len(case.journal.entries[0]) - before)
+
+
+async def test_a_write_that_outlasts_the_grace_is_cancelled() -> None:
+    """With a warning that names the sink."""
+
+    async def hang(batch: Batch) -> WriteResult:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    with capture_logs() as logs:
+        async with Case(hang, grace=0.01) as case:
+            await case.post()
+            await case.moving.begin(case.outlets[0])
+            await until_async(lambda: case.sinks[0].at_once, "a write is in progress")
+    assert case.journal.cursors["sink", 0][0] == Cursor(1)
+    (warning,) = [entry for entry in logs if entry["event"].startswith("write cancelled")]
+    assert warning["sink"] == "sink"
+
+
+async def test_the_error_of_a_delivery_is_raised() -> None:
+    """By `failed`, as it is."""
+    async with Case() as case:
+
+        async def broken() -> tuple[Cursor, None]:
+            raise ZeroDivisionError("a bug")
+
+        case.outlets[0].cursor = broken  # type: ignore[method-assign]
+        await case.moving.begin(case.outlets[0])
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.wait_for(case.deliveries.failed(), 5)

@@ -1,0 +1,294 @@
+"""Sending: what goes over the wire, when, and how outcomes are counted."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+
+from btfeed.traffic.sending import (
+    FIRST_RETRY_DELAY,
+    MAX_ATTEMPTS,
+    HttpTarget,
+    LatencyHistogram,
+    Outcome,
+    ScheduledPost,
+    Sender,
+    SendSummary,
+)
+from tests.support import posts
+from tests.support.clock import FakeClock
+from tests.support.sending import free_port, send_all
+
+MALFORMED = b"\x0a\xff\xff\xff"
+
+
+class RecordingServer:
+    """A server that keeps the requests and gives the answers that a test chooses."""
+
+    def __init__(self) -> None:
+        self.requests: list[web.BaseRequest] = []
+        self.bodies: list[bytes] = []
+        self.peers: set[object] = set()
+        self.answer: Callable[[int], web.Response] = lambda number: web.Response()
+        self.url = ""
+
+    async def handle(self, request: web.BaseRequest) -> web.Response:
+        self.requests.append(request)
+        self.peers.add(request.transport and request.transport.get_extra_info("peername"))
+        self.bodies.append(await request.read())
+        return self.answer(len(self.bodies))
+
+
+@pytest_asyncio.fixture
+async def receiver() -> AsyncIterator[RecordingServer]:
+    receiver = RecordingServer()
+    runner = web.ServerRunner(web.Server(receiver.handle))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    receiver.url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
+    yield receiver
+    await runner.cleanup()
+
+
+class FakeTarget:
+    """A target with prepared outcomes; once they are used up, every post is accepted. times: when each body was sent."""
+
+    measures_latency = True
+
+    def __init__(self, *outcomes: Outcome, clock: FakeClock | None = None) -> None:
+        self.outcomes = list(outcomes)
+        self.bodies: list[bytes] = []
+        self.times: list[float] = []
+        self._clock = clock or FakeClock()
+
+    async def __aenter__(self) -> "FakeTarget":
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        pass
+
+    async def send(self, body: bytes) -> Outcome:
+        self.bodies.append(body)
+        self.times.append(self._clock.now)
+        return self.outcomes.pop(0) if self.outcomes else Outcome(200)
+
+
+LOST, UNREACHABLE, REFUSED = Outcome(None, "lost"), Outcome(None, "unreachable", sent=False), Outcome(400, "400 Bad")
+
+
+# Over the wire
+
+
+async def test_a_post_is_sent_as_appmon_sends_it(receiver: RecordingServer) -> None:
+    """POST, octet-stream, Content-Length, no request for compression, no Expect; one kept-alive connection."""
+    bodies = [posts.sample_visit(), posts.sample_purepath(), b""]
+    summary = await send_all(bodies, receiver.url)
+    assert receiver.bodies == bodies
+    assert len(receiver.peers) == 1
+    request = receiver.requests[0]
+    assert (request.method, request.path) == ("POST", "/")
+    assert request.headers["Content-Type"] == "application/octet-stream"
+    assert request.headers["Content-Length"] == str(len(bodies[0]))
+    assert not {"Accept-Encoding", "Content-Encoding", "Expect", "Transfer-Encoding"} & set(request.headers)
+    assert (summary.posts, summary.occurrences, summary.bytes) == (3, 2, sum(map(len, bodies)))
+
+
+async def test_a_post_is_sent_once_whatever_the_answer(receiver: RecordingServer) -> None:
+    """Redirects count as accepted and are not followed. Refused posts are counted by answer. AppMon does not retry."""
+    answers = {
+        1: lambda: web.Response(status=503, text="shutting\ndown\n"),
+        2: lambda: web.Response(status=302, headers={"Location": receiver.url}),
+        3: lambda: web.Response(status=401),
+        4: lambda: web.Response(status=503, text="shutting down"),
+    }
+    receiver.answer = lambda number: answers[number]()
+    summary = await send_all([posts.sample_visit()] * 4, receiver.url)
+    assert len(receiver.bodies) == 4
+    assert summary.posts == 1
+    assert summary.refused == {"503 Service Unavailable: shutting down": 2, "401 Unauthorized": 1}
+
+
+async def test_if_a_connection_breaks_the_outcome_is_unknown_and_the_next_post_is_sent(receiver: RecordingServer) -> None:
+    """The post under way is not sent again: it may have been accepted."""
+
+    def hang_up(number: int) -> web.Response:
+        if number == 2:
+            transport = receiver.requests[-1].transport
+            assert transport
+            transport.abort()
+        return web.Response()
+
+    receiver.answer = hang_up
+    summary = await send_all([b"", b"", b""], receiver.url)
+    assert (summary.posts, len(receiver.bodies)) == (2, 3)
+    assert (summary.refused, summary.unknown) == ({}, {"connection lost before the answer": 1})
+
+
+async def test_an_answer_that_is_not_http_makes_the_outcome_unknown() -> None:
+    """The reason says so."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"SSH-2.0-x\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        summary = await send_all([b""], f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+    ((reason, number),) = summary.unknown.items()
+    assert (reason.partition(":")[0], number) == ("no valid HTTP answer", 1)
+
+
+async def test_without_an_answer_the_outcome_is_unknown() -> None:
+    """The reason says how long it waited."""
+    silent = socket.create_server(("127.0.0.1", 0))
+    with silent:
+        target = HttpTarget(f"http://127.0.0.1:{silent.getsockname()[1]}/", timeout=0.05)
+        summary = await Sender(target).send(iter([ScheduledPost(b"")]))
+    assert summary.unknown == {"no answer within 0.05 s": 1}
+
+
+async def test_without_a_connection_a_post_is_refused() -> None:
+    """Each post is tried, as AppMon does. It certainly did not arrive, so its outcome is known."""
+    port = free_port()
+    summary = await send_all([b"", b""], f"http://127.0.0.1:{port}/")
+    assert summary.posts == 0
+    assert summary.refused == {f"cannot connect to 127.0.0.1:{port}: Connection refused": 2}
+
+
+async def test_a_server_without_tls_is_named(receiver: RecordingServer) -> None:
+    """Instead of the class and the library that found out."""
+    (reason,) = (await send_all([b""], receiver.url.replace("http:", "https:"))).refused
+    assert reason.startswith(f"no TLS with {receiver.url[7:-1]}: ")
+
+
+async def test_posts_are_sent_over_several_connections_at_the_same_time(receiver: RecordingServer) -> None:
+    """Each connection is kept alive."""
+    together = asyncio.Barrier(4)
+    handle = receiver.handle
+
+    async def wait_for_the_others(request: web.BaseRequest) -> web.Response:
+        async with asyncio.timeout(10):
+            await together.wait()
+        return await handle(request)
+
+    runner = web.ServerRunner(web.Server(wait_for_the_others))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        summary = await send_all([b""] * 8, f"http://127.0.0.1:{runner.addresses[0][1]}/", connections=4)
+    finally:
+        await runner.cleanup()
+    assert (summary.posts, len(receiver.peers)) == (8, 4)
+
+
+async def test_progress_counts_refused_posts_too(receiver: RecordingServer) -> None:
+    """on_done is called after every post."""
+    receiver.answer = lambda number: web.Response(status=400)
+    calls: list[None] = []
+    await send_all([b"ab", b"c"], receiver.url, on_done=lambda: calls.append(None))
+    assert len(calls) == 2
+
+
+async def test_a_malformed_post_that_is_accepted_counts_no_occurrences(receiver: RecordingServer) -> None:
+    """A server other than btfeed may accept anything."""
+    summary = await send_all([MALFORMED], receiver.url)
+    assert (summary.posts, summary.occurrences) == (1, 0)
+
+
+# In time
+
+
+async def test_posts_are_sent_when_they_are_due() -> None:
+    """Never earlier, on all connections together."""
+    clock = FakeClock()
+    target = FakeTarget(clock=clock)
+    sender = Sender(target, connections=3, clock=clock)
+    sending = asyncio.create_task(sender.send(ScheduledPost(b"", due=number / 50) for number in range(6)))
+    await clock.advance(1.0)
+    assert target.times == pytest.approx([0.0, 0.02, 0.04, 0.06, 0.08, 0.1])
+    assert (await sending).seconds == pytest.approx(0.1)
+
+
+async def test_after_a_stop_no_post_is_sent() -> None:
+    """Also if the sender waits for the next post to become due."""
+    clock, stop = FakeClock(), asyncio.Event()
+    target = FakeTarget(clock=clock)
+    sender = Sender(target, stop=stop, clock=clock)
+    sending = asyncio.create_task(sender.send(iter([ScheduledPost(b"1"), ScheduledPost(b"2", due=3600.0)])))
+    await clock.advance(3599.0)
+    assert target.bodies == [b"1"]
+    stop.set()
+    assert (await sending).posts == 1
+    assert target.bodies == [b"1"]
+
+
+async def test_retries_wait_twice_as_long_each_time_and_then_give_up() -> None:
+    """A post without an answer is sent MAX_ATTEMPTS times in total."""
+    clock = FakeClock()
+    target = FakeTarget(*[UNREACHABLE] * 20, clock=clock)
+    sending = asyncio.create_task(Sender(target, retry=True, clock=clock).send(iter([ScheduledPost(b"1")])))
+    await clock.advance(60.0)
+    delays = [later - earlier for earlier, later in zip(target.times, target.times[1:], strict=False)]
+    assert delays == pytest.approx([FIRST_RETRY_DELAY * 2**number for number in range(MAX_ATTEMPTS - 1)])
+    summary = await sending
+    assert (summary.refused, summary.retries) == ({"unreachable": 1}, MAX_ATTEMPTS - 1)
+
+
+# Outcomes
+
+
+async def test_a_post_without_an_answer_is_unknown_and_not_sent_again() -> None:
+    """It may have been accepted. Without a connection it was not, so it counts as refused."""
+    target = FakeTarget(LOST, UNREACHABLE, REFUSED)
+    refused: list[tuple[bytes, Outcome]] = []
+    sender = Sender(target, on_refused=lambda body, outcome: refused.append((body, outcome)))
+    summary = await sender.send(map(ScheduledPost, [b"1", b"2", b"3", b"4"]))
+    assert target.bodies == [b"1", b"2", b"3", b"4"]
+    assert (summary.posts, summary.unknown) == (1, {"lost": 1})
+    assert summary.refused == {"unreachable": 1, "400 Bad": 1}
+    assert refused == [(b"2", UNREACHABLE), (b"3", REFUSED)]
+
+
+async def test_with_retry_a_post_is_sent_again_until_it_is_answered() -> None:
+    """Any answer ends it, also one that refuses the post."""
+    clock = FakeClock()
+    target = FakeTarget(LOST, UNREACHABLE, Outcome(200), REFUSED, clock=clock)
+    sending = asyncio.create_task(Sender(target, retry=True, clock=clock).send(map(ScheduledPost, [b"1", b"2"])))
+    await clock.advance(60.0)
+    summary = await sending
+    assert target.bodies == [b"1", b"1", b"1", b"2"]
+    assert (summary.posts, summary.unknown.total(), summary.refused.total(), summary.retries) == (1, 0, 1, 2)
+
+
+async def test_if_one_attempt_is_unknown_the_outcome_stays_unknown() -> None:
+    """Even if there is no connection for the later attempts."""
+    clock = FakeClock()
+    target = FakeTarget(LOST, *[UNREACHABLE] * 20, clock=clock)
+    sending = asyncio.create_task(Sender(target, retry=True, clock=clock).send(map(ScheduledPost, [b"1"])))
+    await clock.advance(60.0)
+    summary = await sending
+    assert len(target.bodies) == MAX_ATTEMPTS
+    assert (summary.unknown, summary.refused) == ({"lost": 1}, {})
+
+
+def test_latencies_are_precise_to_two_percent() -> None:
+    """Without any answers there is no latency."""
+    latencies = LatencyHistogram()
+    assert latencies.quantile(0.5) is None
+    for milliseconds in range(1, 1001):
+        latencies.add(milliseconds / 1000)
+    assert latencies.quantile(0.5) == pytest.approx(0.5, rel=0.02)
+    assert latencies.quantile(0.99) == pytest.approx(0.99, rel=0.02)
+
+
+def test_the_summary_for_json_lists_all_reasons() -> None:
+    """Refused and unknown posts are counted separately, and listed together by reason."""
+    summary = SendSummary(seconds=1.0)
+    for outcome in (LOST, REFUSED, REFUSED, Outcome(200)):
+        summary.add(ScheduledPost(b"abc", occurrences=5), outcome)
+    found = summary.as_dict()
+    assert (found["posts"], found["occurrences"], found["bytes"]) == (1, 5, 3)
+    assert (found["refused"], found["unknown"], found["answers"]) == (2, 1, {"lost": 1, "400 Bad": 2})
