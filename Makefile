@@ -1,4 +1,4 @@
-# The targets that people and CI call. Every one of them sets up what it needs.
+# The targets that people and CI call. Each sets up what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
 CARGO := $(shell command -v cargo)
@@ -6,14 +6,16 @@ CRATES := $(shell find native -name target -prune -o -type f \( -name '*.rs' -o 
 WHY_PLAIN := $(if $(CARGO),cargo could not: try cargo build --manifest-path native/Cargo.toml,cargo is not here)
 SANITIZED := cd native && MUTATIONS=2000000 SEED=$$(date +%s) RUSTFLAGS='-Zsanitizer=address -Cdebug-assertions' \
 	cargo +nightly test --quiet --release -p transcoder --test mutations --target $$(rustc -vV | sed -n 's/host: //p')
+PARALLEL := -n 2 --dist loadgroup
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup run test test-native chaos lint docs proto lock bench bench-full bench-compare bench-peers wheel clean
+.PHONY: help setup servers run test test-quick test-native chaos lint docs proto lock bench bench-full bench-compare bench-peers \
+	wheel clean
 
-help:  ## this list
+help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-setup: .venv/ready .venv/btfeed  ## the virtual environment, from locked versions with hashes, and the native modules
+setup: .venv/ready .venv/btfeed  ## make the virtual environment, from locked versions with hashes, and build the native modules
 
 .venv/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit("btfeed needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)'
@@ -30,25 +32,27 @@ setup: .venv/ready .venv/btfeed  ## the virtual environment, from locked version
 		echo 'native messages to Kafka: not built, the plain path runs; $(WHY_PLAIN)'
 	@touch $@
 
-run: setup  ## start the server, post to it what a web shop's AppMon would, show the records
+run: setup  ## start the server, post what the AppMon of a web shop would, and show the records
 	$(BIN)/python examples/first_run.py
 
-test: setup lint  ## everything, real clients and servers included
-	tests/servers/java
-	tests/servers/elasticsearch
-	$(if $(CARGO),cd native && cargo test --quiet --workspace)
-	tests/servers/kafka-install
-	$(BIN)/pytest -n 2 --dist loadgroup
+servers: setup  ## install what tests need beyond Python: Kafka, Elasticsearch, their JDKs, strace
+	$(BIN)/python -m tests.servers.install
 
-test-native: setup  ## the native transcoder against its plain twin, 200,000 cases, and with AddressSanitizer
+test: lint servers  ## run every check and test, with real clients and servers
+	$(if $(CARGO),cd native && cargo test --quiet --workspace)
+	$(BIN)/pytest $(PARALLEL) --require-all --durations=25
+
+test-quick: setup  ## run the tests that need no server, no Java and no strace, with fewer repetitions
+	$(BIN)/pytest $(PARALLEL) --quick
+
+test-native: setup  ## compare the native transcoder with the plain one on 200,000 cases, and run it with AddressSanitizer
 	$(BIN)/python -m tests.records.twins
 	@if cargo +nightly --version >/dev/null 2>&1; then $(SANITIZED); else echo 'AddressSanitizer needs a nightly toolchain.'; fi
 
-chaos: setup  ## the tests of faults that take minutes
-	tests/servers/elasticsearch
-	$(BIN)/pytest -m chaos
+chaos: servers  ## run the tests of faults that take minutes each
+	$(BIN)/pytest --require-all -m chaos
 
-lint: setup  ## style, types, the direction of imports, generated code
+lint: setup  ## check style, types, the direction of imports, and generated files
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -57,35 +61,35 @@ lint: setup  ## style, types, the direction of imports, generated code
 	$(BIN)/python -m docs.generate --check
 	$(if $(CARGO),cd native && cargo fmt --all --check && cargo clippy --quiet --workspace --all-targets -- -D warnings)
 
-docs: setup  ## the tables in docs/ and README.md that are made from the code and the figures
+docs: setup  ## generate the tables in docs/ and README.md from the code and the figures
 	$(BIN)/python -m docs.generate
 
-proto: setup  ## btfeed/posts/bt_pb2.py and .pyi from proto/bt.proto
+proto: setup  ## generate btfeed/posts/bt_pb2.py and .pyi from proto/bt.proto
 	$(BIN)/python proto/generate.py
 
-lock: setup  ## requirements.txt from pyproject.toml
+lock: setup  ## write requirements.txt from pyproject.toml
 	$(BIN)/pip-compile --quiet --extra dev --generate-hashes --allow-unsafe --strip-extras --no-header \
 		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --output-file requirements.txt pyproject.toml
 
-bench: setup  ## what an occurrence costs, in minutes: table, pictures and page in benchmarks/results/latest
+bench: setup  ## measure what an occurrence costs, in minutes; writes benchmarks/results/latest
 	$(BIN)/python -m benchmarks run $(if $(OUT),--out $(OUT))
 
-bench-full: setup  ## the same with all that grows, in hours
+bench-full: setup  ## measure everything, in hours
 	$(BIN)/python -m benchmarks run --full
 
-bench-compare: setup  ## the latest result beside BASE=FILE; fails where a case is worse
-	$(BIN)/python -m benchmarks compare $(or $(BASE),$(error say what to compare with: make bench-compare BASE=FILE))
+bench-compare: setup  ## compare the latest result with BASE=FILE; fails if a case is worse
+	$(BIN)/python -m benchmarks compare $(or $(BASE),$(error no result to compare with: make bench-compare BASE=FILE))
 
-bench-peers:  ## build the servers that the benchmarks compare with, from locked versions (needs Go)
+bench-peers:  ## build the servers that benchmarks compare btfeed with, from locked versions (needs Go)
 	cd benchmarks/peers/bento && go build -o ../../.cache/bento .
 
-wheel: setup  ## a wheel with the native modules, tried in an empty environment
+wheel: setup  ## build a wheel with the native modules, and try it in an empty environment
 	rm -rf build dist
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir dist .
 	$(PYTHON) -m venv --clear build/empty
 	build/empty/bin/pip install --quiet --disable-pip-version-check dist/btfeed-*.whl
 	cd build && env PATH=/usr/bin:/bin empty/bin/python ../tests/system/wheel.py ../examples/posts/mixed.btposts
 
-clean:  ## remove what the others made, but for btfeed-data
+clean:  ## remove everything that the other targets made, except btfeed-data
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info tests/servers/.cache \
 		benchmarks/.cache native/target btfeed/_native*.so sinks/_messages*.so

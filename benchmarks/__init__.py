@@ -1,17 +1,17 @@
-"""What an occurrence costs, and how it compares: docs/benchmarks.md tells how to use it. To understand it:
+"""What an occurrence costs, and how that compares. docs/benchmarks.md says how to use it. The modules:
 
 __main__    the command line
-suite       what is measured, in which order; job says what a case and a plan are
-measuring   costs beside their own baseline, as ratios
+suite       what is measured, in which order; job defines a job and a plan
+measuring   costs as ratios to a baseline
 load        the posts
-stages      each step alone, in a process of its own; allocations counts what it asks of memory
+stages      each step alone, in a separate process; allocations counts its memory allocations
 end_to_end  the whole server; generator sends to it, far_ends count what arrives
-black_hole  far ends that do no work; kafka_hole is the one that speaks Kafka's protocol
-growth      what costs more with what
+black_hole  far ends that do no work; kafka_hole is the one for Kafka's protocol
+growth      what costs more as something grows
 bare        a sink beside the bare client that it uses; real_servers has the servers
-peers       others at the same work
+peers       other servers doing the same work
 sources     `btfeed generate` and `btfeed replay`
-bench_stages  the stages and the whole server alone, at 1,000 occurrences a post
-results     how a result is kept; compare puts two side by side, findings says one in words, plots and page draw it,
-            figures tells README.md's
+bench_stages  the stages and the whole server, at 1,000 occurrences a post
+results     the format of a result; compare shows two side by side, findings interprets one, plots and page draw it, and
+            figures writes the tables of the documentation
 """

@@ -1,10 +1,10 @@
 """The command line of the benchmarks.
 
     python -m benchmarks run [--full] [--only TEXT ...] [--out FILE] [--seed N]
-    python -m benchmarks compare BASE [NEW] [--threshold SHARE]     exit 1 where a case is worse
+    python -m benchmarks compare BASE [NEW] [--threshold SHARE]     exit 1 if a case is worse
     python -m benchmarks draw FILE                                  pictures and page of a result, beside it
 
-`run` writes the result, then its pictures and page. Tables go to stdout, progress to stderr.
+`run` writes the result, its pictures and its page. Tables go to stdout, progress to stderr.
 """
 
 import argparse
@@ -23,27 +23,27 @@ SEED = 20130116
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit status: 0 done, 1 worse or failed, 2 usage."""
+    """The exit status: 0 done, 1 a case is worse or failed, 2 wrong usage."""
     chosen = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = chosen.command
     return command(chosen)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What btfeed costs, and how it compares.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure what btfeed costs.")
     commands = parser.add_subparsers(required=True)
     run = commands.add_parser("run", help="measure, and write a result with its pictures")
-    run.add_argument("--full", action="store_true", help="everything: hours")
-    run.add_argument("--only", nargs="+", default=[], metavar="TEXT", help="cases whose name has one of these in it")
-    run.add_argument("--out", type=Path, default=LATEST, help="the result; default %(default)s")
-    run.add_argument("--seed", type=int, default=SEED, help="of the order of cases; default %(default)s")
+    run.add_argument("--full", action="store_true", help="measure everything, for hours")
+    run.add_argument("--only", nargs="+", default=[], metavar="TEXT", help="only cases with one of these texts in the name")
+    run.add_argument("--out", type=Path, default=LATEST, help="where to write the result; default %(default)s")
+    run.add_argument("--seed", type=int, default=SEED, help="seed of the order of cases; default %(default)s")
     run.set_defaults(command=_run)
-    compared = commands.add_parser("compare", help="two results side by side; exit 1 where a case is worse")
+    compared = commands.add_parser("compare", help="show two results side by side; exit 1 if a case is worse")
     compared.add_argument("base", type=Path)
     compared.add_argument("new", type=Path, nargs="?", default=LATEST, help="default %(default)s")
-    compared.add_argument("--threshold", type=float, default=0.1, help="0.1: ten per cent; default %(default)s")
+    compared.add_argument("--threshold", type=float, default=0.1, help="the least change that counts; default %(default)s")
     compared.set_defaults(command=_compare)
-    draw = commands.add_parser("draw", help="pictures and page of a result, beside it")
+    draw = commands.add_parser("draw", help="draw the pictures and the page of a result, beside it")
     draw.add_argument("result", type=Path)
     draw.set_defaults(command=_draw)
     return parser
@@ -63,7 +63,7 @@ def _run(chosen: argparse.Namespace) -> int:
         return 2
     result = Result(of, cases, failures)
     if not cases and not failures:
-        print(f"no case has {' or '.join(chosen.only)} in its name", file=sys.stderr)
+        print(f"no case has {' or '.join(chosen.only)} in its name: see benchmarks/suite.py for the names", file=sys.stderr)
         return 2
     result.save(chosen.out)
     page.write(result, chosen.out.with_suffix(""))
@@ -79,7 +79,7 @@ def _wanted(texts: list[str]) -> Callable[[Case], bool]:
 
 
 def _table(result: Result) -> Iterator[str]:
-    """Each case with its most telling quantities."""
+    """Each case with its main quantities."""
     columns = (("cpu_us", 9), ("x_parse", 9), ("least", 8), ("most", 8), ("occurrences/s", 14), ("ack p99 ms", 11))
     yield f"{'case':72}" + "".join(f"{name:>{width}}" for name, width in columns)
     for case in result.cases:
@@ -110,7 +110,7 @@ def _compare(chosen: argparse.Namespace) -> int:
         print("the two results have no case in common", file=sys.stderr)
         return 2
     print("\n".join(compare.report(found)))
-    for case in compare.missing(base, new):
+    for case in compare.gone(base, new):
         print(f"only in the base: {case}")
     worse = [one for one in found if one.verdict == "worse"]
     print(f"\n{len(found)} compared, {len(worse)} worse by more than {chosen.threshold:.0%} and more than the noise")

@@ -1,8 +1,8 @@
-"""How often each stage asks for memory, for an occurrence: counted, not timed, so that once is enough.
+"""Memory allocations of each stage, per occurrence. They are counted, not timed, so one measurement is enough.
 
-A process in which Python's own pools are switched off runs under a counter that stands before the C library's allocator
-(benchmarks/count_mallocs.c); protobuf's and SQLite's requests are counted with it. What Python takes from its free lists of
-small objects is not. Without a C compiler and the GNU C library there is no figure.
+A process without Python's memory pools runs with a counter in front of the C library's allocator (count_mallocs.c), which
+also counts allocations of protobuf and SQLite. It does not count what Python takes from its free lists of small objects. It
+needs a C compiler and the GNU C library.
 
     python -m benchmarks.allocations     in the process that `count` starts
 """
@@ -27,14 +27,14 @@ SOURCE = Path(__file__).parent / "count_mallocs.c"
 
 
 def missing() -> str | None:
-    """Why they can't be counted here, None where they can."""
+    """Why this machine can't count allocations, or None."""
     if sys.platform != "linux" or not ctypes.util.find_library("c"):
         return "needs Linux with the GNU C library"
     return None if shutil.which("cc") else "needs a C compiler, cc"
 
 
 def count(cases: Sequence[tuple[str, Path, Mapping[str, Any] | None]], scratch: Path) -> list[float]:
-    """For each case (name of a stage, posts, sink) what one occurrence takes."""
+    """The allocations per occurrence, for each case: name of the stage, posts, table of the sink."""
     library = scratch / "count_mallocs.so"
     subprocess.run(["cc", "-O2", "-fPIC", "-shared", "-o", library, SOURCE], check=True)
     asked = [(name, str(path), sink, str(scratch / str(number))) for number, (name, path, sink) in enumerate(cases)]

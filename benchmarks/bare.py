@@ -1,7 +1,7 @@
-"""A sink beside the bare client that it uses, sending the same records: what the sink adds.
+"""What a sink adds to the bare client that it uses, sending the same records.
 
-Both run in this process, one after the other in each round, and write to the same server. `x_bare` is the sink's CPU by the
-client's, `rate_of_bare` the sink's rate by the client's. What is sent is made before.
+Both run in this process, one after the other in each round, and write to the same server. `x_bare` is the sink's CPU
+divided by the client's, `rate_of_bare` the sink's rate divided by the client's. The records are prepared before.
 """
 
 import asyncio
@@ -30,11 +30,12 @@ from sinks.kafka.partition_queue import PartitionQueue
 from sinks.kafka.sink import KafkaSettings, KafkaSink
 from sinks.shared.cloud_events import Envelopes, Header
 from tests.servers.elasticsearch import Elasticsearch
+from tests.servers.installed import missing
 
 RECORDS = 5_000
-"""In a batch, as by default."""
-LEAST = {"kafka": 12 * RECORDS, "elasticsearch": 4 * RECORDS}
-"""Records that each side writes in a round: what takes less than a second says more of the server's moods."""
+"""Records in a batch, the default of sinks."""
+MIN_RECORDS = {"kafka": 12 * RECORDS, "elasticsearch": 4 * RECORDS}
+"""The least records that each side writes in a round, so that a round takes a second or longer."""
 PARTITIONS = 4
 CATEGORIES = ("purepath", "user_action", "visit")
 CONTEXT = SinkContext("bench", RECORD_FIELDS, MAPS)
@@ -44,11 +45,11 @@ Work = Callable[[], Awaitable[None]]
 
 def jobs(plan: Plan) -> Iterator[Job]:
     rounds = plan.rounds_of("bare client")
-    if not real_servers.fetched("kafka-*"):
+    if not missing("kafka"):
         for codec in plan.codecs:
             case = Case("bare client", "kafka", {"compression": codec})
             yield Job(case, rounds, _bound(_kafka, codec, rounds, plan.occurrences))
-    if not real_servers.fetched("elasticsearch/*"):
+    if not missing("elasticsearch"):
         case = Case("bare client", "elasticsearch")
         yield Job(case, rounds, _bound(_elasticsearch, rounds, plan.occurrences))
 
@@ -58,7 +59,7 @@ def _bound(run: Callable[..., Iterator[Sample]], *arguments: Any) -> Callable[[W
 
 
 def _batches(occurrences: int) -> list[Batch]:
-    """Of RECORDS, mapped from posts of 1,000; at least two, and equal ones."""
+    """At least two batches of RECORDS, mapped from posts of 1,000."""
     number = max(2, occurrences // RECORDS)
     mapped = map_posts(Load.make(1_000, number * RECORDS), create_mapper(*DEFAULTS))
     each = RECORDS // 1_000
@@ -66,7 +67,7 @@ def _batches(occurrences: int) -> list[Batch]:
 
 
 async def _pair(sink: Work, bare: Work, records: int, first: bool) -> Sample:
-    """Both once, the sink `first` or second."""
+    """Run both once, the sink `first` or second."""
     spent: dict[str, tuple[float, float]] = {}
     for name, work in (("sink", sink), ("bare", bare)) if first else (("bare", bare), ("sink", sink)):
         cpu, started = time.process_time(), time.perf_counter()
@@ -82,13 +83,13 @@ Prepared = tuple[PlainMessages, list[list[Header]], list[PartitionQueue]]
 
 
 def _kafka(workshop: Workshop, codec: str, rounds: int, occurrences: int) -> Iterator[Sample]:
-    """Three topics of four partitions. The bare client gets keys, values, headers and partitions ready-made."""
+    """Three topics of four partitions. The bare client gets prepared keys, values, headers and partitions."""
     broker = real_servers.broker(workshop)
     prefix = f"bare{workshop.directory().name}"
     for category in CATEGORIES:
         broker.make_topic(f"{prefix}.{category}", PARTITIONS)
     table = {"bootstrap_servers": broker.bootstrap, "topic": prefix + ".{category}", "compression": codec}
-    batches = _batches(max(occurrences, LEAST["kafka"]))
+    batches = _batches(max(occurrences, MIN_RECORDS["kafka"]))
 
     async def run() -> list[Sample]:
         sink = KafkaSink(KafkaSettings.model_validate(table), CONTEXT)
@@ -111,7 +112,7 @@ def _kafka(workshop: Workshop, codec: str, rounds: int, occurrences: int) -> Ite
         samples = [await _pair(through, bare, records, bool(number % 2)) for number in range(rounds + 1)]
         await producer.stop()
         await sink.close()
-        return samples[1:]  # the first one warms
+        return samples[1:]  # the first one is a warm-up
 
     samples = asyncio.run(run())
     topics = [f"{prefix}.{category}" for category in CATEGORIES]
@@ -148,21 +149,20 @@ async def _send(
 
 
 def _elasticsearch(workshop: Workshop, rounds: int, occurrences: int) -> Iterator[Sample]:
-    """Indexes of one shard, of the same template; the bare client gets its requests ready-made. Both begin anew each time.
-
-    Only the sink's figures have the making of requests in them.
+    """New indexes of one shard in each round, with the same template. The bare client gets prepared requests, so only the
+    sink's figures include making them.
     """
     node = real_servers.node(workshop)
-    batches = _batches(max(occurrences, LEAST["elasticsearch"]))
+    batches = _batches(max(occurrences, MIN_RECORDS["elasticsearch"]))
 
     async def run() -> list[Sample]:
         return [await _documents(workshop, node, batches, bool(number % 2)) for number in range(rounds + 1)]
 
-    yield from asyncio.run(run())[1:]  # the first one warms
+    yield from asyncio.run(run())[1:]  # the first one is a warm-up
 
 
 async def _documents(workshop: Workshop, node: Elasticsearch, batches: list[Batch], first: bool) -> Sample:
-    """One round, into indexes that are gone afterwards."""
+    """One round, into indexes that are deleted afterwards."""
     in_flight = ELASTICSEARCH.delivery["in_flight"]
     names = [f"bare{workshop.directory().name}{side}" for side in ("sink", "client")]
     tables = [{"hosts": [node.url], "index": name} for name in names]
@@ -171,7 +171,7 @@ async def _documents(workshop: Workshop, node: Elasticsearch, batches: list[Batc
     async with AsyncElasticsearch([node.url], request_timeout=60) as client:
         await sink.open(None)
         await other.open(None)  # for its template
-        await client.cluster.health()  # connected, as the sink is
+        await client.cluster.health()  # connects the client; the sink is connected
 
         async def through() -> None:
             await write_all(sink, batches, in_flight)

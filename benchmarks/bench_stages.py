@@ -1,4 +1,4 @@
-"""What an occurrence costs at each stage and through the whole server, on posts of 1,000: those cases of the suite alone.
+"""Only the cases of each stage and of the whole server, on posts of 1,000 occurrences.
 
 python -m benchmarks.bench_stages [--out FILE]
 """

@@ -1,12 +1,12 @@
-"""Two results side by side: which case costs more than it did, and is it more than the noise?
+"""Two results side by side: which cases cost more than before, by more than the noise?
 
     python -m benchmarks compare BASE NEW [--threshold 0.1]
 
-Compared are, for each case, one quantity that a machine of changing speed does not spoil: the ratio to the parse where
-there is one, and a latency or a rate where there is none; and allocations, where they were counted. A case is worse where
-its median is past the threshold and the noise does not explain it: the middle halves of both results' rounds do not touch.
-Fewer than FEW rounds know too little of their own noise: there no rounds at all may touch, and the ratio must be further
-from 1 than the ratios of such cases are from each other, by SWAYS times.
+One quantity of each case is compared: the ratio to the parse, which a machine of changing speed does not spoil, or a
+latency or rate if the case has no ratio. Allocations are compared too, if they were counted. A case is worse if its
+median is past the threshold and the noise does not explain that: the middle halves of the rounds of both results do not
+overlap. Fewer than MIN_ROUNDS rounds say too little about their noise. Then no rounds may overlap, and the ratio must be
+further from 1 than SWAYS times the deviation of the ratios of all such cases.
 """
 
 import math
@@ -17,22 +17,21 @@ from dataclasses import dataclass, replace
 from benchmarks.measuring import Spread
 from benchmarks.results import Case, Result
 
-QUANTITIES = ("x_parse", "x_bare", "ack_p99_ms", "occurrences_per_s")
-"""The first one that a case has counts."""
-COUNTED = ("allocations",)
-"""These count besides: they have no noise."""
-FEW = 4
-"""Fewer rounds have no middle half to speak of."""
+COMPARED = ("x_parse", "x_bare", "ack_p99_ms", "occurrences_per_s")
+"""The first one that a case has is compared."""
+EXACT = ("allocations",)
+"""These are compared as well. They have no noise."""
+MIN_ROUNDS = 4
+"""Fewer rounds have no meaningful middle half."""
 SWAYS = 3.0
 ENOUGH = 20
-"""Cases from which on the noise between two runs can be told."""
+"""The least number of cases that show the noise between two runs."""
 HIGHER_IS_BETTER = {"occurrences_per_s"}
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One quantity of one case. ratio: above 1 is worse, whatever the quantity. sway: what two runs differ by anyway, as
-    a difference of logarithms."""
+    """One quantity of one case. ratio: above 1 is worse. sway: the deviation between two equal runs, of logarithms."""
 
     case: str
     quantity: str
@@ -43,7 +42,7 @@ class Comparison:
 
     @property
     def few(self) -> bool:
-        return self.quantity not in COUNTED and min(self.base.rounds, self.new.rounds) < FEW
+        return self.quantity not in EXACT and min(self.base.rounds, self.new.rounds) < MIN_ROUNDS
 
     @property
     def ratio(self) -> float:
@@ -52,7 +51,7 @@ class Comparison:
 
     @property
     def noisy(self) -> bool:
-        """The middle halves of the rounds overlap; of few rounds, all of them, or other cases sway as far."""
+        """The middle halves of the rounds overlap. With few rounds: any rounds overlap, or other cases sway as far."""
         if self.few:
             touch = self.base.least <= self.new.most and self.new.least <= self.base.most
             return touch or abs(math.log(self.ratio)) <= SWAYS * self.sway
@@ -60,7 +59,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """same, worse, better, or noise: past the threshold, but not past the noise."""
+        """same, worse, better, or noise, if the change is past the threshold but not past the noise."""
         if 1 / (1 + self.threshold) <= self.ratio <= 1 + self.threshold:
             return "same"
         if self.noisy:
@@ -69,7 +68,7 @@ class Comparison:
 
 
 def compare(base: Result, new: Result, threshold: float) -> Iterator[Comparison]:
-    """For each case that both have."""
+    """The comparisons of all cases that both results have."""
     before = {case.key: case for case in base.cases}
     found = [
         Comparison(case.key, quantity, before[case.key].spread(quantity), case.spread(quantity), threshold)
@@ -82,7 +81,7 @@ def compare(base: Result, new: Result, threshold: float) -> Iterator[Comparison]
 
 
 def _sway(logarithms: Sequence[float]) -> float:
-    """The deviation of ratios, from their median: a change of all of them is none."""
+    """The deviation of ratios from their median, so that a change of all of them does not count."""
     if len(logarithms) < ENOUGH:
         return 0.0
     middle = statistics.median(logarithms)
@@ -91,28 +90,28 @@ def _sway(logarithms: Sequence[float]) -> float:
 
 def _quantities(base: Case, new: Case) -> Iterator[str]:
     both = base.samples.keys() & new.samples.keys()
-    yield from [quantity for quantity in QUANTITIES if quantity in both][:1]
-    yield from (quantity for quantity in COUNTED if quantity in both)
+    yield from [quantity for quantity in COMPARED if quantity in both][:1]
+    yield from (quantity for quantity in EXACT if quantity in both)
 
 
-def missing(base: Result, new: Result) -> list[str]:
-    """Cases of the base that the new result has not."""
+def gone(base: Result, new: Result) -> list[str]:
+    """Cases of the base that the new result lacks."""
     there = {case.key for case in new.cases}
     return [case.key for case in base.cases if case.key not in there]
 
 
 def report(comparisons: list[Comparison]) -> Iterator[str]:
-    """The table that people read: what is worse first."""
+    """A table for people, with the worst verdicts first."""
     yield f"{'case':66} {'quantity':18} {'base':>22} {'new':>22} {'ratio':>6}"
     order = {"worse": 0, "noise": 1, "better": 2, "same": 3}
     for one in sorted(comparisons, key=lambda one: (order[one.verdict], one.case)):
         yield (
-            f"{one.case:66} {one.quantity:18} {_told(one.base):>22} {_told(one.new):>22} {one.ratio:6.2f}"
+            f"{one.case:66} {one.quantity:18} {_text(one.base):>22} {_text(one.new):>22} {one.ratio:6.2f}"
             f" {one.verdict if one.verdict != 'same' else ''}"
         ).rstrip()
 
 
-def _told(spread: Spread) -> str:
+def _text(spread: Spread) -> str:
     return f"{_short(spread.median)} ({_short(spread.low)}..{_short(spread.high)})"
 
 

@@ -1,4 +1,4 @@
-/* Counts how often memory is asked for. Preloaded into a process, it stands before the allocator of the GNU C library. */
+/* Counts memory allocations. Preloaded into a process, it stands in front of the allocator of the GNU C library. */
 #include <stddef.h>
 
 static unsigned long count;

@@ -1,11 +1,11 @@
-"""The whole server: posts in over HTTP from another process, records out at a far end that counts them.
+"""The whole server: another process posts over HTTP, and a far end counts the records that arrive.
 
-`btfeed serve` runs as users run it, on all cores; the load generator is kept on the last one. As fast as possible means
-bursts of some seconds each: the load generator sends until all is answered, and a burst has ended when its last record has
-arrived at the far end. Each burst is a round between two parses (benchmarks/measuring.py), in this process. CPU is that of
-each process, as the kernel counts it; bytes are what the kernel was told to write to disk.
+`btfeed serve` runs as users run it, on all cores; the load generator is pinned to the last one. Throughput is measured in
+bursts of a few seconds: the load generator sends as fast as answers come, and a burst ends when its last record has arrived
+at the far end. Each burst is a round between two parses (see measuring.py), in this process. CPU is that of each process,
+as the kernel counts it; bytes are those that the kernel wrote to disk.
 
-What was sent and what has arrived are compared to the record at the end of each turn: who loses has no figure.
+At the end of each turn the arrived records are compared with those that were sent. A server that lost any has no figure.
 """
 
 import json
@@ -27,38 +27,39 @@ from benchmarks.workshop import Child, Workshop, child
 from tests.support.harness import Server, peak_memory
 
 SECONDS = 0.7
-"""What a round against the black hole should take."""
-WARM, WARM_POSTS = 10_000, 500
-"""Occurrences before the first burst, in so many posts at most: plans compiled, connections open, files begun."""
-PATIENCE = 120.0
-"""Seconds without another record after which those that are missing are taken to be lost."""
-LOOK_EVERY = 0.01
-"""Seconds between two looks at how far the far end is."""
-QUIET = 0.3
-"""Seconds in which nothing has arrived, more than sinks linger: then the records are counted."""
-RECOUNT = 0.5
-"""Seconds until they are counted again, if there were too few."""
+"""Duration of a round against the black hole."""
+WARM_POSTS = 500
+"""The most posts before the first burst. They compile plans, open connections and begin files."""
+LOST_AFTER = 120.0
+"""Seconds without another record after which the missing records count as lost."""
+POLL = 0.01
+"""Seconds between two looks at the far end's progress."""
+SETTLED = 0.3
+"""Seconds without an arrival, after which the records are counted. It is longer than sinks linger."""
+RECOUNT_EVERY = 0.5
+"""Seconds until the next count, if there were too few."""
 MEBIBYTE = 2**20
 
 
 class Lost(Exception):
-    """What was answered with 200 has not arrived, or more has."""
+    """Fewer records arrived than were answered with 200, or more."""
 
 
 @dataclass
 class Subject:
-    """A server that is being measured, ours or another."""
+    """A server that is measured, btfeed or a peer."""
 
     url: str
     pid: int
     far_end: FarEnd
+    lost_after: float = LOST_AFTER
 
 
 @contextmanager
 def btfeed(workshop: Workshop, far_end: FarEnd | None, more: str = "", plain: bool = False) -> Iterator[Subject]:
-    """`btfeed serve` with these sinks. Without a far end it has none, and what is counted is the journal.
+    """`btfeed serve` with the sinks of this far end. Without a far end it has no sink, and the posts in its journal count.
 
-    more: further TOML for [journal]. plain: without the native transcoder, where there is one.
+    more: further TOML for [journal]. plain: without the native transcoder.
     """
     sinks = toml(far_end.sinks) if far_end else ""
     environment = {"BTFEED_PLAIN": "1"} if plain else {}
@@ -70,7 +71,7 @@ def btfeed(workshop: Workshop, far_end: FarEnd | None, more: str = "", plain: bo
 
 
 class Journal:
-    """The occurrences in a journal that a server is writing."""
+    """Counts the occurrences in the journal of a running server."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "journal" / "journal.db"
@@ -83,7 +84,7 @@ class Journal:
         return number or 0
 
     def count(self) -> int:
-        """Each post is read once, however often this is called."""
+        """The occurrences in all posts. Each post is read once, also over several calls."""
         with self._reading() as reader:
             for seq, body in reader.execute("SELECT seq, body FROM posts WHERE seq > ?", (self._read,)):
                 self._read, self._found = seq, self._found + occurrences_in(body)
@@ -94,7 +95,7 @@ class Journal:
 
 
 class Sender:
-    """The load generator, and what was sent so far."""
+    """The load generator, and how many occurrences it has sent."""
 
     def __init__(self, process: Child, per_post: int) -> None:
         self._process = process
@@ -103,11 +104,11 @@ class Sender:
         self.sent = 0  # occurrences
 
     def send(self, posts: int, rate: float | None = None) -> dict[str, Any]:
-        """See Generator.run; raises Lost where a post was not taken."""
+        """See Generator.run. Raises Lost if a post was refused."""
         command = {"posts": posts} if rate is None else {"posts": posts, "rate": rate}
         summary: dict[str, Any] = json.loads(self._process.ask(json.dumps(command)))
         if summary["refused"]:
-            raise Lost(f"not all posts were taken: {summary['refused']}")
+            raise Lost(f"posts were refused: {summary['refused']}")
         self.sent += posts * self._per_post
         return summary
 
@@ -118,14 +119,12 @@ def sender(load: Path, url: str, connections: int, per_post: int) -> Iterator[Se
         yield Sender(process, per_post)
 
 
-def bursts(
-    subject: Subject, path: Path, connections: int, rounds: int, seconds: float, warm: int | None = None
-) -> Iterator[Sample]:
-    """As fast as answers come: a sample for each of `rounds` bursts of about `seconds`, after `warm` occurrences."""
+def bursts(subject: Subject, path: Path, connections: int, rounds: int, seconds: float, warm: int) -> Iterator[Sample]:
+    """Send as fast as answers come: a sample for each of `rounds` bursts of about `seconds`, after `warm` occurrences."""
     load = Load.read(path)
     baseline = Baseline(load.bodies, load.occurrences)
     with sender(path, subject.url, connections, load.per_post) as generator:
-        posts = _size(subject, generator, load.per_post, seconds, warm or WARM)
+        posts = _size(subject, generator, load.per_post, seconds, warm)
         for _ in range(rounds):
             before = baseline.measure()
             sample = _burst(subject, generator, posts, posts * load.per_post)
@@ -135,14 +134,14 @@ def bursts(
 
 
 def _size(subject: Subject, generator: Sender, per_post: int, seconds: float, warm: int) -> int:
-    """Warm the server, and find out how many posts take about `seconds`."""
+    """Warm the server, and find how many posts take about `seconds`."""
     posts = min(WARM_POSTS, max(2, warm // per_post))
     while True:
         started = time.perf_counter()
         generator.send(posts)
         took = wait_for(subject, generator.sent) - started
         times = seconds / took
-        if times < 2:  # else most of it may have been a sink's linger
+        if times < 2:  # otherwise most of the time may have been a sink's linger
             return max(2, round(posts * times))
         posts = round(posts * min(8.0, times))
 
@@ -171,38 +170,37 @@ def latencies(summary: Mapping[str, Any]) -> Sample:
 
 
 def wait_for(subject: Subject, records: int) -> float:
-    """When the last of so many arrived, as time.perf_counter() tells it and within LOOK_EVERY. Raises Lost.
+    """When the last of this many records arrived, as a time of time.perf_counter() that is exact to POLL. Raises Lost.
 
-    Counting would take from the server that is measured. So until nothing has arrived for QUIET, it is only looked at
-    whether something does; then they are counted.
+    Counting would take CPU from the measured server, so records are counted only after nothing has arrived for SETTLED.
     """
     last, grown, due = -1, 0.0, 0.0
     while True:
-        now, moment = subject.far_end.progress(), time.perf_counter()
+        asked, now, moment = time.perf_counter(), subject.far_end.progress(), time.perf_counter()
         if now != last:
-            last, grown, due = now, moment, moment + QUIET
-        elif moment >= due:
+            last, grown, due = now, moment, moment + SETTLED
+        elif asked >= due:
             found = subject.far_end.count()
             if found >= records:
                 return grown
-            if moment - grown > PATIENCE:
+            if moment - grown > subject.lost_after:
                 raise Lost(f"{records} were sent, {found} have arrived")
-            due = moment + RECOUNT
-        time.sleep(LOOK_EVERY)
+            due = moment + RECOUNT_EVERY
+        time.sleep(POLL)
 
 
 def _verify(subject: Subject, sent: int) -> None:
-    time.sleep(QUIET)
+    time.sleep(SETTLED)
     arrived = subject.far_end.count()
     if arrived != sent:
         raise Lost(f"{sent} were sent, {arrived} have arrived")
 
 
-def paced(subject: Subject, path: Path, rate: float, seconds: float, connections: int = 64) -> Iterator[Sample]:
-    """At `rate` posts a second, whatever is answered; latencies count from when a post should have left."""
+def paced(subject: Subject, path: Path, rate: float, seconds: float, warm: int, connections: int = 64) -> Iterator[Sample]:
+    """Send `rate` posts a second, whatever the answers. A latency counts from the time at which the post was due."""
     per_post = Load.read(path).per_post
     with sender(path, subject.url, connections, per_post) as generator:
-        generator.send(min(WARM_POSTS, max(2, WARM // per_post)))
+        generator.send(min(WARM_POSTS, max(2, warm // per_post)))
         wait_for(subject, generator.sent)
         cpu, posts = cpu_seconds(subject.pid), max(1, round(rate * seconds))
         summary = generator.send(posts, rate)
@@ -213,12 +211,12 @@ def paced(subject: Subject, path: Path, rate: float, seconds: float, connections
     yield sample | latencies(summary) | {"rss_mib": peak_memory(subject.pid) / MEBIBYTE}
 
 
-def black_hole(workshop: Workshop, path: Path, connections: int, rounds: int) -> Iterator[Sample]:
-    """What the load generator reaches where nothing is done with its posts."""
+def black_hole(workshop: Workshop, path: Path, connections: int, rounds: int, warm: int) -> Iterator[Sample]:
+    """What the load generator reaches if nothing is done with its posts."""
     hole = workshop.black_hole("receiver")
     load = Load.read(path)
     with sender(path, hole.said, connections, load.per_post) as generator:
-        posts = min(WARM_POSTS, max(2, WARM // load.per_post))
+        posts = min(WARM_POSTS, max(2, warm // load.per_post))
         posts = round(posts * min(50.0, SECONDS / generator.send(posts)["seconds"]))
         for _ in range(rounds):
             summary = generator.send(posts)
@@ -230,8 +228,8 @@ def black_hole(workshop: Workshop, path: Path, connections: int, rounds: int) ->
 
 
 def first_answer(url: str, body: bytes) -> float:
-    """Seconds that one post takes from nothing: connection, post, answer."""
+    """Seconds that one post takes, with its connection."""
     started = time.perf_counter()
-    with urllib.request.urlopen(urllib.request.Request(url, body), timeout=PATIENCE) as answer:
+    with urllib.request.urlopen(urllib.request.Request(url, body), timeout=LOST_AFTER) as answer:
         assert answer.status == 200
     return time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""Where records go, as a measurement sees it."""
+"""The destination of records, as a measurement sees it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -7,12 +7,12 @@ from typing import Any
 
 @dataclass
 class FarEnd:
-    """An empty one.
+    """An empty destination.
 
     sinks     the tables [sinks.NAME] that lead to it
-    count     how many records have arrived there since it was made; of several sinks, at the slowest
-    progress  a number that changes while records arrive; unlike counting, it costs next to nothing
-    pids      its processes, whose CPU is told apart
+    count     how many records have arrived; with several sinks, at the slowest
+    progress  a number that changes while records arrive, and costs far less than counting
+    pids      its processes, whose CPU is reported separately
     """
 
     sinks: Mapping[str, Mapping[str, Any]]

@@ -1,6 +1,6 @@
-"""Where records go: one entry for each sink, with its table of the configuration and how its records are counted there.
+"""The destinations of records: for each sink, its table in the configuration and how to count its records.
 
-To measure another sink, add its entry to FAR_ENDS; stages, whole server, growth and pictures take it from there.
+To measure another sink, add it to FAR_ENDS. Stages, whole server, growth and pictures find it there.
 """
 
 import os
@@ -13,10 +13,11 @@ from typing import Any
 from benchmarks import real_servers
 from benchmarks.far_end import FarEnd
 from benchmarks.workshop import Child, Workshop
+from tests.servers.installed import missing
 
 
 class Lines:
-    """The NDJSON files of a directory, while they grow and are renamed."""
+    """Counts the lines of the NDJSON files in a directory, while they grow and are renamed."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -24,15 +25,15 @@ class Lines:
         self._lines = 0
 
     def size(self) -> int:
-        """Bytes in all of them."""
+        """Bytes in all files."""
         return sum(status.st_size for _, status in self._files())
 
     def count(self) -> int:
-        """Lines in all of them; each byte is read once, however often this is called."""
+        """Lines in all files. Each byte is read once, also over several calls."""
         for path, status in self._files():
             done = self._read.get(status.st_ino, 0)
             if status.st_size > done:
-                with suppress(FileNotFoundError), path.open("rb") as file:  # renamed meanwhile: the next call has it
+                with suppress(FileNotFoundError), path.open("rb") as file:  # if it was renamed, the next call counts it
                     file.seek(done)
                     while chunk := file.read(2**20):
                         self._lines += chunk.count(b"\n")
@@ -47,14 +48,14 @@ class Lines:
 
 @contextmanager
 def file(workshop: Workshop) -> Iterator[FarEnd]:
-    """NDJSON files, on the disk that holds the system's temporary files."""
+    """NDJSON files, on the disk with the system's temporary files."""
     lines = Lines(workshop.directory())
     yield FarEnd({"file": {"type": "file", "directory": str(lines.directory)}}, lines.count, lines.size)
 
 
 @contextmanager
 def bizevents(workshop: Workshop) -> Iterator[FarEnd]:
-    """A black hole that answers as Dynatrace's ingest API does."""
+    """A black hole that answers like Dynatrace's ingest API."""
     hole = workshop.black_hole("bizevents")
     table = {"type": "bizevents", "url": hole.said, "api_token": "dt0c01.BENCH.TOKEN"}
     yield swallowing(hole, "bizevents", table | {"max_age": "36500d"})  # the posts are from 2013
@@ -62,20 +63,20 @@ def bizevents(workshop: Workshop) -> Iterator[FarEnd]:
 
 @contextmanager
 def no_elasticsearch(workshop: Workshop) -> Iterator[FarEnd]:
-    """A black hole that answers as Elasticsearch does."""
+    """A black hole that answers like Elasticsearch."""
     hole = workshop.black_hole("elasticsearch")
     yield swallowing(hole, "elasticsearch", {"type": "elasticsearch", "hosts": [hole.said]})
 
 
 @contextmanager
 def no_kafka(workshop: Workshop) -> Iterator[FarEnd]:
-    """A black hole that answers as a broker of Kafka does; every topic has one partition."""
+    """A black hole that answers like a broker of Kafka; every topic has one partition."""
     hole = workshop.black_hole("kafka")
     yield swallowing(hole, "kafka", {"type": "kafka", "bootstrap_servers": hole.said, "topic": "bench"})
 
 
 def swallowing(hole: Child, name: str, table: Mapping[str, Any]) -> FarEnd:
-    """A black hole as a far end."""
+    """The far end of a black hole."""
     before = taken(hole)
 
     def count() -> int:
@@ -93,37 +94,37 @@ Open = Callable[[Workshop], AbstractContextManager[FarEnd]]
 
 
 @dataclass(frozen=True)
-class Entry:
-    """open: makes what the whole server writes to. black_hole: what a sink's writes alone are measured against: it does no
-    work, and takes the same records again. missing: why the first can't be had on this machine, None where it can."""
+class FarEndKind:
+    """open: makes the destination for the whole server. black_hole: makes the one for a sink's writes alone, which does no
+    work and takes the same records again. missing: says why `open` can't work on this machine, or None."""
 
     open: Open
     black_hole: Open
     missing: Callable[[], str | None] = lambda: None
 
 
-FAR_ENDS: dict[str, Entry] = {
-    "file": Entry(file, file),
-    "bizevents": Entry(bizevents, bizevents),
-    "kafka": Entry(real_servers.kafka, no_kafka, lambda: real_servers.fetched("kafka-*")),
-    "elasticsearch": Entry(real_servers.elasticsearch, no_elasticsearch, lambda: real_servers.fetched("elasticsearch/*")),
+FAR_ENDS: dict[str, FarEndKind] = {
+    "file": FarEndKind(file, file),
+    "bizevents": FarEndKind(bizevents, bizevents),
+    "kafka": FarEndKind(real_servers.kafka, no_kafka, lambda: missing("kafka")),
+    "elasticsearch": FarEndKind(real_servers.elasticsearch, no_elasticsearch, lambda: missing("elasticsearch")),
 }
 
 
-def available() -> dict[str, Entry]:
-    """Those that can be had here."""
+def available() -> dict[str, FarEndKind]:
+    """Those that this machine has."""
     return {name: entry for name, entry in FAR_ENDS.items() if not entry.missing()}
 
 
 @contextmanager
 def all_of(workshop: Workshop) -> Iterator[FarEnd]:
-    """All that are available, together."""
+    """All available ones together."""
     with ExitStack() as stack:
         yield joined([stack.enter_context(entry.open(workshop)) for entry in available().values()])
 
 
 def joined(ends: list[FarEnd]) -> FarEnd:
-    """Several as one."""
+    """Several far ends as one."""
     sinks = {name: table for end in ends for name, table in end.sinks.items()}
     pids = {name: pid for end in ends for name, pid in end.pids.items()}
     return FarEnd(sinks, lambda: min(end.count() for end in ends), lambda: sum(end.progress() for end in ends), pids)
@@ -131,7 +132,7 @@ def joined(ends: list[FarEnd]) -> FarEnd:
 
 @contextmanager
 def several_files(workshop: Workshop, number: int) -> Iterator[FarEnd]:
-    """So many file sinks."""
+    """The far end of this many file sinks."""
     with ExitStack() as stack:
         ends = [stack.enter_context(file(workshop)) for _ in range(number)]
         for place, end in enumerate(ends):
@@ -140,7 +141,7 @@ def several_files(workshop: Workshop, number: int) -> Iterator[FarEnd]:
 
 
 def toml(sinks: Mapping[str, Mapping[str, Any]]) -> str:
-    """The tables as a configuration has them."""
+    """The tables in TOML."""
     return "\n".join(f"[sinks.{name}]\n" + "".join(_lines(table)) for name, table in sinks.items())
 
 

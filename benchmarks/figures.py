@@ -95,4 +95,4 @@ def _peers(cases: list[Case]) -> Iterator[str]:
     yield "What btfeed does and they do not:"
     yield ""
     for name in dict.fromkeys(case.name for case in cases):
-        yield f"- {name}: {'; '.join(lack.told for lack in PEERS[name].lacks)}"
+        yield f"- {name}: {'; '.join(lack.text for lack in PEERS[name].lacks)}"

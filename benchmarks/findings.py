@@ -1,4 +1,4 @@
-"""A result in words: what is flat as something grows and what is not, and whether the load generator bounds anything."""
+"""What a result means: what stays flat as something grows, and whether the load generator limits a rate."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ from benchmarks.measuring import Spread
 from benchmarks.results import Case, Result
 
 FLAT = 1.25
-"""Costs that differ by less than this factor are called flat; so is what the noise explains."""
-FEW = 10
-"""Of a time at a steady rate, so many minutes are taken together, at its beginning and its end."""
-QUANTITIES = {
+"""Costs that differ by less than this factor, or by less than the noise, are flat."""
+MINUTES_AT_AN_END = 10
+"""At a steady rate, this many first minutes are compared with this many last ones."""
+GROWING = {
     "x_parse": "CPU, × parse; of a backlog: of delivering it",
     "take_x_parse": "CPU of taking posts, × parse",
     "first_answer_ms": "first answer, ms",
@@ -18,14 +18,14 @@ QUANTITIES = {
     "ack_p99_ms": "99 % of answers, ms",
     "rss_mib": "memory at most, MiB",
 }
-"""What may grow, and how it is told."""
+"""Quantities that may grow, and their descriptions."""
 BOUND = 1.25
-"""A load generator that reaches less than this times a rate may have bounded it."""
+"""The load generator may have limited a rate if it reaches less than this times the rate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """What one quantity was as something grew. points: how much of that there was, and what it then cost."""
+    """One quantity as something grew. points: how much of that there was, and the quantity then."""
 
     name: str
     quantity: str
@@ -33,7 +33,7 @@ class Growth:
 
     @property
     def ratio(self) -> float:
-        """Of the last point to the first."""
+        """The last point's median to the first one's."""
         return self.points[-1][1].median / max(self.points[0][1].median, 1e-12)
 
     @property
@@ -47,12 +47,12 @@ class Growth:
 
 
 def growths(result: Result) -> Iterator[Growth]:
-    """Of each thing that grows, each quantity that was measured."""
+    """For each thing that grows, each measured quantity."""
     cases: dict[str, list[Case]] = {}
     for case in result.of("growth"):
         cases.setdefault(case.name, []).append(case)
     for name, found in cases.items():
-        for quantity in QUANTITIES:
+        for quantity in GROWING:
             points = _minutes(found[0], quantity) if name == "time" else _points(found, quantity)
             if len(points) > 1:
                 yield Growth(name, quantity, points)
@@ -65,16 +65,16 @@ def _points(cases: list[Case], quantity: str) -> list[tuple[float, Spread]]:
 
 
 def _minutes(case: Case, quantity: str) -> list[tuple[float, Spread]]:
-    """The first minutes together, and the last ones."""
+    """Two points: the first minutes, and the last ones."""
     values = case.samples.get(quantity, [])
-    few = min(FEW, len(values) // 2)
+    few = min(MINUTES_AT_AN_END, len(values) // 2)
     return [(few, Spread.of(values[:few])), (len(values), Spread.of(values[-few:]))] if few else []
 
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """size: occurrences in a post. alone: what the load generator reaches where nothing is done with them, occurrences a
-    second. fastest: the case of that size with the highest rate of answers. busy: the most of its core that the generator
+    """size: occurrences in a post. alone: occurrences a second that the load generator reaches against a black hole.
+    fastest: the case of that size with the highest rate of answers. busy: the largest share of its core that the generator
     used with any server."""
 
     size: int
@@ -84,7 +84,7 @@ class Reserve:
 
     @property
     def rate(self) -> float:
-        """Of answers, of the fastest case."""
+        """Occurrences that the fastest case answered in a second."""
         return self.fastest.median("acknowledged_per_s")
 
     @property
@@ -93,12 +93,12 @@ class Reserve:
 
     @property
     def enough(self) -> bool:
-        """It bounds nothing of that size."""
+        """Whether the generator limits no rate of this size."""
         return self.ratio >= BOUND
 
 
 def reserves(result: Result) -> Iterator[Reserve]:
-    """For each size of posts."""
+    """The reserve of the load generator, for each size of posts."""
     for alone in result.of("load generator"):
         size = int(alone.parameters["occurrences"])
         served = [

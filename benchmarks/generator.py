@@ -2,12 +2,12 @@
 
     python -m benchmarks.generator POSTS.btposts URL CONNECTIONS     JSON commands on stdin, one a line; answers on stdout
 
-It is as cheap as Python can be: one protocol on uvloop, requests made of parts that are there already. What it can do at
-most is measured against a black hole and stands beside the results. It sends no Accept-Encoding, as AppMon does not: some
-servers would compress their answers.
+It uses little CPU: one protocol on uvloop, and requests made of prepared parts. Its own limit is measured against a black
+hole, and is part of a result. Like AppMon it sends no Accept-Encoding, because some servers would compress their answers.
 
-Commands: {"posts": N} sends so many as fast as answers come; {"posts": N, "rate": R} sends R a second whatever is answered.
-At a fixed rate a post's latency counts from when it should have left, so that a stall is seen by all posts that it held up.
+Commands: {"posts": N} sends N posts as fast as answers come; {"posts": N, "rate": R} sends R posts a second, whatever the
+answers. At a fixed rate, a post's latency counts from the time at which it was due, so that a stall counts for all posts
+that it held up.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ QUANTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
 
 
 class Generator:
-    """Sends the posts of a load. connect, then run as often as wanted."""
+    """Sends the posts of a load: call `connect` once, then `run` for each command."""
 
     def __init__(self, load: Load, url: str) -> None:
         parts = urlsplit(url)
@@ -43,11 +43,11 @@ class Generator:
             "Content-Length: "
         ).encode()
         self._idle: deque[Connection] = deque()
-        self._due: deque[float] = deque()  # of posts that have no connection yet
+        self._due: deque[float] = deque()  # due times of posts that wait for a connection
         self._latencies = array("d")
         self._refused: dict[str, int] = {}
         self._left = self._unanswered = 0
-        self._late = 0.0  # of the generator itself: a connection was free and the post did not leave
+        self._late = 0.0  # the most seconds that a post left late although a connection was free
         self._done = asyncio.Event()
 
     async def connect(self, connections: int) -> None:
@@ -56,7 +56,7 @@ class Generator:
             self._idle.append(connection)
 
     async def run(self, posts: int, rate: float | None = None) -> dict[str, Any]:
-        """Send `posts` posts, return when all are answered."""
+        """Send this many posts, and return a summary when all are answered."""
         self._latencies, self._refused, self._late = array("d"), {}, 0.0
         self._unanswered = posts
         self._done.clear()
@@ -83,7 +83,7 @@ class Generator:
                 self._give(self._idle.popleft())
 
     def _give(self, connection: "Connection") -> None:
-        """The next post, where there is one, to a connection that is free."""
+        """Send the next post, if there is one, over a free connection."""
         if self._due:
             since = self._due.popleft()
         elif self._left:
@@ -97,7 +97,7 @@ class Generator:
         connection.send([self._head + b"%d\r\n\r\n" % length, *parts], since)
 
     def answered(self, connection: "Connection", status: str, since: float) -> None:
-        """`status`: what stands behind HTTP/1.1, or what went wrong."""
+        """status: that of the answer, such as "200 OK", or what went wrong."""
         if status.startswith("200"):
             self._latencies.append(time.perf_counter() - since)
         else:
@@ -108,7 +108,7 @@ class Generator:
         if not connection.lost:
             self._give(connection)
         elif self._left or self._due:
-            raise SystemExit(f"a connection was lost: {status}")
+            raise SystemExit(f"connection lost: {status}")
 
     def _summary(self, posts: int, seconds: float, cpu: float) -> dict[str, Any]:
         ordered = sorted(self._latencies)
@@ -118,7 +118,7 @@ class Generator:
 
 
 class Connection(asyncio.Protocol):
-    """One kept-alive connection, with one request on it at a time."""
+    """A kept-alive connection, with one request at a time."""
 
     def __init__(self, generator: Generator) -> None:
         self._generator = generator
@@ -128,7 +128,7 @@ class Connection(asyncio.Protocol):
         self.lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # which uvloop's only resembles
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
 
     def send(self, parts: list[bytes], since: float) -> None:
         self._since, self._busy = since, True

@@ -1,6 +1,6 @@
 """What costs more as something grows: a backlog, business transactions, sinks, connections, time.
 
-Everything but what grows stays the same, so that a flat line is one that costs no more.
+Only one thing grows in a case, so a flat line means that more of it costs nothing.
 """
 
 import sys
@@ -19,21 +19,17 @@ from benchmarks.results import Case
 from benchmarks.workshop import Workshop
 from tests.support.harness import Server, peak_memory
 
-DRAIN = 1.0
-"""Seconds that a backlog is watched while it is delivered."""
-AGAIN = 3
-"""So often posts are taken on top of a backlog, and a server is started with it."""
+REPEATS = 3
+"""How often posts are sent on top of a backlog, and how often a server is started with it."""
 STEADY = 50
-"""Posts of 100 occurrences a second, over the hour."""
-AT_ONCE = 200
-"""Posts that are sent in one go while a backlog is made, and to see what taking them costs."""
+"""Posts of 100 occurrences a second, at the steady rate."""
 DRAINED_GIB, MINUTE_GIB = 4.0, 0.5
-"""What is written while a backlog is watched, and in a minute at the steady rate, at most."""
-STALLED = [sys.executable, "-m", "tests.app.stalled"]
+"""The most that is written while a backlog is watched, and in a minute at the steady rate."""
+STALLED = [sys.executable, "-m", "tests.support.stalled"]
 
 
 def jobs(plan: Plan) -> Iterator[Job]:
-    """Names are what grows."""
+    """A case is named after what grows in it."""
     for number in plan.transactions:
         run = _bursts(plan, 0, str(number), far_ends.file, 8)
         yield Job(Case("growth", "business transactions", {"number": number}), plan.rounds_of("growth"), run)
@@ -45,17 +41,17 @@ def jobs(plan: Plan) -> Iterator[Job]:
         yield Job(Case("growth", "connections", {"number": number}), plan.rounds_of("growth"), run)
     for number in plan.backlogs:
         case, gib = Case("growth", "backlog", {"mebibytes": number}), DRAINED_GIB + number / 1024
-        yield Job(case, 2 * AGAIN + 1, _backlog(number), once=True, gib=gib)
+        yield Job(case, 2 * REPEATS + 1, _backlog(plan, number), once=True, gib=gib)
     if plan.minutes:
         case, gib = Case("growth", "time", {"minutes": plan.minutes}), plan.minutes * MINUTE_GIB
-        yield Job(case, plan.minutes, _steady(plan.minutes), once=True, gib=gib)
+        yield Job(case, plan.minutes, _steady(plan), once=True, gib=gib)
 
 
 def _bursts(
     plan: Plan, size: int, kind: str, opened: far_ends.Open, connections: int
 ) -> Callable[[Workshop], Iterator[Sample]]:
     def run(workshop: Workshop) -> Iterator[Sample]:
-        occurrences = 20_000 if size else 100_000  # of the most names, all
+        occurrences = plan.load if size else 5 * plan.load  # enough for the most names
         path = workshop.load(size, occurrences, kind)
         with opened(workshop) as far_end, end_to_end.btfeed(workshop, far_end) as subject:
             yield from end_to_end.bursts(
@@ -65,26 +61,26 @@ def _bursts(
     return run
 
 
-def _backlog(mebibytes: int) -> Callable[[Workshop], Iterator[Sample]]:
-    """A server that starts with so much to deliver: how soon it answers, what it costs, what it needs.
+def _backlog(plan: Plan, mebibytes: int) -> Callable[[Workshop], Iterator[Sample]]:
+    """A server that starts with this backlog: how soon it answers, and what it costs.
 
-    take_x_parse       CPU of taking posts on top of it, while nothing is delivered
-    start_s            from its start until it listens
-    first_answer_ms    the first post after that
-    x_parse            CPU of delivering, in the first seconds; where all has been delivered then, there is no other start
+    take_x_parse       CPU of taking posts on top of the backlog, while nothing is delivered
+    start_s            time from its start until it listens
+    first_answer_ms    time of the first post after that
+    x_parse            CPU of delivering, in the first seconds; if everything is delivered by then, no other start follows
     """
 
     def run(workshop: Workshop) -> Iterator[Sample]:
-        path, directory = workshop.load(1_000, 20_000), workshop.directory()
+        path, directory = workshop.load(1_000, plan.load), workshop.directory()
         load = Load.read(path)
         baseline = Baseline(load.bodies, load.occurrences)
-        yield from _fill(directory, path, load, baseline, mebibytes)
+        yield from _fill(directory, path, load, baseline, mebibytes, plan.at_once)
         lines = Lines(directory / "files")
-        for _ in range(AGAIN):
-            if not mebibytes:  # posts that were taken to see what that costs are no backlog
+        for _ in range(REPEATS):
+            if not mebibytes:  # without the posts whose cost was measured
                 directory = workshop.directory()
                 lines = Lines(directory / "files")
-            sample, left = _start(directory, lines, load, baseline)
+            sample, left = _start(directory, lines, load, baseline, plan.drain)
             yield sample
             if mebibytes and not left:
                 break
@@ -95,8 +91,8 @@ def _backlog(mebibytes: int) -> Callable[[Workshop], Iterator[Sample]]:
 _ROOMY = 'max_size = "100GiB"'
 
 
-def _fill(directory: Path, path: Path, load: Load, baseline: Baseline, mebibytes: int) -> Iterator[Sample]:
-    """Post until so much waits in the journal of a server whose sink hangs; then what some more posts cost."""
+def _fill(directory: Path, path: Path, load: Load, baseline: Baseline, mebibytes: int, at_once: int) -> Iterator[Sample]:
+    """Fill the journal of a server whose sink hangs, then measure what more posts cost."""
     size = sum(map(len, load.bodies)) / len(load.bodies)
     with ExitStack() as stack:
         server = stack.enter_context(Server(directory, journal=_ROOMY, program=STALLED))
@@ -104,49 +100,49 @@ def _fill(directory: Path, path: Path, load: Load, baseline: Baseline, mebibytes
         generator.send(20)
         left = round(mebibytes * MEBIBYTE / size)
         while left > 0:
-            generator.send(min(left, AT_ONCE))
-            left -= AT_ONCE
-        for _ in range(AGAIN):
+            generator.send(min(left, at_once))
+            left -= at_once
+        for _ in range(REPEATS):
             before, cpu = baseline.measure(), cpu_seconds(server.pid)
-            generator.send(AT_ONCE)
-            cost = (cpu_seconds(server.pid) - cpu) / AT_ONCE / load.per_post * 1e6
+            generator.send(at_once)
+            cost = (cpu_seconds(server.pid) - cpu) / at_once / load.per_post * 1e6
             yield {"take_x_parse": baseline.round(cost, before).ratio}
         server.kill()
     yield {"journal_mib": (directory / "journal" / "journal.db").stat().st_size / MEBIBYTE}
 
 
-def _start(directory: Path, lines: Lines, load: Load, baseline: Baseline) -> tuple[Sample, int]:
-    """One start with what waits in `directory`, and how many posts still wait at its end."""
+def _start(directory: Path, lines: Lines, load: Load, baseline: Baseline, drain: float) -> tuple[Sample, int]:
+    """Start once with the backlog in `directory`. The sample, and how many posts still wait at the end."""
     records = lines.count()
     before, started = baseline.measure(), time.perf_counter()
     with Server(directory, journal=_ROOMY) as server:
         began, cpu = time.perf_counter(), cpu_seconds(server.pid)
         sample = {"start_s": began - started}
         sample["first_answer_ms"] = end_to_end.first_answer(server.url, load.bodies[0]) * 1e3
-        while (left := server.status()["sinks"]["files"]["backlog_posts"]) and time.perf_counter() - began < DRAIN:
+        while (left := server.status()["sinks"]["files"]["backlog_posts"]) and time.perf_counter() - began < drain:
             time.sleep(0.25)
         spent = cpu_seconds(server.pid) - cpu
         sample["rss_mib"] = peak_memory(server.pid) / MEBIBYTE
-        server.kill()  # before what it has delivered is counted
+        server.kill()  # before the delivered records are counted
     delivered = lines.count() - records
     if delivered > load.occurrences:
         sample |= baseline.round(spent / delivered * 1e6, before).sample()
     return sample, left
 
 
-def _steady(minutes: int) -> Callable[[Workshop], Iterator[Sample]]:
-    """A sample for each minute."""
+def _steady(plan: Plan) -> Callable[[Workshop], Iterator[Sample]]:
+    """A sample for each minute at the steady rate."""
 
     def run(workshop: Workshop) -> Iterator[Sample]:
-        path = workshop.load(100, 20_000)
+        path = workshop.load(100, plan.load)
         load = Load.read(path)
         baseline = Baseline(load.bodies, load.occurrences)
         with ExitStack() as stack:
             far_end = stack.enter_context(far_ends.file(workshop))
             subject = stack.enter_context(end_to_end.btfeed(workshop, far_end, _ROOMY))
             generator = stack.enter_context(end_to_end.sender(path, subject.url, 64, load.per_post))
-            generator.send(AT_ONCE)
-            for _ in range(minutes):
+            generator.send(plan.at_once)
+            for _ in range(plan.minutes):
                 yield _minute(subject, generator, baseline)
 
     return run

@@ -12,8 +12,8 @@ Sample = dict[str, float]
 
 @dataclass
 class Job:
-    """run: gives about `rounds` samples for the case. once: not in every turn, since it takes long. gib: of free disk that
-    it needs. failure: why it gave nothing."""
+    """run: yields about `rounds` samples of the case. once: runs in one turn only, because it takes long. gib: free disk
+    that it needs. failure: why it has no samples."""
 
     case: Case
     rounds: int
@@ -25,21 +25,27 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """turns: of all jobs but those that run once. rounds: of a case in one turn.
+    """How much is measured.
 
-    once            groups whose jobs run once, for the rounds of all turns: they take long to prepare
-    codecs          of the Kafka sink beside its bare client
-    occurrences     that a stage works on
-    burst           seconds that the whole server is given posts as fast as it takes them; half of it for what grows
-    sizes           occurrences in a post, for sinks other than the file sink, which has all
+    turns           how often all jobs run, except those that run once
+    rounds          rounds of a case in a turn
+    once            groups whose jobs take long to prepare: they run once, with the rounds of all turns
+    occurrences     occurrences that a stage works on
+    burst           seconds of a burst, in which the server gets posts as fast as it takes them; growth halves it
+    sizes           occurrences in a post; the file sink is measured with all SIZES
     few             occurrences in a post, for all sinks together and for the plain path
-    paced           seconds at a fixed rate, for each of
+    paced           seconds at each of `rates`
     rates           posts of 100 occurrences a second
     backlogs        MiB of posts that wait when a server starts
-    transactions    different names of business transactions
-    sinks           file sinks at once
-    connections     kept alive, all in use
-    minutes         at a steady rate, to see what grows
+    transactions    numbers of business transactions with different names
+    sinks           numbers of file sinks
+    connections     numbers of kept-alive connections
+    codecs          compression of the Kafka sink and of its bare client
+    minutes         minutes at a steady rate
+    load            occurrences of the posts that the whole server gets, over and over
+    warm            occurrences before the first burst
+    at_once         posts that are sent in one go while a backlog is made
+    drain           seconds for which the delivery of a backlog is watched
     """
 
     turns: int
@@ -57,9 +63,13 @@ class Plan:
     connections: tuple[int, ...]
     codecs: tuple[str, ...]
     minutes: int
+    load: int = 20_000
+    warm: int = 10_000
+    at_once: int = 200
+    drain: float = 1.0
 
     def rounds_of(self, group: str) -> int:
-        """Of a case of that group, each time that it is run."""
+        """The rounds of a case of this group, each time that it runs."""
         return self.rounds * self.turns if group in self.once else self.rounds
 
 
@@ -68,10 +78,10 @@ SHORT = Plan(
     burst=1.2, sizes=(100, 1_000), few=(1_000,), paced=5.0, rates=(200, 400), backlogs=(0, 50), transactions=(1, 10_000),
     sinks=(1, 4), connections=(1, 64), codecs=("none", "zstd"), minutes=0,
 )  # fmt: skip
-"""A few minutes."""
+"""Takes minutes."""
 FULL = Plan(
     turns=5, rounds=3, once=(), occurrences=40_000, burst=1.5, sizes=SIZES, few=SIZES, paced=60.0,
     rates=(20, 100, 200, 400), backlogs=(0, 1_000, 10_000), transactions=(1, 10, 100, 1_000, 10_000), sinks=(1, 2, 4, 8),
     connections=(1, 8, 64, 256, 900), codecs=("none", "gzip", "snappy", "lz4", "zstd"), minutes=60,
 )  # fmt: skip
-"""Hours."""
+"""Takes hours."""

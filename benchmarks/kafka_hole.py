@@ -1,8 +1,8 @@
-"""A broker that forgets: what a producer needs of Kafka's protocol, and of its batches only how many records they hold.
+"""A broker that keeps nothing: the part of Kafka's protocol that a producer needs. It only counts the records of batches.
 
-Every topic is there, with one partition, whose leader it is. It offers one version of each request, the highest that
-aiokafka knows of those without tagged fields; whoever asks for another one loses the connection.
-https://kafka.apache.org/protocol has the requests, https://kafka.apache.org/documentation/#recordbatch the batches.
+Every topic exists, with one partition, which it leads. It offers one version of each request: the highest one without
+tagged fields that aiokafka knows. Another version ends the connection. Requests are described at
+https://kafka.apache.org/protocol, batches at https://kafka.apache.org/documentation/#recordbatch.
 """
 
 import asyncio
@@ -20,20 +20,20 @@ from aiokafka.protocol.transaction import InitProducerIdRequest_v0, InitProducer
 PREFIX = 4
 """Bytes of the length before each request and answer."""
 BATCH_HEAD = 12
-"""Bytes of a record batch before what its length counts."""
+"""Bytes of a record batch that its length does not include."""
 LENGTH, COUNT = 8, 57
-"""Where a batch has its length, and how many records it holds."""
+"""Offsets of a batch's length and of its number of records."""
 
 
 class KafkaHole(asyncio.Protocol):
-    """One connection. note: is told how many records came."""
+    """One connection. note: called with the number of records that came."""
 
     def __init__(self, note: Callable[[int], None]) -> None:
         self._note = note
         self._buffer = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # which uvloop's only resembles
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -47,7 +47,7 @@ class KafkaHole(asyncio.Protocol):
             self._transport.write(len(answer).to_bytes(PREFIX, "big") + answer)
 
     def _answer(self, request: bytes) -> bytes:
-        """Without its length. Raises KeyError for what was not offered, which ends the connection."""
+        """The answer without its length. Raises KeyError for a request that was not offered, which ends the connection."""
         stream = BytesIO(request)
         key, version, number, _ = RequestHeader_v1.SCHEMA.decode(stream)
         kind, answer = _ANSWERS[key, version]
@@ -84,11 +84,11 @@ _ANSWERS: dict[tuple[int, int], tuple[Any, Callable[[KafkaHole, Any], Any]]] = {
         (ProduceRequest_v7, KafkaHole._produce),
     )
 }
-"""By key and version."""
+"""By API key and version."""
 
 
 def records_in(batches: bytes) -> int:
-    """How many the batches, one behind the other, say that they hold."""
+    """The number of records in consecutive batches."""
     at = found = 0
     while at < len(batches):
         found += unpack_from(">i", batches, at + COUNT)[0]

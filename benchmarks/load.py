@@ -1,7 +1,7 @@
 """The posts that everything is measured with: seeded, of one size, made once and read by every process.
 
-A load is a few thousand posts at most. Where more are sent, each is made unlike all others by its first startTime, so that
-no far end takes two of them for one (event.id is a digest of the post).
+A load has a few thousand posts at most. If more are sent, each gets another first startTime, because equal posts have equal
+event.ids.
 """
 
 from collections.abc import Sequence
@@ -16,19 +16,19 @@ SIZES = (1, 10, 100, 1_000, 10_000)
 """Occurrences in a post."""
 KINDS = ("purepath", "user_action", "visit")
 MIXTURE = (0, 0, 0, 1, 1, 2)
-"""Kinds in posts of one occurrence, one after the other: the shares of a mixed post."""
+"""Kinds of consecutive posts of one occurrence: the shares of a mixed post."""
 BLOCK = 10
-"""Occurrences of a business transaction, where there are many of those."""
+"""Occurrences of a business transaction, in posts of many business transactions."""
 
 
 def connections(size: int) -> int:
-    """Over which posts of that size come: many for small ones, so that commits have something to group."""
+    """How many connections posts of this size come over: many for small ones, so that a commit can group them."""
     return 64 if size <= 100 else 8
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """bodies: the posts. occurrences: in all of them together."""
+    """bodies: the posts. occurrences: their number in all posts together."""
 
     bodies: Sequence[bytes]
     occurrences: int
@@ -39,14 +39,14 @@ class Load:
 
     @staticmethod
     def make(size: int, occurrences: int, kind: str = "mixed", seed: int = 0) -> "Load":
-        """About so many `occurrences`, `size` in each post. kind: one of KINDS, or "mixed"."""
+        """About this many `occurrences`, `size` in each post. kind: one of KINDS, or "mixed"."""
         seeds = range(seed, seed + max(1, occurrences // size))
         bodies = [_body(size, kind, number) for number in seeds]
         return Load(bodies, size * len(bodies))
 
     @staticmethod
     def of_many(transactions: int, occurrences: int) -> "Load":
-        """Posts of 100 business transactions with 10 occurrences each, of so many different names one after the other."""
+        """Posts of 100 business transactions with 10 occurrences each. Their names repeat after `transactions` names."""
         plain = [BusinessTransactions.FromString(body) for body in Load.make(1_000, occurrences, "purepath").bodies]
         number, bodies = 0, []
         for message in plain:
@@ -72,7 +72,7 @@ class Load:
 
     @staticmethod
     def read(path: Path) -> "Load":
-        """What `save` wrote."""
+        """Read what `save` wrote."""
         bodies = list(postfile.read(path))
         return Load(bodies, sum(map(occurrences_in, bodies)))
 
@@ -87,19 +87,19 @@ def _body(size: int, kind: str, seed: int) -> bytes:
 
 
 def occurrences_in(body: bytes) -> int:
-    """How many there are in a post."""
+    """The number of occurrences in a post."""
     return sum(len(part.occurrences) for part in BusinessTransactions.FromString(body).businessTransactions)
 
 
 class Unique:
-    """Posts without end: those of a load over and over, each with another startTime in its first occurrence."""
+    """Endless posts: those of a load over and over, each with another startTime in its first occurrence."""
 
     def __init__(self, bodies: Sequence[bytes]) -> None:
         self._templates = [_split(body) for body in bodies]
         self._number = 0
 
     def next(self) -> tuple[bytes, bytes, bytes]:
-        """A post in three parts."""
+        """The next post, in three parts."""
         turn, place = divmod(self._number, len(self._templates))
         head, start, tail = self._templates[place]
         self._number += 1
@@ -107,7 +107,7 @@ class Unique:
 
 
 def _split(body: bytes) -> tuple[bytes, int, bytes]:
-    """What is before the first startTime, the startTime, what is behind it."""
+    """The bytes before the first startTime, its value, and the bytes after it."""
     start: int = BusinessTransactions.FromString(body).businessTransactions[0].occurrences[0].startTime
     written = postfile.varint(start)
     at = body.index(b"\x08" + written) + 1

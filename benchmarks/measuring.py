@@ -1,13 +1,12 @@
-"""Costs on a machine that changes its speed: each beside its own baseline, as a ratio, round by round.
+"""Costs on a machine that changes its speed: each round is a ratio to a baseline that was measured around it.
 
-A virtual machine may run at two speeds for seconds at a time: the same parse costs 0.31 or 0.45 us. The best round of a
-case and the best round of its baseline then tell of two machines. So each round of a case stands between two rounds of the
-baseline, immediately before and after it; the round's figure is its ratio to their mean, and the figure of the case is the
-median of its rounds, with the least and the most of them beside it. The baseline is what upb takes merely to parse the same
-posts.
+A virtual machine may run at two speeds, for seconds at a time: the same parse costs 0.31 or 0.45 us. The best round of a
+case and the best round of a baseline may then belong to different speeds. So the baseline is measured immediately before
+and after each round; the round's figure is its ratio to their mean, and the figure of a case is the median of its rounds,
+with the least and the most. The baseline is the CPU that upb needs to parse the same posts.
 
-The baseline runs with the other cores as they are. It was tried whether it matters that another core is busy: computing and
-copying there, switched on and off at random 80 times, changed the median by 1 %, where the two speeds are 40 % apart.
+It does not matter whether another core is busy during the baseline: computing and copying there, switched on and off at
+random 80 times, changed the median by 1 %, while the two speeds are 40 % apart.
 """
 
 import logging
@@ -23,19 +22,19 @@ import structlog
 
 from btfeed.posts.bt_pb2 import BusinessTransactions
 
-LEAST = 0.03
-"""Seconds of CPU that a round of the baseline takes at least."""
+MIN_BASELINE_CPU = 0.03
+"""The least seconds of CPU of a round of the baseline."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """What several rounds gave."""
+    """The distribution of a quantity over several rounds."""
 
     median: float
     least: float
     most: float
-    low: float  # a quarter of the rounds gave less
-    high: float  # a quarter gave more
+    low: float  # a quarter of the rounds is below
+    high: float  # a quarter is above
     rounds: int
 
     @staticmethod
@@ -56,22 +55,22 @@ class Round:
         return self.cost / self.baseline
 
     def sample(self) -> dict[str, float]:
-        """As it stands in a result."""
+        """The quantities that a result contains."""
         return {"cpu_us": self.cost, "parse_us": self.baseline, "x_parse": self.ratio}
 
 
 class Baseline:
-    """What upb takes to parse `bodies`, which hold so many occurrences. last: what `measure` gave the last time."""
+    """The CPU that upb needs to parse `bodies`. last: what `measure` returned last."""
 
     def __init__(self, bodies: Sequence[bytes], occurrences: int) -> None:
         self._bodies = bodies
         self._occurrences = occurrences
-        self.measure()  # the first one warms caches
+        self.measure()  # warms caches
 
     def measure(self) -> float:
-        """CPU microseconds an occurrence, now."""
+        """CPU microseconds an occurrence, measured now."""
         turns, started = 0, time.process_time()
-        while (spent := time.process_time() - started) < LEAST:
+        while (spent := time.process_time() - started) < MIN_BASELINE_CPU:
             for body in self._bodies:
                 BusinessTransactions.FromString(body)
             turns += 1
@@ -79,14 +78,14 @@ class Baseline:
         return self.last
 
     def round(self, cost: float, before: float) -> Round:
-        """The round that cost so much and has just ended; `before` was measured when it began."""
+        """A round of this cost that has just ended; `before` was measured when it began."""
         return Round(cost, (before + self.measure()) / 2)
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU that a process of ours or another has had, its threads included, those that ended too.
+    """CPU time of any process, with all its threads, also ended ones.
 
-    The id of the clock is the one that clock_getcpuclockid(3) gives; Python has no function for it.
+    The clock's id is that of clock_getcpuclockid(3), for which Python has no function.
     """
     return time.clock_gettime(~pid << 3 | 2)
 
@@ -96,19 +95,19 @@ def cpu_seconds_of_all(pids: Mapping[str, int]) -> dict[str, float]:
 
 
 def bytes_written(pid: int) -> int:
-    """What a process has caused to be written to disk."""
+    """Bytes that the kernel wrote to disk for a process."""
     fields = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
     return int(fields["write_bytes"])
 
 
 def pin(core: int) -> None:
-    """Keep this process on one core, counted from the end where negative, if there are two to choose from."""
+    """Keep this process on one core, if it has several. A negative number counts from the last one."""
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) > 1:
         os.sched_setaffinity(0, {cores[core]})
 
 
 def quiet() -> None:
-    """Sinks that run in this process say only what is wrong, and not on standard output."""
+    """Let sinks in this process log warnings only, to stderr."""
     made = structlog.make_filtering_bound_logger(logging.WARNING)
     structlog.configure(wrapper_class=made, logger_factory=structlog.PrintLoggerFactory(sys.stderr))

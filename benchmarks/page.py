@@ -1,4 +1,4 @@
-"""A result as pictures (SVG and PNG) and as one HTML page that needs no other file: pictures, tables, machine, raw JSON."""
+"""A result as pictures (SVG and PNG), and as an HTML page of pictures, tables and raw JSON that needs no other file."""
 
 import html
 import json
@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from benchmarks.findings import FLAT, QUANTITIES, growths, reserves
+from benchmarks.findings import FLAT, GROWING, growths, reserves
 from benchmarks.peers import PEERS
 from benchmarks.plots import PICTURES, STYLE
 from benchmarks.results import Case, Result
@@ -19,21 +19,22 @@ TITLES = {
     "throughput": "Throughput and CPU",
     "stages": "Where the time goes",
     "stages-plain": "Where the time goes without the native transcoder",
-    "sinks": "What each sink's writes cost",
+    "sinks": "What the writes of each sink cost",
     "latency": "Latency",
     "growth": "What grows",
     "hour": "Over time",
-    "peers": "Peers",
+    "peers": "Other servers",
 }
 NOTES = {
-    "throughput": "As fast as answers come, fsync before each answer. Medians; bars from the least round to the most.",
-    "stages": "Each stage alone, in its own process. The whole server takes HTTP and the event loop beyond that.",
-    "stages-plain": "The plain path runs where the native one was not built.",
-    "latency": "Posts leave at a fixed rate whatever is answered, and latency counts from when a post should have left.",
-    "sinks": "Each sink's writes alone, to something that takes everything and does no work; the file sink's to the disk.",
-    "growth": "All else is the same: a flat line is what costs no more.",
-    "hour": "A steady rate; one point a minute.",
-    "peers": "The same posts from the same load generator; records counted at the end.",
+    "throughput": "Posts leave as fast as answers come, with an fsync before each answer. Points are medians; bars reach "
+    "from the lowest round to the highest.",
+    "stages": "Each stage alone, in a separate process. The whole server adds HTTP and the event loop.",
+    "stages-plain": "The plain path runs if the native transcoder was not built.",
+    "latency": "Posts leave at a fixed rate, whatever the answers. Latency counts from the time at which a post was due.",
+    "sinks": "The writes of each sink alone, to a black hole that takes everything; the file sink writes to the disk.",
+    "growth": "Only one thing grows in each picture. A flat line means that more of it costs nothing.",
+    "hour": "A steady rate, with one point a minute.",
+    "peers": "The same posts from the same load generator; the records are counted at the end.",
 }
 CSS = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -45,7 +46,7 @@ pre { white-space: pre-wrap; background: #f5f5f5; padding: 1rem; font-size: 12px
 
 
 def write(result: Result, directory: Path) -> None:
-    """index.html and the pictures, into `directory`."""
+    """Write index.html and the pictures into `directory`."""
     directory.mkdir(parents=True, exist_ok=True)
     pictures = {}
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]  # the stubs know no mapping of mixed values
@@ -57,7 +58,7 @@ def write(result: Result, directory: Path) -> None:
 
 
 def _save(figure: Figure, path: Path) -> str:
-    """Both files; returns the SVG as HTML takes it."""
+    """Save the PNG and the SVG. Returns the SVG for use in HTML."""
     figure.savefig(path.with_suffix(".png"), dpi=110)
     written = BytesIO()
     figure.savefig(written, format="svg", metadata={"Date": None})
@@ -95,8 +96,8 @@ def _reserves(result: Result) -> Iterator[str]:
     found = list(reserves(result))
     if not found:
         return
-    yield "<p>Does the load generator bound these rates? What it reaches where nothing is done with its posts stands here"
-    yield "beside the highest rate at which a server answered posts of that size, and how busy its core was at most:</p>"
+    yield "<p>Does the load generator limit these rates? The table compares its rate against a black hole with the highest"
+    yield "rate at which a server answered posts of that size, and shows how busy the generator's core was at most.</p>"
     rows = [
         (
             f"{one.size:,}",
@@ -104,39 +105,39 @@ def _reserves(result: Result) -> Iterator[str]:
             f"{one.rate:,.0f} ({one.fastest.group}: {one.fastest.name})",
             f"{one.ratio:.1f}",
             f"{one.busy:.0%}",
-            "no" if one.enough else "it may",
+            "no" if one.enough else "maybe",
         )
         for one in found
     ]
-    columns = ("occurrences in a post", "alone, occurrences / s", "highest with a server", "ratio", "busy", "bounds")
+    columns = ("occurrences in a post", "black hole, occurrences / s", "fastest server", "ratio", "core busy", "limits")
     yield from _rows(columns, rows)
 
 
 def _growths(result: Result) -> Iterator[str]:
-    yield f"<p>Flat is what differs by less than {FLAT - 1:.0%}, or by less than the rounds do among themselves.</p>"
+    yield f"<p>A cost is flat if it differs by less than {FLAT - 1:.0%}, or by less than its rounds differ.</p>"
     rows = [
         (
             one.name,
-            QUANTITIES[one.quantity],
+            GROWING[one.quantity],
             " · ".join(f"{place:,.0f}: {_short(spread.median)}" for place, spread in one.points),
             f"{one.ratio:.2f}",
             one.verdict,
         )
         for one in growths(result)
     ]
-    yield from _rows(("what grows", "what it may cost", "how much of it there was: what it cost", "last / first", ""), rows)
+    yield from _rows(("what grows", "cost", "how much there was: cost", "last / first", "verdict"), rows)
 
 
 def _lacks(result: Result) -> Iterator[str]:
-    yield "<p>What they do not do:</p><ul>"
+    yield "<p>What these servers do not do:</p><ul>"
     for name in dict.fromkeys(case.name for case in result.of("peers")):
-        told = "; ".join(lack.told for lack in PEERS[name].lacks)
+        told = "; ".join(lack.text for lack in PEERS[name].lacks)
         yield f"<li>{html.escape(name)}: {html.escape(told)}</li>"
     yield "</ul>"
 
 
 BELOW = {"throughput": _reserves, "growth": _growths, "peers": _lacks}
-"""What is said below a picture."""
+"""The text below a picture."""
 
 
 def _rows(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -147,7 +148,7 @@ def _rows(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str
 
 
 def _table(group: str, cases: list[Case]) -> Iterator[str]:
-    """Medians, and behind them the least and the most round."""
+    """Medians, with the lowest and the highest round."""
     quantities = list(dict.fromkeys(name for case in cases for name in case.samples))
     yield f"<h3>{html.escape(group)}</h3><table><tr><th>case</th>"
     yield "".join(f"<th>{html.escape(name)}</th>" for name in quantities) + "</tr>"

@@ -1,4 +1,4 @@
-"""Pictures of a result: one function for each, which gives None where the result has nothing to show."""
+"""Pictures of a result: one function for each, which returns None if the result has no data for it."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -22,12 +22,12 @@ STYLE = {
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
     "svg.hashsalt": "btfeed",
-    "svg.fonttype": "none",  # text as text: small, and it can be found
+    "svg.fonttype": "none",  # text as text: small and searchable
     "figure.constrained_layout.use": True,
 }
-COLOURS = ("#3b6ea5", "#d98032", "#5a9367", "#a3475b", "#7d6aa8", "#8a8a8a", "#c2a83e", "#4f9da6", "#b0724b", "#333333")
-FEW = 100
-"""Posts of fewer occurrences have an axis of their own: they cost many times as much."""
+COLORS = ("#3b6ea5", "#d98032", "#5a9367", "#a3475b", "#7d6aa8", "#8a8a8a", "#c2a83e", "#4f9da6", "#b0724b", "#333333")
+SMALL = 100
+"""Posts of fewer occurrences have a separate axis, because they cost many times as much."""
 
 
 def _labelled(axes: Axes, title: str, x: str, y: str) -> None:
@@ -38,7 +38,7 @@ def _labelled(axes: Axes, title: str, x: str, y: str) -> None:
 
 def _lines(axes: Axes, series: Mapping[str, Sequence[Case]], x: str, quantity: str) -> None:
     """A line for each series: its medians over parameter `x`, with bars from the least to the most round."""
-    for (name, cases), colour in zip(series.items(), COLOURS, strict=False):
+    for (name, cases), color in zip(series.items(), COLORS, strict=False):
         ordered = sorted((case for case in cases if quantity in case.samples), key=lambda case: float(case.parameters[x]))
         spreads = [case.spread(quantity) for case in ordered]
         middle = [spread.median for spread in spreads]
@@ -47,7 +47,7 @@ def _lines(axes: Axes, series: Mapping[str, Sequence[Case]], x: str, quantity: s
         places = [float(case.parameters[x]) for case in ordered]
         if places:
             axes.errorbar(
-                places, middle, [below, above], label=name, color=colour, marker="o", markersize=4, capsize=2, lw=1.5
+                places, middle, [below, above], label=name, color=color, marker="o", markersize=4, capsize=2, lw=1.5
             )
     places = sorted({float(case.parameters[x]) for cases in series.values() for case in cases})
     if places and places[0] > 0 and places[-1] / places[0] > 20:
@@ -57,7 +57,7 @@ def _lines(axes: Axes, series: Mapping[str, Sequence[Case]], x: str, quantity: s
 
 
 def _logarithmic(axes: Axes) -> None:
-    """The y axis, with plain numbers at 1, 2 and 5 and their tenfolds, and at least one decade."""
+    """Make the y axis logarithmic: numbers at 1, 2 and 5 of each decade, and at least one decade."""
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_minor_locator(NullLocator())
@@ -79,7 +79,7 @@ def _by_name(result: Result, group: str) -> dict[str, list[Case]]:
 
 
 def throughput(result: Result) -> Figure | None:
-    """Occurrences a second, and CPU an occurrence, by sink and post size."""
+    """Throughput and CPU, by sink and post size."""
     series = _by_name(result, "whole server")
     if not series:
         return None
@@ -102,32 +102,32 @@ def _legend(axes: Axes) -> None:
 
 
 def latency(result: Result) -> Figure | None:
-    """How long a post waits for its 200 at fixed rates."""
+    """The time to a post's 200, at fixed rates."""
     cases = sorted(result.of("latency"), key=lambda case: float(case.parameters["posts_per_s"]))
     if not cases:
         return None
     figure = Figure(figsize=(7, 4))
     axes = figure.subplots()
     points = ("p50", "p99", "p99.9", "max")
-    for case, colour in zip(cases, COLOURS, strict=False):
+    for case, color in zip(cases, COLORS, strict=False):
         values = [case.median(f"ack_{point}_ms") for point in points]
         label = f"{case.parameters['posts_per_s']:g} posts/s"
-        axes.plot(points, values, label=label, color=colour, marker="o", markersize=4)
+        axes.plot(points, values, label=label, color=color, marker="o", markersize=4)
     _logarithmic(axes)
-    _labelled(axes, "Time to the 200, from when a post of 100 occurrences should have left", "share of posts", "ms")
+    _labelled(axes, "Time to the 200, from when a post of 100 occurrences was due", "share of posts", "ms")
     axes.set_xticks(range(len(points)), ["50 %", "99 %", "99.9 %", "all"])
     _legend(axes)
     return figure
 
 
 def stages(result: Result) -> Figure | None:
-    """Where the time goes on the path that runs, stacked: by post size and by type."""
+    """The cost of each stage, stacked, by post size and type."""
     there = any(result.of("stages", "map, native"))
     return _stages(result, _NATIVE if there else _PLAIN, "Where the time goes, with the file sink")
 
 
 def stages_plain(result: Result) -> Figure | None:
-    """The same of the plain path, where the native one runs too."""
+    """The same for the plain path, if the result has both."""
     there = any(result.of("stages", "map, native"))
     return _stages(result, _PLAIN, "Where the time goes on the plain path") if there else None
 
@@ -138,7 +138,7 @@ def _stages(result: Result, parts: "Mapping[str, Part]", title: str) -> Figure |
     )
     if not loads:
         return None
-    groups = [[load for load in loads if (load[0] < FEW) == few] for few in (True, False)]
+    groups = [[load for load in loads if (load[0] < SMALL) == few] for few in (True, False)]
     groups = [group for group in groups if group]
     figure = Figure(figsize=(10, 4.2))
     widths = [max(2, len(group)) for group in groups]
@@ -155,9 +155,9 @@ def _stages(result: Result, parts: "Mapping[str, Part]", title: str) -> Figure |
 def _stack(axes: Axes, result: Result, parts: "Mapping[str, Part]", loads: Sequence[tuple[int, str]]) -> None:
     """A bar for each of `loads`."""
     bottom = [0.0] * len(loads)
-    for (name, of), colour in zip(parts.items(), COLOURS, strict=False):
+    for (name, of), color in zip(parts.items(), COLORS, strict=False):
         heights = [max(0.0, of(result, load)) for load in loads]
-        axes.bar(range(len(loads)), heights, bottom=bottom, label=name, color=colour, width=0.65)
+        axes.bar(range(len(loads)), heights, bottom=bottom, label=name, color=color, width=0.65)
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
     for place, top in enumerate(bottom):
         axes.annotate(f"{top:.1f}", (place, top), ha="center", va="bottom", fontsize=9)
@@ -191,7 +191,7 @@ _PLAIN: dict[str, Part] = {
     "batch": _stage("batch"),
     "file sink": _stage("sink: file"),
 }
-"""Parts that add up. Receiving has a parse of its own, which stands below `limits`."""
+"""Parts that add up. Receiving parses, too, which is not part of `limits`."""
 _NATIVE: dict[str, Part] = {
     "receive: limits": _stage("limits, native"),
     "journal: append": _stage("journal append"),
@@ -203,7 +203,7 @@ _NATIVE: dict[str, Part] = {
 
 
 def sinks(result: Result) -> Figure | None:
-    """Each sink's writes alone: by post size, of mixed posts."""
+    """The writes of each sink alone, by post size, of mixed posts."""
     named = _by_name(result, "stages").items()
     series = {
         name.removeprefix(SINK): [case for case in cases if case.parameters["posts"] == "mixed"]
@@ -215,7 +215,7 @@ def sinks(result: Result) -> Figure | None:
     figure = Figure(figsize=(10, 4))
     told = (
         ("x_parse", "CPU of a sink's writes", "× parse of the same posts"),
-        ("allocations", "Requests for memory", "an occurrence"),
+        ("allocations", "Memory allocations", "per occurrence"),
     )
     for axes, (quantity, title, y) in zip(figure.subplots(1, 2), told, strict=True):
         _lines(axes, series, "occurrences", quantity)
@@ -226,13 +226,13 @@ def sinks(result: Result) -> Figure | None:
 
 
 def growth(result: Result) -> Figure | None:
-    """What grows with what."""
+    """Costs as something grows."""
     series = {name: cases for name, cases in _by_name(result, "growth").items() if name != "time"}
     told = {
         "business transactions": ("number", "x_parse", "different names"),
         "file sinks": ("number", "x_parse", "sinks"),
         "connections": ("number", "x_parse", "connections"),
-        "backlog": ("mebibytes", "take_x_parse", "MiB that wait; cost of taking more"),
+        "backlog": ("mebibytes", "take_x_parse", "MiB that wait; cost of taking posts"),
     }
     series = {name: cases for name, cases in series.items() if name in told}
     if not series:
@@ -257,19 +257,19 @@ def hour(result: Result) -> Figure | None:
         figure.subplots(1, 3),
         (
             ("x_parse", "CPU", "× parse"),
-            ("rss_mib", "memory, at most so far", "MiB"),
+            ("rss_mib", "peak memory", "MiB"),
             ("ack_p99_ms", "99 % of answers", "ms"),
         ),
         strict=True,
     ):
-        axes.plot(range(1, len(case.samples[quantity]) + 1), case.samples[quantity], color=COLOURS[0])
+        axes.plot(range(1, len(case.samples[quantity]) + 1), case.samples[quantity], color=COLORS[0])
         _from_zero(axes)
         _labelled(axes, title, "minute", y)
     return figure
 
 
 def peers(result: Result) -> Figure | None:
-    """Others at the same work, beside btfeed."""
+    """Other servers doing the same work, beside btfeed."""
     others = _by_name(result, "peers")
     if not others:
         return None
@@ -282,8 +282,8 @@ def peers(result: Result) -> Figure | None:
         (("occurrences_per_s", "Throughput", "occurrences / s"), ("cpu_us", "CPU", "µs / occurrence")),
         strict=True,
     ):
-        for place, (size, colour) in enumerate(zip(sizes, COLOURS, strict=False)):
-            _bars(axes, rows, quantity, size, place / len(sizes), 0.8 / len(sizes), colour)
+        for place, (size, color) in enumerate(zip(sizes, COLORS, strict=False)):
+            _bars(axes, rows, quantity, size, place / len(sizes), 0.8 / len(sizes), color)
         axes.grid(visible=True, axis="x")
         axes.grid(visible=False, axis="y")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
@@ -297,20 +297,20 @@ def peers(result: Result) -> Figure | None:
 
 
 def _peer(name: str) -> str:
-    """With what it does not do."""
+    """A peer's name and what it does not do."""
     lacks = [lack.short for lack in PEERS[name].lacks] if name in PEERS else []
     return "\n".join([name, *(", ".join(lacks[start : start + 2]) for start in range(0, len(lacks), 2))])
 
 
 def _bars(
-    axes: Axes, rows: Mapping[str, Sequence[Case]], quantity: str, size: int, offset: float, height: float, colour: str
+    axes: Axes, rows: Mapping[str, Sequence[Case]], quantity: str, size: int, offset: float, height: float, color: str
 ) -> None:
     for place, cases in enumerate(rows.values()):
         for case in cases:
             if case.parameters["occurrences"] == size and quantity in case.samples:
                 value = case.median(quantity)
-                label = f"{size:,}" if place == 0 else None  # once in the legend
-                (bar,) = axes.barh(place + offset, value, height, color=colour, label=label)
+                label = f"{size:,}" if place == 0 else None  # one entry in the legend
+                (bar,) = axes.barh(place + offset, value, height, color=color, label=label)
                 axes.annotate(f" {value:,.0f}", (value, bar.get_y() + height / 2), va="center", fontsize=9)
 
 
@@ -324,4 +324,4 @@ PICTURES: dict[str, Callable[[Result], Figure | None]] = {
     "hour": hour,
     "peers": peers,
 }
-"""By the name of the file."""
+"""By file name."""

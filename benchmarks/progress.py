@@ -1,4 +1,4 @@
-"""Progress bars of the suite, each with the time that is left."""
+"""Progress bars of the suite, with the remaining time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from rich.text import Text
 
 
 class Bars:
-    """One for the turn, one for the case at hand, each with the time that is left."""
+    """One bar for the turn, and one for the current case."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -21,7 +21,7 @@ class Bars:
         self._progress.reset(self._turn, total=cases, description=f"turn {number} of {of}")
 
     def begin(self, name: str, rounds: int, expected: float | None) -> None:
-        """expected: seconds that all its rounds take."""
+        """expected: seconds for all its rounds."""
         self._case = self._progress.add_task(name, total=rounds, expected=expected)
 
     def sampled(self) -> None:
@@ -35,7 +35,7 @@ class Bars:
 
 
 class Remaining(TimeRemainingColumn):
-    """What is left of the expected time, where there is one; else what the rounds so far let expect."""
+    """The rest of the expected time if there is one; otherwise an estimate from the rounds so far."""
 
     def render(self, task: Task) -> Text:
         expected = task.fields.get("expected")
@@ -47,7 +47,7 @@ class Remaining(TimeRemainingColumn):
 
 @contextmanager
 def bars(console: Console) -> Iterator[Bars]:
-    """Drawn on a terminal only."""
+    """Bars that are drawn on a terminal only."""
     name = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
     columns = (name, BarColumn(20), TimeElapsedColumn(), Remaining())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True, expand=True) as progress:

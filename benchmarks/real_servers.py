@@ -1,4 +1,4 @@
-"""Far ends that are real servers, those of the tests: where one was fetched already, it is started once and kept."""
+"""Far ends that are real servers, the ones that tests use. Each is started once and kept."""
 
 import asyncio
 from collections.abc import Iterator
@@ -10,17 +10,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from benchmarks.far_end import FarEnd
 from benchmarks.measuring import cpu_seconds
 from benchmarks.workshop import Workshop
-from tests import servers
 from tests.servers.elasticsearch import NINE, Elasticsearch
 from tests.servers.kafka import Kafka
 
-CACHE = Path(servers.__file__).parent / ".cache"
 JVM = ("-Xms1g", "-Xmx1g", "-Djava.io.tmpdir=${ES_TMPDIR}")
-
-
-def fetched(pattern: str) -> str | None:
-    """Why the server that is so named can't be had without a download, None where it can."""
-    return None if any(CACHE.glob(pattern)) else "run `make test` once: it fetches the server"
 
 
 def broker(workshop: Workshop) -> Kafka:
@@ -47,7 +40,7 @@ def kafka(workshop: Workshop) -> Iterator[FarEnd]:
 
 
 async def messages(bootstrap: str, topic: str, partitions: int) -> int:
-    """All that a topic has taken: it loses none meanwhile."""
+    """How many messages a topic has."""
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap)
     await consumer.start()
     try:
@@ -76,7 +69,7 @@ def elasticsearch(workshop: Workshop) -> Iterator[FarEnd]:
 
     def taken() -> int:
         _, answer = server.ask("GET", f"/{index}/_stats/indexing")
-        primaries = answer.get("_all", {}).get("primaries", {})  # none while the index is not there, or just made
+        primaries = answer.get("_all", {}).get("primaries", {})  # empty if the index does not exist yet
         return int(primaries.get("indexing", {}).get("index_total", 0))
 
     yield FarEnd({"elasticsearch": table}, count, taken, {"Elasticsearch": _java(server)})
@@ -93,20 +86,20 @@ def _node() -> Iterator[Elasticsearch]:
 
 
 def documents(server: Elasticsearch, index: str) -> int:
-    """All that are in an index; none where there is no such index."""
+    """How many documents an index has; 0 if it does not exist."""
     server.ask("POST", f"/{index}/_refresh")
     status, answer = server.ask("GET", f"/{index}/_count")
     return int(answer["count"]) if status == 200 else 0
 
 
 def forget(server: Elasticsearch, index: str) -> None:
-    """Delete an index, and the template that the sink made for it."""
+    """Delete an index, and the sink's template for it."""
     server.ask("DELETE", f"/{index}")
     server.ask("DELETE", f"/_index_template/btfeed-{index}")
 
 
 def _java(server: Elasticsearch) -> int:
-    """The process that works: of those that the first one started, the one that has worked most."""
+    """The server's process: the one with the most CPU time among the descendants of the first one."""
     assert server.process
     return max(_descendants(server.process.pid), key=cpu_seconds)
 

@@ -1,9 +1,9 @@
-"""A result: where and of what it was measured, and every sample of every case; and how it is read again.
+"""A result: the machine, the versions and all samples of all cases, and its file.
 
     {"about": {...}, "cases": [{"group": ..., "name": ..., "parameters": {...}, "samples": {QUANTITY: [...]}}]}
 
-Units stand at the end of a quantity's name: `_us` microseconds an occurrence, `_ms` milliseconds, `_per_s` a second, `_mib`
-MiB; `x_parse` is a ratio to the parse of the same posts, `disk_bytes` and `allocations` are for an occurrence.
+The name of a quantity ends with its unit: `_us` microseconds an occurrence, `_ms` milliseconds, `_per_s` a second, `_mib`
+MiB. `x_parse` is a ratio to the parse of the same posts; `disk_bytes` and `allocations` are per occurrence.
 """
 
 import json
@@ -25,13 +25,13 @@ from btfeed import native
 ROOT = Path(__file__).parent.parent
 LATEST = Path(__file__).parent / "results" / "latest.json"
 SINK = "sink: "
-"""Before a sink's name where its writes are a stage."""
+"""Prefix of a stage that is the writes of a sink."""
 PACKAGES = ("aiohttp", "aiokafka", "apsw", "btfeed", "elasticsearch", "msgspec", "protobuf", "uvloop")
 
 
 @dataclass
 class Case:
-    """samples: by quantity, a value for each round."""
+    """samples: for each quantity, a value for each round."""
 
     group: str
     name: str
@@ -40,7 +40,7 @@ class Case:
 
     @property
     def key(self) -> str:
-        """What names it, in tables and when results are compared."""
+        """The case's name in tables and comparisons."""
         told = ", ".join(f"{name} {value}" for name, value in self.parameters.items())
         return f"{self.group}: {self.name}" + (f" ({told})" if told else "")
 
@@ -57,14 +57,14 @@ class Case:
 
 @dataclass
 class Result:
-    """failures: cases that gave nothing, and why."""
+    """failures: why cases have no samples, by key."""
 
     about: dict[str, Any]
     cases: list[Case]
     failures: dict[str, str] = field(default_factory=dict)
 
     def of(self, group: str, name: str | None = None, **parameters: str | float) -> Iterator[Case]:
-        """The cases of a group, of that name if one is given, that have these parameters."""
+        """The cases of a group with this name, if one is given, and these parameters."""
         for case in self.cases:
             if case.group == group and name in (None, case.name) and parameters.items() <= case.parameters.items():
                 yield case
@@ -72,19 +72,19 @@ class Result:
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         cases = [{"group": c.group, "name": c.name, "parameters": c.parameters, "samples": _short(c)} for c in self.cases]
-        # one line a case: a long file, and yet one that can be read and compared
+        # one line for each case, so that people can read and compare the file
         lines = ",\n".join("  " + json.dumps(case) for case in cases)
         head = json.dumps({"about": self.about, "failures": self.failures}, indent=1)[:-2]
         path.write_text(f'{head},\n "cases": [\n{lines}\n ]\n}}\n', encoding="utf-8")
 
     @staticmethod
     def load(path: Path) -> "Result":
-        """Raises OSError, or ValueError where the file is no result."""
+        """Raises OSError, or ValueError if the file is not a result."""
         read = json.loads(path.read_text(encoding="utf-8"))
         try:
             return Result(read["about"], [Case(**case) for case in read["cases"]], read.get("failures", {}))
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{path} is no result of the benchmarks: {error!r}") from None
+            raise ValueError(f"{path} is not a result of the benchmarks: {error!r}") from None
 
 
 def _short(case: Case) -> dict[str, list[float]]:
@@ -92,7 +92,7 @@ def _short(case: Case) -> dict[str, list[float]]:
 
 
 def about(command: str, seed: int) -> dict[str, Any]:
-    """The machine, the versions, the commit; nothing that names the machine or a folder on it."""
+    """The kind of machine, the versions and the commit. Names of the machine and its folders are left out."""
     return {
         "command": command,
         "time": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -114,7 +114,7 @@ def _packages() -> Iterator[tuple[str, str]]:
     for name in PACKAGES:
         try:
             yield name, version(name)
-        except PackageNotFoundError:  # a sink's library that is not installed
+        except PackageNotFoundError:  # a library of a sink
             continue
 
 
@@ -126,7 +126,7 @@ def _cpu() -> str:
 
 
 def _commit() -> str:
-    """The last one that changed what is measured, marked where that was changed since."""
+    """The last commit that changed what is measured, with a mark if that has changed since."""
     measured = ("btfeed", "sinks", "native")
     commit = _git("log", "-1", "--abbrev=12", "--format=%h", "--", *measured)
     return (commit or "unknown") + (", with changes" if _git("status", "--porcelain", "--", *measured) else "")

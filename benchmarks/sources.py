@@ -1,6 +1,6 @@
-"""How fast the tools make and replay posts: `btfeed generate` to a file, `btfeed replay` to a black hole.
+"""How fast the tools generate and replay posts: `btfeed generate` to a file, `btfeed replay` to a black hole.
 
-Both are measured from their own summaries, in wall-clock time; their CPU, the start included, is told beside it.
+The rates come from the commands' summaries, in wall-clock time. CPU includes the start of the command.
 """
 
 import json
@@ -15,7 +15,7 @@ from benchmarks.workshop import Workshop
 from btfeed.traffic import profile
 from tests.support.harness import BTFEED
 
-OCCURRENCES_PER_FLOW = 11  # about, in the profiles that are shipped
+OCCURRENCES_PER_FLOW = 11  # about, in the shipped profiles
 
 
 def jobs(plan: Plan) -> Iterator[Job]:

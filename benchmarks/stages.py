@@ -1,21 +1,21 @@
-"""What an occurrence costs at each stage, each in a process of its own, on one core, between two parses.
+"""What an occurrence costs at each stage, each in a separate process, on one core, between two parses.
 
-    parse            upb's parser alone: the baseline itself, measured as if it were a case
-    limits           what the plain `admission.admit` takes beyond the parse that is in it
-    limits, native   the same question to the native module, which needs no parse
-    digest           BLAKE2b of the body, of which event.id is made
+    parse            upb's parser alone: the baseline itself, measured like a case
+    limits           the plain `admission.admit`, without the parse that it contains
+    limits, native   the same by the native module, which needs no parse
+    digest           BLAKE2b of the body, from which event.id is made
     digest, native   the same, eight posts at a time
-    journal append   until it is durable, in group commits of what waits; digests are made there
-    journal read     as deliveries read, from a journal that was opened anew
-    validate         what is asked of the field table: once for each occurrence
-    encode           msgspec alone, of records that are ready
-    map              the whole of the plain `PlainMapper.map`: parse, validate, map, encode
-    map, native      the same, by the native transcoder
-    batch            join and cut mapped posts to a sink's batches
-    sink: NAME       its writes to a black hole, or to the disk
+    journal append   until posts are durable, in group commits, with their digests
+    journal read     as deliveries read, from a reopened journal
+    validate         the checks against the field table: once for each occurrence
+    encode           msgspec alone, of finished records
+    map              all of the plain `PlainMapper.map`: parse, validate, map, encode
+    map, native      the same by the native transcoder
+    batch            joining and slicing mapped posts to a sink's batches
+    sink: NAME       the writes of a sink to a black hole, or to the disk
 
-Whoever wants another stage adds a function to STAGES: an asynchronous context manager that prepares, and gives what is to
-be measured, and what is to be taken off that, or None.
+To add a stage, add a function to STAGES: an asynchronous context manager that prepares the work, and yields the function to
+measure and a function whose cost is subtracted, or None.
 """
 
 import asyncio
@@ -46,11 +46,11 @@ from btfeed.telemetry.metrics import Metrics
 from sinks.base import Sink
 from sinks.batch import Batch
 
-LEAST = 0.03
-"""Seconds of CPU that a round takes at least: short ones are repeated."""
+MIN_CPU = 0.03
+"""The least seconds of CPU of a round: short work is repeated."""
 MAX_OCCURRENCES = 100_000
 GROUP = 8
-"""Posts that a commit of the journal has, about, where they come as fast as they can."""
+"""About how many posts a commit of the journal has if they come as fast as they can."""
 DEFAULTS = (RecordSettings(), ValidationSettings())
 
 Work = Callable[[], Awaitable[None]]
@@ -59,7 +59,7 @@ Stage = Callable[["Bench"], AbstractAsyncContextManager[tuple[Work, Work | None]
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """load: what to work on. directory: an empty one. sink: the table of the sink to be measured."""
+    """load: the posts. directory: an empty one. sink: the table of the sink to measure."""
 
     load: Load
     directory: Path
@@ -67,7 +67,7 @@ class Bench:
 
 
 def _plain(work: Callable[[bytes], object]) -> Stage:
-    """A stage that is one call for each post."""
+    """A stage of one call for each post."""
 
     @asynccontextmanager
     async def stage(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
@@ -111,7 +111,7 @@ async def _digests(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
 
 @asynccontextmanager
 async def _validate(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
-    """The calls that a mapper made are made again."""
+    """Repeats the calls that a mapper made."""
     asked: list[tuple[Any, ...]] = []
 
     def note(*arguments: Any) -> list[Violation]:
@@ -130,7 +130,7 @@ async def _validate(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
 
 @asynccontextmanager
 async def _encode(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
-    """The records that a mapper encoded are encoded again."""
+    """Encodes the records again that a mapper encoded."""
     records: list[Any] = []
     encode = msgspec.json.Encoder().encode
 
@@ -156,7 +156,7 @@ def map_posts(load: Load, mapper: PostMapper) -> list[Batch]:
 
 
 def _mapping(made: Callable[[RecordSettings, ValidationSettings], PostMapper]) -> Stage:
-    """Plans are compiled in the first turn, which is not counted."""
+    """The first turn, which is not measured, compiles the plans."""
 
     @asynccontextmanager
     async def stage(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
@@ -187,7 +187,7 @@ async def _append(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
 
 @asynccontextmanager
 async def _read(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
-    """The journal was closed in between, so that nothing of it is in its memory."""
+    """The journal is reopened before it is read, so that it has nothing in memory."""
     async with _journal(bench.directory) as journal:
         await asyncio.gather(*(journal.append(post.Post(b, 0, "peer")) for b in bench.load.bodies))
     async with _journal(bench.directory) as journal:
@@ -224,7 +224,7 @@ async def _batch(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
 
 
 def _batches(posts: list[Batch], max_records: int, max_bytes: int) -> list[Batch]:
-    """As btfeed/delivery/batching.py makes them of posts that are there already."""
+    """What btfeed/delivery/batching.py makes of posts that wait already."""
     found: list[Batch] = []
     waiting: list[Batch] = []
     records = nbytes = 0
@@ -243,7 +243,7 @@ def _batches(posts: list[Batch], max_records: int, max_bytes: int) -> list[Batch
 
 
 async def write_all(sink: Sink, batches: Sequence[Batch], in_flight: int) -> None:
-    """Each batch once, so many at a time; the sink must take them whole."""
+    """Write each batch once, `in_flight` at a time. The sink must take them whole."""
     left = iter(batches)
 
     async def worker() -> None:
@@ -257,7 +257,7 @@ async def write_all(sink: Sink, batches: Sequence[Batch], in_flight: int) -> Non
 
 @asynccontextmanager
 async def _sink(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
-    """All batches once, as many at a time as delivery would have in flight."""
+    """Writes all batches, as many at a time as delivery has in flight."""
     assert bench.sink
     found = config.parse({"sinks": {"bench": bench.sink}}, {}).sinks["bench"]
     delivery = found.common.delivery
@@ -295,14 +295,14 @@ if native.module:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """samples: one for each round. occurrences: how many went through in all, those that warmed included."""
+    """samples: one for each round. occurrences: how many were processed, with those of the warm-up."""
 
     samples: list[dict[str, float]]
     occurrences: int
 
 
 def measure(path: Path, directory: Path, name: str, sink: Mapping[str, Any] | None, rounds: int) -> Measured:
-    """To be called in a process of its own. name: one of STAGES, unless it is that of `sink`."""
+    """Call this in a process that does nothing else. name: one of STAGES, or that of `sink`."""
     pin(0)
     quiet()
     return asyncio.run(_measure(Bench(Load.read(path), directory, sink), name, rounds))
@@ -312,8 +312,8 @@ async def _measure(bench: Bench, name: str, rounds: int) -> Measured:
     baseline = Baseline(bench.load.bodies, bench.load.occurrences)
     samples = []
     async with (_sink if bench.sink else STAGES[name])(bench) as (turn, off):
-        await _cpu(turn)  # the first turn warms
-        times = max(1, round(LEAST / max(1e-6, await _cpu(turn))))
+        await _cpu(turn)  # warm-up
+        times = max(1, round(MIN_CPU / max(1e-6, await _cpu(turn))))
         each = 1e6 / times / bench.load.occurrences
         before = baseline.measure()
         for _ in range(rounds):
@@ -323,12 +323,12 @@ async def _measure(bench: Bench, name: str, rounds: int) -> Measured:
             if off:
                 spent -= await _cpu(off, times)
             samples.append(baseline.round(spent * each, before).sample() | {"wall_us": took * each})
-            before = baseline.last  # one round's end is the next one's beginning
+            before = baseline.last
     return Measured(samples, (2 + rounds * times) * bench.load.occurrences)
 
 
 async def _cpu(work: Work, times: int = 1) -> float:
-    """Seconds of CPU, those of threads too."""
+    """Seconds of CPU, with those of threads."""
     started = time.process_time()
     for _ in range(times):
         await work()
@@ -336,7 +336,7 @@ async def _cpu(work: Work, times: int = 1) -> float:
 
 
 async def allocations(bench: Bench, name: str, counted: Callable[[], int]) -> float:
-    """How often memory is asked for, for an occurrence. counted: how often it was so far."""
+    """Memory allocations for an occurrence. counted: returns how many there were so far."""
     async with (_sink if bench.sink else STAGES[name])(bench) as (turn, off):
 
         async def count(work: Work) -> int:

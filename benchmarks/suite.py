@@ -1,7 +1,6 @@
-"""What is measured, in which order: jobs in turns, each turn in an order of its own.
+"""What is measured, in which order. Jobs run in several turns, each in another random order.
 
-The turns are repeated, so that what is slow for minutes hits all cases alike; the order comes from a seed that stands in
-the result.
+So minutes in which the machine is slow hit all cases alike. The order comes from a seed, which the result contains.
 """
 
 import multiprocessing
@@ -30,11 +29,11 @@ from btfeed import native
 
 PLAIN = ", plain path"
 FILE_PLAIN = "file" + PLAIN
-"""The whole server without the native transcoder."""
+"""The name of the case in which the whole server runs without the native transcoder."""
 
 
 def jobs(plan: Plan) -> Iterator[Job]:
-    """All of them."""
+    """All jobs of a plan."""
     yield from _stages(plan)
     yield from _whole_server(plan)
     yield from _latency(plan)
@@ -66,7 +65,7 @@ def _stage(case: Case, plan: Plan) -> Callable[[Workshop], Iterator[Sample]]:
 
 
 def _processes() -> ProcessPoolExecutor:
-    """A new process for each task, of one that has imported all it needs and done nothing yet."""
+    """Runs each task in a new process, forked from one that has only imported what it needs."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.stages"])
     return ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1)
@@ -78,7 +77,7 @@ def _posts_of(workshop: Workshop, case: Case, plan: Plan) -> Any:
 
 @contextmanager
 def _sink_of(workshop: Workshop, stage: str) -> Iterator[tuple[Mapping[str, Any] | None, Callable[[], int]]]:
-    """The table of the sink, where the stage is one, and the count at its far end."""
+    """If the stage is a sink, its table and a function that counts the records at its far end."""
     if not stage.startswith(SINK):
         yield None, lambda: 0
         return
@@ -88,7 +87,7 @@ def _sink_of(workshop: Workshop, stage: str) -> Iterator[tuple[Mapping[str, Any]
 
 
 def count_allocations(workshop: Workshop, plan: Plan, cases: Sequence[Case]) -> None:
-    """Into the cases of stages, where they can be counted here."""
+    """Add the number of allocations to the cases of stages, if this machine can count them."""
     counted = [case for case in cases if case.group == "stages" and case.samples]
     if allocations.missing() or not counted:
         return
@@ -113,15 +112,15 @@ def _bursts(name: str, size: int, plan: Plan) -> Callable[[Workshop], Iterator[S
 
     def run(workshop: Workshop) -> Iterator[Sample]:
         with far_end_and_server(workshop, name) as subject:
-            path = workshop.load(size, 20_000)
-            yield from end_to_end.bursts(subject, path, connections(size), rounds, plan.burst)
+            path = workshop.load(size, plan.load)
+            yield from end_to_end.bursts(subject, path, connections(size), rounds, plan.burst, plan.warm)
 
     return run
 
 
 @contextmanager
 def far_end_and_server(workshop: Workshop, name: str) -> Iterator[end_to_end.Subject]:
-    """name: one of FAR_ENDS, "all" of them that are available, "none", or FILE_PLAIN."""
+    """name: one of FAR_ENDS, "all" that are available, "none", or FILE_PLAIN."""
     with ExitStack() as stack:
         far_end = None
         if name != "none":
@@ -133,35 +132,39 @@ def far_end_and_server(workshop: Workshop, name: str) -> Iterator[end_to_end.Sub
 def _latency(plan: Plan) -> Iterator[Job]:
     for rate in plan.rates:
         parameters = {"occurrences": 100, "posts_per_s": rate}
-        yield Job(Case("latency", "file", parameters), 1, _paced(rate, plan.paced))
+        yield Job(Case("latency", "file", parameters), 1, _paced(rate, plan))
 
 
-def _paced(rate: float, seconds: float) -> Callable[[Workshop], Iterator[Sample]]:
+def _paced(rate: float, plan: Plan) -> Callable[[Workshop], Iterator[Sample]]:
     def run(workshop: Workshop) -> Iterator[Sample]:
         with far_end_and_server(workshop, "file") as subject:
-            yield from end_to_end.paced(subject, workshop.load(100, 20_000), rate, seconds)
+            yield from end_to_end.paced(subject, workshop.load(100, plan.load), rate, plan.paced, plan.warm)
 
     return run
 
 
 def _generator(plan: Plan) -> Iterator[Job]:
     for size in SIZES:
-        yield Job(Case("load generator", "black hole", {"occurrences": size}), plan.rounds, _black_hole(size, plan.rounds))
+        yield Job(Case("load generator", "black hole", {"occurrences": size}), plan.rounds, _black_hole(size, plan))
 
 
-def _black_hole(size: int, rounds: int) -> Callable[[Workshop], Iterator[Sample]]:
+def _black_hole(size: int, plan: Plan) -> Callable[[Workshop], Iterator[Sample]]:
     def run(workshop: Workshop) -> Iterator[Sample]:
-        yield from end_to_end.black_hole(workshop, workshop.load(size, 20_000), connections(size), rounds)
+        path = workshop.load(size, plan.load)
+        yield from end_to_end.black_hole(workshop, path, connections(size), plan.rounds, plan.warm)
 
     return run
 
 
 class NoRoom(Exception):
-    """There is less free disk than the cases need."""
+    """There is less free disk space than a case needs."""
 
 
 def run(plan: Plan, seed: int, wanted: Callable[[Case], bool], console: Console) -> tuple[list[Case], dict[str, str]]:
-    """The cases that are `wanted`, and why others of those failed. Raises NoRoom before anything is measured."""
+    """Run the jobs of the `wanted` cases. Returns the cases, and the reasons of those that failed, by key.
+
+    Raises NoRoom before anything is measured.
+    """
     rng = random.Random(seed)
     chosen = [job for job in jobs(plan) if wanted(job.case)]
     _look_for_room(chosen)
@@ -188,8 +191,8 @@ def _look_for_room(chosen: Sequence[Job]) -> None:
     for job in chosen:
         if job.gib > free:
             raise NoRoom(
-                f"{job.case.key} needs {job.gib:.0f} GiB of free disk, and {where} has {free:.1f}; "
-                "TMPDIR names another folder"
+                f"{job.case.key} needs {job.gib:.0f} GiB of free disk, and {where} has {free:.1f}: "
+                "set TMPDIR to another folder"
             )
 
 
@@ -200,7 +203,7 @@ def _run(job: Job, workshop: Workshop, show: Bars) -> None:
         for sample in job.run(workshop):
             job.case.add(sample)
             show.sampled()
-    except Exception as error:  # noqa: BLE001 - the other cases are worth having
+    except Exception as error:  # noqa: BLE001 - the other cases go on
         job.failure = f"{type(error).__name__}: {error}"
     workshop.clear()
     job.case.add({"case_s": time.perf_counter() - started})
@@ -208,7 +211,7 @@ def _run(job: Job, workshop: Workshop, show: Bars) -> None:
 
 
 def _expected(job: Job) -> float | None:
-    """Seconds that the case took in the turn before, or where the committed figures were measured."""
+    """Seconds that the case took in the previous turn, or in the committed result."""
     if earlier := job.case.samples.get("case_s"):
         return earlier[-1]
     return _committed().get(job.case.key)
@@ -216,7 +219,7 @@ def _expected(job: Job) -> float | None:
 
 @cache
 def _committed() -> dict[str, float]:
-    """By case."""
+    """Seconds of each case in the committed result, by key."""
     with suppress(OSError, ValueError):
         return {case.key: case.median("case_s") for case in Result.load(RESULT).cases if "case_s" in case.samples}
     return {}

@@ -1,4 +1,4 @@
-"""What measurements share: a scratch directory, posts that were made once, black holes that are up already."""
+"""What measurements share: a scratch directory, loads, and black holes that run already."""
 
 import shutil
 import subprocess
@@ -14,7 +14,7 @@ from benchmarks.load import Load
 
 
 class Workshop:
-    """`with Workshop() as workshop`. All is gone at its end."""
+    """`with Workshop() as workshop`. Everything is removed at its end."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -30,19 +30,19 @@ class Workshop:
         self._stack.close()
 
     def directory(self) -> Path:
-        """A new one, until `clear`."""
+        """A new directory, until `clear`."""
         made = self.scratch / f"{next(self._numbers):04}"
         made.mkdir()
         self._passing.append(made)
         return made
 
     def clear(self) -> None:
-        """Remove what one measurement has written: all of them together would fill the disk."""
+        """Remove what a measurement wrote, because all of them together would fill the disk."""
         while self._passing:
             shutil.rmtree(self._passing.pop(), ignore_errors=True)
 
     def load(self, size: int, occurrences: int, kind: str = "mixed") -> Path:
-        """The file that holds this load: see Load.make; size 0 stands for posts of `kind` business transactions."""
+        """A file with this load, see Load.make. If size is 0, `kind` is the number of business transactions."""
         key = (size, occurrences, kind)
         if key not in self._made:
             made = Load.make(size, occurrences, kind) if size else Load.of_many(int(kind), occurrences)
@@ -51,21 +51,21 @@ class Workshop:
         return found
 
     def kept(self, name: str, opened: Callable[[], Any]) -> Any:
-        """What the context manager that `opened` gives enters; it is entered once, and left at the end."""
+        """The value of the context manager that `opened` makes. It is entered once, and left at the end."""
         if name not in self._made:
             passing, self._passing = self._passing, []
             self._made[name] = self._stack.enter_context(opened())
-            self._passing = passing  # its directories stay
+            self._passing = passing  # `clear` leaves its directories
         return self._made[name]
 
     def black_hole(self, speaks: str) -> "Child":
-        """One that speaks this language of benchmarks/black_hole.py; its address is what it says first."""
+        """A black hole that speaks this protocol, see black_hole.py. `said` is its address."""
         made: Child = self.kept(f"black hole {speaks}", lambda: child("benchmarks.black_hole", speaks))
         return made
 
 
 class Child:
-    """A module of ours that runs as a process of its own and is told what to do line by line."""
+    """A module that runs as a process and takes commands line by line. said: its first line."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
@@ -73,7 +73,7 @@ class Child:
         self.said = self.read()
 
     def read(self) -> str:
-        """The next line that it prints."""
+        """Its next line."""
         assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:
@@ -90,7 +90,7 @@ class Child:
 
 @contextmanager
 def child(module: str, *arguments: object) -> Iterator[Child]:
-    """It has printed its first line, and ends when its standard input does."""
+    """Start a module, and wait for its first line. It ends when its standard input does."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -1,43 +1,132 @@
-"""Fixtures that several test modules share."""
+"""What tests need and which of them run, and the fixtures that several folders share.
 
-from collections.abc import Iterator
+Each test is marked with what it needs beyond Python: kafka, elasticsearch, java, strace, native. If this machine
+lacks that, the test is skipped; with --require-all the run fails at once instead. --quick runs the tests that need no
+server or tool, with fewer examples and repetitions.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import structlog
+from hypothesis import settings
 
 from btfeed import native
-from tests.servers import elasticsearch
+from tests.servers import installed
 from tests.servers.bizevents import BizeventsServer
-from tests.servers.kafka import Kafka, shared
+from tests.servers.elasticsearch import Elasticsearch
+from tests.servers.elasticsearch import shared as shared_elasticsearch
+from tests.servers.kafka import Kafka
+from tests.servers.kafka import shared as shared_kafka
 from tests.servers.registry import RegistryServer
 from tests.sinks.drivers.elasticsearch import Place
 from tests.support.harness import Server
 
 TESTS = Path(__file__).parent
+NATIVE_MODULES = {"records/test_native.py", "records/test_native_columns.py", "sinks/kafka/test_messages.py"}
 
-collect_ignore = [] if native.module else ["records/test_native.py", "records/test_native_columns.py"]
+settings.register_profile("quick", max_examples=10)
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every process that a test starts compiles btfeed again
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("btfeed")
+    group.addoption("--quick", action="store_true", help="run what needs no server or tool, with fewer repetitions")
+    group.addoption("--require-all", action="store_true", help="fail if a server or tool is missing, instead of skipping")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("quick"):
+        settings.load_profile("quick")
+        Server.fork = True
+    if config.getoption("require_all"):
+        reasons = [reason for need in installed.NEEDS if (reason := _missing(need))]
+        if shutil.which("cargo") and (reason := _missing("native")):
+            reasons.append(reason)
+        if reasons:
+            raise pytest.UsageError(*reasons)
 
 
 def pytest_report_header() -> str:
     return f"mapping: {native.PATH}"
 
 
+# What a test needs
+
+
+def _missing(need: str) -> str | None:
+    """Why this machine can't meet a need, or None if it can."""
+    if need == "native":
+        return None if native.module else "the native modules are not built, or BTFEED_PLAIN is set: run make setup"
+    return installed.missing(need)
+
+
+def _needs(item: pytest.Item) -> set[str]:
+    """By its module, its fixtures (kafka, elasticsearch, java, strace), its marks, and its sink in the contract suite."""
+    call = getattr(item, "callspec", None)
+    sink = str(call.params.get("driver")).partition("-")[0] if call else ""
+    names = {*getattr(item, "fixturenames", ()), *(mark.name for mark in item.iter_markers()), sink}
+    return names & installed.NEEDS.keys() | ({"native"} if _module(item.path) in NATIVE_MODULES else set())
+
+
+def _module(path: Path) -> str:
+    return path.relative_to(TESTS).as_posix()
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes share the tests, those of one module run in one process, and so do all that want
-    Elasticsearch, which takes long to start."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark each test with what it needs, and with its xdist group: a process runs whole modules, and one process runs all
+    tests that use Elasticsearch, because a node takes long to start."""
     for item in items:
-        module = item.path.relative_to(TESTS).as_posix()
-        wants_elasticsearch = module.startswith("sinks/elasticsearch/") or module == "sinks/test_contract.py"
-        item.add_marker(pytest.mark.xdist_group("elasticsearch" if wants_elasticsearch else module))
+        needs = _needs(item)
+        for need in needs:
+            item.add_marker(need)
+        item.add_marker(pytest.mark.xdist_group("elasticsearch" if "elasticsearch" in needs else _module(item.path)))
+    if config.getoption("quick"):
+        _deselect(config, items, [item for item in items if _needs(item) & installed.NEEDS.keys()])
+
+
+def _deselect(config: pytest.Config, items: list[pytest.Item], unwanted: Sequence[pytest.Item]) -> None:
+    config.hook.pytest_deselected(items=unwanted)
+    items[:] = [item for item in items if item not in unwanted]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for need in sorted(_needs(item)):
+        if reason := _missing(need):
+            pytest.skip(reason)
+
+
+class _SkippedModule(pytest.File):
+    """A module that can't be imported without the native modules."""
+
+    def collect(self) -> Iterator[pytest.Item]:
+        pytest.skip(_missing("native") or "", allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    if _module(module_path) in NATIVE_MODULES and _missing("native"):
+        return _SkippedModule.from_parent(parent, path=module_path)
+    return None
+
+
+# Fixtures
 
 
 @pytest.fixture(autouse=True)
 def _logs() -> Iterator[None]:
-    """What runs in this process may set up logs, onto a stream that is gone with the test."""
+    """Undo what a test does to structlog: its stream may end with the test."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(scope="session")
+def quick(request: pytest.FixtureRequest) -> bool:
+    """Whether to run short forms: fewer repetitions of the same."""
+    return bool(request.config.getoption("quick"))
 
 
 @pytest.fixture
@@ -49,16 +138,28 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def dynatrace() -> Iterator[BizeventsServer]:
-    """A stand-in for Dynatrace that keeps events of all times."""
+    """A stand-in for Dynatrace that keeps events of any age."""
     with BizeventsServer() as running:
         running.silent_drop = False
         yield running
 
 
 @pytest.fixture(scope="session")
+def java() -> Path:
+    """The bin directory of a JDK."""
+    return installed.jdk(installed.CLIENT_JAVA) / "bin"
+
+
+@pytest.fixture(scope="session")
+def strace() -> str:
+    """The path of strace."""
+    return installed.strace()
+
+
+@pytest.fixture(scope="session")
 def kafka() -> Kafka:
     """One broker for all tests that leave it as they found it."""
-    return shared()
+    return shared_kafka()
 
 
 @pytest.fixture
@@ -68,9 +169,15 @@ def registry() -> Iterator[RegistryServer]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def elasticsearch() -> Callable[..., Elasticsearch]:
+    """Gives one node of each kind for all tests: `elasticsearch(version, secured=True)`."""
+    return shared_elasticsearch
+
+
 @pytest.fixture
-def place() -> Iterator[Place]:
-    """Names of its own on Elasticsearch 9 without security."""
-    found = Place(elasticsearch.shared())
+def place(elasticsearch: Callable[..., Elasticsearch]) -> Iterator[Place]:
+    """Unused index names on Elasticsearch 9 without security."""
+    found = Place(elasticsearch())
     yield found
     found.close()

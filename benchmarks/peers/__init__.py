@@ -1,7 +1,7 @@
-"""Other servers at the same work, on the same posts, measured in the same way; a peer that is not installed is left out.
+"""Other servers that do the same work on the same posts, measured in the same way, if they are installed.
 
-A peer is an entry of PEERS: how it is started, and what it does not do, which stands beside its figures. It is set up as
-its documentation advises. `make bench-peers` installs what can be had; README.md here tells of the rest.
+PEERS says how a peer is started, and what it does not do, which is shown beside its figures. Peers are configured as their
+documentation advises. `make bench-peers` builds those that are available; README.md here covers the others.
 """
 
 import os
@@ -28,16 +28,16 @@ PROTO = HERE.parent.parent / "proto"
 
 
 class Lack(NamedTuple):
-    """What a peer does not do: for a picture, and in full."""
+    """What a peer does not do: a short form for pictures, and the full text."""
 
     short: str
-    told: str
+    text: str
 
 
 @dataclass(frozen=True)
 class Peer:
-    """program, config: in INSTALLED and here. far_end: where its records are counted. lacks: what btfeed does and it does
-    not, in this configuration."""
+    """program: a file in INSTALLED. config: a file here. far_end: where its records are counted. lacks: what btfeed does
+    and this peer, in this configuration, does not."""
 
     program: str
     config: str
@@ -76,7 +76,12 @@ def _bursts(peer: Peer, size: int, plan: Plan) -> Callable[[Workshop], Iterator[
     def run(workshop: Workshop) -> Iterator[Sample]:
         with serving(workshop, peer) as subject:
             yield from end_to_end.bursts(
-                subject, workshop.load(size, 20_000), connections(size), plan.rounds_of("peers"), plan.burst
+                subject,
+                workshop.load(size, plan.load),
+                connections(size),
+                plan.rounds_of("peers"),
+                plan.burst,
+                plan.warm,
             )
 
     return run
@@ -84,7 +89,7 @@ def _bursts(peer: Peer, size: int, plan: Plan) -> Callable[[Workshop], Iterator[
 
 @contextmanager
 def serving(workshop: Workshop, peer: Peer) -> Iterator[Subject]:
-    """The peer as a process, when it listens."""
+    """Start the peer, and wait until it listens."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     with ExitStack() as stack:

@@ -6,7 +6,7 @@ Validation, both mappers, `btfeed inspect`, the Avro schema, the Elasticsearch t
 from FIELDS. A new field of the feed needs, besides its line there:
 
   proto/bt.proto                the field; then `make proto`
-  tests/records/fields.csv      the field as AppMon documents it
+  tests/support/fields.csv      the field as AppMon documents it
   docs/record.md                `make docs`
   sinks/elasticsearch/index.py  a higher TEMPLATE_VERSION of the index template
   native/transcoder             nothing, unless its number is 64 or more, or its type has a new encoding

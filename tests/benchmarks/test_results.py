@@ -77,7 +77,7 @@ def test_what_can_not_be_compared_is_told(tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "no.json").write_text('{"cases": 1}')
     result(a=[1.0]).save(tmp_path / "a.json")
     result(b=[1.0]).save(tmp_path / "b.json")
-    for other, told in (("nowhere.json", "No such file"), ("no.json", "is no result"), ("b.json", "no case in common")):
+    for other, told in (("nowhere.json", "No such file"), ("no.json", "is not a result"), ("b.json", "no case in common")):
         assert command_line.main(["compare", str(tmp_path / "a.json"), str(tmp_path / other)]) == 2
         assert told in capsys.readouterr().err
 

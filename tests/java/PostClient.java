@@ -11,14 +11,14 @@ import java.util.Base64;
 import java.util.List;
 
 /**
- * Posts files to a url as AppMon does: HttpURLConnection, kept alive, Content-Length, application/octet-stream,
- * preemptive Basic auth, ten seconds' patience, the answer read to its end, no redirects.
+ * Posts files to a URL as AppMon does: HttpURLConnection, kept alive, Content-Length, application/octet-stream,
+ * preemptive Basic auth, a timeout of ten seconds, the answer read to its end, no redirects.
  *
  * <p>Usage: PostClient.java URL USER:PASSWORD|- FILE... ; a FILE of "-" stands for a connection test, a POST without a
- * body. Prints the statuses as a JSON array; -1 where there was no answer.
+ * body. Prints the statuses as a JSON array, with -1 for a post without an answer.
  */
 public final class PostClient {
-    private static final int PATIENCE = 10_000;
+    private static final int TIMEOUT_MS = 10_000;
 
     private PostClient() {
     }
@@ -35,8 +35,8 @@ public final class PostClient {
     private static int post(String url, String credentials, byte[] body) {
         try {
             HttpURLConnection connection = (HttpURLConnection) new URL(url).openConnection();
-            connection.setConnectTimeout(PATIENCE);
-            connection.setReadTimeout(PATIENCE);
+            connection.setConnectTimeout(TIMEOUT_MS);
+            connection.setReadTimeout(TIMEOUT_MS);
             connection.setInstanceFollowRedirects(false);
             connection.setRequestMethod("POST");
             connection.setRequestProperty("Content-Type", "application/octet-stream");
@@ -60,7 +60,7 @@ public final class PostClient {
         }
     }
 
-    /** Only a connection whose answer was read to its end is used again. */
+    /** Java reuses a connection only after its answer was read to the end. */
     private static void drain(InputStream answer) throws IOException {
         if (answer == null) {
             return;

@@ -8,7 +8,7 @@ import org.elasticsearch.plugin.analysis.TokenFilterFactory;
 import org.elasticsearch.plugin.analysis.TokenizerFactory;
 
 /**
- * What the index of API keys asks for, and the servers of the tests lack: the names of an analyzer for e-mail addresses.
+ * The parts of an analyzer that the index of API keys needs and the test servers lack.
  */
 public final class SecurityIndex {
     @NamedComponent("pattern_capture")

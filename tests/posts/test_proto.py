@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
 from btfeed.posts.bt_pb2 import BtOccurrence, BusinessTransaction, BusinessTransactions
-from tests.records.fieldtable import ROWS, Row
+from tests.support.fieldtable import ROWS, Row
 
 ROOT = Path(__file__).parents[2]
 TYPES = {

@@ -18,12 +18,11 @@ TIMEOUT = 120.0
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def client(java: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The command that runs PostClient, compiled once."""
-    java = Path(subprocess.run(TESTS / "servers/java", check=True, capture_output=True, text=True).stdout.strip())
     classes = tmp_path_factory.mktemp("classes")
-    subprocess.run([java.with_name("javac"), "-d", classes, TESTS / "java/PostClient.java"], check=True, timeout=TIMEOUT)
-    return [str(java), "-cp", str(classes), "PostClient"]
+    subprocess.run([java / "javac", "-d", classes, TESTS / "java/PostClient.java"], check=True, timeout=TIMEOUT)
+    return [str(java / "java"), "-cp", str(classes), "PostClient"]
 
 
 def _post(client: list[str], url: str, credentials: str, *files: Path | str) -> list[int]:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from btfeed.posts.bt_pb2 import BtOccurrence, BusinessTransaction, BusinessTransactions
-from tests.records.fieldtable import CATEGORIES, ROWS, Row
+from tests.support.fieldtable import CATEGORIES, ROWS, Row
 
 
 @dataclass

@@ -15,7 +15,7 @@ from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
 from sinks.base import SinkContext
 from sinks.elasticsearch.index import TEMPLATE_VERSION, IndexName, index_template
-from tests.records.fieldtable import ROWS
+from tests.support.fieldtable import ROWS
 from tests.support.posts import START
 from tests.support.records import occurrence, transaction
 from tests.support.wire import post
@@ -24,7 +24,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "record.md"
 PLACES = {
     "proto/bt.proto": {(field.number, field.name) for field in BtOccurrence.DESCRIPTOR.fields},
     "btfeed/records/schema.py": {(field.number, field.name) for field in FIELDS},
-    "tests/records/fields.csv": {(row.tag, row.field) for row in ROWS},
+    "tests/support/fields.csv": {(row.tag, row.field) for row in ROWS},
     "docs/record.md": {
         (int(number), name) for name, number in re.findall(r"\| `(\w+)` \((\d+)\)", DOCS.read_text(encoding="utf-8"))
     },
@@ -32,7 +32,7 @@ PLACES = {
 ADVICE = {
     "proto/bt.proto": "add it there, then run `make proto`",
     "btfeed/records/schema.py": "add a line to FIELDS",
-    "tests/records/fields.csv": "add a line as AppMon documents it",
+    "tests/support/fields.csv": "add a line as AppMon documents it",
     "docs/record.md": "run `make docs`",
 }
 INDEX_TEMPLATE = (1, "034b35ad6ee970cb")
@@ -84,6 +84,6 @@ def test_elasticsearch_gets_every_field_and_a_new_version_of_its_template() -> N
     fields = repr([(field.name, field.type) for field in RECORD_FIELDS])
     found = hashlib.sha256(fields.encode()).hexdigest()[:16]
     assert (TEMPLATE_VERSION, found) == INDEX_TEMPLATE, (
-        f"the fields of records changed: raise TEMPLATE_VERSION in sinks/elasticsearch/index.py, then set INDEX_TEMPLATE to "
+        f"the fields of records changed: raise TEMPLATE_VERSION in sinks/elasticsearch/index.py and set INDEX_TEMPLATE to "
         f"({TEMPLATE_VERSION + 1}, {found!r}) here"
     )

@@ -4,7 +4,7 @@ import pytest
 
 from btfeed.records import schema
 from sinks.base import RecordField
-from tests.records.fieldtable import BY_FIELD, CATEGORIES, ROWS, Row
+from tests.support.fieldtable import BY_FIELD, CATEGORIES, ROWS, Row
 
 ENCODINGS = {
     "RFC 3339 UTC with milliseconds": ("timestamp", "timestamp"),

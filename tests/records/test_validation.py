@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from btfeed.records.schema import BY_NAME, FIELDS, Field
 from btfeed.records.validation import ValidationSettings, Violation, violations
-from tests.records.fieldtable import CATEGORIES, ROWS, Row
+from tests.support.fieldtable import CATEGORIES, ROWS, Row
 
 ALL = frozenset(FIELDS)
 LISTS = ("values", "dimensions")

@@ -1,1 +1,1 @@
-"""Servers that tests talk to in the place of real ones."""
+"""Real servers for tests, stand-ins for services, and what installs the servers."""

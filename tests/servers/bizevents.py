@@ -1,26 +1,23 @@
-"""A stand-in for Dynatrace's bizevent ingest API and for the giver of its OAuth tokens, strict about what is documented.
+"""A stand-in for Dynatrace's bizevent ingest API and its OAuth token service. It enforces what is documented.
 
-    python -m tests.servers.bizevents     a black hole: prints its url, takes all and keeps nothing, until stdin ends
-
-It is written from the documentation, and imports nothing of btfeed or its sinks. What it follows:
+It is written from the documentation, and imports neither btfeed nor its sinks. The rules:
 
 - paths: `/api/v2/bizevents/ingest` (SaaS), `/e/ENV/api/v2/bizevents/ingest` (ActiveGate) with an API token of the scope
   bizevents.ingest or an OAuth token; `/platform/classic/environment-api/v2/bizevents/ingest` with an OAuth token only
 - 401 without valid credentials, 403 without the scope, 404 elsewhere, 413 above 5 MB, 415 for other content types
 - a JSON object or array of them, or CloudEvents with their required attributes, one or a batch
-- 202 where all events are taken; 400 with {"errors": [...]} where some are, with {"error": {...}} where none is
-- events older than a day are dropped in silence, those more than ten minutes ahead are moved back
+- 202 if all events are taken; 400 with {"errors": [...]} if some are taken, with {"error": {...}} if no event is taken
+- events older than a day are dropped silently; the time of those more than ten minutes ahead is moved back
 - objects and arrays in an event are stored as JSON text; reserved fields are not stored; a missing type or provider is
   "Unknown"
-- a token lives as long as its giver said, and is 401 after that
+- a token is valid for its life, and is answered 401 after that
 
-Where the documentation is silent it does what is harder for a client: it refuses gzip and an empty array.
+Where the documentation says nothing, it does what is harder for a client: it refuses gzip and empty arrays.
 """
 
 import asyncio
 import gzip
 import json
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -51,10 +48,10 @@ CLIENT_SECRET = "dt0s02.STANDIN.SECRETOFCLIENT"
 
 @dataclass
 class Fault:
-    """What to do with one request that carries events, instead of what would be right.
+    """What to do with a request that has events, instead of the right thing.
 
-    status, headers, body  the answer, where status is not 0
-    commit                 take the events first, whatever is then answered
+    status, headers, body  the answer, if status is not 0
+    commit                 take the events first
     drop                   close the connection without an answer
     delay                  seconds before the answer
     """
@@ -69,7 +66,7 @@ class Fault:
 
 @dataclass
 class Event:
-    """An event as it was taken. raw: its bytes; stored: what a query would show."""
+    """A taken event. raw: its bytes; stored: what a query would show."""
 
     raw: bytes
     stored: dict[str, Any]
@@ -81,7 +78,7 @@ class Event:
 
 @dataclass
 class Request:
-    """A request for ingest: when it came (monotonic), how it was answered, and the ids in it. 0: not answered."""
+    """A request for ingest. at: when it came (monotonic). status: of the answer, or 0. ids: those of its events."""
 
     at: float
     authorization: str
@@ -92,7 +89,7 @@ class Request:
 
 
 class Refused(Exception):
-    """Answered with this status and message."""
+    """The answer is this status and message."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -100,20 +97,20 @@ class Refused(Exception):
 
 
 class BizeventsServer(StandIn):
-    """`with BizeventsServer() as server`: at `server.url`, on a thread of its own.
+    """`with BizeventsServer() as server`: at `server.url`, in a separate thread.
 
     scopes       of the API token
     granted      scopes of the OAuth client
-    life         of an OAuth token, in seconds
-    silent_drop  whether old events are dropped, as Dynatrace does; else they are taken
+    life         seconds for which an OAuth token is valid
+    silent_drop  whether old events are dropped, as Dynatrace does, or taken
     takes_gzip, takes_nothing
-                 whether gzip, and an empty array, are taken
-    refuse       a message for an event that is not to be taken
-    refuse_all   a message for a request of which nothing is to be taken
-    faults       one for each request with events, as long as there are some; then `always`
+                 whether gzip and empty arrays are taken
+    refuse       returns an error message for events to refuse
+    refuse_all   returns an error message for requests to refuse as a whole
+    faults       one for each request with events, until there are no more; then `always`
     """
 
-    def __init__(self, *, tls: SSLContext | None = None, environment: str = "env", black_hole: bool = False) -> None:
+    def __init__(self, *, tls: SSLContext | None = None, environment: str = "env") -> None:
         super().__init__(tls)
         self.scopes = {"bizevents.ingest"}
         self.granted = {"storage:events:write"}
@@ -132,7 +129,6 @@ class BizeventsServer(StandIn):
         self.at_once = self.most_at_once = 0
         self._ends: dict[str, float] = {}  # OAuth token -> when it ends, monotonic
         self._environment = environment
-        self._black_hole = black_hole
 
     @property
     def token_url(self) -> str:
@@ -140,16 +136,16 @@ class BizeventsServer(StandIn):
 
     @property
     def ids(self) -> list[str]:
-        """event.id of everything that was taken."""
+        """event.id of each taken event."""
         return [event.id for event in self.accepted]
 
     @property
     def sent(self) -> list[Request]:
-        """Requests that carried events."""
+        """Requests that had events."""
         return [request for request in self.requests if request.ids]
 
     def end_tokens(self) -> None:
-        """All OAuth tokens end now."""
+        """End all OAuth tokens now."""
         self._ends.clear()
 
     def app(self) -> web.Application:
@@ -185,9 +181,6 @@ class BizeventsServer(StandIn):
     # Ingest
 
     async def _ingest(self, request: web.Request) -> web.StreamResponse:
-        if self._black_hole:
-            await request.read()
-            return web.Response(status=202)
         headers = request.headers
         note = Request(time.monotonic(), headers.get("Authorization", ""), headers.get("Content-Type", ""))
         note.proxy_authorization = headers.get("Proxy-Authorization", "")
@@ -244,7 +237,7 @@ class BizeventsServer(StandIn):
             raise Refused(401, f"{scheme or 'nothing'} is not accepted here")
 
     def _events(self, request: web.Request, body: bytes) -> list[Event]:
-        """Each event of the request. Raises Refused where nothing of it can be taken."""
+        """Each event of the request. Raises Refused if the request is invalid as a whole."""
         if request.content_type not in ("application/json", *CLOUD_EVENT, *CLOUD_EVENTS):
             raise Refused(415, f"{request.content_type} is not supported")
         if len(body) > LIMIT:
@@ -259,7 +252,7 @@ class BizeventsServer(StandIn):
             json.loads(body)
             items: Any = msgspec.json.decode(body, type=list[msgspec.Raw] if body[:1] == b"[" else msgspec.Raw)
         except ValueError as error:
-            raise Refused(400, f"No JSON: {error}") from error
+            raise Refused(400, f"invalid JSON: {error}") from error
         if request.content_type in (CLOUD_EVENT if isinstance(items, list) else CLOUD_EVENTS):
             raise Refused(400, "A batch where one event belongs, or the other way round")
         if items == [] and not self.takes_nothing:
@@ -293,7 +286,7 @@ class BizeventsServer(StandIn):
 
 
 def _event(raw: bytes, cloud: bool) -> Event:
-    """An event as it would be stored; under the name "" why it can't be."""
+    """An event as Dynatrace stores it. If it is invalid, the field "" says why."""
     item = json.loads(raw)
     if not isinstance(item, dict):
         return Event(raw, {"": "An event is a JSON object"})
@@ -323,7 +316,7 @@ def _cloud_fault(item: dict[str, Any]) -> str:
 
 
 def _time(value: object) -> float | None:
-    """Seconds since the epoch of an RFC 3339 time or of milliseconds."""
+    """Seconds since the epoch, from an RFC 3339 time or from milliseconds."""
     if isinstance(value, (int, float)):
         return value / 1000
     try:
@@ -334,14 +327,3 @@ def _time(value: object) -> float | None:
 
 def _oauth_error(status: int, error: str, description: str = "") -> web.Response:
     return web.json_response({"error": error, "error_description": description}, status=status)
-
-
-def main() -> None:
-    with BizeventsServer(black_hole=True) as server:
-        sys.stdout.write(server.url + "\n")
-        sys.stdout.flush()
-        sys.stdin.read()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,7 @@
-"""Real Elasticsearch servers: nodes that a test has to itself and may freeze and kill, and one of each kind for all tests.
+"""Real Elasticsearch servers: nodes that one test may freeze and kill, and one shared node of each kind.
 
-A node runs in a directory of its own under the system's: it must not run as root, and another user can't read pytest's.
+A node must not run as root, and another user can't read pytest's directories, so each node has a directory in the system's
+temporary one.
 """
 
 import atexit
@@ -19,30 +20,28 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from tests.servers import installed
 from tests.support.certificates import Authority
 from tests.support.harness import until
 
-HERE = Path(__file__).parent
-NINE, EIGHT = "9.2.0", "8.19.7"
+NINE, EIGHT = installed.ELASTICSEARCH
 USER, PASSWORD = "admin", "SECRETPASSWORD"
 START = 120.0
-"""Seconds within which a node has to be up."""
+"""Seconds that a node may take to start."""
 PAGE = 10_000
-"""Documents that a search gives at most."""
+"""The most documents that a search returns."""
 JVM = ("-Xms512m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.io.tmpdir=${ES_TMPDIR}")
-"""Small and quick to start, not quick at work."""
+"""For a small heap and a quick start."""
 SETTINGS = {
-    # limits that tests can reach
+    # low limits, which tests can reach
     "http.max_content_length": "16mb",
     "indexing_pressure.memory.limit": "24mb",
-    # how it is to be alone, on this machine and in tests
+    # a single node, on this machine only
     "discovery.type": "single-node",
     "http.host": "127.0.0.1",
     "transport.host": "127.0.0.1",
@@ -51,24 +50,8 @@ SETTINGS = {
 }
 
 
-@dataclass(frozen=True)
-class Distribution:
-    """Where a version of Elasticsearch is, and the JDK that runs it."""
-
-    home: Path
-    java: str
-
-
-@cache
-def distributions() -> Mapping[str, Distribution]:
-    """By version. Fetches what is missing."""
-    listed = subprocess.run([HERE / "elasticsearch"], check=True, stdout=subprocess.PIPE, text=True).stdout
-    found = (line.split(maxsplit=2) for line in listed.splitlines())
-    return {version: Distribution(Path(home), java) for version, home, java in found}
-
-
 class Document(msgspec.Struct):
-    """A document that was found; source is as it was sent, to the byte."""
+    """A document. source: its bytes as they were sent."""
 
     index: str = msgspec.field(name="_index")
     id: str = msgspec.field(name="_id")
@@ -95,10 +78,10 @@ def free_port() -> int:
 
 
 class Elasticsearch:
-    """One node. Its data and ports stay over `stop`, `kill` and another `start`.
+    """One node. It keeps its data and ports when it is stopped or killed and started again.
 
-    secured   with security: TLS, and the user USER who may do everything
-    settings  further ones, for elasticsearch.yml
+    secured   with TLS and users; USER may do everything
+    settings  additional settings of elasticsearch.yml
     jvm       options of the Java virtual machine
     """
 
@@ -110,6 +93,7 @@ class Elasticsearch:
         jvm: Sequence[str] = JVM,
     ) -> None:
         self.version = version
+        self._distribution = installed.elasticsearch(version)
         self.secured = secured
         self.port = free_port()
         self.url = f"{'https' if secured else 'http'}://127.0.0.1:{self.port}"
@@ -123,14 +107,13 @@ class Elasticsearch:
 
     @property
     def ca(self) -> Path:
-        """Of who signed its certificate."""
+        """The certificate of the authority that signed the node's certificate."""
         return self.directory / "ca" / "ca.pem"
 
     def _prepare(self, jvm: Sequence[str]) -> None:
-        distribution = distributions()[self.version]
-        self._home = self._readable(distribution.home)
+        self._home = self._readable(self._distribution.home)
         config = self.directory / "config"
-        shutil.copytree(distribution.home / "config", config)
+        shutil.copytree(self._distribution.home / "config", config)
         (config / "jvm.options").write_text("\n".join(jvm) + "\n")
         (config / "elasticsearch.yml").write_text("")
         for name in ("data", "logs", "tmp"):
@@ -145,7 +128,7 @@ class Elasticsearch:
         self.directory.chmod(0o755)
 
     def _readable(self, home: Path) -> Path:
-        """`home`, or a copy of it where the other user could not reach it."""
+        """`home`, or a copy of it if the other user can't read that."""
         if self._user is None or all(parent.stat().st_mode & 0o001 for parent in home.parents):
             return home
         shutil.copytree(home, self.directory / "home", symlinks=True)
@@ -166,28 +149,28 @@ class Elasticsearch:
         (config / "users").write_text(f"{USER}:{{SHA}}{hashed}\n")
         (config / "users_roles").write_text(f"superuser:{USER}\n")
 
-    # Its life
+    # Life cycle
 
     def start(self) -> "Elasticsearch":
-        """Start, and return when it takes requests."""
+        """Start, and wait until it takes requests."""
         self.launch()
         until(self._up, f"Elasticsearch {self.version} up", START)
-        if self.secured:  # the first API key makes the index that all credentials are looked for in
+        if self.secured:  # the first API key creates the security index, which takes a while
             until(lambda: self.ask("POST", "/_security/api_key", {"name": "first"})[0] == 200, "API keys", START)
         return self
 
     def launch(self) -> None:
-        """Start, and return at once."""
+        """Start without waiting."""
         options = [part for name, value in self._settings.items() for part in ("-E", f"{name}={value}")]
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.directory),
-            "ES_JAVA_HOME": distributions()[self.version].java,
+            "ES_JAVA_HOME": str(self._distribution.java_home),
             "ES_PATH_CONF": str(self.directory / "config"),
             "ES_TMPDIR": str(self.directory / "tmp"),
             "CLI_JAVA_OPTS": "-XX:TieredStopAtLevel=1",
         }
-        prefix = ["setpriv", "--pdeathsig", "KILL"]  # it ends with the tests, also where they are killed
+        prefix = ["setpriv", "--pdeathsig", "KILL"]  # it ends with the tests, even if they are killed
         if self._user:
             prefix += ["--reuid", str(self._user.pw_uid), "--regid", str(self._user.pw_gid), "--clear-groups"]
         with (self.directory / "output.log").open("ab") as output:
@@ -212,28 +195,28 @@ class Elasticsearch:
             return False
 
     def stop(self) -> None:
-        """SIGTERM, and wait for its end."""
+        """Send SIGTERM, and wait for the end."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL, without warning."""
+        """Send SIGKILL, and wait for the end."""
         self._end(signal.SIGKILL)
 
     def freeze(self) -> None:
-        """SIGSTOP: connections stay, and nobody answers."""
+        """Send SIGSTOP: connections stay open, and requests are not answered."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
 
     def remove(self) -> None:
-        """End it, and clear its directory away."""
+        """Kill it, and remove its directory."""
         atexit.unregister(self.remove)
         self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _end(self, number: signal.Signals) -> None:
-        """The first process started the server as its child; both have ended when the group has."""
+        """The first process starts the server as its child, so wait for the whole process group."""
         if self.process is None:
             return
         process, self.process = self.process, None
@@ -246,15 +229,15 @@ class Elasticsearch:
         assert self.process
         os.killpg(self.process.pid, number)
 
-    # Asking it, not by the client that is tested
+    # Requests, without the client that is tested
 
     def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
-        """Status and decoded answer. body: bytes as they are, else as JSON."""
+        """Status and decoded answer. A body that is not bytes is sent as JSON."""
         status, answer = self.fetch(method, path, body)
         return status, msgspec.json.decode(answer or b"null")
 
     def fetch(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
-        """Status and answer as it is, with all rights."""
+        """Status and raw answer, with all rights."""
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"}, method=method)
         if self.secured:
@@ -268,13 +251,13 @@ class Elasticsearch:
             return error.code, error.read()
 
     def must(self, method: str, path: str, body: object = None) -> Any:
-        """The answer, which has to be good."""
+        """The decoded answer of a request that must succeed."""
         status, answer = self.ask(method, path, body)
         assert status in (200, 201), answer
         return answer
 
     def documents(self, pattern: str) -> list["Document"]:
-        """All that is in indexes like that, however many they are."""
+        """All documents of the indexes that match `pattern`."""
         self.must("POST", f"/{pattern}/_refresh?ignore_unavailable=true")
         pit = self.must("POST", f"/{pattern}/_pit?keep_alive=1m&ignore_unavailable=true")["id"]
         query: dict[str, Any] = {"size": PAGE, "sort": ["_shard_doc"], "pit": {"id": pit, "keep_alive": "1m"}}
@@ -290,7 +273,7 @@ class Elasticsearch:
             query["search_after"] = hits[-1].sort
 
     def api_key(self, index: str = "*", *privileges: str, cluster: Sequence[str] = ()) -> str:
-        """An API key that may do no more than that with these indexes."""
+        """An API key with only these privileges, for the indexes that match `index` and for the cluster."""
         role = {"cluster": list(cluster), "indices": [{"names": [index], "privileges": list(privileges)}]}
         made = self.must("POST", "/_security/api_key", {"name": "btfeed", "role_descriptors": {"btfeed": role}})
         encoded: str = made["encoded"]
@@ -309,7 +292,7 @@ _shared: dict[tuple[str, bool], Elasticsearch] = {}
 
 
 def shared(version: str = NINE, secured: bool = False) -> Elasticsearch:
-    """A node for all tests of this process. Who uses it takes names of its own for indexes, and leaves none behind."""
+    """A node for all tests of this process. A test uses its own index names, and deletes its indexes."""
     if (version, secured) not in _shared:
         _shared[version, secured] = Elasticsearch(version, secured).start()
     return _shared[version, secured]

@@ -1,4 +1,4 @@
-"""A forwarder of TCP connections that loses replies when it is told to: what is behind it has done its work by then."""
+"""A forwarder of TCP connections that can lose replies, after the server behind it has done its work."""
 
 import asyncio
 from contextlib import suppress
@@ -6,10 +6,10 @@ from types import TracebackType
 
 
 class Forward:
-    """`async with Forward(port) as forward`: what comes to forward.port goes to `port`.
+    """`async with Forward(port) as forward`: forwards connections from forward.port to `port`.
 
-    lose  so many replies are lost from now on, each with its connection
-    lost  were so far
+    lose  how many of the next replies to lose, each with its connection
+    lost  how many were lost so far
     """
 
     def __init__(self, port: int) -> None:
@@ -29,7 +29,7 @@ class Forward:
         await self.stop()
 
     async def stop(self) -> None:
-        """Nobody listens any more, and every connection is broken."""
+        """Stop listening, and break every connection."""
         self._server.close()
         for connection in self._connections:
             connection.cancel()
@@ -50,7 +50,7 @@ class Forward:
                 writer.write(data)
                 await writer.drain()
         except (OSError, asyncio.CancelledError):
-            """Ended from the other side, or by `stop`."""
+            """The other side or `stop` ended it."""
         finally:
             self._connections.discard(task)
             requests.cancel()

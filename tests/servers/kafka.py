@@ -1,12 +1,12 @@
-"""Real Kafka brokers, in KRaft mode, on free ports of the loopback. tests/servers/kafka-install fetches them.
+"""Real Kafka brokers, in KRaft mode, on free ports of the loopback.
 
     with Kafka(directory) as kafka:              one broker
     with Kafka(directory, brokers=3) as kafka:   three, for fail-over
 
-Every broker listens without security (there everybody is a super user, so that tests may look at everything) and, where
-there is an authority, with SASL_SSL and SSL. Others may do what the ACLs say, and everything with topics that have none.
+Every broker has a listener without security, whose clients are super users. If there is an authority, it also listens with
+SASL_SSL and SSL. Clients of these may do what the ACLs allow, and everything with topics without ACLs.
 
-USER, PASSWORD are good for PLAIN and SCRAM; `bearer` makes tokens for OAUTHBEARER, which the broker takes unsigned.
+PLAIN and SCRAM accept USER and PASSWORD; `bearer` makes tokens for OAUTHBEARER, which brokers accept unsigned.
 """
 
 import atexit
@@ -35,10 +35,10 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
+from tests.servers import installed
 from tests.support.certificates import Authority
 from tests.support.harness import until
 
-HERE = Path(__file__).parent
 USER, PASSWORD = "btfeed", "SECRETOFKAFKA"
 READY = 60.0
 """Seconds that a broker may take to start."""
@@ -52,17 +52,15 @@ _SCRAM_LOGIN = "org.apache.kafka.common.security.scram.ScramLoginModule"
 
 @functools.cache
 def _command() -> list[str]:
-    """`java -cp ...`; the install script says where, and fetches what is missing."""
-    subprocess.run([HERE / "kafka-install"], check=True)
-    java = subprocess.run([HERE / "java"], check=True, capture_output=True, text=True).stdout.strip()
-    (libs,) = (path for path in (HERE / ".cache").glob("kafka-*") if path.suffix != ".part")
-    # started quickly rather than fast for long, and ended with whoever started it
+    """`java -cp ...`. Raises NotInstalled."""
+    java = installed.jdk(installed.KAFKA_JAVA) / "bin" / "java"
+    # quick to start rather than fast for long; setpriv ends it with the process that started it
     options = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
-    return ["setpriv", "--pdeathsig", "KILL", java, *options, "-cp", f"{libs}/*"]
+    return ["setpriv", "--pdeathsig", "KILL", str(java), *options, "-cp", f"{installed.kafka()}/*"]
 
 
 def free_ports(number: int) -> list[int]:
-    """Ports on which nobody listens, all different."""
+    """Different free ports."""
     probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
     try:
         return [probe.getsockname()[1] for probe in probes]
@@ -72,7 +70,7 @@ def free_ports(number: int) -> list[int]:
 
 
 def tool(name: str, *arguments: str, given: str = "") -> str:
-    """What one of the broker's own command line tools, by the name of its class, writes to standard output."""
+    """Run one of Kafka's command line tools, named by its class, and return its standard output."""
     command = [*_command(), "-Xmx128m", name, *arguments]
     done = subprocess.run(command, check=False, capture_output=True, text=True, input=given, timeout=READY)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -91,7 +89,7 @@ def bearer(user: str = USER, life: float = 300.0, scope: str = "kafka") -> str:
 
 @dataclass
 class Broker:
-    """One of them. port: without security; sasl_port, tls_port: where there are certificates."""
+    """A broker. port: without security. sasl_port, tls_port: used if there is an authority."""
 
     node: int
     directory: Path
@@ -107,7 +105,7 @@ class Broker:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
     def wait(self) -> None:
-        """Return when it takes connections."""
+        """Wait until it accepts connections."""
         until(self._listens, f"broker {self.node} listening, see {self.directory / 'log'}", READY)
 
     def _listens(self) -> bool:
@@ -117,14 +115,14 @@ class Broker:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay, and nothing is answered."""
+        """Send SIGSTOP: connections stay open, and requests are not answered."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """SIGKILL, without warning."""
+        """Send SIGKILL."""
         self._signal(signal.SIGKILL)
         assert self.process
         self.process.wait(READY)
@@ -136,9 +134,9 @@ class Broker:
 
 @dataclass
 class Kafka:
-    """A cluster. Settings of its brokers that differ from Kafka's own defaults are in `settings`.
+    """A cluster. Its brokers have Kafka's default settings, except for `settings`.
 
-    authority: who signs certificates, of the brokers and of clients; without it there is no TLS
+    authority: signs the certificates of brokers and clients; without it there is no TLS
     """
 
     directory: Path
@@ -183,11 +181,11 @@ class Kafka:
         return ",".join(f"localhost:{broker.tls_port}" for broker in self.nodes)
 
     def admin(self) -> AdminClient:
-        """Confluent's admin client, as a super user. What it was asked for ends with it."""
+        """Confluent's admin client, as a super user. Keep it until its requests are done."""
         return AdminClient({"bootstrap.servers": self.bootstrap})
 
     def make_topic(self, name: str, partitions: int = 1, replicas: int = 1, **config: str) -> str:
-        """Make it, and return its name. Underscores in names of `config` stand for dots."""
+        """Create a topic, and return its name. Underscores in names of `config` stand for dots."""
         settings = {key.replace("_", "."): value for key, value in config.items()}
         admin = self.admin()
         for made in admin.create_topics([NewTopic(name, partitions, replicas, config=settings)]).values():
@@ -196,12 +194,12 @@ class Kafka:
         return name
 
     def partitions(self, topic: str) -> dict[int, PartitionMetadata]:
-        """Of a topic, with their leaders and replicas; none where there is no such topic."""
+        """The partitions of a topic, with their leaders and replicas; empty if the topic does not exist."""
         known = self.admin().list_topics(timeout=READY).topics
         return dict(known[topic].partitions) if topic in known else {}
 
     def allow(self, topic: str, user: str, operation: AclOperation) -> None:
-        """Let `user` do that with a topic; from then on nobody may do anything that is not allowed."""
+        """Allow `user` this operation on a topic. From then on, everything else on it must be allowed, too."""
         resource = (ResourceType.TOPIC, topic, ResourcePatternType.LITERAL)
         binding = AclBinding(*resource, f"User:{user}", "*", operation, AclPermissionType.ALLOW)
         admin = self.admin()
@@ -209,7 +207,7 @@ class Kafka:
             done.result(READY)
 
     def console_consumer(self, topic: str, messages: int, *more: str) -> list[str]:
-        """What Kafka's own consumer prints of the first so many messages of a topic, a line each."""
+        """The lines that Kafka's own consumer prints for the first messages of a topic."""
         wanted = ("--topic", topic, "--from-beginning", "--max-messages", str(messages), "--timeout-ms", "30000")
         printed = tool(
             "org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server", self.bootstrap, *wanted, *more
@@ -285,8 +283,7 @@ def _pkcs8(key: Path) -> str:
 
 @functools.cache
 def shared() -> Kafka:
-    """One broker for all tests that do it no harm, until they end. It has Kafka's own defaults, and makes missing topics
-    for whoever asks."""
+    """One broker for all tests that leave it as it was. It has Kafka's default settings, and creates missing topics."""
     directory = Path(tempfile.mkdtemp(prefix="btfeed-kafka-"))
     kafka = Kafka(directory / "kafka", authority=Authority(directory / "ca")).start()
     atexit.register(shutil.rmtree, directory, ignore_errors=True)

@@ -1,8 +1,8 @@
-"""A stand-in for a schema registry, strict about what is documented of Confluent's.
+"""A stand-in for a schema registry. It enforces what Confluent documents of theirs.
 
-It keeps Avro schemas by subject and id, and takes a new version of a subject only where readers with it could read what was
-written with the latest (BACKWARD, the default); Apache's own library decides that. Errors have the documented codes: 401,
-403, 404 with 40401 or 40402, 409, 422 with 42201, and what a test wants in `faults`.
+It keeps Avro schemas by subject and id. It takes a new version of a subject only if readers with it can read data of the
+latest version (BACKWARD, the default); Apache's Avro library decides that. Errors have the documented codes: 401, 403, 404
+with 40401 or 40403, 409, 422 with 42201, or the codes in `faults`.
 """
 
 import base64
@@ -23,7 +23,7 @@ USER, PASSWORD, TOKEN = "registrar", "SECRETOFREGISTRY", "SECRETREGISTRYTOKEN"
 
 
 class Refused(Exception):
-    """Answered with this status, code and message."""
+    """The answer is this status, code and message."""
 
     def __init__(self, status: int, code: int, message: str) -> None:
         super().__init__(message)
@@ -32,16 +32,16 @@ class Refused(Exception):
 
 
 class RegistryServer(StandIn):
-    """`with RegistryServer() as registry`: at `registry.url`, on a thread of its own.
+    """`with RegistryServer() as registry`: at `registry.url`, in a separate thread.
 
-    locked     nobody without credentials is let in
-    read_only  nothing may be registered
-    faults     statuses to answer the next requests with, instead of what would be right
+    locked     clients need credentials
+    read_only  clients may not register schemas
+    faults     statuses with which the next requests fail
     subjects   subject -> ids of its versions; schemas: id -> text
-    requests   method and path of each
+    requests   method and path of each request
     """
 
-    host = "localhost"  # which certificates of the tests name
+    host = "localhost"  # the name in the tests' certificates
 
     def __init__(self, *, tls: SSLContext | None = None) -> None:
         super().__init__(tls)
@@ -67,7 +67,7 @@ class RegistryServer(StandIn):
         try:
             if self.faults:
                 status = self.faults.popleft()
-                raise Refused(status, status * 100 + 1, "a fault that a test wants")
+                raise Refused(status, status * 100 + 1, "a fault of the test")
             self._authorize(request)
             found = await handler(request)
         except Refused as refused:
@@ -139,7 +139,7 @@ class RegistryServer(StandIn):
 
 
 async def _schema_in(request: web.Request) -> str:
-    """The schema of a request, as text. What is not asked for as documented is refused."""
+    """The schema of a request, as text. Raises Refused if the request is not as documented."""
     if request.content_type not in (CONTENT_TYPE, "application/json"):
         raise Refused(415, 415, "HTTP 415 Unsupported Media Type")
     try:

@@ -1,4 +1,4 @@
-"""What stand-ins for HTTP services have in common: a server on a thread of its own."""
+"""An HTTP server in a separate thread, the base of stand-ins for services."""
 
 import asyncio
 import threading
@@ -9,7 +9,7 @@ from aiohttp import web
 
 
 class StandIn:
-    """`with` a kind of it: at `url`, on a free port of loopback. host: the name by which `url` calls that."""
+    """A server at `url`, on a free loopback port, while its `with` block runs. host: the host name in `url`."""
 
     host = "127.0.0.1"
 
@@ -21,7 +21,7 @@ class StandIn:
         self._stopping = asyncio.Event()
 
     def app(self) -> web.Application:
-        """What answers."""
+        """The application that answers."""
         raise NotImplementedError
 
     def start(self) -> Self:

@@ -7,7 +7,7 @@ from itertools import count
 
 
 class FakeClock:
-    """See sinks.shared.clock.Clock. `await clock.advance(5)` wakes whatever waits for the next five seconds, in order.
+    """See sinks.shared.clock.Clock. `await clock.advance(5)` wakes what is due in the next five seconds, in order.
 
     now: seconds, monotonic and never negative. epoch: what `time` shows at now = 0; change it to set the system's clock.
     """

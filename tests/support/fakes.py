@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from types import TracebackType
 
 from btfeed.delivery.batching import DeliverySettings, FilterSettings
@@ -42,6 +43,7 @@ def mapper(missing: str = "report", unexpected: str = "report") -> PostMapper:
     )
 
 
+@lru_cache(maxsize=16)
 def mapped(occurrences: int, seed: int = 0) -> Batch:
     """Records as they are mapped from a post."""
     body = posts.mixed(occurrences, seed)

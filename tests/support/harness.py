@@ -1,4 +1,4 @@
-"""btfeed as a process of its own on free ports, for tests that look at it from outside."""
+"""`btfeed serve` as a process on free ports, for tests that look at it from outside."""
 
 import asyncio
 import json
@@ -13,27 +13,30 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.support.forked import ForkedProcess
+
 T = TypeVar("T")
+Process = subprocess.Popen[bytes] | ForkedProcess
 
 BTFEED = [sys.executable, "-m", "btfeed.commands.main"]
 DEADLINE = 30.0
-"""Seconds after which something that should have happened is taken not to happen. Passing tests never wait so long."""
+"""Seconds to wait for something that should happen, before the test fails."""
 
 
 def until(check: Callable[[], T | None], what: str, deadline: float = DEADLINE) -> T:
-    """Ask again until `check` gives something true."""
+    """Call `check` until it returns something true, and return that."""
     end = time.monotonic() + deadline
     while True:
         found = check()
         if found:
             return found
         if time.monotonic() > end:
-            raise AssertionError(f"in {deadline:g} s not: {what}")
+            raise AssertionError(f"not within {deadline:g} s: {what}")
         time.sleep(0.01)
 
 
 async def until_async(check: Callable[[], T | None], what: str, deadline: float = DEADLINE) -> T:
-    """`until` for tests inside an event loop. Where it fails, it tells what every task waits for."""
+    """`until` for tests inside an event loop. If it fails, it shows what every task waits for."""
     end = time.monotonic() + deadline
     while True:
         found = check()
@@ -41,22 +44,25 @@ async def until_async(check: Callable[[], T | None], what: str, deadline: float 
             return found
         if time.monotonic() > end:
             tasks = "\n".join(map(str, asyncio.all_tasks()))
-            raise AssertionError(f"in {deadline:g} s not: {what}\n{tasks}")
+            raise AssertionError(f"not within {deadline:g} s: {what}\n{tasks}")
         await asyncio.sleep(0.01)
 
 
 def peak_memory(pid: int | str) -> int:
-    """Bytes of RSS that a process has had at most; "self" is this one. getrusage would count what it was forked from."""
+    """The most bytes of RSS that a process has had; "self" is this one. getrusage would count what it was forked from."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
 
 
 class Server:
-    """`btfeed serve` with a configuration of its own under `directory`: one file sink, unless `config` says otherwise.
+    """`btfeed serve` with its configuration, journal and files in `directory`. By default it has one file sink.
 
-    config: further TOML; [receiver] and [admin] take `receiver` and `admin` lines instead. prefix: a command to run it
-    under, such as strace. program: what to run in the place of the command line.
+    config: TOML of the sinks and other tables. receiver, journal: lines of these tables. prefix: a command to run it
+    under. program: a replacement for the command `btfeed`. environment: variables to add.
     """
+
+    fork = False
+    """Fork processes, see tests/support/forked.py, unless they need a prefix, another program or other variables."""
 
     def __init__(
         self,
@@ -80,25 +86,31 @@ class Server:
             f'[receiver]\nlisten = "127.0.0.1:0"\n{receiver}\n[admin]\nlisten = "127.0.0.1:0"\n'
             f'[journal]\ndirectory = "{directory / "journal"}"\n{journal}\n{sinks}'
         )
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Process | None = None
 
     def start(self) -> "Server":
         """Start, and return when it listens."""
         self._log_path = self.directory / f"log-{time.time_ns()}"
+        self._log_path.touch()
+        self.process = self._start(["serve", "-c", str(self.config)])
+        listening = until(self._listening, "listening")
+        self.url = f"http://127.0.0.1:{listening['port']}"
+        self.admin_url = f"http://127.0.0.1:{listening['admin_port']}"
+        self.port = listening["port"]
+        return self
+
+    def _start(self, arguments: list[str]) -> Process:
+        if self.fork and self._command == BTFEED and not self._environment:
+            return ForkedProcess(arguments, self._log_path, os.environ)
         with self._log_path.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*self._command, "serve", "-c", str(self.config)],
+            return subprocess.Popen(
+                [*self._command, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=os.environ | self._environment,
                 start_new_session=True,
             )
-        listening = until(self._listening, "listening")
-        self.url = f"http://127.0.0.1:{listening['port']}"
-        self.admin_url = f"http://127.0.0.1:{listening['admin_port']}"
-        self.port = listening["port"]
-        return self
 
     def __enter__(self) -> "Server":
         return self.start()
@@ -112,14 +124,14 @@ class Server:
         return self.process.pid
 
     def stop(self) -> int:
-        """SIGTERM; returns the exit status."""
+        """Send SIGTERM, and return the exit status."""
         assert self.process
         if self.process.poll() is None:
             self._signal(signal.SIGTERM)
         return self.process.wait(DEADLINE)
 
     def kill(self) -> None:
-        """SIGKILL, without warning."""
+        """Send SIGKILL."""
         assert self.process
         if self.process.poll() is None:
             self._signal(signal.SIGKILL)
@@ -133,7 +145,7 @@ class Server:
         return self._log_path.read_text(errors="replace")
 
     def events(self) -> list[dict[str, Any]]:
-        """Log lines that are JSON."""
+        """The log lines that are JSON."""
         return [json.loads(line) for line in self.log().splitlines() if line.startswith("{") and line.endswith("}")]
 
     def _listening(self) -> dict[str, Any] | None:
@@ -143,7 +155,7 @@ class Server:
         return next((event for event in self.events() if event.get("event") == "listening"), None)
 
     def post(self, body: bytes, path: str = "/", **headers: str) -> tuple[int, str]:
-        """POST; the status and the text of the answer. Underscores in names of `headers` stand for hyphens."""
+        """POST; returns status and text of the answer. Underscores in names of `headers` stand for hyphens."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/octet-stream"} | named)
         try:
@@ -163,11 +175,11 @@ class Server:
         return status
 
     def records(self, directory: Path | None = None) -> list[dict[str, Any]]:
-        """Every record in the NDJSON files, finished and open ones."""
+        """Every record in the NDJSON files, finished or open."""
         paths = sorted((directory or self.files).glob("*.ndjson*"))
         return [json.loads(line) for path in paths for line in path.read_bytes().splitlines()]
 
     def delivered(self, records: int, directory: Path | None = None) -> list[dict[str, Any]]:
-        """The records, when there are so many."""
+        """Wait until there are this many records, and return them."""
         until(lambda: len(self.records(directory)) >= records, f"{records} records")
         return self.records(directory)

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from functools import lru_cache
 
 from btfeed.posts.bt_pb2 import BtOccurrence, BusinessTransaction, BusinessTransactions
 
@@ -105,6 +106,7 @@ _PLACES = (
 )
 
 
+@lru_cache(maxsize=64)
 def mixed(occurrences: int, seed: int = 0, start: int = START) -> bytes:
     """A post of `occurrences` of all three types, about 170 bytes each. Equal arguments give equal bytes."""
     return post_of((occurrences // 2, occurrences // 3, occurrences - occurrences // 2 - occurrences // 3), seed, start)

@@ -6,11 +6,17 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from btfeed.posts.bt_pb2 import BtOccurrence, BusinessTransaction, BusinessTransactions
-from tests.records.fieldtable import ROWS
 from tests.support import posts, wire
+from tests.support.fieldtable import ROWS
 
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-"""For properties, which may be slow on a busy machine."""
+"""For properties: no deadline, because the machine may be busy."""
+
+
+def examples(number: int) -> int:
+    """This many under Hypothesis' default profile; under another profile, in the same proportion to its own number."""
+    return max(1, number * settings().max_examples // settings.get_profile("default").max_examples)
+
 
 START = posts.START
 _INT64 = st.integers(-(2**63), 2**63 - 1)

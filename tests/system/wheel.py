@@ -1,4 +1,4 @@
-"""What `make wheel` asks of an environment with nothing but the wheel: the native path is there, and maps a post file."""
+"""`make wheel` runs this in an environment with only the wheel: the native path exists, and maps a post file."""
 
 import sys
 from importlib.metadata import version

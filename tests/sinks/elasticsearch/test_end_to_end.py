@@ -22,9 +22,10 @@ from btfeed.posts.post import digest, event_id_prefix
 from tests.servers.elasticsearch import EIGHT, NINE, Elasticsearch, free_port
 from tests.sinks.drivers.elasticsearch import Place
 from tests.support.harness import BTFEED, DEADLINE, Server, until
+from tests.support.load import OCCURRENCES, Load
 from tests.support.posts import mixed
-from tests.system.test_kill import OCCURRENCES, Load
 
+pytestmark = pytest.mark.elasticsearch
 DELIVERY = 'max_records = 100\nin_flight = 4\nlinger = "20ms"\nretry_initial = "50ms"\nretry_max = "500ms"'
 LONG = 180.0
 """Seconds to wait for what needs a server to restart."""

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from btfeed.posts.post import digest
 from sinks.batch import Batch
-from tests.servers.elasticsearch import EIGHT, NINE, shared
+from tests.servers.elasticsearch import EIGHT, NINE, Elasticsearch
 from tests.sinks.drivers.elasticsearch import Place
 from tests.support import posts
 from tests.support.fakes import mapper
@@ -48,8 +48,8 @@ class Written:
 
 
 @pytest_asyncio.fixture(params=[NINE, EIGHT])
-async def written(request: pytest.FixtureRequest) -> AsyncIterator[Written]:
-    found = Written(Place(shared(request.param, secured=request.param == EIGHT)))
+async def written(request: pytest.FixtureRequest, elasticsearch: Callable[..., Elasticsearch]) -> AsyncIterator[Written]:
+    found = Written(Place(elasticsearch(request.param, secured=request.param == EIGHT)))
     sink = found.place.sink()
     await sink.open(None)
     assert not (await sink.write(found.batch)).refused

@@ -1,7 +1,7 @@
 """The Elasticsearch sink with secured servers: credentials, privileges, certificates, and no secret in any message."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -9,7 +9,7 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from sinks.base import Misconfigured, Unavailable
-from tests.servers.elasticsearch import EIGHT, NINE, PASSWORD, USER, free_port, shared
+from tests.servers.elasticsearch import EIGHT, NINE, PASSWORD, USER, Elasticsearch, free_port
 from tests.sinks.drivers import opened
 from tests.sinks.drivers.elasticsearch import BASIC, Place, elasticsearch_sink
 from tests.support.fakes import mapped
@@ -19,9 +19,9 @@ ALL = ("create_doc", "auto_configure")
 
 
 @pytest.fixture(params=[NINE, EIGHT])
-def secured(request: pytest.FixtureRequest) -> Iterator[Place]:
+def secured(request: pytest.FixtureRequest, elasticsearch: Callable[..., Elasticsearch]) -> Iterator[Place]:
     """On a server of each version, with TLS and users."""
-    found = Place(shared(request.param, secured=True))
+    found = Place(elasticsearch(request.param, secured=True))
     yield found
     found.close()
 

@@ -23,6 +23,7 @@ from tests.sinks.drivers.kafka import headers, new_topic, read_topic
 from tests.support.harness import Server, until
 from tests.support.posts import mixed
 
+pytestmark = pytest.mark.kafka
 OCCURRENCES = 20
 RECORDS = 50
 PARTITIONS = 6

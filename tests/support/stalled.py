@@ -1,4 +1,4 @@
-"""btfeed with sinks that hang in their first write: `python -m tests.app.stalled serve -c FILE`."""
+"""btfeed with sinks that hang in their first write: `python -m tests.support.stalled serve -c FILE`."""
 
 import asyncio
 import dataclasses
