@@ -12,12 +12,14 @@ class TlsFileError(OSError):
     """A certificate or key file can't be used. The message names the file and the reason."""
 
 
-def client_context(ca: File | None = None, certificate: File | None = None, key: File | None = None) -> ssl.SSLContext:
-    """A context that trusts the system's certificates and those in `ca`, and shows `certificate` if the server asks.
+def client_context(
+    ca: File | None = None, certificate: File | None = None, key: File | None = None, *, trust_system: bool = True
+) -> ssl.SSLContext:
+    """A context that trusts the certificates in `ca` and, if `trust_system`, the system's. `certificate` is the client's own.
 
     Raises TlsFileError.
     """
-    context = ssl.create_default_context()
+    context = ssl.create_default_context() if trust_system else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if ca:
         try:
             context.load_verify_locations(ca)
