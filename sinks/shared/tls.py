@@ -15,7 +15,7 @@ class TlsFileError(OSError):
 def client_context(
     ca: File | None = None, certificate: File | None = None, key: File | None = None, *, trust_system: bool = True
 ) -> ssl.SSLContext:
-    """A context that trusts the certificates in `ca` and, if `trust_system`, the system's. `certificate` is the client's own.
+    """A context that trusts the certificates in `ca` and, if `trust_system`, the system's. `certificate`: the client's own.
 
     Raises TlsFileError.
     """
