@@ -7,7 +7,7 @@ server or tool, with fewer examples and repetitions.
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -86,12 +86,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(need)
         item.add_marker(pytest.mark.xdist_group("elasticsearch" if "elasticsearch" in needs else _module(item.path)))
     if config.getoption("quick"):
-        _deselect(config, items, [item for item in items if _needs(item) & installed.NEEDS.keys()])
+        unwanted = [item for item in items if _needs(item) & installed.NEEDS.keys() or _repeats(item)]
+        config.hook.pytest_deselected(items=unwanted)
+        items[:] = [item for item in items if item not in unwanted]
 
 
-def _deselect(config: pytest.Config, items: list[pytest.Item], unwanted: Sequence[pytest.Item]) -> None:
-    config.hook.pytest_deselected(items=unwanted)
-    items[:] = [item for item in items if item not in unwanted]
+def _repeats(item: pytest.Item) -> bool:
+    """Whether the test runs with its first seed already."""
+    call = getattr(item, "callspec", None)
+    return call is not None and call.indices.get("seed", 0) > 0
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -15,10 +15,8 @@ class StandIn:
 
     def __init__(self, tls: SSLContext | None = None) -> None:
         self._tls = tls
-        self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name=type(self).__name__, daemon=True)
         self._started = threading.Event()
-        self._stopping = asyncio.Event()
 
     def app(self) -> web.Application:
         """The application that answers."""
@@ -41,10 +39,11 @@ class StandIn:
         self.stop()
 
     def _run(self) -> None:
-        self._loop.run_until_complete(self._serve())
-        self._loop.close()
+        with asyncio.Runner() as runner:  # cancels what is still answered
+            runner.run(self._serve())
 
     async def _serve(self) -> None:
+        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         runner = web.AppRunner(self.app(), access_log=None, shutdown_timeout=0.1, auto_decompress=False)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self._tls).start()

@@ -62,7 +62,9 @@ class Server:
     """
 
     fork = False
-    """Fork processes, see tests/support/forked.py, unless they need a prefix, another program or other variables."""
+    """Fork processes, see tests/support/forked.py, unless they have a prefix, another program or BTFEED_PLAIN, which btfeed
+    reads when it is imported.
+    """
 
     def __init__(
         self,
@@ -100,15 +102,16 @@ class Server:
         return self
 
     def _start(self, arguments: list[str]) -> Process:
-        if self.fork and self._command == BTFEED and not self._environment:
-            return ForkedProcess(arguments, self._log_path, os.environ)
+        environment = os.environ | self._environment
+        if self.fork and self._command == BTFEED and "BTFEED_PLAIN" not in self._environment:
+            return ForkedProcess(arguments, self._log_path, environment)
         with self._log_path.open("wb") as log:
             return subprocess.Popen(
                 [*self._command, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=os.environ | self._environment,
+                env=environment,
                 start_new_session=True,
             )
 
