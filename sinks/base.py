@@ -33,7 +33,8 @@ class WriteResult:
     refused      index -> reason, of records that the other system will never take; they become dead letters
     state        what the next `open` needs to continue from here; saved with the cursor in one transaction
     again_after  serial sinks only: call `write` again after this many seconds, if necessary with an empty batch
-    flagged      counts of delivered records by something worth knowing, such as {"duplicate": 3}
+    flagged      how many delivered records have a property worth counting, such as {"duplicate": 3}; shown as the metric
+                 btfeed_sink_flagged_total
     unknown      how many of the records in `retry` may have been taken
     """
 

@@ -4,8 +4,8 @@
 
 It starts from the far end, so that no post is taken before there is something to pass it on, and stops from the near end:
 first the receiver, which finishes its requests; then the deliveries, which have GRACE seconds to finish their writes and
-save their cursors; then the admin listener and the journal. What a delivery did not finish is delivered after the next
-start.
+save their cursors; then the mapping threads, the admin listener and the journal. What a delivery did not finish is
+delivered after the next start.
 """
 
 import asyncio

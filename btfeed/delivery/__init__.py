@@ -1,7 +1,15 @@
 """Delivers records to sinks: one loop per sink and partition.
 
-Read loop first, then the path of a batch: batching (cuts posts into batches), mapped_posts (maps each post once for all
-sinks), writer (writes a batch until each record has an outcome: expiry, halving, retries), retry (how long to wait before
-a retry), outcome (what becomes of each record, and what is a dead letter), offsets (saves the cursor), and report (what
-status and metrics show).
+Where is it decided
+
+    loop          how a delivery starts, runs and stops; read it first
+    sink_config   what a table [sinks.NAME] contains
+    settings      the keys of [sinks.NAME.delivery] and [sinks.NAME.filter], and their defaults
+    batching      which records make a batch, and when it is complete
+    mapped_posts  when a post is mapped, and how long the result is kept
+    writer        what happens to a batch until each record has an outcome: expiry, halving, retries
+    retry         how long to wait before a retry
+    outcome       which records become dead letters
+    offsets       when the cursor moves and is saved
+    report        what status, metrics and logs show of a sink
 """

@@ -4,64 +4,21 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
-
-from pydantic import Field
 
 from btfeed.delivery.mapped_posts import MappedPosts
+from btfeed.delivery.settings import DeliverySettings, FilterSettings
 from btfeed.journal.base import Cursor, DeadLetter, Entry, JournalError, Outlet
 from sinks.batch import Batch, Transaction
-from sinks.settings import Seconds, Settings, Size
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
 READ_BYTES = 2**20
 """Bytes of bodies to read from the journal at a time."""
 MAX_POSTS = 1_000
-"""Posts in a slice at most, so that the cursor moves even if a filter holds back all their records."""
+"""Posts in a slice at most, so that the cursor moves even if a filter drops all their records."""
 EMPTY_READ_PAUSE = 0.05
 """Seconds before the journal is read again if it announced a post and gave none: that post was damaged."""
 MAX_TRANSACTIONS = 10_000
 """Business transactions whose filter result is cached."""
-
-
-class DeliverySettings(Settings):
-    """How a sink's records are batched and retried.
-
-    max_records, max_bytes  a batch is written when it has this many records or bytes,
-    linger                  or this long after its oldest post was received, if no other post is waiting
-    in_flight               how many batches are written at the same time
-    max_age                 records with an older timestamp become dead letters
-    retry_initial           the pause before a retry is random: up to this, then up to twice this, and so on
-    retry_max               the longest pause before a retry
-    """
-
-    max_records: Annotated[int, Field(ge=1)] = 5_000
-    max_bytes: Annotated[Size, Field(ge=1)] = 5 * 2**20
-    linger: Seconds = 0.2
-    in_flight: Annotated[int, Field(ge=1, le=64)] = 1
-    max_age: Annotated[Seconds, Field(gt=0)] | None = None
-    retry_initial: Annotated[Seconds, Field(gt=0)] = 1.0
-    retry_max: Annotated[Seconds, Field(gt=0)] = 60.0
-
-
-class FilterSettings(Settings):
-    """Which records a sink gets: those that match every list. An empty list matches all.
-
-    category     purepath, user_action, visit or unknown
-    application  the application's name, as AppMon sends it
-    name         the business transaction's name
-    """
-
-    category: list[Literal["purepath", "user_action", "visit", "unknown"]] = []
-    application: list[str] = []
-    name: list[str] = []
-
-    def accepts(self, transaction: Transaction) -> bool:
-        return (
-            (not self.category or transaction.category in self.category)
-            and (not self.application or transaction.application in self.application)
-            and (not self.name or transaction.name in self.name)
-        )
 
 
 @dataclass(slots=True)
@@ -74,7 +31,7 @@ class Slice:
 
 
 class Batcher:
-    """Cuts what follows `cursor` into slices, in order. filtered: called with the number of records held back."""
+    """Cuts what follows `cursor` into slices, in order. filtered: called with the number of records filtered out."""
 
     def __init__(
         self,
@@ -101,8 +58,8 @@ class Batcher:
         self._accepts: dict[Transaction, bool] = {}
 
     async def next(self, patience: float) -> Slice | None:
-        """The next slice, or None if no post came within `patience` seconds. Its batch is empty if all records were held
-        back. Raises JournalError."""
+        """The next slice, or None if no post came within `patience` seconds. Its batch is empty if the filter dropped all
+        records. Raises JournalError."""
         parts: list[Batch] = []
         dead_letters: list[DeadLetter] = []
         begun = False

@@ -14,11 +14,12 @@ from typing import cast
 
 import structlog
 
-from btfeed.delivery.batching import Batcher, DeliverySettings, FilterSettings
+from btfeed.delivery.batching import Batcher
 from btfeed.delivery.mapped_posts import MappedPosts
 from btfeed.delivery.offsets import InFlightBatch, OffsetTracker
 from btfeed.delivery.report import SinkReport
 from btfeed.delivery.retry import RetryPause
+from btfeed.delivery.settings import DeliverySettings, FilterSettings
 from btfeed.delivery.writer import BatchWriter
 from btfeed.journal.base import Cursor, DeadLetter, JournalError, Outlet, OutletGone
 from btfeed.records.schema import UNKNOWN
@@ -143,7 +144,7 @@ class Delivery:
             await self._enqueue(tracker, await tracker.add_retry(batch.slice(0, fits), retried))
 
     async def _enqueue(self, tracker: OffsetTracker, in_flight: InFlightBatch) -> None:
-        if len(in_flight.batch):
+        if len(in_flight.records):
             self._queue.put_nowait(in_flight)
         else:
             await tracker.settle(in_flight)
@@ -154,7 +155,7 @@ class Delivery:
         """One of `in_flight` writers. A serial sink's first batch is empty."""
         in_flight = tracker.add_empty() if self._serial else await self._dequeue(tracker)
         while in_flight:
-            outcome = await self._writer.write(in_flight.batch, in_flight.retried)
+            outcome = await self._writer.write(in_flight.records, in_flight.retried)
             if outcome is not None:
                 await tracker.settle(in_flight, outcome)
             in_flight = await self._dequeue(tracker)

@@ -2,8 +2,8 @@
 
 Mapping runs on threads of its own, so that the event loop can answer posts meanwhile: as many as there are processors for
 the native mapper. Small posts are mapped in groups, since handing one to a thread costs more than mapping it. A mapped post
-is kept until each sink had it, within a budget of bytes, beyond which the least recently used go first. So sinks near the
-head share the work, and a sink far behind maps again what the others had, without using more memory.
+is kept until each sink has taken it, within a budget of bytes, beyond which the least recently used go first. So sinks
+near the head share the work, and a sink far behind maps again what the others have taken, without using more memory.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ Group = dict[Key, MappedPost]
 
 
 class MappedPosts:
-    """The mapped posts of all partitions, for that many `sinks`."""
+    """The mapped posts of all partitions. sinks: how many sinks take each post."""
 
     def __init__(
         self,
@@ -76,11 +76,11 @@ class MappedPosts:
         self._group_mapped = group_mapped
         self._threads = ThreadPoolExecutor(mapper.threads, thread_name_prefix="mapping")
         self._posts: OrderedDict[Key, MappedPost] = OrderedDict()
-        self._had: dict[Key, int] = {}  # how many sinks had a post, for those that at least one had
+        self._had: dict[Key, int] = {}  # how many sinks have taken a post, for those that at least one has taken
         self._pending: dict[Key, asyncio.Task[Group]] = {}
         self._total = 0  # bytes of self._posts
         self._begun: dict[int, int] = {}  # the highest number whose mapping was begun, by partition
-        self._uncounted: set[Key] = set()  # posts up to there that are not in the metrics yet
+        self._uncounted: set[Key] = set()  # posts up to that number that are not in the metrics yet
 
     async def map(self, partition: int, entry: Entry, following: Iterable[Entry] = ()) -> MappedPost:
         """The post in `entry`, mapped now or for another sink. Also begins to map as many of the entries `following` as
@@ -91,7 +91,7 @@ class MappedPosts:
             if post is None:
                 if key not in self._pending:
                     self._begin(partition, entry, following)
-                post = (await asyncio.shield(self._pending[key])).get(key)
+                post = (await asyncio.shield(self._pending[key])).get(key)  # None: its group ended early; begin another
             if post:
                 self._count_use(key)
                 return post
@@ -158,7 +158,7 @@ class MappedPosts:
             self._drop(next(iter(self._posts)))
 
     def _count_use(self, key: Key) -> None:
-        """One more sink had it. Drops it after the last one."""
+        """One more sink has taken it. Drops it after the last one."""
         had = self._had.get(key, 0) + 1
         if key not in self._posts:
             return

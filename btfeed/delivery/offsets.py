@@ -6,8 +6,8 @@ Invariants
   saved with what comes after.
 - A serial sink gets its next batch once its state is saved, or saving failed. It is told which state was saved. It gets no
   record before a first state is saved.
-- From the first unsettled batch to the last that was read there are at most WINDOW batches per batch that may be in flight.
-  This limits what is delivered again after a crash, and what is in memory.
+- At most WINDOW x in_flight batches lie between the first unsettled one and the last one read. This limits what is
+  delivered again after a crash, and what is in memory.
 """
 
 import asyncio
@@ -25,6 +25,7 @@ from sinks.shared.clock import Clock
 log = structlog.get_logger()
 
 WINDOW = 2
+"""Batches between the first unsettled one and the last one read, per batch that may be in flight."""
 COMMIT_RETRY = 0.5
 """Seconds before a failed commit is tried again."""
 MAX_UNSAVED_DEAD_LETTERS = 10_000
@@ -35,15 +36,15 @@ MAX_UNSAVED_DEAD_LETTERS = 10_000
 class InFlightBatch:
     """A batch between reading and saving. Only the tracker changes it.
 
-    batch         the records to write
+    records       what to write
     end           the cursor behind it
-    dead_letters  what could not be mapped
+    dead_letters  those of its posts, from mapping
     retried       event.id -> the dead letter that it retries
     settled       every record has an outcome
     outcome       of the records; None until settled, or if there were none
     """
 
-    batch: Batch
+    records: Batch
     end: Cursor
     dead_letters: Sequence[DeadLetter] = ()
     retried: Mapping[str, DeadLetter] = field(default_factory=dict)
@@ -76,7 +77,7 @@ class OffsetTracker:
         group: asyncio.TaskGroup,
         clock: Clock,
     ) -> None:
-        """cursor, state: as saved. saved: what a serial sink is told the saved state by, None for other sinks."""
+        """cursor, state: as saved. saved: called with each state that is saved; None unless the sink is serial."""
         self._outlet = outlet
         self._settled = self._end = cursor  # behind the last settled batch, and behind the last one that was added
         self._state = state
@@ -120,7 +121,7 @@ class OffsetTracker:
         """Every record of `batch` has an outcome. Moves the cursor as far as possible, and starts to save it. Returns when
         the sink may get another batch."""
         batch.settled, batch.outcome = True, outcome
-        batch.batch = Batch()  # frees the records, since the batch may wait here behind one that is stuck
+        batch.records = Batch()  # frees the records, since the batch may wait here behind one that is stuck
         while self._in_flight and self._in_flight[0].settled:
             self._add_unsaved(self._in_flight.popleft())
             self._room.set()

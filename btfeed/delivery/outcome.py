@@ -43,13 +43,13 @@ class Outcome:
                 self._retried[event_id].id for index, event_id in enumerate(piece.ids) if index not in not_delivered
             ]
 
-    def add_dead_letter(self, piece: Batch, index: int, kind: str, reason: str) -> None:
-        """Keep record `index` of `piece` as a dead letter. kind: the label of the metric."""
+    def add_dead_letter(self, piece: Batch, index: int, cause: str, reason: str) -> None:
+        """Keep record `index` of `piece` as a dead letter. cause: the label `reason` of the metric."""
         event_id = piece.ids[index]
         if event_id in self._retried:
             self.refused_again[self._retried[event_id].id] = reason
             return
-        self._report.dead_letter(kind)
+        self._report.dead_letter(cause)
         self.dead_letters.append(
             DeadLetter(
                 "record", self._sink, reason, round(self._clock.time() * 1000), piece.body(index), 1, event_id,

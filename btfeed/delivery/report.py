@@ -42,7 +42,7 @@ class SinkReport:
         message = str(error) if known else f"bug: {error!r}"
         if not known and _place(error) not in self._bugs:
             self._bugs.add(_place(error))
-            self._log.error("bug in the sink, its records will be written again", exc_info=error)
+            self._log.error("bug in the sink, retrying", exc_info=error)
         elif (state, message) != (self._status.state, self._status.last_error):
             self._log.warning("sink misconfigured" if misconfigured else "sink unavailable", error=message)
         self._status.state = state
@@ -58,7 +58,7 @@ class SinkReport:
 
     def written(self, seconds: float, records: int) -> None:
         self._metrics.batch_seconds.labels(self._sink).observe(seconds)
-        self._log.debug("batch written", records=records, seconds=seconds)
+        self._log.debug("batch write returned", records=records, seconds=seconds)
 
     def result(self, result: WriteResult, delivered: int, nbytes: int) -> None:
         """What a write said, and how much it delivered."""
@@ -77,9 +77,9 @@ class SinkReport:
         self._status.retried += records
         self._metrics.retried.labels(self._sink).inc(records)
 
-    def dead_letter(self, kind: str) -> None:
+    def dead_letter(self, cause: str) -> None:
         self._status.dead_letters += 1
-        self._metrics.dead_letters.labels(self._sink, kind).inc()
+        self._metrics.dead_letters.labels(self._sink, cause).inc()
 
 
 def _place(error: Exception) -> tuple[type[Exception], str, int | None]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import sinks
-from btfeed.delivery.batching import DeliverySettings, FilterSettings
+from btfeed.delivery.settings import DeliverySettings, FilterSettings
 from btfeed.faults import Faults, validate
 from sinks.base import SinkType
 from sinks.settings import Settings

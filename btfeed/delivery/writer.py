@@ -34,7 +34,7 @@ class _Next:
 
 
 class BatchWriter:
-    """Writes to one sink; `write` may be called again before it has returned. call_again_at: when the sink wants to be
+    """Writes to one sink; `write` may be called concurrently. call_again_at: when the sink wants to be
     called again even without records, by the clock's monotonic time."""
 
     def __init__(
@@ -73,13 +73,13 @@ class BatchWriter:
         attempt = 0
         while pieces:
             piece = self._without_expired(outcome, pieces.pop())
-            if not len(piece) and len(batch):
+            if not len(piece) and len(batch):  # all expired; a batch that is empty from the start asks for the sink's state
                 continue
             then = await self._write_once(outcome, piece)
             pieces += then.left
-            if then.least is None or not then.left or len(then.left[0]) < len(piece):
+            if then.least is None or not then.left or len(then.left[0]) < len(piece):  # some progress
                 attempt = 0
-            if then.least is not None:
+            if then.least is not None:  # even with nothing left: the sink has just failed
                 if await self._pause.wait(attempt, then.least) and pieces:
                     return None
                 attempt += 1
@@ -143,7 +143,7 @@ class BatchWriter:
 
 
 def _least_pause(error: Exception) -> float:
-    """What the sink asked for, 0 if nothing."""
+    """Seconds the sink asked to wait; 0 if none."""
     return error.retry_after if isinstance(error, Unavailable) else 0.0
 
 

@@ -19,7 +19,7 @@ class InvalidRequest(Exception):
 
 
 class InvalidBody(Exception):
-    """The framing of the body is broken, or the connection ended within it."""
+    """The framing of the body is broken."""
 
 
 class ClientConnection(Protocol):

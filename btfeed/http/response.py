@@ -8,7 +8,7 @@ from functools import lru_cache
 from http import HTTPStatus
 
 RETRY_AFTER: Mapping[str, str] = {"Retry-After": "5"}
-"""Header of every 503. AppMon does not retry; load balancers and `btfeed replay` do."""
+"""Header of the receiver's 503s. AppMon does not retry, but load balancers and `btfeed replay` do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Response:
 
     def encode(self, connection: str = "", with_body: bool = True) -> bytes:
         """Encode for the wire. connection: value of the Connection header. with_body: False in reply to HEAD."""
-        if self.status == 200 and not connection:
+        if self.status == 200 and not (connection or self.text or self.headers):
             return b"HTTP/1.1 200 OK\r\n%bContent-Length: 0\r\n\r\n" % _common_fields(int(time.time()))
         text = self.text.encode(errors="replace")
         fields = {"Content-Type": "text/plain"} if text else {}

@@ -5,6 +5,7 @@
     Outlet        a delivery      one sink's way out of one partition: reads posts, saves how far the sink has come
     DeadLetters   the commands    list, export, retry and delete what could not be delivered
     Archive       the commands    the posts of a range of time, for replay
+    Backlogs      the admin       how far behind each sink is
     Journal       the app         opens and closes; is an Intake, and gives each sink its Outlets
 
 btfeed/journal/create.py chooses the backend. Everything else depends on this module only.
@@ -65,9 +66,9 @@ class DeadLetter:
     """A post or a record that could not be delivered, kept until an operator retries or deletes it.
 
     kind          "post": a raw body that was rejected or damaged; "record": one record as JSON
-    sink          the sink that refused it; empty if no sink was asked
-    time          when it was last refused, in milliseconds since the epoch
-    tries         how often it was refused
+    sink          the sink it was meant for; empty if it belongs to no single sink
+    time          when it last failed, in milliseconds since the epoch
+    tries         how often it failed
     event_id, key, timestamp, transaction
                   the record's columns (sinks.batch.Batch)
     id            assigned by the journal; 0 before that
@@ -99,7 +100,9 @@ class DeadLetter:
 class Commit:
     """What a sink has done since its last commit.
 
-    dead_letters   records refused for the first time
+    cursor         behind the last record that is delivered or a dead letter
+    state          the sink's state at that point, None if it has none
+    dead_letters   new dead letters
     redelivered    ids of retried dead letters that the sink accepted
     refused_again  id of a retried dead letter -> why it was refused this time
     """
@@ -210,7 +213,7 @@ class Journal(Intake, Protocol):
 class Selection:
     """Which dead letters: those that match both.
 
-    sink  only this sink's; "" for those no sink was asked for; None for any
+    sink  only this sink's; "" for those that belong to no sink; None for any
     ids   only these; empty for any
     """
 
@@ -237,8 +240,8 @@ class DeadLetters(Protocol):
     def retry(self, selection: Selection, sinks: Collection[str]) -> int:
         """Mark dead letters for retry; returns how many could be marked.
 
-        A post is appended again if it is valid now. A record goes to its sink, or to all of `sinks` if no sink was asked
-        before; it can't be marked if its sink is not in `sinks`, or if it has no valid timestamp.
+        A post is appended again if it is valid now. A record goes to its sink, or to all of `sinks` if it belongs to no
+        single sink; it can't be marked if its sink is not in `sinks`, or if it has no valid timestamp.
         """
 
     def delete(self, ids: Iterable[int]) -> None:

@@ -4,7 +4,7 @@ Read in this order:
 
     settings     the [receiver] table: addresses, limits, deadlines, credentials
     receiver     the path of a request, check by check
-    rejection    every reason for not answering 200, with its status
+    rejection    why a request is rejected, and the status of its response
     credentials  who may post
     body         reads and decompresses a body within its limits
     memory       how much memory all bodies together may occupy while they arrive

@@ -81,7 +81,7 @@ class Reservation:
             self._limiter.release(self._size)
 
     async def ensure(self, used: int) -> None:
-        """Acquire the bytes, if the `used` ones are more than a body may have without. Raises Overloaded."""
+        """Acquire the reservation once `used` exceeds FREE_BYTES. Raises Overloaded."""
         if used > MemoryLimiter.FREE_BYTES and not self._acquired:
             await self._limiter.acquire(self._size)
             self._acquired = True

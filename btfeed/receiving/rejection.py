@@ -1,4 +1,4 @@
-"""Every reason why the receiver does not answer 200, with its status."""
+"""Why a request is rejected, and the status of its response."""
 
 from btfeed.http.response import RETRY_AFTER
 
@@ -12,15 +12,14 @@ STATUS = {
     "too_many_occurrences": 413,
     "malformed": 400,
     "bad_gzip": 400,
-    "bad_http": 400,
     "incomplete": 400,
     "journal_full": 503,
     "journal_unavailable": 503,
     "shutting_down": 503,
     "overloaded": 503,
 }
-"""By the value of the label `reason` of btfeed_refused_posts_total. Connections that are closed without a response are
-counted under further reasons; docs/operations.md lists all of them."""
+"""By the label `reason` of btfeed_refused_posts_total. The receiver also counts its own bugs (503) and connections that it
+closes; http/connection counts connections over the limit (503). docs/operations.md lists all reasons."""
 
 
 class Rejected(Exception):

@@ -54,8 +54,10 @@ class ReceiverSettings(Settings):
     basic_auth       username and password that every post must carry
     bearer_tokens    tokens, one of which every post must carry; together with basic_auth, either is accepted
     tls              serve HTTPS instead of HTTP
-    header_timeout   from the first byte of a connection or request to the end of its header; then it is closed
-    body_timeout     from the end of the header to the end of the body; then the connection is closed
+    header_timeout   from the first byte of a connection or request to the end of its header, and for TLS handshakes; then
+                     the connection is closed
+    body_timeout     from the end of the header to the end of the body, and for the client to read a response; then the
+                     connection is closed
     idle_timeout     a connection without a request is closed after this time
     max_connections  open connections; further ones get a 503 and are closed
     max_in_flight    memory for bodies being received; when it is used up, posts wait for `queue_timeout`, then get a 503

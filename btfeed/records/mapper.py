@@ -121,7 +121,9 @@ class NativeMapper:
             transactions += [compiled.transaction] * records
         columns = (ids, keys, memoryview(timestamps).cast("q"), transactions, memoryview(sizes).cast("q"))
         batch = Batch(*columns, [memoryview(json)])
-        return MappingResult(batch, [_refused(*each) for each in refused], _counts(runs, *counts))
+        occurrences, mismatches, unknown, lost, (left_out, invalid_utf8) = counts
+        counted = _counts(runs, occurrences, mismatches, unknown, lost, left_out, invalid_utf8)
+        return MappingResult(batch, [_refused(*each) for each in refused], counted)
 
     def _compile(self, server: bytes | None, head: bytes) -> "_native.Compiled[CompiledTransaction]":
         """Compiles a transaction. `head` is its message without occurrences."""
@@ -155,9 +157,11 @@ def _refused(
     return RefusedRecord(ordinal, id, key, timestamp, compiled.transaction, reason, body)
 
 
-def _counts(runs: Any, occurrences: Any, mismatches: Any, unknown: Any, lost: int, odd: Any) -> Counts:
+def _counts(
+    runs: Any, occurrences: Any, mismatches: Any, unknown: Any, lost: int, left_out: Any, invalid_utf8: int
+) -> Counts:
     """Names the counts. Most are zero, and most posts short, so that a loop over all would cost more than the mapping."""
-    counts = Counts(lost=lost, invalid_utf8=odd[1])
+    counts = Counts(lost=lost, invalid_utf8=invalid_utf8)
     for category, number in enumerate(occurrences):
         if number:
             counts.occurrences[_CATEGORIES[category]] = number
@@ -167,8 +171,8 @@ def _counts(runs: Any, occurrences: Any, mismatches: Any, unknown: Any, lost: in
         for kind, number in enumerate(numbers):
             if number:
                 counts.mismatches[_LISTS[field].name, ("fewer", "more")[kind]] = number
-    if odd[0]:
-        counts.left_out.update(odd[0])
+    if left_out:
+        counts.left_out.update(left_out)
     for compiled, _, violations in runs:
         for field_name, rule, number in violations:
             counts.violations[compiled.transaction.name, field_name, rule] += number

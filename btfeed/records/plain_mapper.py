@@ -112,8 +112,8 @@ class _PostMapping:
         reasons, dropped = self._validate(values, compiled)
 
         start = values.pop(START_TIME)
-        lasts = compiled.transaction.category == VISIT and END_TIME in values
-        if lasts and (DURATION not in values or DURATION.record in dropped):  # the feed has no duration for visits
+        ends = compiled.transaction.category == VISIT and END_TIME in values
+        if ends and (DURATION not in values or DURATION.record in dropped):  # the feed has no duration for visits
             values[DURATION] = values[END_TIME] - start
             dropped.discard(DURATION.record)
         dropped |= self._privacy.dropped

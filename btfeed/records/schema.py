@@ -125,6 +125,8 @@ CLIENT_IP = BY_NUMBER[25]
 CONVERTED_BY = BY_NUMBER[36]
 
 EVENT_KIND = "BIZ_EVENT"
+NO_PROVIDER = "appmon"
+"""event.provider if its template gives an empty text."""
 CONSTANTS = (
     RecordField("event.kind", "string", f"Always `{EVENT_KIND}`.", always=True),
     RecordField(

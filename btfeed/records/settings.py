@@ -87,7 +87,7 @@ class RecordSettings(Settings):
     """What records say.
 
     provider, type   templates of event.provider and event.type, with the placeholders {name}, {application},
-                     {system_profile}, {server} and {category}
+                     {system_profile}, {server} and {category}. An empty provider becomes `appmon`
     attributes       constants to add to every record; fields of the feed override attributes of the same name
     privacy          what to drop, hash or mask
     """

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from btfeed.posts.bt_pb2 import BusinessTransaction
 from btfeed.records.encoding import count_invalid_utf8, text, texts
 from btfeed.records.privacy import Privacy
-from btfeed.records.schema import CATEGORIES, UNKNOWN
+from btfeed.records.schema import CATEGORIES, NO_PROVIDER, UNKNOWN
 from btfeed.records.settings import RecordSettings
 from sinks.batch import Transaction
 from sinks.template import Template
@@ -56,21 +56,21 @@ class TransactionCompiler:
         return CompiledTransaction(transaction, tuple(texts(measures)), tuple(texts(dimensions)), constants, invalid_utf8)
 
     def _constants(self, transaction: Transaction, message: BusinessTransaction, has_server: bool) -> dict[str, object]:
-        said = {
+        fields: dict[str, object] = {
             "event.type": self._type.fill(transaction),
-            "event.provider": self._provider.fill(transaction) or "appmon",
+            "event.provider": self._provider.fill(transaction) or NO_PROVIDER,
             "event.category": transaction.category,
             "event.name": transaction.name,
         }
         if message.HasField("application"):
-            said["appmon.application"] = transaction.application
+            fields["appmon.application"] = transaction.application
         if message.HasField("systemProfile"):
-            said["appmon.system_profile"] = transaction.system_profile
+            fields["appmon.system_profile"] = transaction.system_profile
         if has_server:
-            said["appmon.server"] = transaction.server
+            fields["appmon.server"] = transaction.server
         privacy = self._privacy
         constants: dict[str, object] = {
-            name: privacy.protect(name, value) for name, value in said.items() if name not in privacy.dropped
+            name: privacy.protect(name, value) for name, value in fields.items() if name not in privacy.dropped
         }
         for name, value in self._attributes.items():
             constants.setdefault(name, value)

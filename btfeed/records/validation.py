@@ -40,7 +40,7 @@ def _fields(category: str, presence: str) -> frozenset[Field]:
 
 _REQUIRED = {category: _fields(category, "Y") - {VALUES, DIMENSIONS, CONVERTED_BY} for category in CATEGORIES}
 """Values and dimensions are counted instead; convertedBy is never missing, since it may be an empty list."""
-_FORBIDDEN = {category: _fields(category, "N") for category in CATEGORIES}
+_UNEXPECTED = {category: _fields(category, "N") for category in CATEGORIES}
 
 
 def violations(category: str, present: Set[Field], short: Set[Field]) -> list[Violation]:
@@ -50,7 +50,7 @@ def violations(category: str, present: Set[Field], short: Set[Field]) -> list[Vi
     """
     if category == UNKNOWN:
         return [Violation("type", "missing")]
-    missing = _REQUIRED[category] - present | short
-    unexpected = _FORBIDDEN[category] & present
+    missing = (_REQUIRED[category] - present) | short
+    unexpected = _UNEXPECTED[category] & present
     broken = sorted(missing | unexpected, key=lambda field: field.number)
     return [Violation(field.name, "missing" if field in missing else "unexpected") for field in broken]

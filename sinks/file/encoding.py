@@ -36,8 +36,8 @@ class Encoder(Protocol):
 
     suffix: str
 
-    def header(self) -> bytes:
-        """The beginning of a new file, which the next batches are for."""
+    def begin(self) -> bytes:
+        """Start a new file, which the next batches are for. Returns its first bytes."""
 
     def resume(self, head: bytes) -> bool:
         """Continue with a file that starts with `head`. False if it was written with another schema or codec."""
@@ -53,7 +53,7 @@ class NdjsonEncoder:
         self.suffix = "ndjson" + NDJSON_SUFFIXES[compression]
         self._compression = compression
 
-    def header(self) -> bytes:
+    def begin(self) -> bytes:
         return b""
 
     def resume(self, head: bytes) -> bool:
@@ -77,7 +77,7 @@ class AvroEncoder:
         self._convert = avro_converter(context)
         self._header = b""
 
-    def header(self) -> bytes:
+    def begin(self) -> bytes:
         buffer = BytesIO()
         Writer(buffer, self._schema, self._codec).flush()
         self._header = buffer.getvalue()

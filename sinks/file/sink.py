@@ -181,7 +181,7 @@ class FileSink:
         file = OpenFile(path, 0, now)
         try:
             sync_directory(self._directory)
-            file.append([self._encoder.header()])
+            file.append([self._encoder.begin()])
         except OSError:
             file.close()
             path.unlink(missing_ok=True)

@@ -7,9 +7,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from btfeed.app.deliveries import Deliveries
-from btfeed.delivery.batching import DeliverySettings, FilterSettings
 from btfeed.delivery.loop import Delivery
 from btfeed.delivery.mapped_posts import MappedPosts
+from btfeed.delivery.settings import DeliverySettings, FilterSettings
 from btfeed.journal.base import Backlog, Cursor, Outlet
 from btfeed.journal.memory import MemoryJournal, MemoryOutlet
 from btfeed.telemetry.metrics import Metrics

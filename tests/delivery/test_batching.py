@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from btfeed.delivery.batching import MAX_POSTS, Batcher, DeliverySettings, FilterSettings, Slice
+from btfeed.delivery.batching import MAX_POSTS, Batcher, Slice
 from btfeed.delivery.mapped_posts import MappedPosts
+from btfeed.delivery.settings import DeliverySettings, FilterSettings
 from btfeed.journal.base import Cursor, Entry, JournalUnavailable
 from btfeed.journal.memory import MemoryJournal
 from btfeed.telemetry.metrics import Metrics

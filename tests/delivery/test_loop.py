@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from btfeed.delivery.batching import DeliverySettings, FilterSettings
 from btfeed.delivery.loop import Delivery
 from btfeed.delivery.mapped_posts import MappedPosts
+from btfeed.delivery.settings import DeliverySettings, FilterSettings
 from btfeed.journal.base import Cursor, OutletGone, Selection
 from btfeed.journal.memory import MemoryJournal
 from btfeed.journal.sqlite.dead_letters import open_dead_letters

@@ -6,9 +6,9 @@ from dataclasses import replace
 from functools import lru_cache
 from types import TracebackType
 
-from btfeed.delivery.batching import DeliverySettings, FilterSettings
 from btfeed.delivery.loop import Delivery
 from btfeed.delivery.mapped_posts import MappedPosts
+from btfeed.delivery.settings import DeliverySettings, FilterSettings
 from btfeed.journal.base import ALL, Commit, Cursor, DeadLetter, Entry, JournalError, JournalUnavailable
 from btfeed.journal.memory import MemoryJournal, MemoryOutlet
 from btfeed.posts.post import Post, digest
