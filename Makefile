@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CARGO := $(shell command -v cargo)
 CRATES := $(shell find native -name target -prune -o -type f \( -name '*.rs' -o -name Cargo.toml \) -print)
-WHY_PLAIN := $(if $(CARGO),cargo could not: try cargo build --manifest-path native/Cargo.toml,cargo is not here)
+WHY_PLAIN := $(if $(CARGO),cargo failed: try cargo build --manifest-path native/Cargo.toml,cargo is not installed)
 SANITIZED := cd native && MUTATIONS=2000000 SEED=$$(date +%s) RUSTFLAGS='-Zsanitizer=address -Cdebug-assertions' \
 	cargo +nightly test --quiet --release -p transcoder --test mutations --target $$(rustc -vV | sed -n 's/host: //p')
 PARALLEL := -n 2 --dist loadgroup

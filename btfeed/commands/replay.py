@@ -156,7 +156,7 @@ def _check_usage(sources: list[str], url: str, out: Path | None, journal: Path |
         raise typer.BadParameter("replay either files or a journal, not both", param_hint="--journal")
     if journal is None and by_time:
         raise typer.BadParameter(
-            "--from and --to need --journal: only its posts have a time of receipt", param_hint="--from"
+            "--from and --to need --journal: only posts of a journal have a time of receipt", param_hint="--from"
         )
     if out is None:
         terminal.check_url(url)

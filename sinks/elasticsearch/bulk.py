@@ -65,7 +65,7 @@ _HINTS = {
     401: "check that the credentials in `auth` are right and not expired",
     403: "a role has to allow it, or a block has to be removed",
 }
-_NOT_THE_API = "Elasticsearch does not answer like this; check `hosts`"
+_NOT_THE_API = "unexpected answer: check that `hosts` are Elasticsearch servers"
 
 
 def verdict(reply: Reply[Any], records: int) -> WriteResult:

@@ -200,7 +200,7 @@ def test_attributes_never_override_what_the_feed_says() -> None:
 )
 def test_attributes_must_be_values_that_a_record_can_hold(attributes: Any) -> None:
     """A name must not have two values either."""
-    with pytest.raises(ValidationError, match=r"invalid value of a|a name is given twice|must be a table"):
+    with pytest.raises(ValidationError, match=r"invalid value of a|a name is set twice|must be a table"):
         RecordSettings.model_validate({"attributes": attributes})
 
 
