@@ -73,7 +73,7 @@ SpeedOption = Annotated[
     ),
 ]
 LoopOption = Annotated[
-    int, typer.Option(min=0, metavar="N", rich_help_panel=SPEED, help="Replay this many times; 0 is until stopped.")
+    int, typer.Option(min=0, metavar="N", rich_help_panel=SPEED, help="Replay this many times; 0 means until stopped.")
 ]
 ShiftToNowOption = Annotated[
     bool,

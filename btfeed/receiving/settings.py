@@ -54,7 +54,7 @@ class ReceiverSettings(Settings):
     basic_auth       username and password that every post must carry
     bearer_tokens    tokens, one of which every post must carry; together with basic_auth, either is accepted
     tls              serve HTTPS instead of HTTP
-    header_timeout   from the first byte of a connection or request to the end of its header; then it is closed
+    header_timeout   from the first byte of a connection or request to the end of its header; then the connection is closed
     body_timeout     from the end of the header to the end of the body; then the connection is closed
     idle_timeout     a connection without a request is closed after this time
     max_connections  open connections; further ones get a 503 and are closed

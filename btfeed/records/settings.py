@@ -86,10 +86,10 @@ def _is_constant(value: object) -> bool:
 class RecordSettings(Settings):
     """What records say.
 
-    provider, type   templates of event.provider and event.type, with the placeholders {name}, {application},
-                     {system_profile}, {server} and {category}
-    attributes       constants to add to every record; fields of the feed override attributes of the same name
-    privacy          what to drop, hash or mask
+    provider    template of event.provider, with {name}, {application}, {system_profile}, {server} and {category}
+    type        template of event.type, with the same placeholders
+    attributes  constants to add to every record; fields of the feed override attributes of the same name
+    privacy     what to drop, hash or mask
     """
 
     provider: Annotated[str, _TEMPLATE] = "{application}"

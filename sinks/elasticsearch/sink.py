@@ -98,7 +98,7 @@ class AuthSettings(Settings):
 class ElasticsearchSettings(Settings):
     """Records as documents of Elasticsearch.
 
-    hosts            URLs of nodes or of load balancers; one that is down is passed over
+    hosts            URLs of nodes or of load balancers; one that is down is skipped
     auth             credentials, if Elasticsearch requires them
     ca               PEM file with further certificates to trust
     index            the index, with {name}, {application}, {system_profile}, {server}, {category} and {date}

@@ -1,4 +1,4 @@
-"""What is left to send to one partition, and how a refused batch is halved until the culprit is alone."""
+"""What is left to send to one partition, and how a refused batch is halved until the bad record is alone."""
 
 from dataclasses import dataclass, field
 from typing import Any
