@@ -282,7 +282,7 @@ async def test_a_rejected_post_that_is_retried_is_appended(driver: Driver) -> No
         await it.journal.add_dead_letter(DeadLetter("post", "", "malformed", 1, b"nonsense"))
         with driver.dead_letters() as dead_letters:
             assert dead_letters.retry(ALL, ["a"]) == 2
-            await until_async(lambda: dead_letters.count() == 1, "the valid one is no dead letter any more")
+            await until_async(lambda: dead_letters.count() == 1, "the dead letter of the valid post is deleted")
             await until_async(lambda: [each.tries for each in dead_letters.select()] == [2], "the other one was tried")
             (kept,) = dead_letters.select()
         assert kept.body == b"nonsense"

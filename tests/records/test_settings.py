@@ -340,7 +340,7 @@ def test_unknown_fields_are_counted_and_harm_nothing() -> None:
 
 
 def test_what_the_server_lost_is_counted() -> None:
-    """It is lostTransactions."""
+    """From the field lostTransactions."""
     assert mapped(wire.post(lostTransactions=5)).counts.lost == 5
     assert mapped(wire.post()).counts.lost == 0
 

@@ -56,7 +56,7 @@ def test_the_date_is_the_events_own_in_utc(at: int, moment: str) -> None:
     assert json.loads(head)["create"]["_index"] == f"bt-purepath-{moment[:10]}"
 
 
-def test_neighbours_go_to_indexes_of_their_own() -> None:
+def test_neighbors_go_to_indexes_of_their_own() -> None:
     """By their own day and transaction, in any order."""
     visits = Transaction("v", "a", "p", "s", "visit")
     batch = Batch.concat([one_at(0), one_at(DAY), one_at(0, visits), one_at(0), one_at(DAY, visits)])

@@ -109,7 +109,7 @@ async def test_wrong_credentials_are_misconfigured(secured: Place, auth: object)
 
 
 async def test_certificates_are_checked(secured: Place) -> None:
-    """Without the authority's there is no connection. An unusable file has another message."""
+    """Without the authority's, the connection fails. An unusable file has another message."""
     sink = secured.sink(ca=None)
     with pytest.raises(Misconfigured, match=r"certificate is not trusted.*`ca`"):
         await sink.check()

@@ -1,4 +1,4 @@
-"""The table of an Elasticsearch sink in the configuration: what is accepted, and the faults of what is not."""
+"""The table of an Elasticsearch sink in the configuration: what is accepted, and the errors for the rest."""
 
 from typing import Any
 
