@@ -76,7 +76,7 @@ class OffsetTracker:
         group: asyncio.TaskGroup,
         clock: Clock,
     ) -> None:
-        """cursor, state: as saved. saved: what a serial sink is told the saved state by, None for other sinks."""
+        """cursor, state: as saved. saved: called with each saved state of a serial sink, None for other sinks."""
         self._outlet = outlet
         self._settled = self._end = cursor  # behind the last settled batch, and behind the last one that was added
         self._state = state

@@ -43,8 +43,8 @@ class PartitionQueue:
         """
         self._end_batch(count)
         if count == 1:
-            culprit, self.pending = self.pending[0], self.pending[1:]
-            return {culprit: reason}
+            refused, self.pending = self.pending[0], self.pending[1:]
+            return {refused: reason}
         self.batch_sizes += [count - count // 2, count // 2]
         return {}
 
