@@ -1,4 +1,4 @@
-"""btfeed dead-letters: lists, exports and retries what could not be delivered."""
+"""The command `btfeed dead-letters`: lists, exports and retries what could not be delivered."""
 
 import base64
 import json

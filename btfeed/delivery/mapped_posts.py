@@ -2,8 +2,8 @@
 
 Mapping runs on threads of its own, so that the event loop can answer posts meanwhile: as many as there are processors for
 the native mapper. Small posts are mapped in groups, since handing one to a thread costs more than mapping it. A mapped post
-is kept until each sink had it, within a budget of bytes, beyond which the least recently used go first. So sinks near the
-head share the work, and a sink far behind maps again what the others had, without using more memory.
+is kept until each sink has had it, within a budget of bytes; beyond that, the least recently used go first. So
+sinks near the head share the work, and a sink far behind maps again what the others have had, without using more memory.
 """
 
 import asyncio
