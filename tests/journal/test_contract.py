@@ -262,7 +262,7 @@ async def test_a_record_without_a_sink_is_retried_by_all_sinks(driver: Driver) -
         assert [each.event_id for sink in "ab" for each in await retries(it, sink)] == ["id-1", "id-1"]
 
 
-async def test_what_can_not_be_retried_is_left_as_it_is(driver: Driver) -> None:
+async def test_what_cannot_be_retried_is_left_as_it_is(driver: Driver) -> None:
     """Records of a sink that is not configured, without a valid timestamp, or whose body is no longer JSON."""
     kept = [
         dead_letter(1, "gone"),
