@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CARGO := $(shell command -v cargo)
 CRATES := $(shell find native -name target -prune -o -type f \( -name '*.rs' -o -name Cargo.toml \) -print)
-WHY_PLAIN := $(if $(CARGO),cargo could not: try cargo build --manifest-path native/Cargo.toml,cargo is not here)
+WHY_PLAIN := $(if $(CARGO),cargo failed: try cargo build --manifest-path native/Cargo.toml,cargo is not installed)
 SANITIZED := cd native && MUTATIONS=2000000 SEED=$$(date +%s) RUSTFLAGS='-Zsanitizer=address -Cdebug-assertions' \
 	cargo +nightly test --quiet --release -p transcoder --test mutations --target $$(rustc -vV | sed -n 's/host: //p')
 PARALLEL := -n 2 --dist loadgroup
@@ -15,7 +15,7 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-setup: .venv/ready .venv/btfeed  ## make the virtual environment, from locked versions with hashes, and build the native modules
+setup: .venv/ready .venv/btfeed  ## create the virtual environment, from locked versions with hashes, and build the native modules
 
 .venv/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit("btfeed needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)'
@@ -90,6 +90,6 @@ wheel: setup  ## build a wheel with the native modules, and try it in an empty e
 	build/empty/bin/pip install --quiet --disable-pip-version-check dist/btfeed-*.whl
 	cd build && env PATH=/usr/bin:/bin empty/bin/python ../tests/system/wheel.py ../examples/posts/mixed.btposts
 
-clean:  ## remove everything that the other targets made, except btfeed-data
+clean:  ## remove everything that the other targets created, except btfeed-data
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info tests/servers/.cache \
 		benchmarks/.cache native/target btfeed/_native*.so sinks/_messages*.so

@@ -2,7 +2,7 @@
 
     python -m benchmarks run [--full] [--only TEXT ...] [--out FILE] [--seed N]
     python -m benchmarks compare BASE [NEW] [--threshold SHARE]     exit 1 if a case is worse
-    python -m benchmarks draw FILE                                  pictures and page of a result, beside it
+    python -m benchmarks draw FILE                                  pictures and page of a result, next to it
 
 `run` writes the result, its pictures and its page. Tables go to stdout, progress to stderr.
 """
@@ -41,9 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     compared = commands.add_parser("compare", help="show two results side by side; exit 1 if a case is worse")
     compared.add_argument("base", type=Path)
     compared.add_argument("new", type=Path, nargs="?", default=LATEST, help="default %(default)s")
-    compared.add_argument("--threshold", type=float, default=0.1, help="the least change that counts; default %(default)s")
+    compared.add_argument("--threshold", type=float, default=0.1, help="smallest change that counts; default %(default)s")
     compared.set_defaults(command=_compare)
-    draw = commands.add_parser("draw", help="draw the pictures and the page of a result, beside it")
+    draw = commands.add_parser("draw", help="draw the pictures and the page of a result, next to it")
     draw.add_argument("result", type=Path)
     draw.set_defaults(command=_draw)
     return parser

@@ -1,4 +1,4 @@
-/* Counts memory allocations. Preloaded into a process, it stands in front of the allocator of the GNU C library. */
+/* Counts memory allocations. Preloaded into a process, it wraps the allocator of the GNU C library. */
 #include <stddef.h>
 
 static unsigned long count;

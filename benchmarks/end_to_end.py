@@ -197,7 +197,7 @@ def _verify(subject: Subject, sent: int) -> None:
 
 
 def paced(subject: Subject, path: Path, rate: float, seconds: float, warm: int, connections: int = 64) -> Iterator[Sample]:
-    """Send `rate` posts a second, whatever the answers. A latency counts from the time at which the post was due."""
+    """Send `rate` posts per second, however slow the answers are. A latency counts from when the post was due."""
     per_post = Load.read(path).per_post
     with sender(path, subject.url, connections, per_post) as generator:
         generator.send(min(WARM_POSTS, max(2, warm // per_post)))

@@ -73,7 +73,7 @@ def _minutes(case: Case, quantity: str) -> list[tuple[float, Spread]]:
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """size: occurrences in a post. alone: occurrences a second that the load generator reaches against a black hole.
+    """size: occurrences in a post. alone: occurrences per second that the load generator sends to a black hole.
     fastest: the case of that size with the highest rate of answers. busy: the largest share of its core that the generator
     used with any server."""
 

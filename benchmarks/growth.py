@@ -1,4 +1,4 @@
-"""What costs more as something grows: a backlog, business transactions, sinks, connections, time.
+"""Which costs grow with the backlog, the number of business transactions, sinks and connections, and time.
 
 Only one thing grows in a case, so a flat line means that more of it costs nothing.
 """
@@ -22,7 +22,7 @@ from tests.support.harness import Server, peak_memory
 REPEATS = 3
 """How often posts are sent on top of a backlog, and how often a server is started with it."""
 STEADY = 50
-"""Posts of 100 occurrences a second, at the steady rate."""
+"""Posts per second at the steady rate, of 100 occurrences each."""
 DRAINED_GIB, MINUTE_GIB = 4.0, 0.5
 """The most that is written while a backlog is watched, and in a minute at the steady rate."""
 STALLED = [sys.executable, "-m", "tests.support.stalled"]

@@ -35,7 +35,7 @@ class Plan:
     sizes           occurrences in a post; the file sink is measured with all SIZES
     few             occurrences in a post, for all sinks together and for the plain path
     paced           seconds at each of `rates`
-    rates           posts of 100 occurrences a second
+    rates           posts per second, of 100 occurrences each
     backlogs        MiB of posts that wait when a server starts
     transactions    numbers of business transactions with different names
     sinks           numbers of file sinks

@@ -45,7 +45,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """CPU microseconds an occurrence: of the case, and of the baseline around it."""
+    """CPU microseconds per occurrence: of the case, and of the baseline around it."""
 
     cost: float
     baseline: float
@@ -68,7 +68,7 @@ class Baseline:
         self.measure()  # warms caches
 
     def measure(self) -> float:
-        """CPU microseconds an occurrence, measured now."""
+        """CPU microseconds per occurrence, measured now."""
         turns, started = 0, time.process_time()
         while (spent := time.process_time() - started) < MIN_BASELINE_CPU:
             for body in self._bodies:

@@ -37,7 +37,7 @@ def _labelled(axes: Axes, title: str, x: str, y: str) -> None:
 
 
 def _lines(axes: Axes, series: Mapping[str, Sequence[Case]], x: str, quantity: str) -> None:
-    """A line for each series: its medians over parameter `x`, with bars from the least to the most round."""
+    """A line for each series: its medians over parameter `x`, with bars from the lowest to the highest round."""
     for (name, cases), color in zip(series.items(), COLORS, strict=False):
         ordered = sorted((case for case in cases if quantity in case.samples), key=lambda case: float(case.parameters[x]))
         spreads = [case.spread(quantity) for case in ordered]

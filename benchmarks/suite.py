@@ -1,6 +1,6 @@
 """What is measured, in which order. Jobs run in several turns, each in another random order.
 
-So minutes in which the machine is slow hit all cases alike. The order comes from a seed, which the result contains.
+So minutes in which the machine is slow affect all cases equally. The order comes from a seed, which the result contains.
 """
 
 import multiprocessing

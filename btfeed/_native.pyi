@@ -1,4 +1,4 @@
-"""The transcoder: native/transcoder-py/src/lib.rs. None stands for "ask the plain path what is wrong with it"."""
+"""The transcoder: native/transcoder-py/src/lib.rs. None means that the plain path has to find the reason."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeAlias, TypedDict, TypeVar, overload
@@ -9,7 +9,7 @@ P = TypeVar("P")
 INTERFACE: int
 
 Limits: TypeAlias = tuple[int, int, int, int]
-"""Occurrences, elements, shared bytes, and the bytes that make an occurrence long (btfeed/posts/post.py)."""
+"""Occurrences, elements, shared bytes, and the bytes that make an occurrence long (btfeed/posts/admission.py)."""
 
 def admit(body: bytes, limits: Limits) -> int | None:
     """The number of occurrences in an acceptable post."""
@@ -21,7 +21,7 @@ def number(value: float) -> str:
     """A finite number as records write it."""
 
 class Texts(Sequence[str]):
-    """Strings in a buffer. They are made when they are asked for; to cut copies nothing."""
+    """Strings in a buffer. They are created on access; slices share the buffer."""
 
     def __len__(self) -> int: ...
     @overload
@@ -29,10 +29,10 @@ class Texts(Sequence[str]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[str]: ...
     def packed(self) -> tuple[bytes, bytes]:
-        """UTF-8 of all, one behind the other, and the bytes of each as native 64-bit numbers."""
+        """All strings concatenated as UTF-8, and the size in bytes of each as native 64-bit integers."""
 
 class Roles(TypedDict):
-    """Numbers of the fields that mean more than their value; `visit` is the number of the category that lasts."""
+    """Numbers of the fields that native code treats specially; `visit` is the number of the category of visits."""
 
     start_time: int
     end_time: int
@@ -65,7 +65,7 @@ Counts: TypeAlias = tuple[
 """Occurrences by category, mismatches, unknown fields, lost, values left out, invalid_utf8."""
 
 Transcoded: TypeAlias = tuple[Any, Texts, Texts, bytes, bytes, list[Run[P]], list[Refused[P]], Counts]
-"""JSON, ids, keys, timestamps, sizes, and what was odd."""
+"""JSON, ids, keys, timestamps, sizes, business transactions, refused occurrences, and counts."""
 
 class Transcoder(Generic[P]):
     """Maps posts under one configuration; several threads may use it."""
@@ -79,4 +79,4 @@ class Transcoder(Generic[P]):
         names: Callable[[P, bool, int], Sequence[str]],
     ) -> None: ...
     def transcode(self, posts: Sequence[tuple[bytes, str]], room: int) -> list[Transcoded[P] | Exception | None]:
-        """posts: each with what its ids begin with. Ends where the records have more bytes than `room`."""
+        """posts: each with the prefix of its event.ids. Stops once the records exceed `room` bytes."""

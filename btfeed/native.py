@@ -1,7 +1,7 @@
 """Whether the native module (native/) is used, or plain Python. Both give the same bytes.
 
 The native module is used if it was built, unless the environment variable BTFEED_PLAIN is 1. The plain path is the
-specification: the native one asks it whenever it rejects something.
+specification: whenever the native one rejects something, the plain one finds the reason.
 """
 
 import os

@@ -78,7 +78,7 @@ def is_free(port: int) -> bool:
 
 
 def ask(path: str) -> bytes | None:
-    """The answer of the admin listener; None if there is no good one."""
+    """The answer of the admin listener; None if it gives no valid one."""
     directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with directly.open(f"http://127.0.0.1:{ADMIN_PORT}{path}", timeout=5) as answer:

@@ -71,7 +71,7 @@ class BizeventsSettings(Settings):
     @model_validator(mode="after")
     def _one_credential(self) -> "BizeventsSettings":
         if (self.api_token is None) == (self.oauth is None):
-            raise ValueError("needs either api_token or oauth")
+            raise ValueError("set either api_token or oauth")
         return self
 
 
@@ -226,7 +226,7 @@ def verdict(reply: Reply[bytes], records: Sequence[str]) -> WriteResult:
     raise Misconfigured(f"{description}; {_HINTS.get(reply.status, _NOT_THE_API)}")
 
 
-_NOT_THE_API = "the ingest API does not answer like this; check that `url` is the environment's base URL"
+_NOT_THE_API = "unexpected answer: check that `url` is the environment's base URL"
 _HINTS = {
     401: "check that the token is right, not expired and not disabled; an OAuth client also needs a policy for its scope",
     403: "an API token needs the scope bizevents.ingest, an OAuth client storage:events:write",

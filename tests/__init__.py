@@ -1,1 +1,1 @@
-"""Tests of btfeed; `posts` makes what they post."""
+"""Tests of btfeed. `support` holds what they share, `servers` the servers that they need."""

@@ -1,4 +1,4 @@
-"""What a wrong configuration is told."""
+"""The error messages for wrong configurations."""
 
 from pathlib import Path
 from typing import Any

@@ -126,7 +126,7 @@ def test_commands_and_options_exist(page: Path) -> None:
 
 
 def test_every_command_is_in_the_readme() -> None:
-    """Or its group is."""
+    """Or the group that it belongs to."""
     named = {invocation.split()[0] for invocation in invocations(TEXT[ROOT / "README.md"])}
     assert named == {name.split()[0] for name in commands() if name}
 

@@ -1,6 +1,6 @@
 """Other servers that do the same work on the same posts, measured in the same way, if they are installed.
 
-PEERS says how a peer is started, and what it does not do, which is shown beside its figures. Peers are configured as their
+PEERS says how a peer is started, and what it does not do, which is shown next to its figures. Peers are configured as their
 documentation advises. `make bench-peers` builds those that are available; README.md here covers the others.
 """
 

@@ -25,8 +25,8 @@ IDLE_TIMEOUT = 60.0
 
 
 class AdminSettings(Settings):
-    """Where health, metrics and status are served. There are no credentials: keep it on loopback or behind a proxy that
-    has some.
+    """Where health, metrics and status are served. It does not ask for credentials: keep it on the loopback interface, or
+    put a proxy with access control in front of it.
 
     listen  address and port to listen on
     """

@@ -13,7 +13,7 @@ from btfeed.telemetry.sink_status import SinkStatus
 log = structlog.get_logger()
 
 Create = Callable[[str, Outlet, SinkStatus], Delivery]
-"""Makes the delivery of a sink from an outlet, which shows itself in that status."""
+"""Makes the delivery of a sink from an outlet. The delivery updates that status."""
 
 
 @dataclass(frozen=True, slots=True)

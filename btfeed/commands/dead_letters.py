@@ -1,4 +1,4 @@
-"""btfeed dead-letters: lists, exports and retries what could not be delivered."""
+"""The command `btfeed dead-letters`: lists, exports and retries what could not be delivered."""
 
 import base64
 import json
@@ -22,7 +22,7 @@ from btfeed.records.encoding import rfc3339
 dead_letters = typer.Typer(no_args_is_help=True, help="List, export and retry what could not be delivered.")
 
 SinkName = Annotated[
-    Optional[str], typer.Option("--sink", help='Only this sink\'s; "" for those that no sink was asked for.')
+    Optional[str], typer.Option("--sink", help='Only those of this sink; "" for those that belong to no sink.')
 ]
 EXPORTED_AT_A_TIME = 1_000
 """Dead letters that `export --delete` writes before it deletes them."""
@@ -73,7 +73,7 @@ def retry(
     config: ConfigFile = None,
     sink: SinkName = None,
 ) -> None:
-    """Try them again: the running server does within a second, otherwise the next one to start."""
+    """Mark them for a retry. The running server tries them within two seconds; otherwise the next one to start does."""
     loaded = load(config)
     selection = Selection(sink, frozenset(ids or ()))
     with _opened(loaded) as kept:

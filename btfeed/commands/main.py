@@ -86,10 +86,10 @@ def check(config: ConfigFile = None) -> None:
 
 @cli.command("inspect")
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A .bin or .btposts file, or a folder of them.")],
+    file: Annotated[Path, typer.Argument(help="A *.bin or *.btposts file (also with .gz), or a folder of them.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per post.")] = False,
 ) -> None:
-    """Show what is in posts, and which rules of the field table they break."""
+    """Show recorded posts in readable form, and which rules of the field table they break."""
     failed = False
     try:
         for number, body in enumerate(chain.from_iterable(map(postfile.read, postfile.find([file])))):

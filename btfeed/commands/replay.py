@@ -73,7 +73,7 @@ SpeedOption = Annotated[
     ),
 ]
 LoopOption = Annotated[
-    int, typer.Option(min=0, metavar="N", rich_help_panel=SPEED, help="Replay this many times; 0 is until stopped.")
+    int, typer.Option(min=0, metavar="N", rich_help_panel=SPEED, help="Replay this many times; 0 means until stopped.")
 ]
 ShiftToNowOption = Annotated[
     bool,
@@ -156,7 +156,7 @@ def _check_usage(sources: list[str], url: str, out: Path | None, journal: Path |
         raise typer.BadParameter("replay either files or a journal, not both", param_hint="--journal")
     if journal is None and by_time:
         raise typer.BadParameter(
-            "--from and --to need --journal: only its posts have a time of receipt", param_hint="--from"
+            "--from and --to need --journal: only posts of a journal have a time of receipt", param_hint="--from"
         )
     if out is None:
         terminal.check_url(url)

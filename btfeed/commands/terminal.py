@@ -36,7 +36,7 @@ def check_url(url: str, option: str = "URL") -> None:
     if not parts.hostname:
         raise typer.BadParameter(f"invalid URL {url!r}: add a host after {parts.scheme}://", param_hint=option)
     if not port_is_valid:
-        raise typer.BadParameter(f"invalid URL {url!r}: port 0 cannot be posted to", param_hint=option)
+        raise typer.BadParameter(f"invalid URL {url!r}: replace port 0 by the port of the server", param_hint=option)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ class Outcome:
     dead_letters   records that are kept as dead letters now
     redelivered    ids of retried dead letters that were delivered
     refused_again  id of a retried dead letter -> why it was refused this time
-    state          the sink's state after the batch, None if it said nothing
+    state          the sink's state after the batch, None if it returned none
     """
 
     def __init__(self, sink: str, retried: Mapping[str, DeadLetter], report: SinkReport, clock: Clock) -> None:
@@ -30,7 +30,7 @@ class Outcome:
         self._clock = clock
 
     def add_result(self, piece: Batch, result: WriteResult) -> None:
-        """Record what a write of `piece` said: refused records become dead letters, and those not named are delivered."""
+        """Record the result of writing `piece`: refused records become dead letters, and those not named are delivered."""
         if result.state is not None:
             self.state = result.state
         for index, reason in result.refused.items():

@@ -61,7 +61,7 @@ class SinkReport:
         self._log.debug("batch write returned", records=records, seconds=seconds)
 
     def result(self, result: WriteResult, delivered: int, nbytes: int) -> None:
-        """What a write said, and how much it delivered."""
+        """Record the result of a write, and how much it delivered."""
         self._status.delivered += delivered
         self._metrics.delivered.labels(self._sink).inc(delivered)
         self._metrics.delivered_bytes.labels(self._sink).inc(nbytes)

@@ -7,7 +7,7 @@ from sinks.shared.clock import Clock
 
 
 class RetryPause:
-    """Exponential back-off with full jitter: a random time up to `initial` seconds, then up to twice that, and so on up to
+    """Exponential backoff with full jitter: a random time up to `initial` seconds, then up to twice that, and so on up to
     `maximum`, or what the destination asks for if that is longer. There is no last attempt. A stop ends a pause."""
 
     def __init__(self, initial: float, maximum: float, stopping: asyncio.Event, clock: Clock) -> None:

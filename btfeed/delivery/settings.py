@@ -11,12 +11,13 @@ from sinks.settings import Seconds, Settings, Size
 class DeliverySettings(Settings):
     """How a sink's records are batched and retried.
 
-    max_records, max_bytes  a batch is written when it has this many records or bytes,
-    linger                  or this long after its oldest post was received, if no other post is waiting
-    in_flight               how many batches are written at the same time
-    max_age                 records with an older timestamp become dead letters
-    retry_initial           the pause before a retry is random: up to this, then up to twice this, and so on
-    retry_max               the longest pause before a retry, unless the destination asks for a longer one
+    max_records    a batch is written when it has this many records
+    max_bytes      a batch is written when it has this many bytes
+    linger         a smaller batch is written this long after its oldest post was received, if no other post is waiting
+    in_flight      how many batches are written at the same time
+    max_age        records with an older timestamp become dead letters
+    retry_initial  the pause before a retry is random: up to this, then up to twice this, and so on
+    retry_max      the longest pause before a retry, unless the destination asks for a longer one
     """
 
     max_records: Annotated[int, Field(ge=1)] = 5_000

@@ -88,7 +88,7 @@ class DeadLetter:
 
     @property
     def deliverable(self) -> bool:
-        """Whether sinks can take it: a record whose timestamp fits no calendar has a number there (btfeed/records)."""
+        """Whether sinks can take it: a timestamp outside the calendar is a number there (btfeed/records)."""
         try:
             record = json.loads(self.body)
         except ValueError:

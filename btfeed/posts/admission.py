@@ -26,7 +26,7 @@ LONG = 2**16
 
 
 class TooManyOccurrences(PostRefused):
-    """More occurrences than the limit, or more of what else makes a post many times larger in memory."""
+    """More occurrences than the limit, or more of the other things that make a post many times larger in memory."""
 
 
 class Limits(NamedTuple):

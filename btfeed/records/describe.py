@@ -1,4 +1,4 @@
-"""Describes a post to people: its fields as sent, and the rules of the field table that it breaks."""
+"""Describes a post in readable form: its fields as sent, and the rules of the field table that it breaks."""
 
 from collections.abc import Iterator
 from math import isfinite, isnan

@@ -2,7 +2,7 @@
 
 The native mapper gets the field table and the configuration from here. It asks Python to compile each business transaction
 once (transaction.py), so that templates, names and constants are decided in one place. If it cannot map a post, it asks the
-plain mapper, which raises the error that tells why.
+plain mapper, which raises the error with the reason.
 """
 
 from typing import TYPE_CHECKING, Any, Protocol

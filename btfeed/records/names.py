@@ -12,7 +12,7 @@ def normalize(name: str) -> str:
 
 
 def field_names(prefix: str, names: Sequence[str], count: int) -> tuple[str, ...]:
-    """Record fields for `count` values. The first values have `names`; the others have none.
+    """Record fields for `count` values, of which the first have `names`.
 
     A value without a name, or with an empty one, is called by its position, from 1. If a name is taken already, `_2`, `_3`
     and so on is appended, whichever is free first. The fields of the first values do not depend on `count`.

@@ -26,7 +26,7 @@ class RefusedRecord:
 
 @dataclass(slots=True)
 class Counts:
-    """What the metrics tell about a post.
+    """What the metrics count in a post.
 
     occurrences      by event.category
     violations       by (business transaction, field, rule)

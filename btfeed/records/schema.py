@@ -11,7 +11,7 @@ from FIELDS. A new field of the feed needs, besides its line there:
   sinks/elasticsearch/index.py  a higher TEMPLATE_VERSION of the index template
   native/transcoder             nothing, unless its number is 64 or more, or its type has a new encoding
 
-tests/records/test_new_field.py fails for each of these that is forgotten, and tells what to do.
+tests/records/test_new_field.py fails for each of these that is forgotten, and says what to do.
 """
 
 from dataclasses import dataclass

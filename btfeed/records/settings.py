@@ -58,11 +58,11 @@ class PrivacySettings(Settings):
 def _flat(table: object) -> object:
     """Joins nested tables to dotted names: TOML reads `dt.entity.host = "x"` as three tables."""
     if not isinstance(table, dict):
-        raise ValueError("attributes must be a table: write names and constants under [record.attributes]")
+        raise ValueError("must be a table: write names and constants under [record.attributes]")
     leaves = list(_leaves(table, ""))
     flat = dict(leaves)
     if len(flat) < len(leaves):
-        raise ValueError("a name is given twice, with its dots in quotes and without: remove one")
+        raise ValueError("a name is set twice, as a quoted key with dots and as nested tables: remove one")
     invalid = [name for name, value in flat.items() if not _is_constant(value)]
     if invalid:
         raise ValueError(f"invalid value of {', '.join(invalid)}: use text, a boolean or a finite 64-bit number")
@@ -86,10 +86,11 @@ def _is_constant(value: object) -> bool:
 class RecordSettings(Settings):
     """What records say.
 
-    provider, type   templates of event.provider and event.type, with the placeholders {name}, {application},
-                     {system_profile}, {server} and {category}. An empty provider becomes `appmon`
-    attributes       constants to add to every record; fields of the feed override attributes of the same name
-    privacy          what to drop, hash or mask
+    provider    template of event.provider, with {name}, {application}, {system_profile}, {server} and {category};
+                an empty text becomes `appmon`
+    type        template of event.type, with the same placeholders
+    attributes  constants to add to every record; fields of the feed override attributes of the same name
+    privacy     what to drop, hash or mask
     """
 
     provider: Annotated[str, _TEMPLATE] = "{application}"

@@ -172,7 +172,7 @@ class VisitSimulator:
                     yield from self._steps[step.back_to : place + 1]
 
     def _add_action(self, step: _CompiledStep, visit: _VisitState) -> None:
-        """One user action and its PurePaths. Hot path, with `_add_purepaths`. Times are in microseconds unless said."""
+        """One user action and its PurePaths. Hot path, with `_add_purepaths`. Times are in microseconds unless noted."""
         random, settings = self._rng.random, step.settings
         start = visit.now
         failed = step.error > 0 and random() * 100 < step.error

@@ -63,9 +63,9 @@ _UNREADABLE = re.compile(r"\[?[\w-]*(pars|e_o_f|eof)\w*_exception|action/metadat
 """Reasons of a 400 that are in the request's records. With any other reason, every batch would be refused."""
 _HINTS = {
     401: "check that the credentials in `auth` are right and not expired",
-    403: "a role has to allow it, or a block has to be removed",
+    403: "grant the privilege to a role of these credentials, or remove the block",
 }
-_NOT_THE_API = "Elasticsearch does not answer like this; check `hosts`"
+_NOT_THE_API = "unexpected answer: check that `hosts` are Elasticsearch servers"
 
 
 def verdict(reply: Reply[Any], records: int) -> WriteResult:

@@ -84,7 +84,7 @@ class AuthSettings(Settings):
     @model_validator(mode="after")
     def _one(self) -> "AuthSettings":
         if len(self.model_fields_set) != 1 or not (self.api_key or self.basic or self.bearer):
-            raise ValueError("needs exactly one of api_key, basic and bearer")
+            raise ValueError("set exactly one of api_key, basic and bearer")
         return self
 
     def redactor(self) -> Redactor:
@@ -98,7 +98,7 @@ class AuthSettings(Settings):
 class ElasticsearchSettings(Settings):
     """Records as documents of Elasticsearch.
 
-    hosts            URLs of nodes or of load balancers; one that is down is passed over
+    hosts            URLs of nodes or of load balancers; one that is down is skipped
     auth             credentials, if Elasticsearch requires them
     ca               PEM file with further certificates to trust
     index            the index, with {name}, {application}, {system_profile}, {server}, {category} and {date}
@@ -118,7 +118,7 @@ class ElasticsearchSettings(Settings):
     @model_validator(mode="after")
     def _one_target(self) -> "ElasticsearchSettings":
         if self.data_stream is not None and "index" in self.model_fields_set:
-            raise ValueError("takes either index or data_stream")
+            raise ValueError("set either index or data_stream, not both")
         return self
 
 

@@ -47,7 +47,7 @@ class Encoder(Protocol):
 
 
 class NdjsonEncoder:
-    """One JSON record a line: batches as they are, or each compressed by itself."""
+    """One JSON record per line: batches as they are, or each compressed by itself."""
 
     def __init__(self, compression: str) -> None:
         self.suffix = "ndjson" + NDJSON_SUFFIXES[compression]

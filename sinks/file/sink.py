@@ -54,7 +54,7 @@ class FileSettings(Settings):
     """Records in files.
 
     directory        where to write files; created if it doesn't exist
-    format           `ndjson`: one JSON object a line; `avro`: object container files
+    format           `ndjson`: one JSON object per line; `avro`: object container files
     compression      for ndjson: none, gzip, zstd; for avro: none (or null), deflate, zstandard (or zstd)
     rotate_size      finish a file when it has this size
     rotate_interval  finish a file when it is this old

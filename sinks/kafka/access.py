@@ -65,13 +65,13 @@ class SecuritySettings(Settings):
         if not self.tls and (self.ca or self.certificate or self.key):
             raise ValueError("ca, certificate and key need tls = true")
         if (self.certificate is None) != (self.key is None):
-            raise ValueError("certificate and key go together")
+            raise ValueError("set both certificate and key, or neither")
         needs_password = self.sasl is not None and self.sasl != "OAUTHBEARER"
         if (self.username is not None, self.password is not None) != (needs_password, needs_password):
             subject = f"{self.sasl} needs" if needs_password else "only PLAIN and SCRAM take"
             raise ValueError(f"{subject} username and password")
         if (self.oauth is not None) != (self.sasl == "OAUTHBEARER"):
-            raise ValueError("oauth is needed by sasl OAUTHBEARER, and only by that")
+            raise ValueError('set oauth if sasl is "OAUTHBEARER", and only then')
         return self
 
 

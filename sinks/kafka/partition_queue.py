@@ -1,4 +1,4 @@
-"""What is left to send to one partition, and how a refused batch is halved until the culprit is alone."""
+"""What is left to send to one partition, and how a refused batch is halved until the bad record is alone."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,8 +43,8 @@ class PartitionQueue:
         """
         self._end_batch(count)
         if count == 1:
-            culprit, self.pending = self.pending[0], self.pending[1:]
-            return {culprit: reason}
+            refused, self.pending = self.pending[0], self.pending[1:]
+            return {refused: reason}
         self.batch_sizes += [count - count // 2, count // 2]
         return {}
 

@@ -48,9 +48,9 @@ class RegistrySettings(Settings):
     @model_validator(mode="after")
     def _one_credential(self) -> "RegistrySettings":
         if (self.username is None) != (self.password is None):
-            raise ValueError("username and password go together")
+            raise ValueError("set both username and password, or neither")
         if self.username is not None and self.token is not None:
-            raise ValueError("takes either username and password or token")
+            raise ValueError("set either username and password or token, not both")
         return self
 
 

@@ -96,7 +96,7 @@ class KafkaSettings(Settings):
     @model_validator(mode="after")
     def _go_together(self) -> "KafkaSettings":
         if (self.format == "avro") != (self.schema_registry is not None):
-            raise ValueError('schema_registry is needed by format = "avro", and only by that')
+            raise ValueError('set schema_registry if format is "avro", and only then')
         if not self.create_topics and (self.partitions or self.replication_factor):
             raise ValueError("partitions and replication_factor are for new topics; set create_topics = true")
         if self.timeout < self.request_timeout:

@@ -37,7 +37,7 @@ class OAuthSettings(Settings):
 
 
 class OAuthTokens:
-    """The tokens of one OAuth client. The redactor of `client` learns each of them."""
+    """The tokens of one OAuth client. The redactor of `client` removes each of them from messages."""
 
     def __init__(self, settings: OAuthSettings, client: HttpClient, clock: Clock = SYSTEM_CLOCK) -> None:
         self._settings = settings
@@ -57,11 +57,11 @@ class OAuthTokens:
             return self._token
 
     def mark_accepted(self, token: str) -> None:
-        """Tell that the service accepted `token`."""
+        """Record that the service accepted `token`."""
         self._accepted |= token == self._token
 
     def mark_rejected(self, token: str) -> bool:
-        """Tell that the service rejected `token`. Returns whether a new token may help.
+        """Record that the service rejected `token`. Returns whether a new token may help.
 
         It may if this one had been accepted before, or was replaced in the meantime.
         """
@@ -84,7 +84,7 @@ class OAuthTokens:
             reply = await self._client.post(self._settings.token_url, aiohttp.FormData(form), {}, redact=False)
         except Unavailable as error:  # also OutcomeUnknown: requesting a token twice does no harm
             raise Unavailable(f"no OAuth token: {error}", error.retry_after) from error
-        if reply.status != 200:  # else it is not quoted, and may contain the last token again
+        if reply.status != 200:  # a 200 is never quoted, and may contain the last token again
             reply = replace(reply, body=self._client.redactor.body(reply.body))
         self._token, lifetime = parse_token(reply)
         self._client.redactor.add_token(self._token)

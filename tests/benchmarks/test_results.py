@@ -31,16 +31,16 @@ def result(**medians: list[float]) -> Result:
     ],
 )
 def test_a_verdict_needs_more_than_noise(base: list[float], new: list[float], verdict: str) -> None:
-    """Past the threshold, and the middle halves of both apart."""
+    """The change exceeds the threshold, and the middle halves of both do not overlap."""
     (found,) = compare.compare(result(a=base), result(a=new), 0.1)
     assert found.verdict == verdict
 
 
 @pytest.mark.parametrize(("change", "worse"), [(1.0, 1), (1.3, 30)])
-def test_few_rounds_are_worse_where_they_are_further_off_than_others(change: float, worse: int) -> None:
-    """Two runs of one program differ by a few per cent in each case; what they all do together is no noise."""
+def test_few_rounds_are_worse_if_they_change_more_than_others(change: float, worse: int) -> None:
+    """Two runs of one program differ by a few percent in each case. A change of all cases is not noise."""
     noise = [1 + 0.03 * ((place * 7) % 5 - 2) for place in range(30)]
-    noise[4], noise[5] = 1.13, 1.8  # as noise may be now and then; as it is not
+    noise[4], noise[5] = 1.13, 1.8  # the first can be noise, the second cannot
     base = Result({}, [Case("g", str(place), {}, {"x_parse": [10.0, 10.1]}) for place in range(30)])
     cases = [
         Case("g", str(place), {}, {"x_parse": [10 * of * change, 10.1 * of * change]}) for place, of in enumerate(noise)
@@ -50,8 +50,8 @@ def test_few_rounds_are_worse_where_they_are_further_off_than_others(change: flo
     assert (found[4] == "noise") == (change == 1.0)
 
 
-def test_of_rates_the_higher_one_is_better() -> None:
-    """Where a case has no ratio, its rate is compared."""
+def test_a_higher_rate_is_better() -> None:
+    """If a case has no ratio, its rate is compared."""
     base = Result({}, [Case("g", "a", {}, {"occurrences_per_s": [100.0] * 3})])
     new = Result({}, [Case("g", "a", {}, {"occurrences_per_s": [50.0] * 3})])
     assert [one.verdict for one in compare.compare(base, new, 0.1)] == ["worse"]
@@ -59,10 +59,10 @@ def test_of_rates_the_higher_one_is_better() -> None:
 
 
 @pytest.mark.parametrize(("new", "status"), [([10.0] * 3, 0), ([20.0] * 3, 1), ([5.0] * 3, 0)])
-def test_compare_ends_with_1_where_a_case_is_worse(
+def test_compare_exits_with_1_if_a_case_is_worse(
     new: list[float], status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And prints every case, those that are gone too."""
+    """It prints every case, including those that the new result lacks."""
     result(a=[10.0] * 3, gone=[1.0]).save(tmp_path / "base.json")
     result(a=new).save(tmp_path / "new.json")
     assert command_line.main(["compare", str(tmp_path / "base.json"), str(tmp_path / "new.json")]) == status
@@ -72,8 +72,8 @@ def test_compare_ends_with_1_where_a_case_is_worse(
     assert f"1 compared, {status} worse" in printed
 
 
-def test_what_can_not_be_compared_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A file that is not there, one that is no result, results without a case in common."""
+def test_results_that_cannot_be_compared_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A missing file, a file that is not a result, and results without a case in common."""
     (tmp_path / "no.json").write_text('{"cases": 1}')
     result(a=[1.0]).save(tmp_path / "a.json")
     result(b=[1.0]).save(tmp_path / "b.json")
@@ -82,7 +82,7 @@ def test_what_can_not_be_compared_is_told(tmp_path: Path, capsys: pytest.Capture
         assert told in capsys.readouterr().err
 
 
-# Told and drawn
+# Interpreted and drawn
 
 
 @pytest.mark.parametrize(
@@ -95,24 +95,24 @@ def test_what_can_not_be_compared_is_told(tmp_path: Path, capsys: pytest.Capture
         ([3.0], [6.0], "grows"),
     ],
 )
-def test_what_grows_is_told_from_what_is_flat(least: list[float], most: list[float], verdict: str) -> None:
-    """By the medians at both ends, where the noise does not explain it."""
+def test_a_growing_cost_differs_from_a_flat_one(least: list[float], most: list[float], verdict: str) -> None:
+    """In the medians at both ends, by more than the noise."""
     ends = ((1, least), (5, [100.0]), (10, most))
     cases = [Case("growth", "sinks", {"number": number}, {"x_parse": values}) for number, values in ends]
     (found,) = findings.growths(Result({}, cases))
     assert ([place for place, _ in found.points], found.verdict) == ([1, 5, 10], verdict)
 
 
-def test_time_is_told_by_its_first_and_last_minutes() -> None:
-    """What leaks grows; what varies is flat."""
+def test_growth_over_time_compares_the_first_and_last_minutes() -> None:
+    """A leak grows; a quantity that only varies is flat."""
     samples = {"x_parse": [3.0, 3.2] * 30, "rss_mib": [100.0 + 10 * minute for minute in range(60)]}
     verdicts = {g.quantity: g.verdict for g in findings.growths(Result({}, [Case("growth", "time", {}, samples)]))}
     assert verdicts == {"x_parse": "flat", "rss_mib": "grows"}
 
 
 @pytest.mark.parametrize(("rate", "enough"), [(1_000.0, True), (9_000.0, False)])
-def test_a_load_generator_that_bounds_is_told(rate: float, enough: bool) -> None:
-    """Where a server answers about as fast as the generator can send."""
+def test_a_load_generator_that_limits_a_rate_is_reported(rate: float, enough: bool) -> None:
+    """If a server answers about as fast as the generator can send."""
     alone = Case("load generator", "black hole", {"occurrences": 10}, {"occurrences_per_s": [10_000.0]})
     served = {"acknowledged_per_s": [rate], "generator_busy": [0.5]}
     slower = {"acknowledged_per_s": [10.0], "generator_busy": [0.1]}
@@ -122,7 +122,7 @@ def test_a_load_generator_that_bounds_is_told(rate: float, enough: bool) -> None
 
 
 def test_every_picture_has_a_title_and_a_note() -> None:
-    """The page says what is to be seen."""
+    """The page explains each of them."""
     assert plots.PICTURES.keys() == page.TITLES.keys() == page.NOTES.keys()
 
 
@@ -133,8 +133,8 @@ def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert Result.load(tmp_path / "r.json") == made
 
 
-def test_a_case_tells_what_is_left_of_the_time_that_it_should_take() -> None:
-    """Where nothing is known of it, its rounds tell."""
+def test_the_remaining_time_of_a_case_is_estimated() -> None:
+    """From the expected time, or else from the rounds so far."""
     now = 100.0
     progress = Progress(get_time=lambda: now)
     progress.add_task("known", total=1, expected=75.0)

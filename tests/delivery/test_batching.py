@@ -112,7 +112,7 @@ async def test_a_restart_in_the_middle_of_a_post(ordinal: int) -> None:
 
 
 async def _mapped(bench: Bench, posts: int) -> None:
-    """Return when so many posts were mapped, and everything that can run has run."""
+    """Return when this many posts were mapped, and everything that can run has run."""
     await until_async(lambda: bench.mapped_posts._begun.get(0) == posts and not bench.mapped_posts._pending, "mapped")
     await settle()
 
@@ -156,7 +156,7 @@ async def test_a_post_from_the_future_lingers_from_now() -> None:
 
 
 async def test_next_returns_none_after_its_patience() -> None:
-    """If the journal has no post for so long. Later posts are found later."""
+    """If the journal gets no post in that time. Later posts are found by later calls."""
     clock = FakeClock()
     bench = Bench(clock=clock)
     slicing = asyncio.create_task(bench.batcher.next(5))

@@ -32,7 +32,7 @@ def ceilings(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 async def test_retries_wait_a_random_time_under_a_ceiling_that_doubles(ceilings: list[float]) -> None:
-    """Full jitter from 0 to retry_initial, twice that, and so on up to retry_max. There is no last try."""
+    """Full jitter from 0 to retry_initial, twice that, and so on up to retry_max. Tries are not limited."""
     sink = FakeSink(*[Unavailable("away")] * 12)
     async with Rig(sink, retry_initial="1s", retry_max="16s") as rig:
         bodies = await rig.post(3)

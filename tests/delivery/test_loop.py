@@ -122,7 +122,7 @@ async def test_a_sink_is_called_again_after_the_time_it_asked_for() -> None:
 
 
 async def test_an_expired_batch_does_not_change_when_to_call_again() -> None:
-    """A batch of which nothing is left to write is no write."""
+    """A batch with nothing left to write does not count as a write."""
     sink = SerialFakeSink(WriteResult(again_after=20.0), WriteResult())
     async with Rig(sink, serial=True, max_age="1h") as rig:
         await rig.post(1)
@@ -253,7 +253,7 @@ async def test_delivery_from_a_real_journal(tmp_path: Path) -> None:
         await until_async(lambda: dead_letters.count() == 1, "one is a dead letter")
         assert dead_letters.retry(Selection("sink"), ["sink"]) == 1
         await until_async(lambda: len(sink.bodies) == 3, "the third is delivered")
-        await until_async(lambda: dead_letters.count() == 0, "it is no dead letter any more")
+        await until_async(lambda: dead_letters.count() == 0, "the dead letter is deleted")
     delivery.stop()
     await running
     mapped_posts.close()

@@ -59,7 +59,7 @@ async def journal(
     clock: Clock = SYSTEM_CLOCK,
     **settings: Any,
 ) -> AsyncIterator[Journal]:
-    """An open journal that keeps posts for ever by default. starts: its sinks, and where they start if not at the oldest
+    """An open journal that keeps posts forever by default. starts: its sinks, and where they start if not at the oldest
     post."""
     settings.setdefault("retention", "36500d")
     named = starts if isinstance(starts, dict) else dict.fromkeys(starts, "oldest")

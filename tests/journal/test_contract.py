@@ -262,7 +262,7 @@ async def test_a_record_without_a_sink_is_retried_by_all_sinks(driver: Driver) -
         assert [each.event_id for sink in "ab" for each in await retries(it, sink)] == ["id-1", "id-1"]
 
 
-async def test_what_can_not_be_retried_is_left_as_it_is(driver: Driver) -> None:
+async def test_what_cannot_be_retried_is_left_as_it_is(driver: Driver) -> None:
     """Records of a sink that is not configured, without a valid timestamp, or whose body is no longer JSON."""
     kept = [
         dead_letter(1, "gone"),
@@ -282,7 +282,7 @@ async def test_a_rejected_post_that_is_retried_is_appended(driver: Driver) -> No
         await it.journal.add_dead_letter(DeadLetter("post", "", "malformed", 1, b"nonsense"))
         with driver.dead_letters() as dead_letters:
             assert dead_letters.retry(ALL, ["a"]) == 2
-            await until_async(lambda: dead_letters.count() == 1, "the valid one is no dead letter any more")
+            await until_async(lambda: dead_letters.count() == 1, "the dead letter of the valid post is deleted")
             await until_async(lambda: [each.tries for each in dead_letters.select()] == [2], "the other one was tried")
             (kept,) = dead_letters.select()
         assert kept.body == b"nonsense"

@@ -1,4 +1,4 @@
-"""Files of posts: formats, names, and what readers and writers say of broken ones."""
+"""Files of posts: formats, names, and the errors for broken ones."""
 
 import io
 import subprocess
@@ -119,7 +119,7 @@ def test_a_path_without_posts_is_rejected(tmp_path: Path, name: str, message: st
 
 
 @pytest.mark.parametrize("name", ["none.bin", "none.btposts", "folder.bin"])
-def test_a_file_that_can_not_be_read_is_named(tmp_path: Path, name: str) -> None:
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
     """With the reason of the operating system."""
     (tmp_path / "folder.bin").mkdir()
     with pytest.raises(PostFileError, match=f"{name}: (No such file|Is a directory)"):

@@ -1,4 +1,4 @@
-"""The memory that bodies may occupy: first come, first served, and nothing of it is ever lost."""
+"""The memory that bodies may occupy: first come, first served, and all of it is released again."""
 
 import asyncio
 

@@ -79,8 +79,8 @@ def test_ordinals_are_those_of_event_ids(sample: bytes) -> None:
     assert ordinals == list(range(len(ordinals)))
 
 
-def test_what_makes_a_post_no_post_is_shown() -> None:
-    """Missing required fields are listed; the rest is shown as usual."""
+def test_missing_required_fields_are_shown() -> None:
+    """They are listed; the rest of the post is shown as usual."""
     found = described(wire.transaction(wire.OCCURRENCE + b"\x32\x00"))
     assert found["missing_required_fields"] == [
         "businessTransactions[0].name",

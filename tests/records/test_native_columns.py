@@ -191,7 +191,7 @@ def test_an_error_in_compiling_is_raised(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_panic_leaves_the_post_to_the_plain_path(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """stderr tells of the bug, no record is lost, and the next post is mapped natively."""
+    """The bug is reported on stderr, no record is lost, and the next post is mapped natively."""
     one = mapper()
     body = posts.mixed(5)
     with monkeypatch.context() as patch:

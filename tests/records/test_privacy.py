@@ -97,7 +97,7 @@ def test_other_fields_stay_as_they_are(settings: dict[str, Any], name: str) -> N
 
 @pytest.mark.parametrize("name", ["event.kind", "event.id", "timestamp"])
 @pytest.mark.parametrize("how", ["drop", "hash"])
-def test_a_field_that_every_record_needs_can_not_be_removed(how: str, name: str) -> None:
+def test_a_field_that_every_record_needs_cannot_be_removed(how: str, name: str) -> None:
     """Sinks rely on it."""
     with pytest.raises(ValidationError, match=f"every record needs {name}: remove it from this list"):
         PrivacySettings.model_validate({how: [name], "key": "k"})

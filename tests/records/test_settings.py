@@ -200,7 +200,7 @@ def test_attributes_never_override_what_the_feed_says() -> None:
 )
 def test_attributes_must_be_values_that_a_record_can_hold(attributes: Any) -> None:
     """A name must not have two values either."""
-    with pytest.raises(ValidationError, match=r"invalid value of a|a name is given twice|must be a table"):
+    with pytest.raises(ValidationError, match=r"invalid value of a|a name is set twice|must be a table"):
         RecordSettings.model_validate({"attributes": attributes})
 
 
@@ -340,7 +340,7 @@ def test_unknown_fields_are_counted_and_harm_nothing() -> None:
 
 
 def test_what_the_server_lost_is_counted() -> None:
-    """It is lostTransactions."""
+    """From the field lostTransactions."""
     assert mapped(wire.post(lostTransactions=5)).counts.lost == 5
     assert mapped(wire.post()).counts.lost == 0
 

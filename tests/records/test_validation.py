@@ -74,7 +74,7 @@ def test_violations_come_in_the_tables_order(category: str) -> None:
 
 
 def test_violations_are_reported_unless_configured_otherwise() -> None:
-    """The real feed breaks the table in good faith."""
+    """AppMon itself breaks the table."""
     settings = ValidationSettings()
     assert (settings.missing, settings.unexpected) == ("report", "report")
 

@@ -1,7 +1,7 @@
 """Real Kafka brokers, in KRaft mode, on free ports of the loopback.
 
     with Kafka(directory) as kafka:              one broker
-    with Kafka(directory, brokers=3) as kafka:   three, for fail-over
+    with Kafka(directory, brokers=3) as kafka:   three, for failover
 
 Every broker has a listener without security, whose clients are super users. If there is an authority, it also listens with
 SASL_SSL and SSL. Clients of these may do what the ACLs allow, and everything with topics without ACLs.

@@ -48,7 +48,7 @@ def test_the_level_is_that_of_btfeed(level: str, lines: int) -> None:
     assert len(run(level).stderr.splitlines()) == lines
 
 
-def test_a_log_that_can_not_be_written_does_not_stop_the_work() -> None:
+def test_a_log_that_cannot_be_written_does_not_stop_the_work() -> None:
     """Such as on a full disk: lines are lost, and the program continues."""
     program = (
         "from btfeed.telemetry import logs; import structlog, logging; logs.configure(); log = structlog.get_logger()\n"

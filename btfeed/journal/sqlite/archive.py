@@ -1,5 +1,7 @@
-"""The posts of a range of time in a SQLite journal. A server may be writing it: the file is opened read-only, and read in
-pieces."""
+"""The posts of a range of time in a SQLite journal, read in pieces, since a server may be writing to it.
+
+The file is opened read-only.
+"""
 
 from collections.abc import Iterator
 from contextlib import closing

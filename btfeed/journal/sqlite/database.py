@@ -1,4 +1,4 @@
-"""One connection to the journal's file: its set-up, its transactions, and the statements on posts and sinks.
+"""One connection to the journal's file: its setup, its transactions, and the statements on posts and sinks.
 
     posts         number, time of receipt, peer, digest and body. Numbers ascend without gaps, except for
     gaps          ranges of numbers whose posts were lost or set aside. A number missing from both means damage

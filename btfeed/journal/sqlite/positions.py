@@ -1,4 +1,4 @@
-"""What the tables say, in short: the journal thread's own copy, and the snapshot of it that the event loop gets."""
+"""A summary of the tables: the journal thread's own copy, and the snapshot of it that the event loop gets."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

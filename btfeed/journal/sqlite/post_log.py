@@ -199,7 +199,7 @@ class PostLog:
         entries: list[Entry] = []
         for row in self.database.posts(seq, max_bytes):
             if row.seq != seq:
-                raise apsw.CorruptError(f"post {seq} is not where it belongs")
+                raise apsw.CorruptError(f"post {seq} is missing or out of order")
             if isinstance(row, Damaged):
                 return entries, row
             entries.append(row)

@@ -269,8 +269,8 @@ def _number(seq: int, expected: int, following: int) -> int:
 
 
 class _DoubtfulRows:
-    """Rows that are damaged, or whose number is taken. On a damaged page, what looks like a row may be none; it counts only
-    if there is a missing number for it."""
+    """Rows that are damaged, or whose number is taken. On a damaged page, not everything that looks like a row is
+    one, so it counts only if there is a missing number for it."""
 
     def __init__(self) -> None:
         self._rows: list[Damaged] = []

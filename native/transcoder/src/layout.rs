@@ -95,7 +95,7 @@ pub(crate) fn split_transaction<'a>(
     Some(unknown)
 }
 
-/// Loads the start of `bytes` into the processor's cache. Finding the occurrences means to jump from length to length, and
+/// Loads the start of `bytes` into the processor's cache. Finding the occurrences means jumping from length to length, and
 /// each jump would wait for memory.
 fn prefetch(bytes: &[u8]) {
     let start = &bytes[..bytes.len().min(PREFETCH_SIZE)];

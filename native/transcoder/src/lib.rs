@@ -31,7 +31,7 @@ pub mod wire;
 use blake2b_simd::Params;
 use blake2b_simd::many::{HashManyJob, hash_many};
 
-/// Returns the BLAKE2b-256 digest of each body. With SIMD, several are hashed at once, in a third of the time.
+/// Returns the BLAKE2b-256 digest of each body. With SIMD, several are hashed at once, which takes a third of the time.
 #[must_use]
 pub fn digests(bodies: &[&[u8]]) -> Vec<[u8; 32]> {
     let params = Params::new().hash_length(32).to_owned();

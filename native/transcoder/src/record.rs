@@ -24,7 +24,7 @@ pub struct Issues {
     pub invalid_utf8: u64,
 }
 
-/// What the records of a business transaction need beside the occurrence.
+/// What the records of a business transaction need besides the occurrence.
 pub struct Context<'c> {
     /// The field table and the settings.
     pub table: &'c Table,

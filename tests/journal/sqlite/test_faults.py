@@ -180,7 +180,7 @@ async def test_stale_handles_are_reopened(tmp_path: Path, disk: FaultyDisk) -> N
         assert await opened.bodies() == taken
 
 
-async def test_posts_are_taken_while_some_can_not_be_read(tmp_path: Path, disk: FaultyDisk) -> None:
+async def test_posts_are_taken_while_some_cannot_be_read(tmp_path: Path, disk: FaultyDisk) -> None:
     """A bad sector holds up only those who read it. If it stays bad, its posts count as lost, and the rest is delivered."""
     clock = FakeClock()
     async with journal(tmp_path) as opened:

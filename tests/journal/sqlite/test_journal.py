@@ -177,7 +177,7 @@ async def test_a_second_process_is_refused(tmp_path: Path) -> None:
     await asyncio.to_thread(subprocess.run, command, check=True)
 
 
-async def test_a_journal_that_can_not_be_opened_releases_its_directory(tmp_path: Path) -> None:
+async def test_a_journal_that_cannot_be_opened_releases_its_directory(tmp_path: Path) -> None:
     """An error at start names the directory. The next try can use it."""
     (tmp_path / FILE).mkdir()
     with pytest.raises(JournalUnavailable, match=str(tmp_path)):

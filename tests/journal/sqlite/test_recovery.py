@@ -265,7 +265,7 @@ async def test_cursors_and_dead_letters_are_recovered(tmp_path: Path) -> None:
 
 
 async def test_a_sink_that_lost_its_cursor_starts_with_the_oldest(tmp_path: Path) -> None:
-    """A damaged cursor is not used: records are rather delivered twice than not at all."""
+    """A damaged cursor is not used: delivering records twice is better than losing them."""
     home = tmp_path / "journal"
     await _written(home)
     content = (home / FILE).read_bytes()

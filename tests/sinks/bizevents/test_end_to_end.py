@@ -142,8 +142,8 @@ def test_lost_replies_double_with_equal_ids_only(tmp_path: Path) -> None:
     assert all(len(versions) == 1 for versions in bodies.values())
 
 
-def test_who_would_rather_lose_keeps_dead_letters(tmp_path: Path) -> None:
-    """With on_unknown = `dead-letter`, nothing is sent twice, and what may be missing is in the dead letters."""
+def test_on_unknown_dead_letter_sends_nothing_twice(tmp_path: Path) -> None:
+    """What may be missing is in the dead letters."""
     more = 'api_token = "${TOKEN}"\non_unknown = "dead-letter"\ntimeout = "300ms"'
     with BizeventsServer() as dynatrace, btfeed(tmp_path, dynatrace.url, more) as server:
         ids = post(server, 1)
@@ -158,8 +158,8 @@ def test_who_would_rather_lose_keeps_dead_letters(tmp_path: Path) -> None:
     assert {*dynatrace.ids, *kept} == set(ids)
 
 
-def test_what_is_too_old_never_reaches_the_silence(tmp_path: Path) -> None:
-    """Records older than 23 h 55 min expire, so that Dynatrace drops none. Those in the future are counted."""
+def test_events_that_are_too_old_expire(tmp_path: Path) -> None:
+    """After 23 h 55 min, so that Dynatrace does not drop them silently. Those in the future are counted."""
     with BizeventsServer() as dynatrace, btfeed(tmp_path, dynatrace.url) as server:
         fresh = post(server, 2)
         old = post(server, 2, first=2, age=24 * HOUR - HOUR // 30)

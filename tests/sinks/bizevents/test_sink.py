@@ -83,8 +83,8 @@ async def test_what_does_not_go_together_is_refused_with_a_hint(url: str, creden
     ("table", "fault"),
     [
         ({}, "sinks.biz.url: is required"),
-        ({"url": "https://x"}, "sinks.biz: needs either api_token or oauth"),
-        ({"url": "https://x", "api_token": "SECRETAPITOKEN", "oauth": CLIENT}, "sinks.biz: needs either"),
+        ({"url": "https://x"}, "sinks.biz: set either api_token or oauth"),
+        ({"url": "https://x", "api_token": "SECRETAPITOKEN", "oauth": CLIENT}, "sinks.biz: set either"),
         ({"url": "https://x", "oauth": {"client_id": "c"}}, "sinks.biz.oauth.client_secret: is required"),
         (
             {"url": "https://x", "oauth": {**CLIENT, "token_url": "https://u:SECRETOFCLIENT@x"}},

@@ -64,7 +64,7 @@ def test_an_error_that_names_no_record_refuses_all_that_it_may_mean(item: Any) -
     assert list(found.retry) == []
 
 
-def test_an_empty_list_of_errors_with_400_is_no_success() -> None:
+def test_an_empty_list_of_errors_with_400_is_not_a_success() -> None:
     """Some records were refused, and the reply doesn't say which."""
     assert sorted(verdict(reply(400, b'{"errors": []}'), IDS).refused) == [0, 1, 2]
 

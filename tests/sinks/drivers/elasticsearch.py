@@ -52,7 +52,7 @@ class Place:
         return [record_of(bytes(document.source)) for document in self.server.documents(self.pattern)]
 
     def close(self) -> None:
-        """Delete what is there, but for data streams: these servers have no way to."""
+        """Delete everything except data streams, which these servers cannot delete."""
         for kind in ("", "/_index_template"):
             self.server.ask("DELETE", f"{kind}/*{self.prefix}*")
 

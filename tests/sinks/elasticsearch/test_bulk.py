@@ -56,7 +56,7 @@ def test_the_date_is_the_events_own_in_utc(at: int, moment: str) -> None:
     assert json.loads(head)["create"]["_index"] == f"bt-purepath-{moment[:10]}"
 
 
-def test_neighbours_go_to_indexes_of_their_own() -> None:
+def test_neighbors_go_to_indexes_of_their_own() -> None:
     """By their own day and transaction, in any order."""
     visits = Transaction("v", "a", "p", "s", "visit")
     batch = Batch.concat([one_at(0), one_at(DAY), one_at(0, visits), one_at(0), one_at(DAY, visits)])
@@ -212,7 +212,7 @@ MALFORMED = whole("illegal_argument_exception", "Malformed action/metadata line 
         (401, whole("security_exception", "unable to authenticate user [x]"), Misconfigured, "credentials"),
         (403, whole("security_exception", "action is unauthorized"), Misconfigured, "role"),
         (403, whole("cluster_block_exception", "[FORBIDDEN/6/cluster read-only (api)];"), Misconfigured, "read-only"),
-        (404, {"error": "no handler"}, Misconfigured, "no handler; Elasticsearch does not answer like this"),
+        (404, {"error": "no handler"}, Misconfigured, "no handler; unexpected answer"),
         (302, "", Misconfigured, "check `hosts`"),
         (429, whole("circuit_breaking_exception", "Data too large"), Unavailable, "Data too large"),
         (503, whole("cluster_block_exception", "no master"), Unavailable, "no master"),

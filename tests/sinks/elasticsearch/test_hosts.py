@@ -48,7 +48,7 @@ async def test_a_dead_host_is_passed_over(place: Place) -> None:
     assert len(place.records()) == 120
 
 
-async def test_a_node_that_says_nothing_is_given_up_in_time(place: Place) -> None:
+async def test_a_node_that_does_not_answer_is_given_up_in_time(place: Place) -> None:
     """The outcome of a write that times out is unknown. Opening asks the next host."""
 
     async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -109,7 +109,7 @@ async def test_wrong_credentials_are_misconfigured(secured: Place, auth: object)
 
 
 async def test_certificates_are_checked(secured: Place) -> None:
-    """Without the authority's there is no connection. An unusable file has another message."""
+    """Without the authority's, the connection fails. An unusable file has another message."""
     sink = secured.sink(ca=None)
     with pytest.raises(Misconfigured, match=r"certificate is not trusted.*`ca`"):
         await sink.check()
@@ -156,9 +156,9 @@ async def answering(status: int, body: str, content_type: str) -> AsyncIterator[
     [
         (200, "{}", "application/json", Misconfigured, "is not Elasticsearch"),
         (200, "<html>welcome</html>", "text/html", Misconfigured, "is not Elasticsearch"),
-        (404, "<html>no</html>", "text/html", Misconfigured, "does not answer like this"),
-        (405, "no", "text/plain", Misconfigured, "does not answer like this"),
-        (501, "no", "text/plain", Misconfigured, "does not answer like this"),
+        (404, "<html>no</html>", "text/html", Misconfigured, "unexpected answer"),
+        (405, "no", "text/plain", Misconfigured, "unexpected answer"),
+        (501, "no", "text/plain", Misconfigured, "unexpected answer"),
         (503, "busy", "text/plain", Unavailable, "HTTP 503: busy"),
         (502, "bad", "application/octet-stream", Unavailable, "not JSON"),
         (500, "{", "application/json", Unavailable, "not JSON"),

@@ -1,4 +1,4 @@
-"""The table of an Elasticsearch sink in the configuration: what is accepted, and the faults of what is not."""
+"""The table of an Elasticsearch sink in the configuration: what is accepted, and the errors for the rest."""
 
 from typing import Any
 
@@ -42,13 +42,13 @@ def test_each_credential_is_taken(auth: object) -> None:
             {"hosts": ["https://elastic:pw@es.example:9200"]},
             "sinks.search.hosts.0: invalid URL: only scheme",
         ),
-        ({"hosts": HOSTS, "auth": {}}, "sinks.search.auth: needs exactly one of api_key, basic and bearer"),
-        ({"hosts": HOSTS, "auth": {"api_key": "a", "bearer": "b"}}, "sinks.search.auth: needs exactly one of"),
+        ({"hosts": HOSTS, "auth": {}}, "sinks.search.auth: set exactly one of api_key, basic and bearer"),
+        ({"hosts": HOSTS, "auth": {"api_key": "a", "bearer": "b"}}, "sinks.search.auth: set exactly one of"),
         ({"hosts": HOSTS, "auth": {"basic": {"username": "a"}}}, "sinks.search.auth.basic.password: is required"),
         ({"hosts": HOSTS, "auth": {"apikey": "a"}}, "sinks.search.auth.apikey: unknown key; did you mean api_key?"),
         ({"hosts": HOSTS, "index": "a-{day}"}, "sinks.search.index: unknown placeholder {day}"),
         ({"hosts": HOSTS, "index": ""}, "sinks.search.index: must not be empty"),
-        ({"hosts": HOSTS, "index": "a", "data_stream": "b"}, "sinks.search: takes either index or data_stream"),
+        ({"hosts": HOSTS, "index": "a", "data_stream": "b"}, "sinks.search: set either index or data_stream"),
         ({"hosts": HOSTS, "data_stream": "x" * 300}, "sinks.search.data_stream: is too long"),
     ],
 )

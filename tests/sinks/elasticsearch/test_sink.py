@@ -115,7 +115,7 @@ async def test_names_of_users_become_indexes(place: Place) -> None:
     assert len(place.records()) == len(names)
 
 
-# What a server says no to
+# What a server rejects
 
 
 async def test_a_mapping_conflict_is_that_records_dead_letter(place: Place) -> None:
@@ -138,7 +138,7 @@ async def test_a_mapping_conflict_is_that_records_dead_letter(place: Place) -> N
         (("POST", "_close"), ("POST", "_open"), "index_closed_exception"),
     ],
 )
-async def test_an_index_that_takes_nothing_waits_and_its_neighbours_go_on(
+async def test_an_index_that_takes_nothing_waits_and_its_neighbors_go_on(
     place: Place, before: Sequence[Any], after: Sequence[Any], said: str
 ) -> None:
     """Blocked or closed: no record is refused, a person is told, and writing goes on when the index is usable again."""

@@ -43,7 +43,7 @@ async def test_no_template_where_none_is_wanted(place: Place) -> None:
     assert len(place.records()) == 3
 
 
-async def test_a_template_for_everybody_is_not_installed(place: Place) -> None:
+async def test_a_template_for_all_indexes_is_not_installed(place: Place) -> None:
     """If the index starts with a placeholder. The sink says so once, and works."""
     settings = {"index": f"{{name}}-{place.prefix}-{{date}}"}
     with capture_logs() as logs:

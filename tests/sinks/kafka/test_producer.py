@@ -15,7 +15,7 @@ TIMEOUT = 20.0
 
 
 class SilentClient:
-    """Of a cluster without brokers. Closing it takes for ever."""
+    """A client of a cluster without brokers. Closing it takes forever."""
 
     async def close(self) -> None:
         await asyncio.Event().wait()
@@ -43,7 +43,7 @@ class SilentProducer:
 
 
 class FakeTopics:
-    """Diagnoses a partition, or takes for ever if `reason` is None."""
+    """Diagnoses a partition, or takes forever if `reason` is None."""
 
     def __init__(self, reason: str | None) -> None:
         self._reason = reason

@@ -122,7 +122,7 @@ async def test_is_unavailable_without_a_token(kafka: Kafka, tokens: TokenServer)
 
 
 async def test_shows_its_client_certificate(kafka: Kafka) -> None:
-    """To a broker that requires one; without it there is no connection."""
+    """To a broker that requires one; without it the connection fails."""
     topic = kafka.make_topic(new_topic())
     assert kafka.authority
     certificate, key = map(str, kafka.authority.sign("client"))
@@ -171,7 +171,7 @@ async def test_check_says_what_is_wrong(kafka: Kafka) -> None:
         """One that is there will do."""
 
 
-async def test_check_does_not_wait_for_ever(kafka: Kafka) -> None:
+async def test_check_does_not_wait_forever(kafka: Kafka) -> None:
     """For a broker that accepts connections and never replies."""
     broker = kafka.nodes[0]
     broker.pause()

@@ -1,4 +1,4 @@
-"""TLS contexts from PEM files, and what is said of files that can't be used."""
+"""TLS contexts from PEM files, and the errors for files that can't be used."""
 
 import ssl
 from pathlib import Path
