@@ -18,15 +18,16 @@ from benchmarks.load import Load
 from benchmarks.results import Case
 from benchmarks.stages import DEFAULTS, map_posts, write_all
 from benchmarks.workshop import Workshop
-from btfeed.records import mapper as transcode
+from btfeed.records.mapper import create_mapper
 from btfeed.records.schema import MAPS, RECORD_FIELDS
 from sinks.base import SinkContext
 from sinks.batch import Batch
-from sinks.elasticsearch.bulk import bulk
+from sinks.elasticsearch.bulk import bulk_request
 from sinks.elasticsearch.index import IndexName
 from sinks.elasticsearch.sink import SINK as ELASTICSEARCH
-from sinks.kafka.messages import MessageFormat, PlainMessages, runs_of
-from sinks.kafka.sink import KafkaSettings, KafkaSink, PartitionQueue
+from sinks.kafka.messages import MessageFormat, PlainMessages, transaction_runs
+from sinks.kafka.partition_queue import PartitionQueue
+from sinks.kafka.sink import KafkaSettings, KafkaSink
 from sinks.shared.cloud_events import Envelopes, Header
 from tests.servers.elasticsearch import Elasticsearch
 from tests.servers.installed import missing
@@ -60,7 +61,7 @@ def _bound(run: Callable[..., Iterator[Sample]], *arguments: Any) -> Callable[[W
 def _batches(occurrences: int) -> list[Batch]:
     """At least two batches of RECORDS, mapped from posts of 1,000."""
     number = max(2, occurrences // RECORDS)
-    mapped = map_posts(Load.make(1_000, number * RECORDS), transcode.mapper(*DEFAULTS))
+    mapped = map_posts(Load.make(1_000, number * RECORDS), create_mapper(*DEFAULTS))
     each = RECORDS // 1_000
     return [Batch.concat(mapped[start : start + each]) for start in range(0, len(mapped), each)]
 
@@ -124,10 +125,10 @@ def _kafka(workshop: Workshop, codec: str, rounds: int, occurrences: int) -> Ite
 
 def _prepare(prefix: str, batch: Batch) -> Prepared:
     messages = PlainMessages(MessageFormat("visit", True, "none", 2**20, Envelopes("application/json")), batch, None, [0])
-    runs = [(f"{prefix}.{transaction.category}", count) for transaction, count in runs_of(batch.transactions)]
-    lanes = messages.lanes(runs, dict.fromkeys([topic for topic, _ in runs], PARTITIONS), [])
+    runs = [(f"{prefix}.{transaction.category}", count) for transaction, count in transaction_runs(batch.transactions)]
+    grouped = messages.by_partition(runs, dict.fromkeys([topic for topic, _ in runs], PARTITIONS), [])
     headers = [messages.headers(index) for index in range(len(batch))]
-    return messages, headers, [PartitionQueue(*place, indexes) for place, indexes in lanes.items()]
+    return messages, headers, [PartitionQueue(*place, indexes) for place, indexes in grouped.items()]
 
 
 async def _send(
@@ -136,7 +137,7 @@ async def _send(
     async def lane(one: PartitionQueue) -> None:
         made = producer.create_batch()
         stamp = time.time_ns() // 1_000_000
-        for index in one.left:
+        for index in one.pending:
             key, value = messages.keys[index], messages.values[index]
             assert made.append(timestamp=stamp, key=key, value=value, headers=headers[index])
         await (await producer.send_batch(made, one.topic, partition=one.partition))
@@ -166,7 +167,7 @@ async def _documents(workshop: Workshop, node: Elasticsearch, batches: list[Batc
     names = [f"bare{workshop.directory().name}{side}" for side in ("sink", "client")]
     tables = [{"hosts": [node.url], "index": name} for name in names]
     sink, other = (ELASTICSEARCH.create(ELASTICSEARCH.settings.model_validate(table), CONTEXT) for table in tables)
-    requests: list[Any] = [bulk(batch, IndexName(names[1])) for batch in batches]
+    requests: list[Any] = [bulk_request(batch, IndexName(names[1])) for batch in batches]
     async with AsyncElasticsearch([node.url], request_timeout=60) as client:
         await sink.open(None)
         await other.open(None)  # for its template

@@ -7,9 +7,9 @@
     digest, native   the same, eight posts at a time
     journal append   until posts are durable, in group commits, with their digests
     journal read     as deliveries read, from a reopened journal
-    validate         the checks against the field table: once for each shape of occurrences, not for each occurrence
-    encode           msgspec alone, of finished rows
-    map              all of the plain `Mapper.map`: parse, validate, map, encode
+    validate         the checks against the field table: once for each occurrence
+    encode           msgspec alone, of finished records
+    map              all of the plain `PlainMapper.map`: parse, validate, map, encode
     map, native      the same by the native transcoder
     batch            joining and slicing mapped posts to a sink's batches
     sink: NAME       the writes of a sink to a black hole, or to the disk
@@ -37,14 +37,11 @@ from btfeed.journal.sqlite.journal import SqliteJournal
 from btfeed.journal.sqlite.settings import SqliteSettings
 from btfeed.posts import admission, post
 from btfeed.posts.bt_pb2 import BusinessTransactions
-from btfeed.records import mapper as transcode
-from btfeed.records import plain_mapper as mapping
-from btfeed.records import plan
-from btfeed.records import validation as validate
-from btfeed.records.mapper import PostMapper
-from btfeed.records.plain_mapper import Mapper
-from btfeed.records.plan import RecordSettings
-from btfeed.records.validation import ValidationSettings
+from btfeed.records import plain_mapper
+from btfeed.records.mapper import NativeMapper, PostMapper, create_mapper
+from btfeed.records.plain_mapper import PlainMapper
+from btfeed.records.settings import RecordSettings
+from btfeed.records.validation import ValidationSettings, Violation, violations
 from btfeed.telemetry.metrics import Metrics
 from sinks.base import Sink
 from sinks.batch import Batch
@@ -85,10 +82,12 @@ def _plain(work: Callable[[bytes], object]) -> Stage:
 
 @asynccontextmanager
 async def _limits(bench: Bench) -> AsyncIterator[tuple[Work, Work]]:
+    limits = admission.Limits.of(MAX_OCCURRENCES)
+
     async def admit() -> None:
         found = 0
         for body in bench.load.bodies:
-            found += admission.admit_plainly(body, MAX_OCCURRENCES)
+            found += admission.admit_plain(body, limits)
         assert found == bench.load.occurrences
 
     async def parse() -> None:
@@ -115,39 +114,37 @@ async def _validate(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
     """Repeats the calls that a mapper made."""
     asked: list[tuple[Any, ...]] = []
 
-    def note(*arguments: Any) -> tuple[validate.Violation, ...]:
+    def note(*arguments: Any) -> list[Violation]:
         asked.append(arguments)
-        return validate.violations(*arguments)
+        return violations(*arguments)
 
-    with patch.object(plan, "violations", note):
-        map_posts(bench.load, Mapper(*DEFAULTS))
+    with patch.object(plain_mapper, "violations", note):
+        map_posts(bench.load, PlainMapper(*DEFAULTS))
 
     async def turn() -> None:
         for arguments in asked:
-            validate.violations(*arguments)
+            violations(*arguments)
 
     yield turn, None
 
 
 @asynccontextmanager
 async def _encode(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
-    """Encodes the rows again that a mapper encoded."""
-    rows: list[Any] = []
-    encoder = msgspec.json.Encoder()
+    """Encodes the records again that a mapper encoded."""
+    records: list[Any] = []
+    encode = msgspec.json.Encoder().encode
 
-    class Keeping:
-        def encode_into(self, row: Any, buffer: bytearray, offset: int) -> None:
-            rows.append(row)
-            encoder.encode_into(row, buffer, offset)
+    def note(record: Any) -> bytes:
+        records.append(record)
+        return encode(record)
 
-    with patch.object(mapping, "_encoder", Keeping()):
-        map_posts(bench.load, Mapper(*DEFAULTS))
-    assert len(rows) == bench.load.occurrences
+    with patch.object(plain_mapper, "_to_json", note):
+        map_posts(bench.load, PlainMapper(*DEFAULTS))
+    assert len(records) == bench.load.occurrences
 
     async def turn() -> None:
-        buffer = bytearray()
-        for row in rows:
-            encoder.encode_into(row, buffer, len(buffer))
+        for record in records:
+            encode(record)
 
     yield turn, None
 
@@ -217,7 +214,7 @@ async def _journal(directory: Path) -> AsyncIterator[SqliteJournal]:
 
 @asynccontextmanager
 async def _batch(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
-    posts = map_posts(bench.load, transcode.mapper(*DEFAULTS))
+    posts = map_posts(bench.load, create_mapper(*DEFAULTS))
     delivery = config.parse({"sinks": {"s": {"type": "file"}}}, {}).sinks["s"].common.delivery
 
     async def turn() -> None:
@@ -264,7 +261,7 @@ async def _sink(bench: Bench) -> AsyncIterator[tuple[Work, None]]:
     assert bench.sink
     found = config.parse({"sinks": {"bench": bench.sink}}, {}).sinks["bench"]
     delivery = found.common.delivery
-    batches = _batches(map_posts(bench.load, transcode.mapper(*DEFAULTS)), delivery.max_records, delivery.max_bytes)
+    batches = _batches(map_posts(bench.load, create_mapper(*DEFAULTS)), delivery.max_records, delivery.max_bytes)
     sink = parts.create_sink("bench", found)
     await sink.open(None)
 
@@ -285,14 +282,14 @@ STAGES: dict[str, Stage] = {
     "journal read": _read,
     "validate": _validate,
     "encode": _encode,
-    "map": _mapping(Mapper),
+    "map": _mapping(PlainMapper),
     "batch": _batch,
 }
 if native.module:
     STAGES |= {
         "limits, native": _plain(lambda body: admission.admit(body, MAX_OCCURRENCES)),
         "digest, native": _digests,
-        "map, native": _mapping(transcode.NativeMapper),
+        "map, native": _mapping(NativeMapper),
     }
 
 

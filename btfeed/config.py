@@ -1,6 +1,6 @@
-"""The configuration: TOML, assembled from what each component declares beside itself.
+"""The configuration file: TOML, assembled from the settings that each component declares.
 
-All faults are found at once, each with its path. `${NAME}` in a string is taken from the environment.
+All errors are reported at once, each with its path. `${NAME}` in a string is replaced by the environment variable NAME.
 """
 
 import os
@@ -9,42 +9,25 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
-import sinks
 from btfeed.admin.server import AdminSettings
-from btfeed.delivery.batching import DeliverySettings, FilterSettings
+from btfeed.delivery.sink_config import SinkConfig, parse_sink
 from btfeed.faults import ConfigError, Faults, validate
 from btfeed.journal.create import JournalSettings
-from btfeed.receiving.receiver import ReceiverSettings
-from btfeed.records.plan import RecordSettings
+from btfeed.receiving.settings import ReceiverSettings
+from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
-from sinks.base import SinkType
 from sinks.settings import Settings
 
-WITHOUT_A_FILE: Mapping[str, Any] = {"sinks": {"files": {"type": "file", "directory": "btfeed-data/files"}}}
-"""What runs where no file is named; all else has its default."""
-
-
-class Common(Settings):
-    """What every sink's table may have beside the keys of its type.
-
-    type      which sink
-    start     where a new sink begins: with the oldest post in the journal, or with the next
-    delivery  see below
-    filter    see below
-    """
-
-    type: str
-    start: Literal["oldest", "latest"] = "oldest"
-    delivery: DeliverySettings = DeliverySettings()
-    filter: FilterSettings = FilterSettings()
+DEFAULT: Mapping[str, Any] = {"sinks": {"files": {"type": "file", "directory": "btfeed-data/files"}}}
+"""The configuration without a file. Everything else has its own default."""
 
 
 class Sections(Settings):
-    """The tables of the file but the sinks'."""
+    """The tables of the file. Those of the sinks are validated one by one, see parse_sink."""
 
     receiver: ReceiverSettings = ReceiverSettings()
     admin: AdminSettings = AdminSettings()
@@ -55,17 +38,8 @@ class Sections(Settings):
 
 
 @dataclass(frozen=True, slots=True)
-class SinkConfig:
-    """One sink: what is common to all, and the settings of its own type."""
-
-    common: Common
-    type: SinkType
-    settings: Settings
-
-
-@dataclass(frozen=True, slots=True)
 class Config:
-    """Everything that was configured."""
+    """The complete configuration. sinks: by name."""
 
     receiver: ReceiverSettings
     admin: AdminSettings
@@ -76,75 +50,45 @@ class Config:
 
 
 def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Config:
-    """The configuration in the file `path`, or the default one. Raises ConfigError."""
+    """Load the file `path`, or the default configuration. Raises ConfigError."""
     if path is None:
-        return parse(WITHOUT_A_FILE, environment)
+        return parse(DEFAULT, environment)
     try:
         return parse(tomllib.loads(path.read_text(encoding="utf-8")), environment)
     except OSError as error:
-        raise ConfigError([f"{path}: {error.strerror}"]) from None
+        raise ConfigError([f"can't read {path}: {error.strerror}"]) from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError([f"{path}: {error}"]) from None
+        raise ConfigError([f"{path} is not valid TOML: {error}"]) from None
 
 
 def parse(tables: Mapping[str, Any], environment: Mapping[str, str]) -> Config:
-    """The configuration in parsed TOML. Raises ConfigError."""
+    """Build the configuration from parsed TOML. Raises ConfigError."""
     faults = Faults()
-    filled = _fill(tables, environment, (), faults)
-    sections = validate(Sections, filled, (), faults)
-    tables_of_sinks = filled.get("sinks", {})
-    found = {}
-    if isinstance(tables_of_sinks, dict):
-        for name, table in tables_of_sinks.items():
-            sink = _sink(name, table, faults)
-            if sink:
-                found[name] = sink
+    tables = _substitute(tables, environment, (), faults)
+    sink_tables = tables.get("sinks", {})
+    if not isinstance(sink_tables, dict):
+        faults.add(("sinks",), "must be a table: write [sinks.NAME] for each sink")
+        sink_tables = {}
+    sections = validate(Sections, tables, (), faults)
+    found = {name: parse_sink(name, table, faults) for name, table in sink_tables.items()}
+    sinks = {name: sink for name, sink in found.items() if sink}
     if faults or sections is None:
         raise ConfigError([f"{path}: {message}" for path, message in faults.items()])
-    return Config(sections.receiver, sections.admin, sections.journal, sections.validation, sections.record, found)
+    return Config(sections.receiver, sections.admin, sections.journal, sections.validation, sections.record, sinks)
 
 
-def _sink(name: str, table: Any, faults: Faults) -> SinkConfig | None:
-    path = ("sinks", name)
-    if not name:
-        faults.add(path, "a sink needs a name")
-    if not isinstance(table, dict):
-        faults.add(path, "a sink is a table with a type")
-        return None
-    known = sinks.types()
-    if table.get("type") not in known:
-        wrong = "is no type of sink" if "type" in table else "is required"
-        faults.add((*path, "type"), f"{wrong}; known are {', '.join(known)}")
-        return None
-    sink_type = sinks.load(table["type"])
-    mine = {key: value for key, value in table.items() if key in Common.model_fields}
-    own = {
-        key: table[key] for key in sink_type.delivery if key in table
-    }  # what a type has limits for may stand beside them
-    if isinstance(mine.get("delivery", {}), dict):
-        for key in own.keys() & mine.get("delivery", {}).keys():
-            faults.add((*path, key), f"stands in {name}.delivery too")
-        delivery = mine["delivery"] = {**sink_type.delivery, **own, **mine.get("delivery", {})}
-        if sink_type.serial and isinstance(delivery.get("in_flight"), int) and delivery["in_flight"] > 1:
-            faults.add((*path, "delivery", "in_flight"), f"a {table['type']} sink writes one batch at a time")
-    its = {key: value for key, value in table.items() if key not in Common.model_fields and key not in own}
-    common = validate(Common, mine, path, faults)
-    settings = validate(sink_type.settings, its, path, faults, also=tuple(Common.model_fields))
-    return SinkConfig(common, sink_type, settings) if common and settings else None
-
-
-def _fill(value: Any, environment: Mapping[str, str], path: tuple[str, ...], faults: Faults) -> Any:
-    """`value` with every ${NAME} taken from the environment; one that is not there is left as it is, and is a fault."""
-    if isinstance(value, dict):
-        return {key: _fill(item, environment, (*path, key), faults) for key, item in value.items()}
+def _substitute(value: Any, environment: Mapping[str, str], path: tuple[str, ...], faults: Faults) -> Any:
+    """`value` with environment variables in place of every ${NAME}. Names that are not set are reported and left as is."""
+    if isinstance(value, Mapping):
+        return {key: _substitute(item, environment, (*path, key), faults) for key, item in value.items()}
     if isinstance(value, list):
-        return [_fill(item, environment, (*path, str(index)), faults) for index, item in enumerate(value)]
+        return [_substitute(item, environment, (*path, str(index)), faults) for index, item in enumerate(value)]
     if not isinstance(value, str):
         return value
 
     def variable(match: re.Match[str]) -> str:
         if match[1] not in environment:
-            faults.add(path, f"the environment has no {match[1]}")
+            faults.add(path, f"environment variable {match[1]} is not set")
         return environment.get(match[1], match[0])
 
     return re.sub(r"\$\{([^{}]*)\}", variable, value)

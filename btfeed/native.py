@@ -1,7 +1,7 @@
-"""Which path runs: the native transcoder where it was built (native/), else the plain one. Both give the same bytes.
+"""Whether the native module (native/) is used, or plain Python. Both give the same bytes.
 
-The plain path says what is right: the native one asks it whenever it refuses something. BTFEED_PLAIN=1 in the environment
-asks for the plain path alone.
+The native module is used if it was built, unless the environment variable BTFEED_PLAIN is 1. The plain path is the
+specification: the native one asks it whenever it rejects something.
 """
 
 import os
@@ -10,11 +10,11 @@ from typing import Literal
 from sinks.shared.optional import optional
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-"""Processors that this process may use: so many posts are worth mapping at a time."""
+"""Processors that this process may use: the number of posts to map at the same time."""
 INTERFACE = 4
-"""Of btfeed._native; one that was built for another is not used."""
+"""The interface of btfeed._native that this version expects. A module with another one is not used."""
 
 module = optional("btfeed._native", INTERFACE)
-"""btfeed._native where it runs."""
+"""btfeed._native, or None if it is not used."""
 PATH: Literal["native", "plain"] = "plain" if module is None else "native"
-"""Which one runs: for `btfeed --version`, /status and /metrics."""
+"""Which path runs, for `btfeed --version`, /status and /metrics."""

@@ -19,25 +19,16 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import sinks
 from benchmarks import figures
 from btfeed.address import Address
-from btfeed.config import Common, Sections
+from btfeed.config import Sections
+from btfeed.delivery.sink_config import CommonSettings
 from btfeed.records.schema import CATEGORIES, CONSTANTS, DIMENSIONS, FIELDS, VALUES, Field
 from btfeed.telemetry.metrics import Metrics
 from btfeed.traffic.profile import Profile
-from sinks.settings import Seconds, Settings, Size
+from sinks.settings import Seconds, Secret, Settings, Size
 
 ROOT = Path(__file__).parent.parent
 DOCS = Path(__file__).parent
 BLOCK = re.compile(r"^(<!-- generated: (.+?) -->\n).*?^(<!-- end -->)", re.DOTALL | re.MULTILINE)
-
-MEANINGS = {
-    "username": "the user name that requests must carry",
-    "password": "their password; take it from the environment",
-    "certificate": "PEM file with the server's certificate and any intermediate certificates",
-    "key": "PEM file with its private key",
-    "type": "the only backend so far",
-    "client_ca": "PEM file with the CA that signs client certificates; if set, clients must present one",
-}
-"""Meanings of keys that the docstring of their table does not list."""
 
 
 def meanings(model: type[Settings]) -> dict[str, str]:
@@ -71,7 +62,7 @@ def kind(hint: Any) -> str:
         return kind(parts[0])
     if isinstance(hint, type) and issubclass(hint, Settings):
         return "table"
-    return {int: "integer", float: "number", bool: "boolean", str: "text"}.get(hint, "table")
+    return {int: "integer", float: "number", bool: "boolean", str: "text", Secret: "text"}.get(hint, "table")
 
 
 def written(value: Any, what: str) -> str:
@@ -80,6 +71,8 @@ def written(value: Any, what: str) -> str:
         return "none"
     if isinstance(value, Settings):
         return "see below"
+    if isinstance(value, Secret):
+        return written(value.get_secret_value(), what)
     if isinstance(value, float) and what == "number":
         return f"`{value:g}`"
     if what == "size":
@@ -100,7 +93,7 @@ def settings(model: type[Settings], defaults: dict[str, Any] | None = None) -> I
     yield "| key | type | default | meaning |"
     yield "|---|---|---|---|"
     hints = get_type_hints(model, include_extras=True)
-    said = MEANINGS | meanings(model)
+    said = meanings(model)
     for key, field in model.model_fields.items():
         what = kind(hints[key])
         default = "required" if field.is_required() else written(field.get_default(call_default_factory=True), what)
@@ -178,7 +171,7 @@ def sections() -> dict[str, type[Settings]]:
     for name, hint in get_type_hints(Sections).items():
         if isinstance(hint, type) and issubclass(hint, Settings):
             add(name, hint)
-    add("sinks.NAME", Common)
+    add("sinks.NAME", CommonSettings)
     for name in sinks.types():
         add(f"sinks.NAME, type {name}", sinks.load(name).settings)
     return found

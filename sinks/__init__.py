@@ -1,26 +1,40 @@
-"""Destinations of records: one module each, found here by the `type` of a [sinks.NAME] table.
+"""Sinks deliver records to other systems. The `type` in a table [sinks.NAME] names a module or package in here.
 
-Read `base` first: it is the whole contract. A new sink is one more module beside it that offers a SinkType as SINK.
+Read `base` first: it is the whole contract. `batch`, `settings` and `template` are what it builds on, `shared` is what
+several sinks use. Everything that offers a SinkType as SINK is a sink: `file`, `bizevents`, `kafka`, `elasticsearch`.
+Other Python packages add sinks with entry points in the group `btfeed.sinks`: the type's name, and where its SINK is.
 """
 
 import importlib
 import pkgutil
+from importlib.metadata import entry_points
 
 from sinks.base import SinkType
 
-_NOT_SINKS = ("base", "batch", "settings", "shared", "template")
+GROUP = "btfeed.sinks"
+"""The group of entry points through which other packages offer sinks."""
 
 
 def types() -> list[str]:
-    """The names that `type` may have."""
-    return sorted(
-        module.name
-        for module in pkgutil.iter_modules(__path__)
-        if module.name not in _NOT_SINKS and not module.name.startswith("_")
-    )
+    """The values that `type` may have. Imports every module in this package: see `load` for a single one."""
+    return sorted({*filter(_find, _modules()), *entry_points(group=GROUP).names})
 
 
 def load(name: str) -> SinkType:
-    """The sink type of that name, one of `types()`."""
-    sink_type: SinkType = importlib.import_module(f"{__name__}.{name}").SINK
-    return sink_type
+    """The sink type with this name. Raises LookupError, without the name, since that may be a misplaced secret."""
+    found = _find(name) if name in _modules() else None
+    if found is None:
+        found = next((entry.load() for entry in entry_points(group=GROUP, name=name)), None)
+    if found is None:
+        raise LookupError(f"unknown sink type; known are {', '.join(types())}")
+    return found
+
+
+def _modules() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
+
+
+def _find(module: str) -> SinkType | None:
+    """What the module offers as SINK, if anything."""
+    found: SinkType | None = getattr(importlib.import_module(f"{__name__}.{module}"), "SINK", None)
+    return found

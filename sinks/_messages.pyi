@@ -1,4 +1,4 @@
-"""Kafka's record batches: native/messages-py/src/lib.rs."""
+"""Kafka record batches, written by native code: native/messages-py."""
 
 from collections.abc import Sequence
 from typing import TypeAlias, TypeVar
@@ -12,19 +12,19 @@ T = TypeVar("T")
 INTERFACE: int
 
 Packed: TypeAlias = tuple[Buffer, Buffer]
-"""Texts one behind the other, and the bytes of each as native 64-bit numbers."""
+"""Strings in one buffer, and the size of each as native 64-bit integers."""
 Records: TypeAlias = tuple[Sequence[Buffer], Buffer]
-"""JSON records with a newline each in one buffer or several, and the bytes of each likewise."""
+"""JSON records, each with a newline, in one buffer or several, and the size of each as native 64-bit integers."""
 
 class Writer:
-    """Writes record batches. Several threads may use it."""
+    """Makes messages. Thread-safe."""
 
     def __new__(cls, envelopes: Envelopes) -> Writer: ...
     def names(self, ids: Packed, bodies: Records) -> tuple[bytes, bytes]:
         """event.name of each record, packed."""
 
 class Messages:
-    """The records of a write. values: where those are not the bodies. timestamps: of each, or one of all."""
+    """The records of a write. values: None if they are the bodies. timestamps: one for each record, or one for all."""
 
     def __new__(
         cls, writer: Writer, ids: Packed, keys: Packed, bodies: Records, values: Packed | None, timestamps: Buffer
@@ -32,24 +32,28 @@ class Messages:
     def lanes(
         self, runs: Sequence[tuple[int, int]], partitions: Sequence[int], without: Sequence[int]
     ) -> list[tuple[int, int, bytes]]:
-        """(topic, partition, indexes as native 32-bit numbers), of all but the records at `without`, which ascend. runs:
-        which topic, and for how many records."""
+        """(topic, partition, indexes as native 32-bit integers) for each partition with records.
+
+        runs        topics by number, and how many consecutive records go to each
+        partitions  the number of partitions of each topic
+        without     indexes of records to leave out, ascending
+        """
 
     def batch(self, indexes: Buffer, limit: int, headers: bool, zstd: bool) -> Batch:
-        """Those at `indexes`, until they are `limit` bytes; at least one."""
+        """The first of the records at `indexes`, up to `limit` bytes, and at least one."""
 
 class Batch:
-    """Records that are written, compressed or not. len() is how many they are."""
+    """A batch of encoded records, compressed or not. len(): the number of records."""
 
     def __len__(self) -> int: ...
     def records(self) -> bytes:
-        """As they were written."""
+        """The encoded records, uncompressed."""
 
     def replace(self, codec: int, compressed: bytes) -> None:
-        """They were compressed by the codec of that number."""
+        """Replace the records by their compressed form. codec: its number in Kafka."""
 
     def seal(self, producer: int, epoch: int, sequence: int) -> bytes:
-        """The whole batch, as it is sent."""
+        """The whole batch with its header, as it is sent."""
 
 def runs(objects: list[T]) -> list[tuple[T, int]]:
-    """Each object, and how often it stands there one behind the other."""
+    """Objects, and how many times each occurs consecutively. Compares by identity."""

@@ -1,17 +1,19 @@
-"""What a sink is: a place that takes batches of records and says what became of each.
+"""The sink contract: a sink takes batches of records and says what became of each record.
 
-A sink has four methods. `open` connects and proves it, `write` delivers one batch, `close` lets go; `check` is what
-`btfeed check` asks, and changes nothing. It neither batches nor retries nor counts: the delivery loop
-(btfeed/delivery/loop.py) does, for all sinks alike. All a sink knows is how to classify what its far end said, and it says
-so with a `WriteResult` or with one of these:
+A sink has four methods: `open` connects, `write` delivers one batch, `close` disconnects, and `check` tests the
+connection without changing anything, for `btfeed check`. The delivery loop (btfeed/delivery/loop.py) batches, retries,
+counts and keeps dead letters for all sinks. A sink only has to classify the answers of the system that it writes to,
+with a WriteResult or one of these errors:
 
     SinkError
-    ├── Unavailable     the far end can't take it now; the same batch comes again, after `retry_after` at the earliest
-    │   └── OutcomeUnknown  it may have been taken, and nobody can say; counted, and it comes again unless told otherwise
-    ├── BatchRefused    somebody in this batch is not acceptable, and nothing says who; the loop halves it
-    └── Misconfigured   nothing will change until a person acts; the loop waits and says so, the data is kept
+    ├── Unavailable         the other system can't take the batch now; the loop writes it again
+    │   └── OutcomeUnknown  the batch may have been taken, for example because the reply was lost
+    ├── BatchRefused        the batch contains an unacceptable record, but the reply doesn't say which; the loop halves it
+    └── Misconfigured       a person has to act; the loop keeps the records, waits and reports it
 
-Any other exception is a bug in the sink: it is logged with its traceback, counted, and treated as Unavailable.
+Any other exception is a bug in the sink: the loop logs it with its traceback, counts it, and treats it as Unavailable.
+
+A sink is a module or package in `sinks` that offers its SinkType as SINK. docs/sinks/writing-a-sink.md shows one.
 """
 
 from collections.abc import Sequence
@@ -20,18 +22,19 @@ from typing import Any, Literal, Protocol
 
 from sinks.batch import Batch
 from sinks.settings import Settings
+from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """What became of a batch. A record that is not named was delivered; none is named twice.
+    """What became of a batch. Every record that is in neither `retry` nor `refused` was delivered.
 
     retry        indexes of records to write again
-    refused      index -> why the far end will never take that record
-    state        what `open` needs to go on from here; it is saved with the cursor, in one transaction
-    again_after  of a serial sink: write again after this many seconds, with an empty batch if need be
-    flagged      what is worth counting of the records that were delivered -> how many of them it is true of
-    unknown      how many of those to write again may have been taken, and nobody can say; they are counted
+    refused      index -> reason, of records that the other system will never take; they become dead letters
+    state        what the next `open` needs to continue from here; saved with the cursor in one transaction
+    again_after  serial sinks only: call `write` again after this many seconds, if necessary with an empty batch
+    flagged      counts of delivered records by something worth knowing, such as {"duplicate": 3}
+    unknown      how many of the records in `retry` may have been taken
     """
 
     retry: Sequence[int] = ()
@@ -43,41 +46,40 @@ class WriteResult:
 
 
 class Sink(Protocol):
-    """One destination. All calls come from one event loop; `write` may be called again before it returned, up to the
-    sink's `in_flight`."""
+    """One destination. All calls come from one event loop, up to `in_flight` calls of `write` at a time."""
 
     async def open(self, state: str | None) -> None:
-        """Connect, and prove it. `state` is the last one saved, None where there is none.
+        """Connect, and check that records can be written. `state` is the last one that was saved, or None.
 
-        Raises Unavailable or Misconfigured; it is then called again later.
+        Raises Unavailable or Misconfigured; the loop then calls it again later.
         """
 
     async def check(self) -> None:
-        """Prove that `open` would do, and change nothing: another process may be running with this configuration.
+        """Check that `open` would succeed. Changes nothing: a running server may use the same configuration.
 
         Raises Unavailable or Misconfigured.
         """
 
     async def write(self, batch: Batch) -> WriteResult:
-        """Deliver `batch`. Raises a SinkError where nothing is known of any single record."""
+        """Deliver `batch`. Raises a SinkError if there is no result for individual records."""
 
     async def close(self) -> None:
-        """Let go of everything. No write is under way; also called where open failed."""
+        """Release all resources. Also called after `open` failed; never called during a `write`."""
 
 
 class SerialSink(Sink, Protocol):
-    """A sink whose state describes all that was written; see SinkType."""
+    """A sink whose state covers everything that it has written; see SinkType."""
 
     def saved(self, state: str) -> None:
-        """`state` is saved: a crash from now on is followed by an `open` with it, or with a later one."""
+        """The journal has saved `state`: after a crash, `open` gets this state or a later one."""
 
 
 class SinkError(Exception):
-    """The base of what a sink raises."""
+    """Base class of the errors that a sink raises."""
 
 
 class Unavailable(SinkError):
-    """The far end can't take it now. `retry_after` seconds is the least time to wait."""
+    """The other system can't take the batch now. The loop waits for at least `retry_after` seconds."""
 
     def __init__(self, message: str, retry_after: float = 0.0) -> None:
         super().__init__(message)
@@ -85,8 +87,8 @@ class Unavailable(SinkError):
 
 
 class OutcomeUnknown(Unavailable):
-    """Nobody can say whether the batch was taken: the reply was lost, or says nothing of it. Where it must not come
-    `again`, its records become dead letters."""
+    """The batch may have been taken. The loop counts its records, and writes them again or, if not `again`, keeps them as
+    dead letters."""
 
     def __init__(self, message: str, retry_after: float = 0.0, again: bool = True) -> None:
         super().__init__(message, retry_after)
@@ -94,16 +96,16 @@ class OutcomeUnknown(Unavailable):
 
 
 class BatchRefused(SinkError):
-    """The batch was refused as a whole, and nothing of it was taken."""
+    """The batch was refused as a whole: no record of it was taken."""
 
 
 class Misconfigured(SinkError):
-    """Only a person can mend it: credentials, rights, a missing topic."""
+    """A person has to act: wrong credentials, a missing privilege, a missing topic."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordField:
-    """A field that a record may have. type: string, long, double, boolean, timestamp, strings (an array of them)."""
+    """A field that records may have. always: whether every record has it. strings: an array of them."""
 
     name: str
     type: Literal["string", "long", "double", "boolean", "timestamp", "strings"]
@@ -113,26 +115,36 @@ class RecordField:
 
 @dataclass(frozen=True, slots=True)
 class SinkContext:
-    """What a sink is told besides its settings: its name, and the fields that records may have. Fields that start
-    with one of `maps` are as many as users define."""
+    """What a sink gets besides its settings.
+
+    name    the NAME in [sinks.NAME]
+    fields  the fields that records may have
+    maps    prefixes of fields whose names users define, such as `appmon.measure.`
+    clock   for deadlines, pauses and dates
+    """
 
     name: str
     fields: Sequence[RecordField]
     maps: Sequence[RecordField]
+    clock: Clock = SYSTEM_CLOCK
 
 
 class SinkFactory(Protocol):
+    """Creates a sink from its validated settings. Connects to nothing."""
+
     def __call__(self, settings: Any, context: SinkContext) -> Sink: ...
 
 
 @dataclass(frozen=True, slots=True)
 class SinkType:
-    """What a module of this package offers under the name SINK.
+    """What a module offers as SINK.
 
-    serial    it is a SerialSink: one batch at a time, its state saved before the next is written, unless the journal can't
-              save. The first batch after `open` is empty, so that there is a saved state before there is a record. Such a
-              sink takes a batch in one write: it names what it refuses, neither raises BatchRefused nor asks for a retry
-    delivery  defaults of [sinks.NAME.delivery] that differ from the loop's own
+    settings  the table [sinks.NAME]; its docstring has a line `key  meaning` for each key, from which the docs are made
+    create    usually the sink's class
+    serial    the sink is a SerialSink: the loop writes one batch at a time, and saves its state before it writes the next,
+              unless the journal fails. The first batch after `open` is empty, so that a state is saved before any record
+              is written. `write` of such a sink takes the whole batch: it doesn't raise BatchRefused or return `retry`
+    delivery  defaults of [sinks.NAME.delivery] that differ from the general ones
     """
 
     settings: type[Settings]

@@ -1,4 +1,4 @@
-"""Records on their way to a sink: immutable columns over shared buffers."""
+"""Batches of records: immutable columns over shared buffers."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from typing import TypeVar, overload
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """The business transaction that a record belongs to: what templates and filters ask for."""
+    """What templates and filters know of a record: its business transaction."""
 
     name: str
     application: str
@@ -20,17 +20,16 @@ class Transaction:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Records as immutable columns of equal length; record i is the i-th of each.
+    """Records as immutable columns of equal length. Record i is the i-th item of each column.
 
-    ids           event.id, str: equal whenever the same occurrence is delivered again
-    keys          str: the visit's id, or the event's where there is no visit
-    timestamps    startTime, int: milliseconds since the epoch
-    transactions  Transaction, one object shared by all of its records
-    sizes         int: bytes of the record, its newline included
-    parts         the records themselves, one JSON object and a newline each, in one buffer or several; where one part
-                  ends and the next begins means nothing
+    ids           str: event.id, equal each time the same occurrence is delivered
+    keys          str: the visit's id, or event.id if there is no visit
+    timestamps    int: the occurrence's startTime in milliseconds since the epoch
+    transactions  Transaction: one object, shared by all of its records
+    sizes         int: bytes of the record, including its newline
+    parts         the records, each a JSON object and a newline, in one buffer or several. A part may end within a record
 
-    Cutting and joining share the parts and the columns: no record is copied, and a column that no sink reads costs nothing.
+    `slice`, `take` and `concat` share parts and columns. They copy no records, and an unused column costs nothing.
     """
 
     ids: Sequence[str] = ()
@@ -45,11 +44,12 @@ class Batch:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all records, including their newlines."""
         return sum(map(len, self.parts))
 
     @property
     def ndjson(self) -> bytes:
-        """All records, each ended by a newline."""
+        """All records, each followed by a newline."""
         return b"".join(self.parts)
 
     @property
@@ -63,22 +63,22 @@ class Batch:
         return self.slice(index, index + 1).ndjson[:-1]
 
     def fitting(self, records: int, nbytes: int) -> int:
-        """How many records from the first on are within both limits."""
+        """The number of records, from the first, that are within both limits."""
         if len(self) <= records and self.nbytes <= nbytes:
             return len(self)
         return bisect_right([*accumulate(self.sizes[:records])], nbytes)
 
     def slice(self, start: int, stop: int) -> "Batch":
-        """Records start to stop."""
+        """The records from `start` up to, but not including, `stop`."""
         if start <= 0 and stop >= len(self):
             return self
-        here = slice(start, stop)
-        sizes = self.sizes[here]
-        parts = cut_parts(self.parts, sum(self.sizes[:start]), sum(sizes))
-        return Batch(self.ids[here], self.keys[here], self.timestamps[here], self.transactions[here], sizes, parts)
+        span = slice(start, stop)
+        sizes = self.sizes[span]
+        parts = slice_parts(self.parts, sum(self.sizes[:start]), sum(sizes))
+        return Batch(self.ids[span], self.keys[span], self.timestamps[span], self.transactions[span], sizes, parts)
 
     def take(self, indexes: Sequence[int]) -> "Batch":
-        """The records at `indexes`, which ascend."""
+        """The records at `indexes`, which must be in ascending order."""
         runs: list[tuple[int, int]] = []
         for index in indexes:
             if runs and runs[-1][1] == index:
@@ -89,7 +89,7 @@ class Batch:
 
     @staticmethod
     def concat(batches: Sequence["Batch"]) -> "Batch":
-        """All records of `batches`, in that order."""
+        """The records of all `batches`, in order."""
         if len(batches) == 1:
             return batches[0]
         return Batch(
@@ -106,7 +106,7 @@ T = TypeVar("T")
 
 
 class Joined(Sequence[T]):
-    """Columns one behind the other, as one."""
+    """Several columns, concatenated without copying them."""
 
     __slots__ = ("_ends", "columns")
 
@@ -129,13 +129,13 @@ class Joined(Sequence[T]):
     def __getitem__(self, index: int | slice) -> T | Sequence[T]:
         if isinstance(index, slice):
             start, stop, step = index.indices(len(self))
-            return self._cut(start, stop) if step == 1 else [self[place] for place in range(start, stop, step)]
+            return self._slice(start, stop) if step == 1 else [self[place] for place in range(start, stop, step)]
         place = range(len(self))[index]
         number = bisect_right(self._ends, place)
         column = self.columns[number]
         return column[place - self._ends[number] + len(column)]
 
-    def _cut(self, start: int, stop: int) -> "Joined[T]":
+    def _slice(self, start: int, stop: int) -> "Joined[T]":
         columns = []
         for column in self.columns:
             if start < len(column) and stop > 0:
@@ -144,8 +144,8 @@ class Joined(Sequence[T]):
         return Joined(columns)
 
 
-def cut_parts(parts: Sequence[bytes | memoryview], skip: int, take: int) -> list[memoryview]:
-    """`take` bytes of `parts` behind the first `skip`."""
+def slice_parts(parts: Sequence[bytes | memoryview], skip: int, take: int) -> list[memoryview]:
+    """`take` bytes of `parts` after the first `skip`."""
     found = []
     for part in parts:
         piece = memoryview(part)[skip : skip + take]

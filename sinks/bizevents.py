@@ -1,64 +1,66 @@
-"""Dynatrace's bizevent ingest API: records as business events, at least once; a partly accepted batch is never sent again.
+"""Dynatrace's bizevent ingest API: records as business events, at least once. A partly accepted batch is never sent again.
 
-A batch is one request: the records' own bytes as a JSON array, or each inside a CloudEvent. `verdict` says what became of
-it; all of the protocol that matters to delivery is there. Dynatrace has no memory of what it took: where a reply is lost,
-the same events may be there twice, with equal event.id.
+A batch is one request: the records as a JSON array, or each inside a CloudEvent. `verdict` decides what became of it.
+Dynatrace does not detect duplicates: if a reply is lost, the same events may be stored twice, with equal event.id.
 
-What Dynatrace would lose in silence is kept from it: older records than a day become dead letters by the sink's `max_age`.
+Dynatrace silently drops events that are older than a day. The sink's default `max_age` makes them dead letters instead.
 """
 
 import asyncio
 import re
-import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
+import structlog
 from pydantic import AfterValidator, Field, model_validator
 
 from sinks.base import BatchRefused, Misconfigured, OutcomeUnknown, SinkContext, SinkType, Unavailable, WriteResult
 from sinks.batch import Batch
-from sinks.settings import Seconds, Settings
+from sinks.settings import Seconds, Settings, Token
 from sinks.shared.cloud_events import SPEC_VERSION, read_head
-from sinks.shared.http import Client, decoded, explain, message, retry_after, short, web_url
-from sinks.shared.oauth import OAuth, OAuthSettings
+from sinks.shared.http import HttpClient, Reply, check_service_url, decode_json, describe_reply, error_message, shorten
+from sinks.shared.oauth import OAuthSettings, OAuthTokens
+from sinks.shared.redaction import Redactor
 
-LIMIT = 5_000_000
-"""Bytes of a request's body that Dynatrace takes."""
-AHEAD = 600.0
-"""Seconds that an event may be ahead of the clock; Dynatrace moves later ones back to that."""
-INGEST = "/v2/bizevents/ingest"
-CLOUD_EVENTS = "application/cloudevents-batch+json"
-PLATFORM = "/platform/classic/environment-api"
-_APPS = re.compile(r"\.apps\.dynatrace(labs)?\.com$")
-_DYNATRACE = re.compile(r"(^|\.)dynatrace(labs)?\.com$")
+log = structlog.get_logger()
+
+MAX_REQUEST_SIZE = 5_000_000
+"""Bytes of a request's body that Dynatrace accepts."""
+MAX_SECONDS_AHEAD = 600.0
+"""How far in the future an event may be. Dynatrace moves later ones back to that."""
+INGEST_PATH = "/v2/bizevents/ingest"
+PLATFORM_PATH = "/platform/classic/environment-api"
+CLOUD_EVENTS_TYPE = "application/cloudevents-batch+json"
+_PLATFORM_HOST = re.compile(r"\.apps\.dynatrace(labs)?\.com$")
+_DYNATRACE_HOST = re.compile(r"(^|\.)dynatrace(labs)?\.com$")
 
 
-def _base(url: str) -> str:
-    if urlsplit(web_url(url)).path.rstrip("/").endswith("/bizevents/ingest"):
-        raise ValueError("write the environment's base; the sink adds the path of the API")
+def _environment_url(url: str) -> str:
+    if urlsplit(check_service_url(url)).path.rstrip("/").endswith("/bizevents/ingest"):
+        raise ValueError("write the environment's base URL; the sink adds the path of the API")
     return url.rstrip("/")
 
 
 class BizeventsSettings(Settings):
     """Records as business events of Dynatrace.
 
-    url           the environment's base: SaaS `https://ENV.live.dynatrace.com`, ActiveGate `https://HOST:9999/e/ENV`,
+    url           the environment's base URL: SaaS `https://ENV.live.dynatrace.com`, ActiveGate `https://HOST:9999/e/ENV`,
                   platform `https://ENV.apps.dynatrace.com`
-    api_token     of scope `bizevents.ingest`; take it from the environment
-    oauth         an OAuth client instead of a token; the platform's url takes nothing else
-    ca            PEM file of further certificates to trust, such as an ActiveGate's
-    gzip          compress requests. Dynatrace does not document that it takes them
-    cloud_events  send a CloudEvents batch instead of plain JSON
-    on_unknown    where nobody can say whether a batch was taken: "retry" may double its events, "dead-letter" may lose them
-    timeout       from the start of a request to the end of its reply
+    api_token     an API token with the scope `bizevents.ingest`; take it from the environment
+    oauth         an OAuth client instead of an API token; required by the platform's URL
+    ca            PEM file with further certificates to trust, such as an ActiveGate's
+    gzip          compress requests; Dynatrace does not document that it accepts them
+    cloud_events  send batches of CloudEvents instead of plain JSON
+    on_unknown    what to do with a batch that may have been accepted: `retry` may duplicate events, `dead-letter` lose them
+    timeout       for a request, until the end of its reply
     """
 
-    url: Annotated[str, AfterValidator(_base)]
-    api_token: Annotated[Annotated[str, Field(pattern=r"^[!-~]+$")] | None, Field(repr=False)] = None
+    url: Annotated[str, AfterValidator(_environment_url)]
+    api_token: Token | None = None
     oauth: OAuthSettings | None = None
     ca: str | None = None
     gzip: bool = False
@@ -73,105 +75,119 @@ class BizeventsSettings(Settings):
         return self
 
 
-def endpoint(settings: BizeventsSettings) -> str:
-    """Where to post to. Raises Misconfigured where url and credentials do not go together."""
+def ingest_url(settings: BizeventsSettings) -> str:
+    """The URL to post to. Raises Misconfigured if the environment's URL and the credentials don't go together."""
     url = urlsplit(settings.url)
     host, path = url.hostname or "", url.path
-    platform = bool(_APPS.search(host)) or path.endswith(PLATFORM)
-    token, secret = settings.api_token or "", settings.oauth.client_secret if settings.oauth else ""
-    if url.scheme == "http" and _DYNATRACE.search(host):
-        raise Misconfigured(f"credentials would cross the network as they are; write https://{host}")
+    platform = bool(_PLATFORM_HOST.search(host)) or path.endswith(PLATFORM_PATH)
+    token = settings.api_token.get_secret_value() if settings.api_token else ""
+    client_secret = settings.oauth.client_secret.get_secret_value() if settings.oauth else ""
+    if url.scheme == "http" and _DYNATRACE_HOST.search(host):
+        raise Misconfigured(f"http would send the credentials unencrypted; write https://{host}")
     if platform and token:
         raise Misconfigured(
-            "the platform's url takes OAuth only, and api_token is set; use oauth, or the url https://ENV.live.dynatrace.com"
+            "the platform's URL does not accept api_token; use oauth, or the URL https://ENV.live.dynatrace.com"
         )
     if token.startswith("dt0s"):
-        raise Misconfigured("api_token holds an OAuth client's secret or a platform token; an API token starts with dt0c01")
-    if secret.startswith("dt0c"):
-        raise Misconfigured("oauth.client_secret holds an API token; write it as api_token, or take the client's secret")
+        raise Misconfigured("api_token is an OAuth client secret or a platform token; an API token starts with dt0c01")
+    if client_secret.startswith("dt0c"):
+        raise Misconfigured("oauth.client_secret is an API token; write it as api_token, or use the client's secret")
     if not platform:
-        return f"{settings.url}/api{INGEST}"
-    return settings.url.removesuffix(PLATFORM) + PLATFORM + INGEST
+        return f"{settings.url}/api{INGEST_PATH}"
+    return settings.url.removesuffix(PLATFORM_PATH) + PLATFORM_PATH + INGEST_PATH
 
 
 class BizeventsSink:
-    """One client for all requests; each write is one of them."""
+    """Sends one request for each write, all with the same HTTP client."""
 
     def __init__(self, settings: BizeventsSettings, context: SinkContext) -> None:
         self._settings = settings
-        secrets = [settings.api_token] if settings.api_token else []
-        secrets += [settings.oauth.client_secret] if settings.oauth else []
-        self._client = Client(settings.timeout, settings.ca, secrets)
-        self._oauth = OAuth(settings.oauth, self._client) if settings.oauth else None
-        self._encode: Callable[[Batch], bytes] = cloud_events if settings.cloud_events else plain
+        self._clock = context.clock
+        redactor = Redactor(settings.api_token, settings.oauth.client_secret if settings.oauth else None)
+        self._client = HttpClient(settings.timeout, settings.ca, redactor, context.clock)
+        self._tokens = OAuthTokens(settings.oauth, self._client, context.clock) if settings.oauth else None
+        self._encode: Callable[[Batch], bytes] = cloud_events if settings.cloud_events else json_array
         self._url = ""
-        self._headers = {"Content-Type": CLOUD_EVENTS if settings.cloud_events else "application/json"}
+        self._headers = {"Content-Type": CLOUD_EVENTS_TYPE if settings.cloud_events else "application/json"}
         if settings.gzip:
             self._headers["Content-Encoding"] = "gzip"
+        self._log = log.bind(sink=context.name)
 
     async def open(self, state: str | None) -> None:
         await self.check()
 
     async def check(self) -> None:
-        """Post an empty array: it shows that url, credentials and rights are right, and nothing is stored."""
-        self._url = endpoint(self._settings)
+        """Post an empty array: that tests URL, credentials and scopes, and stores nothing."""
+        self._url = ingest_url(self._settings)
         self._client.open()
-        status, headers, body = await self._post(b"[]")
-        if status != 400:  # it may say that this is no event; it got so far, and that is what was asked
-            try:
-                verdict(status, headers, body, ())
-            except BatchRefused as error:
-                raise Misconfigured(f"not even an empty request is taken: {error}") from error
+        reply = await self._post(b"[]")
+        if reply.status == 400:  # the API may refuse the empty array, but only after it accepted the credentials
+            return
+        try:
+            verdict(reply, ())
+        except BatchRefused as error:
+            raise Misconfigured(f"even an empty request is refused: {error}") from error
 
     async def write(self, batch: Batch) -> WriteResult:
-        """What is more than a request holds is left to be written again."""
+        """Send as many records as fit in one request. The others are in `retry`."""
         if not len(batch):
             return WriteResult()
-        take, body = len(batch), self._encode(batch)
-        while len(body) > LIMIT and take > 1:
-            take //= 2
-            body = self._encode(batch.slice(0, take))
-        rest = range(take, len(batch))
-        if len(body) > LIMIT:
-            reason = f"too large: {len(body)} bytes, and Dynatrace takes {LIMIT} in a request"
+        count, body = len(batch), self._encode(batch)
+        while len(body) > MAX_REQUEST_SIZE and count > 1:
+            count //= 2
+            body = self._encode(batch.slice(0, count))
+        rest = range(count, len(batch))
+        if len(body) > MAX_REQUEST_SIZE:
+            reason = f"too large: {len(body)} bytes, but Dynatrace accepts {MAX_REQUEST_SIZE} in a request"
             return WriteResult(rest, {0: reason})
-        sent = batch.slice(0, take)
+        sent = batch.slice(0, count)
         try:
-            result = verdict(*await self._post(body), sent.ids)
+            reply = await self._post(body)
+            self._log.debug("batch sent", records=count, bytes=len(body), status=reply.status)
+            result = verdict(reply, sent.ids)
         except OutcomeUnknown as error:
             error.again = self._settings.on_unknown == "retry"
             raise
-        return replace(result, retry=rest, flagged=_flagged(sent, result))
+        return replace(result, retry=rest, flagged=self._flagged(sent, result))
 
     async def close(self) -> None:
         await self._client.close()
 
-    async def _post(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
-        """The reply. A token that had been good and is no longer is exchanged once."""
+    async def _post(self, body: bytes) -> Reply[bytes]:
+        """Post `body`. If an OAuth token is rejected that was accepted before, tries once more with a new token."""
         if self._settings.gzip:
             body = await asyncio.to_thread(zlib.compress, body, wbits=31)
-        if self._oauth is None:
-            return await self._send(body, f"Api-Token {self._settings.api_token}")
-        token = await self._oauth.token()
+        if self._tokens is None:
+            assert self._settings.api_token
+            return await self._send(body, f"Api-Token {self._settings.api_token.get_secret_value()}")
+        token = await self._tokens.token()
         reply = await self._send(body, f"Bearer {token}")
-        if reply[0] == 401 and self._oauth.spoilt(token):
-            token = await self._oauth.token()
+        if reply.status == 401 and self._tokens.mark_rejected(token):
+            token = await self._tokens.token()
             reply = await self._send(body, f"Bearer {token}")
-        if reply[0] != 401:
-            self._oauth.worked(token)
+        if reply.status != 401:
+            self._tokens.mark_accepted(token)
         return reply
 
-    async def _send(self, body: bytes, authorization: str) -> tuple[int, Mapping[str, str], bytes]:
+    async def _send(self, body: bytes, authorization: str) -> Reply[bytes]:
         return await self._client.post(self._url, body, self._headers | {"Authorization": authorization})
 
+    def _flagged(self, sent: Batch, result: WriteResult) -> dict[str, int]:
+        """Counts delivered records that are so far in the future that Dynatrace changes their time."""
+        latest = (self._clock.time() + MAX_SECONDS_AHEAD) * 1000
+        if max(sent.timestamps) <= latest:
+            return {}
+        ahead = sum(at > latest and index not in result.refused for index, at in enumerate(sent.timestamps))
+        return {"far_future": ahead} if ahead else {}
 
-def plain(batch: Batch) -> bytes:
-    """A JSON array. No record has a line end inside, so that each one there is stands between two records."""
+
+def json_array(batch: Batch) -> bytes:
+    """The records as a JSON array. Records contain no newlines, so each newline in the batch separates two of them."""
     return b"[" + batch.ndjson[:-1].replace(b"\n", b",") + b"]"
 
 
 def cloud_events(batch: Batch) -> bytes:
-    """A CloudEvents batch: each record as the data of an event that has its id, provider, type and time."""
+    """A batch of CloudEvents: the data of each is a record, its attributes are the record's id, provider, type and time."""
     events = []
     for event_id, body in zip(batch.ids, batch.bodies, strict=True):
         head = read_head(body)
@@ -183,72 +199,68 @@ def cloud_events(batch: Batch) -> bytes:
     return b"[" + b",".join(events) + b"]"
 
 
-def _flagged(sent: Batch, result: WriteResult) -> dict[str, int]:
-    latest = (time.time() + AHEAD) * 1000
-    if max(sent.timestamps) <= latest:
-        return {}
-    ahead = sum(at > latest and index not in result.refused for index, at in enumerate(sent.timestamps))
-    return {"far_future": ahead} if ahead else {}
+def verdict(reply: Reply[bytes], records: Sequence[str]) -> WriteResult:
+    """What became of the request with these records, given by their event.id. Raises a SinkError.
 
-
-def verdict(status: int, headers: Mapping[str, str], body: bytes, records: Sequence[str]) -> WriteResult:
-    """What became of a request that held `records`, by their event.id. Raises a SinkError.
-
-    202          taken, but for those that the body lists
-    400          with a list of errors: those are refused, the others were taken; with one error: none was taken
-    413          too large
-    429, 503     later
-    401, 403     credentials; a wrong url: 404, and all else that is not of this API
-    other 5xx    nobody knows
+    202                  all records were taken, except those that the body lists
+    400 with a list      the listed records were refused, the others were taken
+    400 with one error   no record was taken: BatchRefused
+    413                  too large: BatchRefused
+    429, 503             Unavailable
+    408, other 5xx       OutcomeUnknown
+    anything else        wrong credentials or a wrong URL: Misconfigured
     """
-    answer = decoded(body)
+    answer = decode_json(reply.body)
     listed = answer.get("errors") if isinstance(answer, dict) else None
-    if status in (202, 400) and isinstance(listed, list) and (listed or status == 400):
+    if reply.status in (202, 400) and isinstance(listed, list) and (listed or reply.status == 400):
         return WriteResult(refused=_refused(listed, records))
-    said = explain(status, body)
-    if status == 202:
+    if reply.status == 202:
         return WriteResult()
-    if status in (400, 413):
-        raise BatchRefused(said)
-    if status in (429, 503):
-        raise Unavailable(said, retry_after(headers))
-    if status == 408 or status >= 500:
-        raise OutcomeUnknown(said, retry_after(headers))
-    raise Misconfigured(f"{said}; {_HINTS.get(status, _NOT_THE_API)}")
+    description = describe_reply(reply)
+    if reply.status in (400, 413):
+        raise BatchRefused(description)
+    if reply.status in (429, 503):
+        raise Unavailable(description, reply.retry_after)
+    if reply.status == 408 or reply.status >= 500:
+        raise OutcomeUnknown(description, reply.retry_after)
+    raise Misconfigured(f"{description}; {_HINTS.get(reply.status, _NOT_THE_API)}")
 
 
-_NOT_THE_API = "this is not how the API answers: is `url` the base of the environment?"
+_NOT_THE_API = "the ingest API does not answer like this; check that `url` is the environment's base URL"
 _HINTS = {
-    401: "is the token right, and neither expired nor disabled? An OAuth client also needs a policy that allows its scope",
+    401: "check that the token is right, not expired and not disabled; an OAuth client also needs a policy for its scope",
     403: "an API token needs the scope bizevents.ingest, an OAuth client storage:events:write",
-    404: "is `url` the base of the environment? An ActiveGate's ends with /e/ENV; the sink adds the path",
-    407: "see the proxy in the environment",
+    404: "check that `url` is the environment's base URL (an ActiveGate's ends with /e/ENV); the sink adds the API's path",
+    407: "check the proxy's credentials in the environment",
 }
 
 
 def _refused(listed: Sequence[Any], records: Sequence[str]) -> dict[int, str]:
-    """Index -> message. Where an error names no record of the batch, no one knows whose it is, and all that are not named
-    are kept as dead letters: the batch can't be sent again, since some of it was taken."""
+    """The refused records: index -> reason.
+
+    If an error names no record of the batch, every record without an error of its own may be the refused one. The batch
+    can't be sent again, since part of it was taken, so all of them are refused and kept as dead letters.
+    """
     refused: dict[int, str] = {}
-    lost = ""
+    unassigned = ""
     for item in listed:
         index = _index(item, records)
-        said = short(message(item)) or "refused without a message"
+        reason = shorten(error_message(item)) or "refused without a message"
         if index is None:
-            lost = said
+            unassigned = reason
         else:
-            refused[index] = f"{refused[index]}; {said}" if index in refused else said
-    if lost or not listed:
-        why = f"some of its batch were refused, and Dynatrace does not say which; it may have been taken: {lost}"
-        refused |= {index: why for index in range(len(records)) if index not in refused}
+            refused[index] = f"{refused[index]}; {reason}" if index in refused else reason
+    if unassigned or not listed:
+        reason = f"Dynatrace refused part of the batch without saying which records; this one may be stored: {unassigned}"
+        refused |= {index: reason for index in range(len(records)) if index not in refused}
     return refused
 
 
-def _index(item: Any, records: Sequence[str]) -> int | None:
-    """Whose error that is: by its index, else by its id."""
-    if not isinstance(item, dict):
+def _index(error: Any, records: Sequence[str]) -> int | None:
+    """The record that an error names, by its index or else by its event.id."""
+    if not isinstance(error, dict):
         return None
-    index, event_id = item.get("index"), item.get("id")
+    index, event_id = error.get("index"), error.get("id")
     if isinstance(index, int) and not isinstance(index, bool) and 0 <= index < len(records):
         return index
     return records.index(event_id) if isinstance(event_id, str) and event_id in records else None

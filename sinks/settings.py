@@ -1,13 +1,13 @@
-"""Tables of the configuration: the base class of every component's settings, and sizes and times as users write them."""
+"""The base class of every table of the configuration, and the types of sizes, times and secrets."""
 
 import re
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr
 
 
 class Settings(BaseModel):
-    """A table of the configuration. Unknown keys are refused; values keep their TOML type."""
+    """A table of the configuration. Rejects unknown keys, and values of another TOML type."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
@@ -15,8 +15,8 @@ class Settings(BaseModel):
 _SIZES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 _TIMES = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
-_LARGEST = 2**60
-_LONGEST = 36_500 * 86_400.0
+_MAX_SIZE = 2**60
+_MAX_SECONDS = 36_500 * 86_400.0
 
 
 def _size(value: object) -> int:
@@ -24,7 +24,7 @@ def _size(value: object) -> int:
     if match is None or match[2] not in _SIZES:
         raise ValueError(f'write a size as a string like "64MiB"; units are {", ".join(_SIZES)}')
     size = float(match[1]) * _SIZES[match[2]]
-    if size > _LARGEST:
+    if size > _MAX_SIZE:
         raise ValueError("a size is at most 1048576TiB")
     return round(size)
 
@@ -34,12 +34,34 @@ def _seconds(value: object) -> float:
     if not isinstance(value, str) or not re.fullmatch(f"(?:{part})+", value):
         raise ValueError(f'write a time as a string like "500ms" or "23h55m"; units are {", ".join(_TIMES)}')
     seconds = sum(float(number) * _TIMES[unit] for number, unit in re.findall(part, value))
-    if seconds > _LONGEST:
+    if seconds > _MAX_SECONDS:
         raise ValueError("a time is at most 36500d")
     return seconds
+
+
+def _not_empty(secret: SecretStr) -> SecretStr:
+    if not secret:
+        raise ValueError("must not be empty")
+    return secret
+
+
+def _token(secret: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[!-~]+", secret.get_secret_value()):
+        raise ValueError("must consist of visible ASCII characters, without spaces")
+    return secret
 
 
 Size = Annotated[int, BeforeValidator(_size)]
 """A number of bytes, written "64MiB"."""
 Seconds = Annotated[float, BeforeValidator(_seconds)]
 """A time in seconds, written "500ms" or "23h55m"."""
+
+Secret = SecretStr
+"""A text that must not be shown: its repr and str are asterisks, `get_secret_value()` returns it. In TOML a plain string.
+
+`sinks.shared.redaction` removes it from what other systems send.
+"""
+RequiredSecret = Annotated[Secret, AfterValidator(_not_empty)]
+"""A secret that is not empty."""
+Token = Annotated[Secret, AfterValidator(_token)]
+"""A secret that can stand in an HTTP header."""

@@ -11,14 +11,17 @@ from sinks.batch import Transaction
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A text with placeholders such as {name}, each an attribute of Transaction or a name that the caller fills."""
+    """A text with placeholders such as {name}: attributes of Transaction, or names that the caller of `fill` provides."""
 
     text: str
 
     def names(self) -> set[str]:
+        """The placeholders in the text."""
         return set(re.findall(r"\{([^{}]*)\}", self.text))
 
     def fill(self, transaction: Transaction, **more: str) -> str:
+        """The text with its placeholders replaced. `more` takes precedence over the transaction."""
+
         def value(match: re.Match[str]) -> str:
             return more[match[1]] if match[1] in more else str(getattr(transaction, match[1]))
 
@@ -26,7 +29,7 @@ class Template:
 
 
 def template(*placeholders: str) -> Any:
-    """A pydantic validator for the text of a template that knows these placeholders."""
+    """A pydantic validator for the text of a template with these placeholders."""
 
     def check(text: str) -> str:
         unknown = Template(text).names() - set(placeholders)

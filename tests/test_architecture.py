@@ -42,13 +42,6 @@ def test_imports_go_one_way() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_every_module_is_in_a_contract_of_sinks() -> None:
-    """The contract that sinks are independent names each of them."""
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("Sinks know nothing of each other")[2]
-    for path in (ROOT / "sinks").glob("[a-z]*"):
-        assert path.stem in ("base", "batch", "py", "settings", "shared", "template") or f'"sinks.{path.stem}"' in text
-
-
 def test_every_package_is_in_the_reading_order() -> None:
     """The docstring of btfeed names each package and module beside it, as a word."""
     words = set(re.findall(r"\w+", btfeed.__doc__ or ""))

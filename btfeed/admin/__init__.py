@@ -1,1 +1,1 @@
-"""The admin listener: health, readiness, metrics and status."""
+"""The admin listener: health, readiness, metrics and status over HTTP."""

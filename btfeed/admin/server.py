@@ -1,11 +1,10 @@
-"""The admin listener: is it alive, would it take a post, what are its figures, how far behind is which sink."""
+"""The admin listener: GET /healthz, /readyz, /metrics and /status."""
 
-import asyncio
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
+import structlog
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -15,54 +14,64 @@ from btfeed.journal.base import Backlog, Backlogs, JournalError
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.sink_status import SinkStatus
 from sinks.settings import Settings
+from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
-PATIENCE = 2.0
-"""Seconds that the journal has to say how far behind the sinks are."""
+log = structlog.get_logger()
+
+BACKLOG_TIMEOUT = 2.0
+"""Seconds to wait for the journal's figures. /status and /metrics answer without them afterwards."""
 IDLE_TIMEOUT = 60.0
-"""Seconds after which a connection that sends no whole header is closed."""
+"""Seconds after which a connection without a complete request header is closed."""
 
 
 class AdminSettings(Settings):
-    """Where to ask how it is. It has no credentials: keep it on loopback, or behind something that has.
+    """Where health, metrics and status are served. There are no credentials: keep it on loopback or behind a proxy that
+    has some.
 
-    listen  address and port
+    listen  address and port to listen on
     """
 
     listen: Address = "127.0.0.1:4322"
 
 
 class Admin:
-    """GET /healthz, /readyz, /metrics, /status."""
+    """Serves health, readiness, metrics and status.
+
+    why_not_ready  why a post would not be accepted now, None if it would
+    """
 
     def __init__(
         self,
         settings: AdminSettings,
         journal: Backlogs,
-        refusing: Callable[[], str | None],
+        why_not_ready: Callable[[], str | None],
         sinks: Mapping[str, SinkStatus],
         metrics: Metrics,
         version: str,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._settings = settings
         self._journal = journal
-        self._refusing = refusing
+        self._why_not_ready = why_not_ready
         self._sinks = sinks
         self._metrics = metrics
         self._version = version
-        self._started = time.time()
+        self._clock = clock
+        self._started = clock.monotonic()
         app = web.Application()
         app.add_routes(
             [
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
-                web.get("/metrics", self._show_metrics),
+                web.get("/metrics", self._get_metrics),
                 web.get("/status", self._status),
             ]
         )
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=IDLE_TIMEOUT)
 
     async def start(self) -> tuple[str, int]:
-        """Listen; returns the host and port taken. Raises OSError."""
+        """Start listening. Returns the host and port in use. Raises OSError."""
         await self._runner.setup()
         host, port = host_and_port(self._settings.listen)
         await web.TCPSite(self._runner, host, port).start()
@@ -76,27 +85,28 @@ class Admin:
         return web.Response(text="alive\n")
 
     async def _readyz(self, request: web.Request) -> web.Response:
-        refusing = self._refusing()
-        lines = [f"not ready: {refusing}" if refusing else "ready"]
+        reason = self._why_not_ready()
+        lines = [f"not ready: {reason}" if reason else "ready"]
         lines += [
             f"sink {name} is misconfigured: {sink.last_error}"
             for name, sink in self._sinks.items()
             if sink.state == "misconfigured"
         ]
-        return web.Response(status=503 if refusing else 200, text="\n".join(lines) + "\n")
+        return web.Response(status=503 if reason else 200, text="\n".join(lines) + "\n")
 
-    async def _show_metrics(self, request: web.Request) -> web.Response:
-        await self._backlogs()
+    async def _get_metrics(self, request: web.Request) -> web.Response:
+        await self._update_backlogs()
         return web.Response(body=generate_latest(self._metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _status(self, request: web.Request) -> web.Response:
-        backlogs = await self._backlogs()
+        backlogs = await self._update_backlogs()
+        reason = self._why_not_ready()
         status = {
             "version": self._version,
             "mapping": native.PATH,
-            "uptime_seconds": round(time.time() - self._started, 3),
-            "ready": self._refusing() is None,
-            "refusing": self._refusing(),
+            "uptime_seconds": round(self._clock.monotonic() - self._started, 3),
+            "ready": reason is None,
+            "refusing": reason,
             "counts": self._metrics.summary(),
             "violations": [
                 {"transaction": transaction, "field": field, "rule": rule, "count": count}
@@ -106,17 +116,18 @@ class Admin:
         }
         return web.Response(body=msgspec.json.encode(status), content_type="application/json")
 
-    async def _backlogs(self) -> dict[str, Backlog]:
-        """By sink; empty where the journal can't be asked, or its disk hangs."""
+    async def _update_backlogs(self) -> dict[str, Backlog]:
+        """Update the backlog metrics. Returns the backlogs by sink, or nothing if the journal fails or does not answer."""
         try:
-            async with asyncio.timeout(PATIENCE):
-                found = {name: await self._journal.backlog(name) for name in self._sinks}
-        except (JournalError, TimeoutError):
+            async with self._clock.timeout(BACKLOG_TIMEOUT):
+                backlogs = {name: await self._journal.backlog(name) for name in self._sinks}
+        except (JournalError, TimeoutError) as error:
+            log.debug("backlog unknown", error=str(error) or "the journal did not answer in time")
             return {}
-        for name, backlog in found.items():
+        for name, backlog in backlogs.items():
             self._metrics.backlog_posts.labels(name).set(backlog.posts)
             self._metrics.backlog_age.labels(name).set(backlog.age)
-        return found
+        return backlogs
 
 
 def _sink_status(sink: SinkStatus, backlog: Backlog | None) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 
 from btfeed.app.parts import create_sink
-from btfeed.config import Config, SinkConfig
+from btfeed.config import Config
+from btfeed.delivery.sink_config import SinkConfig
 from btfeed.journal import create as journals
 from btfeed.journal.base import JournalError
 from sinks.base import SinkError

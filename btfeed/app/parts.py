@@ -1,8 +1,8 @@
 """Builds each part of the chain from its settings."""
 
-from btfeed.config import SinkConfig
 from btfeed.delivery.loop import Delivery
 from btfeed.delivery.mapped_posts import MappedPosts
+from btfeed.delivery.sink_config import SinkConfig
 from btfeed.journal.base import Outlet
 from btfeed.records.schema import MAPS, RECORD_FIELDS
 from btfeed.telemetry.metrics import Metrics

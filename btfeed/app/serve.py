@@ -9,7 +9,6 @@ start.
 """
 
 import asyncio
-import signal
 import sys
 from contextlib import AsyncExitStack
 from importlib.metadata import version
@@ -25,7 +24,8 @@ from btfeed.delivery.mapped_posts import MappedPosts
 from btfeed.journal import create as journals
 from btfeed.journal.base import Journal, Outlet
 from btfeed.receiving.receiver import Receiver
-from btfeed.records import mapper as transcode
+from btfeed.records.mapper import create_mapper
+from btfeed.signals import stop_on_signals
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.sink_status import SinkStatus
 
@@ -40,12 +40,12 @@ would delay each post, which takes several turns."""
 
 async def serve(config: Config, stop: asyncio.Event | None = None, grace: float = GRACE) -> None:
     """Run until `stop` is set, or SIGTERM or SIGINT arrives. Raises JournalError, OSError or ssl.SSLError at start."""
-    stop = stop or _stop_on_signals()
+    stop = stop or stop_on_signals()
     sys.setswitchinterval(SWITCH_INTERVAL)
     metrics = Metrics()
     starts = {name: sink.common.start for name, sink in config.sinks.items()}
     journal = journals.create(config.journal, starts, metrics, config.receiver.max_occurrences)
-    mapped_posts = MappedPosts(transcode.mapper(config.record, config.validation), metrics, len(config.sinks))
+    mapped_posts = MappedPosts(create_mapper(config.record, config.validation), metrics, len(config.sinks))
     deliveries = _deliveries(config, journal, mapped_posts, metrics, grace)
     receiver = Receiver(config.receiver, journal, metrics)
     admin = Admin(
@@ -90,10 +90,3 @@ async def _until(stop: asyncio.Event, deliveries: Deliveries) -> None:
         task.cancel()
     for task in done:
         task.result()
-
-
-def _stop_on_signals() -> asyncio.Event:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    return stop

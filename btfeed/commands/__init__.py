@@ -1,4 +1,4 @@
-"""The command line: each module has the commands of one topic. Start with main.
+"""The command line: one module per topic. Read main first.
 
-Results go to stdout, progress and logs to stderr. Exit codes: 0 done, 1 failed, 2 usage or configuration.
+Results go to stdout, progress and logs to stderr. Exit codes: 0 success, 1 failure, 2 wrong usage or configuration.
 """

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import signal
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,9 @@ from btfeed.commands import terminal
 from btfeed.commands.posting import CONNECTION, CaOption, InsecureOption, JsonOption, client_tls, open_writer
 from btfeed.commands.terminal import count, fail
 from btfeed.posts import files as postfile
-from btfeed.receiving.receiver import TlsSettings
+from btfeed.receiving.settings import TlsSettings
+from btfeed.signals import stop_on_signals
+from btfeed.telemetry import logs
 from btfeed.traffic.capture import FORWARD_CONNECTIONS, Capture, CaptureSummary
 from btfeed.traffic.sending import HttpTarget, explain
 
@@ -59,6 +60,7 @@ def capture(
     except OSError as error:
         fail(f"cannot capture: {error}")
     target = HttpTarget(forward, connections=FORWARD_CONNECTIONS, tls=client_tls(ca, insecure)) if forward else None
+    logs.configure()
     try:
         summary = uvloop.run(_capture(out, host, port, target, max_posts, tls))
     except postfile.PostFileError as error:
@@ -70,9 +72,7 @@ def capture(
 async def _capture(
     out: Path, host: str, port: int, target: HttpTarget | None, max_posts: int | None, tls: ssl.SSLContext | None
 ) -> CaptureSummary:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = stop_on_signals()
     writer = open_writer(out, new=True)
     capturing = Capture(writer, stop, forward=target, max_posts=max_posts, tls=tls)
     try:

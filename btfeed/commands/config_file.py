@@ -6,12 +6,13 @@ from typing import Annotated, Optional
 import typer
 
 from btfeed import config as configuration
-from btfeed.commands.terminal import fail
+from btfeed.commands.terminal import count, fail
 from btfeed.config import Config
 from btfeed.faults import ConfigError
 
 ConfigFile = Annotated[
-    Optional[Path], typer.Option("-c", "--config", help="Configuration file; without one, records go to files here.")
+    Optional[Path],
+    typer.Option("-c", "--config", help="Configuration file (TOML). By default, records go to files in ./btfeed-data."),
 ]
 
 
@@ -20,6 +21,5 @@ def load(path: Path | None) -> Config:
     try:
         return configuration.load(path)
     except ConfigError as error:
-        number = len(error.faults)
         what = path or "the default configuration"
-        fail("\n".join([f"{what} has {number} fault{'s' if number > 1 else ''}:", *error.faults]), 2)
+        fail("\n".join([f"{count(len(error.faults), 'error')} in {what}:", *error.faults]), 2)

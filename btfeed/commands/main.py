@@ -1,4 +1,4 @@
-"""The command line. Results go to stdout, progress and logs to stderr; exit 0 done, 1 failed, 2 usage or config."""
+"""The command line: serve, check, inspect, status, and the commands of the other modules."""
 
 import asyncio
 import json
@@ -15,24 +15,24 @@ import uvloop
 
 from btfeed import native
 from btfeed.address import host_and_port
-from btfeed.app import check as checking
-from btfeed.app import serve as app
+from btfeed.app.check import check as run_checks
+from btfeed.app.serve import serve as run_server
 from btfeed.commands.config_file import ConfigFile, load
 from btfeed.commands.dead_letters import dead_letters
-from btfeed.commands.terminal import fail
+from btfeed.commands.terminal import count, fail
 from btfeed.commands.traffic import traffic
 from btfeed.config import Config
 from btfeed.journal.base import JournalError
 from btfeed.posts import files as postfile
 from btfeed.posts.post import Malformed
-from btfeed.records import describe as inspect
+from btfeed.records import describe
 from btfeed.telemetry import logs
 
 cli = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Takes AppMon's Business Transactions feed and delivers it, every occurrence, without loss.",
+    help="Receive AppMon's Business Transactions feed and deliver it to Kafka, Elasticsearch, Dynatrace and files.",
 )
 cli.add_typer(dead_letters, name="dead-letters")
 cli.add_typer(traffic)
@@ -50,7 +50,7 @@ def _main(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Before any command."""
+    """Options of `btfeed` itself."""
 
 
 @cli.command()
@@ -58,41 +58,43 @@ def serve(
     config: ConfigFile = None,
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
 ) -> None:
-    """Receive posts and deliver them, until SIGTERM."""
+    """Receive posts and deliver them, until SIGTERM or Ctrl-C."""
     loaded = load(config)
     if log_level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-        raise typer.BadParameter(f"{log_level!r} is no log level", param_hint="--log-level")
+        raise typer.BadParameter(
+            f"unknown log level {log_level!r}: use DEBUG, INFO, WARNING or ERROR", param_hint="--log-level"
+        )
     logs.configure(log_level.upper())
     try:
-        uvloop.run(app.serve(loaded))
+        uvloop.run(run_server(loaded))
     except (JournalError, OSError) as error:  # ssl.SSLError is an OSError
         fail(f"can't start: {error}")
 
 
 @cli.command()
 def check(config: ConfigFile = None) -> None:
-    """Check the configuration, and try each sink's connection. Nothing is received, delivered or changed."""
+    """Check the configuration and the connection to each sink, without changing anything."""
     loaded = load(config)
     logs.configure()
-    typer.echo(f"configuration: ok, {config or 'the default one'}")
-    checks = asyncio.run(checking.check(loaded))
-    for check in checks:
-        typer.echo(f"{check.path}: failed, {check.failure}" if check.failure else f"{check.path}: ok, {check.what}")
-    if any(check.failure for check in checks):
+    typer.echo(f"configuration: ok, {config or 'the default'}")
+    results = asyncio.run(run_checks(loaded))
+    for result in results:
+        typer.echo(f"{result.path}: failed, {result.failure}" if result.failure else f"{result.path}: ok, {result.what}")
+    if any(result.failure for result in results):
         raise typer.Exit(1)
 
 
 @cli.command("inspect")
-def inspect_file(
-    file: Annotated[Path, typer.Argument(help="*.bin or *.btposts")],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each post.")] = False,
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A .bin or .btposts file, or a folder of them.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per post.")] = False,
 ) -> None:
-    """Show posts as people read them, and which rules of the field table they break."""
+    """Show what is in posts, and which rules of the field table they break."""
     failed = False
     try:
         for number, body in enumerate(chain.from_iterable(map(postfile.read, postfile.find([file])))):
             try:
-                described = inspect.describe(body)
+                described = describe.describe(body)
             except Malformed as error:
                 typer.echo(f"post {number}: {error}", err=True)
                 failed = True
@@ -100,8 +102,8 @@ def inspect_file(
             if as_json:
                 typer.echo(json.dumps(described, ensure_ascii=False))
             else:
-                found = inspect.lines(described)
-                typer.echo("\n".join([f"post {number}: {next(found)}", *found]))
+                lines = describe.lines(described)
+                typer.echo("\n".join([f"post {number}: {next(lines)}", *lines]))
     except postfile.PostFileError as error:
         fail(str(error))
     if failed:
@@ -111,29 +113,27 @@ def inspect_file(
 @cli.command()
 def status(
     config: ConfigFile = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As the admin listener gives it.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON of the admin listener's /status.")] = False,
 ) -> None:
-    """Show how a running server is doing."""
-    answer = _ask_for_status(load(config))
-    if as_json:
-        typer.echo(answer)
-    else:
-        typer.echo("\n".join(_status_lines(json.loads(answer))))
+    """Show the state of a running server: posts, journal, sinks and violations."""
+    text = _fetch_status(load(config))
+    typer.echo(text if as_json else "\n".join(_status_lines(json.loads(text))))
 
 
-def _ask_for_status(config: Config) -> bytes:
+def _fetch_status(config: Config) -> bytes:
     host, port = host_and_port(config.admin.listen)
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
-    directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    without_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with directly.open(f"http://{host}:{port}/status", timeout=10) as response:
-            answer: bytes = response.read()
-        json.loads(answer)
+        with without_proxy.open(f"http://{host}:{port}/status", timeout=10) as response:
+            text: bytes = response.read()
+        json.loads(text)
     except OSError as error:
-        fail(f"no answer from a server at {host}:{port} (admin.listen): {getattr(error, 'reason', error)}")
+        reason = getattr(error, "reason", error)
+        fail(f"no response from btfeed at {host}:{port} (admin.listen): {reason}. Is the server running?")
     except (HTTPException, ValueError):
-        fail(f"what answers at {host}:{port} (admin.listen) is no btfeed")
-    return answer
+        fail(f"the server at {host}:{port} is not btfeed: check admin.listen in the configuration")
+    return text
 
 
 def _status_lines(status: dict[str, Any]) -> Iterator[str]:
@@ -143,20 +143,26 @@ def _status_lines(status: dict[str, Any]) -> Iterator[str]:
     refused = counts["refused_posts"]
     reasons = ", ".join(f"{reason} {number}" for reason, number in refused.items())
     yield (
-        f"taken {counts['posts']} posts, {counts['received_occurrences']} occurrences; "
-        f"refused {sum(refused.values())}{f' ({reasons})' if reasons else ''}; "
-        f"journal {counts['journal_bytes'] / 2**20:.1f} MiB, {counts['journal_posts']} posts"
+        f"received: {count(counts['posts'], 'post')} with {count(counts['received_occurrences'], 'occurrence')}, "
+        f"{count(sum(refused.values()), 'request')} refused{f' ({reasons})' if reasons else ''}"
     )
+    yield f"journal: {count(counts['journal_posts'], 'post')}, {counts['journal_bytes'] / 2**20:.1f} MiB"
     for name, sink in status["sinks"].items():
-        behind = "unknown" if sink["backlog_posts"] is None else f"{sink['backlog_posts']} posts"
-        age = f" ({sink['backlog_age_seconds']} s)" if sink["backlog_posts"] else ""
-        error = f", last error: {sink['last_error']}" if sink["last_error"] else ""
-        yield (
-            f"sink {name}: {sink['state']}, delivered {sink['delivered']}, behind {behind}{age}, "
-            f"dead letters {sink['dead_letters']}{error}"
-        )
+        yield f"sink {name}: {_sink_line(sink)}"
     for violation in status["violations"]:
-        yield "violation: {rule} {field} in {transaction!r}: {count}".format(**violation)
+        yield "{}: {rule} {field} in {transaction!r}".format(count(violation["count"], "violation"), **violation)
+
+
+def _sink_line(sink: dict[str, Any]) -> str:
+    posts = sink["backlog_posts"]
+    backlog = "backlog unknown" if posts is None else f"{count(posts, 'post')} behind"
+    if posts:
+        backlog += f" (oldest: {sink['backlog_age_seconds']:.0f} s)"
+    parts = [sink["state"], f"{count(sink['delivered'], 'record')} delivered", backlog]
+    parts.append(count(sink["dead_letters"], "dead letter"))
+    if sink["last_error"]:
+        parts.append(f"last error: {sink['last_error']}")
+    return ", ".join(parts)
 
 
 if __name__ == "__main__":

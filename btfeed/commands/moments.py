@@ -1,4 +1,4 @@
-"""Moments as people write them on the command line."""
+"""Points in time as users write them on the command line."""
 
 from datetime import UTC, datetime
 
@@ -10,9 +10,9 @@ _seconds = TypeAdapter(Seconds)
 
 
 def moment(text: str, now: int) -> int:
-    """Milliseconds since the epoch, from "2026-01-16T10:05" (UTC, unless it says otherwise) or "24h" (before `now`).
+    """Milliseconds since the epoch, from "2026-01-16T10:05" (UTC unless it has an offset) or "24h" (before `now`).
 
-    ValueError where it is neither.
+    Raises ValueError.
     """
     try:
         written = datetime.fromisoformat(text)
@@ -20,5 +20,5 @@ def moment(text: str, now: int) -> int:
         try:
             return now - round(_seconds.validate_python(text) * 1000)
         except ValidationError:
-            raise ValueError(f'{text!r} is no time: write "2026-01-16T10:05", or "24h" for that long ago') from None
+            raise ValueError(f"invalid time {text!r}: write 2026-01-16T10:05, or 24h for 24 hours ago") from None
     return round((written if written.tzinfo else written.replace(tzinfo=UTC)).timestamp() * 1000)

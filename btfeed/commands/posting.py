@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-import signal
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,8 +17,10 @@ from btfeed.commands import terminal
 from btfeed.commands.moments import moment
 from btfeed.commands.terminal import fail
 from btfeed.posts import files as postfile
+from btfeed.signals import stop_on_signals
 from btfeed.traffic.sending import FileTarget, HttpTarget, Outcome, ScheduledPost, Sender, SendSummary, Target
 from sinks.shared.clock import SYSTEM_CLOCK
+from sinks.shared.tls import client_context
 
 DEFAULT_URL = "http://127.0.0.1:4321/"
 
@@ -109,9 +110,9 @@ def client_tls(ca: Path | None, insecure: bool) -> ssl.SSLContext | None:
     if not ca and not insecure:
         return None
     try:
-        context = ssl.create_default_context(cafile=ca)
+        context = client_context(ca, trust_system=ca is None)
     except OSError as error:
-        raise typer.BadParameter(f"{ca}: {error}", param_hint="--ca") from None
+        raise typer.BadParameter(str(error), param_hint="--ca") from None
     if insecure:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
@@ -154,8 +155,7 @@ class SendJob:
 
 
 async def _until_stopped(sender: Sender, posts: Iterator[ScheduledPost], stop: asyncio.Event) -> SendSummary:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop_on_signals(stop)
     return await sender.send(posts)
 
 

@@ -17,7 +17,7 @@ import structlog
 from btfeed.journal.base import DeadLetter, Entry
 from btfeed.posts.post import Malformed, event_id_prefix
 from btfeed.records.mapper import PostMapper
-from btfeed.records.plain_mapper import Counts, Mapped
+from btfeed.records.result import Counts, MappingResult
 from btfeed.records.schema import DIMENSIONS, VALUES
 from btfeed.telemetry.metrics import Metrics
 from sinks.batch import Batch
@@ -135,11 +135,11 @@ class MappedPosts:
             for entry in group:
                 del self._pending[partition, entry.seq]
 
-    def _mapped_post(self, key: Key, entry: Entry, mapped: Mapped | Exception) -> MappedPost:
+    def _mapped_post(self, key: Key, entry: Entry, mapped: MappingResult | Exception) -> MappedPost:
         received = entry.post.received
         if isinstance(mapped, Exception):
             dead_letters = [_unmappable(entry, mapped)]
-            mapped = Mapped(Batch(), [], Counts())
+            mapped = MappingResult(Batch(), [], Counts())
         else:
             dead_letters = [
                 DeadLetter("record", "", refused.reason, received, refused.body, 1, refused.id, refused.key,

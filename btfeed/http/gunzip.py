@@ -1,19 +1,22 @@
-"""Decompresses a request's body within a limit."""
+"""Decompresses gzip bodies within a size limit."""
 
 import zlib
 from collections.abc import Iterator
 
 
 class TooLong(Exception):
-    """What was decompressed is longer than the limit."""
+    """The decompressed data is longer than the limit."""
 
 
 class Gunzip:
-    """Decompresses one gzip stream of up to MEMBERS members, up to `limit` bytes."""
+    """Decompresses one gzip stream to at most `limit` bytes.
+
+    STEP     bytes of output at a time, so that the caller can let others run in between
+    MEMBERS  members that a stream may have. Real streams have few; one full of empty members would take minutes
+    """
 
     STEP = 2**18
     MEMBERS = 1_000
-    """Real streams have few; a post full of empty ones would take minutes."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -23,8 +26,10 @@ class Gunzip:
         self._error: zlib.error | None = None
 
     def feed(self, data: bytes) -> Iterator[int]:
-        """Decompress `data` step by step; yields how long the whole is so far. Raises TooLong. What is broken shows at
-        the end."""
+        """Decompress `data` step by step, yielding the total length so far.
+
+        Raises TooLong. Errors in the stream are raised by `end`.
+        """
         while data and not self._error:
             try:
                 if self._member.eof or not self._members:
@@ -39,7 +44,7 @@ class Gunzip:
             yield len(self._plain)
 
     def end(self) -> bytes:
-        """The whole. Raises zlib.error where the stream is broken or cut off."""
+        """Return the decompressed data. Raises zlib.error if the stream is broken or cut off."""
         if self._error:
             raise self._error
         if self._members and not self._member.eof:

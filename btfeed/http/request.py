@@ -1,91 +1,64 @@
-"""A request as it comes over a connection, and the answer to it."""
+"""One request: its header, and its body as it arrives."""
 
 import asyncio
 import sys
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from email.utils import formatdate
-from functools import lru_cache
-from http import HTTPStatus
 from typing import Protocol
 from urllib.parse import unquote_to_bytes
 
 import httptools
 
-READ_AHEAD = 2**16
-"""Bytes of a body that come in before somebody asks for it."""
+from btfeed.http.limits import READ_AHEAD
+
 SMALL_PART = 2**12
-"""Parts of a body that are shorter are put together at once: a list of single bytes would take fifty times their size."""
+"""Shorter parts of a body are joined on arrival. A list of one-byte parts would take fifty times the memory."""
 
 
-class BadHttp(Exception):
-    """What came is no HTTP."""
+class InvalidRequest(Exception):
+    """The client sent something that is not a valid HTTP/1.x request."""
 
 
-class Incomplete(Exception):
-    """The body does not go on as HTTP."""
+class InvalidBody(Exception):
+    """The framing of the body is broken, or the connection ended within it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """text: the body, plain text. close: no request can follow on the connection."""
-
-    status: int = 200
-    text: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    close: bool = False
-
-    def encode(self, connection: str = "", body: bool = True) -> bytes:
-        """The bytes of it. connection: what the header of that name says. body: False as the answer to HEAD."""
-        if self.status == 200 and not connection:
-            return b"HTTP/1.1 200 OK\r\n%bContent-Length: 0\r\n\r\n" % _stamp(int(time.time()))
-        text = self.text.encode(errors="replace")
-        fields = {"Content-Type": "text/plain"} if text else {}
-        fields |= {"Content-Length": str(len(text)), **self.headers}
-        fields |= {"Connection": connection} if connection else {}
-        lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items()).encode("latin-1", errors="replace")
-        status = f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}\r\n".encode()
-        return b"".join((status, _stamp(int(time.time())), lines, b"\r\n", text if body else b""))
-
-
-@lru_cache(maxsize=1)
-def _stamp(second: int) -> bytes:
-    """The fields that every answer has."""
-    return f"Server: btfeed\r\nDate: {formatdate(second, usegmt=True)}\r\n".encode()
-
-
-class Client(Protocol):
-    """Where a request comes from. peer: its address."""
+class ClientConnection(Protocol):
+    """What a request uses of the connection it arrived on. peer: the client's address."""
 
     loop: asyncio.AbstractEventLoop
     peer: str
 
-    def read_on(self) -> None:
-        """There is room for more of the body."""
+    def resume_reading(self) -> None:
+        """The request can take more of its body."""
 
     def write(self, data: bytes) -> None: ...
 
 
 class Request:
-    """A request whose header is here, and its body as far as it has come.
+    """A request whose header has arrived, and the part of its body that has arrived so far.
 
-    path        of the target, decoded
-    version     "1.0" or "1.1"
-    headers     names in lower case; several fields of one name are joined by commas
-    length      of the body, where the header tells; 0 where there is none
-    size        of the body, as far as it is here
-    whole       all of it is here
-    keep_alive  the client would send more on this connection
+    path            of the target, percent-decoded
+    version         "1.0" or "1.1"
+    headers         names in lower case; repeated fields are joined by commas
+    keep_alive      the client wants to send more requests on this connection
+    content_length  bytes of the body; 0 without a body, None if it is chunked
+    received        bytes of the body that have arrived
+    complete        the whole body has arrived
     """
 
     __slots__ = (
-        "_client", "_discarded", "_error", "_limit", "_parts", "_waiter",
-        "headers", "keep_alive", "length", "method", "path", "size", "version", "whole",
+        "_buffer_limit", "_connection", "_discarding", "_error", "_parts", "_waiter",
+        "complete", "content_length", "headers", "keep_alive", "method", "path", "received", "version",
     )  # fmt: skip
 
     def __init__(
-        self, client: Client, method: str, path: bytes, version: str, headers: dict[bytes, bytes], keep_alive: bool
+        self,
+        connection: ClientConnection,
+        method: str,
+        path: bytes,
+        version: str,
+        headers: dict[bytes, bytes],
+        keep_alive: bool,
     ) -> None:
         self.method = method
         self.path = path
@@ -93,67 +66,69 @@ class Request:
         self.headers = headers
         self.keep_alive = keep_alive
         chunked = b"transfer-encoding" in headers
-        self.length = None if chunked else int(headers.get(b"content-length", 0))
-        self.size = 0
-        self.whole = False
-        self._client = client
+        self.content_length = None if chunked else int(headers.get(b"content-length", 0))
+        self.received = 0
+        self.complete = False
+        self._connection = connection
         self._parts: list[bytes | bytearray] = []
-        self._limit = READ_AHEAD
-        self._discarded = False
+        self._buffer_limit = READ_AHEAD
+        self._discarding = False
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     @property
     def peer(self) -> str:
         """The client's address."""
-        return self._client.peer
+        return self._connection.peer
 
-    async def within(self, limit: int) -> bool:
-        """Wait until all of the body is here, or more than `limit` bytes of it: True if it is not longer.
+    # For the handler
 
-        Raises Incomplete, or ConnectionError where the client went away.
+    async def wait_for_body(self, limit: int) -> bool:
+        """Wait until the whole body or more than `limit` bytes of it have arrived. Returns whether it is within `limit`.
+
+        Raises InvalidBody, or ConnectionError if the client disconnected.
         """
-        self._limit = limit
-        if not self.whole and self.size <= limit and not self._error:
-            self._waiter = self._client.loop.create_future()
-            self._client.read_on()
+        self._buffer_limit = limit
+        if not self.complete and self.received <= limit and not self._error:
+            self._waiter = self._connection.loop.create_future()
+            self._connection.resume_reading()
             await self._waiter
         if self._error:
             raise self._error
-        return self.size <= limit
+        return self.received <= limit
 
-    def take_body(self) -> bytes:
-        """What is here of it; it is not kept here."""
+    def pop_body(self) -> bytes:
+        """Return what has arrived of the body, and release it here."""
         parts, self._parts = self._parts, []
         if len(parts) == 1 and isinstance(parts[0], bytes):
             return parts[0]
         return b"".join(parts)
 
-    async def discard(self) -> None:
-        """Let go of the body, and of what comes of it until its end. Raises as `within` does."""
-        self._discarded = True
+    async def discard_body(self) -> None:
+        """Read to the end of the body without keeping it. Raises like `wait_for_body`."""
+        self._discarding = True
         self._parts.clear()
-        await self.within(sys.maxsize)
+        await self.wait_for_body(sys.maxsize)
 
-    def go_on(self) -> None:
-        """Tell a client that waits with its body (Expect: 100-continue)."""
-        self._client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    def send_continue(self) -> None:
+        """Send 100 Continue to a client that waits for it before it sends the body."""
+        self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     # For the connection
 
     @property
-    def ahead(self) -> bool:
-        """More is here than was asked for."""
-        return self.size > self._limit
+    def buffer_full(self) -> bool:
+        """More of the body has arrived than the handler has asked for."""
+        return self.received > self._buffer_limit
 
     @property
-    def missing(self) -> int:
-        """Bytes that are known to be of this body, and not yet here."""
-        return self.length - self.size if self.length else 0
+    def remaining(self) -> int:
+        """Bytes of the body still to come, 0 if that is not known."""
+        return self.content_length - self.received if self.content_length else 0
 
-    def add(self, part: bytes) -> None:
-        self.size += len(part)
-        if self._discarded:
+    def feed_data(self, part: bytes) -> None:
+        self.received += len(part)
+        if self._discarding:
             return
         if len(part) >= SMALL_PART:
             self._parts.append(part)
@@ -161,17 +136,18 @@ class Request:
             self._parts[-1] += part
         else:
             self._parts.append(bytearray(part))
-        if self.size > self._limit:
+        if self.received > self._buffer_limit:
             self._wake()
 
-    def end(self) -> None:
-        self.whole = True
+    def feed_eof(self) -> None:
+        """The whole body has arrived."""
+        self.complete = True
         self._wake()
 
-    def fail(self, error: Exception) -> None:
-        """The rest of the body will not come."""
+    def set_exception(self, error: Exception) -> None:
+        """The rest of the body will not arrive."""
         self._error = error
-        self._parts.clear()  # once raised, the error keeps this request for the garbage collector
+        self._parts.clear()  # a raised error keeps this request alive until the garbage collector runs
         self._wake()
 
     def _wake(self) -> None:
@@ -179,27 +155,27 @@ class Request:
             self._waiter.set_result(None)
 
 
-def check(version: str, headers: Mapping[bytes, bytes]) -> None:
-    """What llhttp lets pass. Raises BadHttp."""
+def check_headers(version: str, headers: Mapping[bytes, bytes]) -> None:
+    """Check what llhttp does not. Raises InvalidRequest."""
     if version not in ("1.0", "1.1"):
-        raise BadHttp(f"HTTP/{version} is not known here")
+        raise InvalidRequest(f"HTTP/{version} is not supported: use HTTP/1.1")
     host = headers.get(b"host")
-    if (host is None and version == "1.1") or b"," in (host or b""):  # several were joined
-        raise BadHttp("a request has one Host")
-    coding = headers.get(b"transfer-encoding", b"chunked").lower().rpartition(b",")[2]
-    if coding.strip() != b"chunked":
-        raise BadHttp("Transfer-Encoding does not end with chunked")
+    if (host is None and version == "1.1") or b"," in (host or b""):  # a comma: several fields were joined
+        raise InvalidRequest("a request needs exactly one Host header")
+    encoding = headers.get(b"transfer-encoding", b"chunked").lower().rpartition(b",")[2]
+    if encoding.strip() != b"chunked":
+        raise InvalidRequest("unsupported Transfer-Encoding: the last encoding must be chunked")
 
 
-def path_of(target: bytes, method: str) -> bytes:
-    """The path of a request's target, decoded. Raises BadHttp."""
+def decode_path(target: bytes, method: str) -> bytes:
+    """The path in a request target, percent-decoded. Raises InvalidRequest."""
     if target == b"/":
         return target
     if not target.isascii():
-        raise BadHttp("the target is not ASCII")
+        raise InvalidRequest("the request target contains non-ASCII characters: percent-encode them")
     if target.startswith(b"/"):
         return unquote_to_bytes(target.partition(b"?")[0].partition(b"#")[0])
-    if method == "CONNECT":  # names no path
+    if method == "CONNECT":  # its target is host:port
         return b"/"
     if method == "OPTIONS" and target == b"*":
         return target
@@ -208,5 +184,5 @@ def path_of(target: bytes, method: str) -> bytes:
     except httptools.HttpParserInvalidURLError:
         url = None
     if url is None or not url.host:
-        raise BadHttp("the target is neither a path nor a url")
+        raise InvalidRequest("the request target is neither a path nor a URL")
     return unquote_to_bytes(url.path or b"/")

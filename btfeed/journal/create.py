@@ -4,7 +4,6 @@ A backend is a package beside this module. It declares its settings, and impleme
 """
 
 import asyncio
-import tempfile
 from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,6 +15,7 @@ from btfeed.journal.sqlite.journal import SqliteJournal
 from btfeed.journal.sqlite.settings import SqliteSettings
 from btfeed.telemetry.metrics import Metrics
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
+from sinks.shared.files import check_writable
 
 JournalSettings = SqliteSettings
 """The [journal] table: the settings of any backend, told apart by `type`."""
@@ -51,11 +51,4 @@ def checks(settings: JournalSettings) -> Iterator[tuple[str, str, Awaitable[None
     """What `btfeed check` tries: the key in [journal], what is true if it succeeds, and the attempt, which raises OSError
     or JournalUnavailable."""
     directory = Path(settings.directory)
-    yield "directory", f"{directory} can be written", asyncio.to_thread(_prove_writable, directory)
-
-
-def _prove_writable(directory: Path) -> None:
-    """Creates no directory: a missing one is fine if the nearest existing parent can be written."""
-    directory = directory.absolute()
-    nearest = next(path for path in (directory, *directory.parents) if path.exists())
-    tempfile.TemporaryFile(dir=nearest).close()
+    yield "directory", f"{directory} can be written", asyncio.to_thread(check_writable, directory)

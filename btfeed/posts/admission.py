@@ -1,89 +1,107 @@
-"""Whether a post is acceptable.
+"""Decides whether the receiver takes a post: is it a BusinessTransactions message, and within the limits?
 
-`admit` is what the receiver asks before it takes a post: is it a BusinessTransactions message with all required fields, and
-is it within the limits? Parsing alone can't answer. protobuf takes a message whose required fields are missing, and two
-bytes of body can become a hundred bytes of message, and one long name a part of every record. So `admit` first walks the
-outline of the wire (transactions and occurrences, and what is in very long ones), counts, and stops at the limit; only
-then is the body parsed. The walk also sees whether every occurrence begins with its startTime, as every known serializer
-writes it; where one does not, protobuf is asked for the required fields, which takes longer.
+Parsing cannot decide this. protobuf accepts messages without their required fields; two bytes of a body may become a
+hundred bytes of message; and one long name becomes a part of every record. So admission first walks the wire format of
+transactions and occurrences, counts, and stops at a limit. Only then does it parse the body.
+
+The walk also sees whether each occurrence starts with its startTime, as all known serializers write it. If one does not,
+protobuf is asked for missing required fields, which takes longer.
 """
+
+from typing import NamedTuple
 
 from btfeed import native
 from btfeed.posts.post import Malformed, PostRefused, missing_required_fields, parse
 
 ELEMENTS_PER_OCCURRENCE, MIN_ELEMENTS = 10, 10_000
-"""How many names, empty dimensions, fields of long occurrences and the like a post may have: so many for each occurrence
-that it may have, and so many in any case."""
+"""Limit of the other elements of a post (names, fields of long occurrences, empty dimensions and the like), for each
+occurrence that is allowed; and the lowest such limit."""
 SHARED_PER_OCCURRENCE, MIN_SHARED = 512, 64 * 2**20
-"""Likewise how many bytes may be repeated in its records: names, times the occurrences that share them."""
-MOST = 2**40
-"""No limit of occurrences is higher: no post has so many."""
+"""Limit of the bytes that records repeat (names, times the occurrences that share them), for each occurrence that is
+allowed; and the lowest such limit."""
+MAX_OCCURRENCES = 2**40
+"""Higher limits of occurrences mean this one."""
 LONG = 2**16
-"""Bytes of an occurrence from which the walk looks into it."""
+"""The walk counts the fields of occurrences of this many bytes and more. Shorter ones cannot have many."""
 
 
 class TooManyOccurrences(PostRefused):
-    """More than the limit of occurrences, or of what else makes a post many times larger in memory."""
+    """More occurrences than the limit, or more of what else makes a post many times larger in memory."""
+
+
+class Limits(NamedTuple):
+    """The native `admit` takes them as a tuple of 64-bit numbers.
+
+    shared_bytes  how many bytes records may repeat: names, times the occurrences that share them
+    long          bytes from which on the fields of an occurrence are counted
+    """
+
+    occurrences: int
+    elements: int
+    shared_bytes: int
+    long: int
+
+    @classmethod
+    def of(cls, max_occurrences: int) -> "Limits":
+        occurrences = min(max_occurrences, MAX_OCCURRENCES)
+        elements = max(MIN_ELEMENTS, occurrences * ELEMENTS_PER_OCCURRENCE)
+        return cls(occurrences, elements, max(MIN_SHARED, occurrences * SHARED_PER_OCCURRENCE), LONG)
 
 
 def admit(body: bytes, max_occurrences: int) -> int:
-    """The number of occurrences in an acceptable `body`. Raises Malformed or TooManyOccurrences."""
-    count: int | None = native.module.admit(body, _limits(max_occurrences)) if native.module else None
-    return admit_plainly(body, max_occurrences) if count is None else count
+    """Counts the occurrences of a post that is acceptable. Raises Malformed or TooManyOccurrences.
+
+    The native `admit` only accepts. If it returns None, the plain one finds the reason.
+    """
+    limits = Limits.of(max_occurrences)
+    count: int | None = native.module.admit(body, limits) if native.module else None
+    return admit_plain(body, limits) if count is None else count
 
 
-def _limits(max_occurrences: int) -> tuple[int, int, int, int]:
-    """Occurrences, elements, shared bytes, and what makes an occurrence long; all of 64 bits."""
-    max_occurrences = min(max_occurrences, MOST)
-    elements = max(MIN_ELEMENTS, max_occurrences * ELEMENTS_PER_OCCURRENCE)
-    return max_occurrences, elements, max(MIN_SHARED, max_occurrences * SHARED_PER_OCCURRENCE), LONG
-
-
-def admit_plainly(body: bytes, max_occurrences: int) -> int:
-    """The plain twin of the native `admit`: it says what is right, and why what is refused is refused."""
-    outline = _Outline(body, max_occurrences)
-    outline.walk()
+def admit_plain(body: bytes, limits: Limits) -> int:
+    """The specification of `admit`, in plain Python."""
+    walk = _Walk(body, limits)
+    walk.post()
     message = parse(body)
-    if outline.doubtful:
+    if walk.required_fields_doubtful:
         missing = missing_required_fields(message)
         if missing:
             raise Malformed(f"not a BusinessTransactions message: required field {missing[0]} is missing")
-    return outline.occurrences
+    return walk.occurrences
 
 
-_TRANSACTION = _NAME = 0x0A  # tags: number << 3 | 2, length-delimited
-_OCCURRENCE = 0x32
-_START_TIME = 0x08
-_PACKED_VALUES = 0x32
+# Tags: number << 3 | wire type. Wire type 2 is length-delimited, 0 a varint.
+_TRANSACTION = 0x0A  # BusinessTransactions.businessTransactions
+_NAME = 0x0A  # BusinessTransaction.name
+_OCCURRENCE = 0x32  # BusinessTransaction.occurrences
+_START_TIME = 0x08  # BtOccurrence.startTime
+_PACKED_VALUES = 0x32  # BtOccurrence.values
 _EMPTY_DIMENSION, _EMPTY_CONVERTED_BY = b"\x3a\x00", b"\xa2\x02\x00"
 
 
-class _Broken(Exception):
-    """The wire ends early or is none."""
+class _NotProtobuf(Exception):
+    """The wire format is broken, or ends too early."""
 
 
-class _Outline:
-    """What a walk over the wire learns: counts, and whether required fields need a closer look (`doubtful`).
+class _Walk:
+    """Walks the wire format of a post and counts what it holds.
 
-    What it can't walk is not parsed: every limit holds for whatever protobuf takes, however it is encoded.
+    Accepts all that protobuf accepts, however it is encoded, so that no post evades the limits.
     """
 
-    def __init__(self, body: bytes, limit: int) -> None:
+    def __init__(self, body: bytes, limits: Limits) -> None:
         self.body = body
-        self.limit, self.element_limit, self.shared_limit, _ = _limits(limit)
+        self.limits = limits
         self.occurrences = 0
         self.transactions = 0
         self.elements = 0
-        self.shared = 0
-        self.doubtful = False
+        self.shared_bytes = 0
+        self.required_fields_doubtful = False
 
-    def walk(self) -> None:
+    def post(self) -> None:
         """Raises Malformed or TooManyOccurrences."""
         body = self.body
-        if len(body) > 2 * self.element_limit:
-            empty = body.count(_EMPTY_DIMENSION) + body.count(_EMPTY_CONVERTED_BY)
-            if empty > self.element_limit:
-                raise TooManyOccurrences(f"more than {self.element_limit} empty dimensions in one post")
+        self._count_empty_texts()
         try:
             position = shared = 0
             while position < len(body):
@@ -92,26 +110,36 @@ class _Outline:
                 if tag == _TRANSACTION:
                     length, position = self._varint(position)
                     self.transactions += 1
-                    if self.transactions > self.limit:
-                        raise TooManyOccurrences(f"more than {self.limit} business transactions in one post")
-                    self._walk_transaction(position, position + length)
+                    if self.transactions > self.limits.occurrences:
+                        raise _over_limit(f"more than {self.limits.occurrences} business transactions in one post")
+                    self._transaction(position, position + length)
                     position += length
                 else:
                     position = self._skip(tag, position)
                     shared += position - start
             if position != len(body):
-                raise _Broken
-        except (_Broken, IndexError):
-            raise Malformed("not a BusinessTransactions message: cut off, or no protobuf") from None
-        self._share(shared, self.occurrences)
+                raise _NotProtobuf
+        except (_NotProtobuf, IndexError):
+            raise Malformed("not a BusinessTransactions message: it is cut off, or not protobuf") from None
+        self._count_shared(shared, self.occurrences)
 
-    def _walk_transaction(self, position: int, end: int) -> None:
-        """The hot loop: every statement here is paid once for each occurrence."""
+    def _count_empty_texts(self) -> None:
+        """Short occurrences, which are not walked, may hold these in two or three bytes each. A search for the bytes is
+        quicker than a walk; it also finds such bytes inside other fields, which rarely matters."""
+        limit = self.limits.elements
+        if len(self.body) > 2 * limit:
+            empty = self.body.count(_EMPTY_DIMENSION) + self.body.count(_EMPTY_CONVERTED_BY)
+            if empty > limit:
+                raise _over_limit(f"more than {limit} empty dimensions in one post")
+
+    def _transaction(self, position: int, end: int) -> None:
+        """The hot loop: each statement runs once for each occurrence."""
         body = self.body
         named = False
         shared = 0
+        long = self.limits.long
         before = self.occurrences
-        room = self.limit - before
+        left = self.limits.occurrences - before
         while position < end:
             start = position
             tag = body[position]
@@ -123,46 +151,46 @@ class _Outline:
                 position += 1
                 if length >= 0x80:
                     length, position = self._varint(position - 1)
-                    if length >= LONG:
-                        self._walk_occurrence(position, position + length)
+                    if length >= long:
+                        self._long_occurrence(position, position + length)
                 if not length or body[position] != _START_TIME:
-                    self.doubtful = True
+                    self.required_fields_doubtful = True
                 position += length
-                room -= 1
-                if room < 0:
-                    raise TooManyOccurrences(f"more than {self.limit} occurrences in one post")
+                left -= 1
+                if left < 0:
+                    raise _over_limit(f"more than {self.limits.occurrences} occurrences in one post")
             else:
                 named = named or tag == _NAME
                 position = self._skip(tag, position)
                 shared += position - start
         if position != end:
-            raise _Broken
+            raise _NotProtobuf
         if not named:
-            self.doubtful = True
-        self.occurrences = self.limit - room
-        self._share(shared, self.occurrences - before)
+            self.required_fields_doubtful = True
+        self.occurrences = self.limits.occurrences - left
+        self._count_shared(shared, self.occurrences - before)
 
-    def _walk_occurrence(self, position: int, end: int) -> None:
-        """Count what is in a long one: a short one can't hold much."""
+    def _long_occurrence(self, position: int, end: int) -> None:
         while position < end:
             start = position
             tag, position = self._varint(position)
             position = self._skip(tag, position)
             if tag == _PACKED_VALUES:
-                self._count((position - start) // 8)
+                self._count_elements((position - start) // 8)
 
-    def _count(self, elements: int) -> None:
-        self.elements += elements
-        if self.elements > self.element_limit:
-            raise TooManyOccurrences(f"more than {self.element_limit} names, values and other fields in one post")
+    def _count_elements(self, number: int) -> None:
+        self.elements += number
+        if self.elements > self.limits.elements:
+            raise _over_limit(f"more than {self.limits.elements} names, values and other fields in one post")
 
-    def _share(self, size: int, occurrences: int) -> None:
-        """Each of so many records repeats `size` bytes of what they share."""
-        self.shared += size * occurrences
-        if self.shared > self.shared_limit:
-            raise TooManyOccurrences(f"records would repeat more than {self.shared_limit} bytes of names from one post")
+    def _count_shared(self, size: int, occurrences: int) -> None:
+        """The record of each of the occurrences repeats `size` bytes."""
+        self.shared_bytes += size * occurrences
+        if self.shared_bytes > self.limits.shared_bytes:
+            raise _over_limit(f"records would repeat more than {self.limits.shared_bytes} bytes of names from one post")
 
     def _varint(self, position: int) -> tuple[int, int]:
+        """The value of the varint at `position`, and the position after it."""
         value = shift = 0
         while True:
             byte = self.body[position]
@@ -172,13 +200,13 @@ class _Outline:
                 return value, position
             shift += 7
             if shift > 63:
-                raise _Broken
+                raise _NotProtobuf
 
     def _skip(self, tag: int, position: int) -> int:
-        """Where the field ends whose tag was read; a group ends behind all that is in it."""
+        """The position after the field with this tag, whose content is at `position`. A group is skipped as a whole."""
         depth = 0
         while True:
-            self._count(1)
+            self._count_elements(1)
             wire_type = tag & 7
             if wire_type == 2:
                 length, position = self._varint(position)
@@ -192,7 +220,11 @@ class _Outline:
             elif wire_type == 4 and depth:
                 depth -= 1
             else:
-                raise _Broken
+                raise _NotProtobuf
             if not depth:
                 return position
             tag, position = self._varint(position)
+
+
+def _over_limit(reason: str) -> TooManyOccurrences:
+    return TooManyOccurrences(f"{reason}: raise receiver.max_occurrences to accept it")

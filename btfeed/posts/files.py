@@ -1,7 +1,7 @@
-"""Posts in files: `*.bin` holds one raw body; `*.btposts` holds many, each behind its length as a protobuf varint.
+"""Posts in files: `*.bin` holds one raw body, `*.btposts` many, each after its length as a protobuf varint.
 
-Either may be gzipped (`*.bin.gz`, `*.btposts.gz`). Standard input and output, written `-`, are as `*.btposts`; gzip on
-standard input is recognised.
+Both may be gzipped (`*.bin.gz`, `*.btposts.gz`). `-` is standard input or output in the format of
+`*.btposts`; gzip on standard input is detected.
 """
 
 import gzip
@@ -14,57 +14,59 @@ from typing import BinaryIO, cast
 
 SUFFIXES = (".bin", ".btposts")
 STANDARD = Path("-")
-"""Standard input or output."""
+"""Stands for standard input or output."""
 
 _NAMES = " or ".join("*" + suffix for suffix in SUFFIXES)
 _CHUNK = 2**20
-"""Bytes that are asked for at a time: a length may be claimed that is not there."""
+"""Bytes to read at a time: a broken file may claim a length that it does not have."""
 _GZIP = b"\x1f\x8b"
-_LEVEL = 1  # of gzip: posts shrink to a quarter, and a post costs little
+_LEVEL = 1  # of gzip: shrinks posts to a quarter at little cost
 
 
 class PostFileError(Exception):
-    """The file can't be read or written, or is not what its name says."""
+    """The file cannot be read or written, or has another format than its name says."""
 
 
-def is_named_so(path: Path) -> bool:
-    """Whether `path` has the name of a post file."""
+def is_post_file(path: Path) -> bool:
+    """Whether `path` has a name that post files have."""
     return path.name.removesuffix(".gz").endswith(SUFFIXES)
 
 
 def find(sources: Iterable[Path]) -> list[Path]:
-    """The post files among `sources` and in the folders among them, in the order of their names. Raises PostFileError."""
+    """The post files among `sources` and, sorted, those of the directories among them. Raises PostFileError."""
     found: list[Path] = []
     for source in sources:
         if source.is_dir():
-            inside = sorted(path for path in source.rglob("*") if is_named_so(path) and path.is_file())
+            inside = sorted(path for path in source.rglob("*") if is_post_file(path) and path.is_file())
             if not inside:
-                raise PostFileError(f"{source}: no {_NAMES} in this folder")
+                raise PostFileError(f"{source}: no {_NAMES} in this directory")
             found += inside
-        elif source == STANDARD or is_named_so(source):
+        elif source == STANDARD or is_post_file(source):
             found.append(source)
         else:
-            raise PostFileError(f"{source}: posts are in {_NAMES}, or these with .gz")
+            raise PostFileError(
+                f"{source}: not a post file: use a name that ends with .bin, .btposts, .bin.gz or .btposts.gz"
+            )
     return found
 
 
-def read(path: Path, told: Callable[[int], object] = lambda position: None) -> Iterator[bytes]:
-    """The bodies in one post file. told: called with how far the file is read, before each. Raises PostFileError."""
+def read(path: Path, progress: Callable[[int], object] = lambda position: None) -> Iterator[bytes]:
+    """The bodies in a post file. Calls `progress` before each with the position in the file. Raises PostFileError."""
     try:
         with _opened(path) as raw:
             file = _plain(path, raw)
-            where = raw.tell if raw.seekable() else lambda: 0
+            position = raw.tell if raw.seekable() else lambda: 0
             one = path.name.removesuffix(".gz").endswith(".bin")
             bodies = iter([file.read()]) if one else _delimited(path, file)
             for body in bodies:
-                told(where())
+                progress(position())
                 yield body
     except gzip.BadGzipFile as error:
         raise PostFileError(f"{path}: {error}") from None
     except OSError as error:
         raise PostFileError(f"{path}: {error.strerror}") from None
     except (EOFError, zlib.error):
-        raise PostFileError(f"{path}: the gzip stream is broken or cut off") from None
+        raise PostFileError(f"{path}: the gzip data is broken or cut off") from None
 
 
 @contextmanager
@@ -77,7 +79,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _plain(path: Path, raw: BinaryIO) -> BinaryIO:
-    """What the file holds, decompressed."""
+    """The file, decompressed if it is gzipped."""
     if path == STANDARD:
         peek = getattr(raw, "peek", None)
         zipped = peek is not None and peek(len(_GZIP))[: len(_GZIP)] == _GZIP
@@ -87,19 +89,19 @@ def _plain(path: Path, raw: BinaryIO) -> BinaryIO:
 
 
 class Writer:
-    """A `*.btposts` file that is being written, gzipped where its name ends with .gz. Methods raise PostFileError."""
+    """Writes a `*.btposts` file, gzipped if its name ends with .gz. Methods raise PostFileError."""
 
     def __init__(self, path: Path, *, new: bool = False) -> None:
-        """new: the file must not be there yet."""
+        """new: the file must not exist yet."""
         if path != STANDARD and not path.name.removesuffix(".gz").endswith(".btposts"):
-            raise PostFileError(f"{path}: posts are written to *.btposts, or *.btposts.gz")
+            raise PostFileError(f"{path}: use a name that ends with .btposts or .btposts.gz")
         self._path = path
         try:
             self.raw: BinaryIO = sys.stdout.buffer if path == STANDARD else path.open("xb" if new else "wb")
         except OSError as error:
             raise PostFileError(f"{path}: {error.strerror}") from None
         self._file = self.raw
-        if path.suffix == ".gz":  # neither a name nor a time: equal posts give equal files
+        if path.suffix == ".gz":  # without name and time in it: equal posts give equal files
             self._file = cast("BinaryIO", gzip.GzipFile("", "wb", _LEVEL, self.raw, mtime=0))
 
     def write(self, body: bytes) -> None:
@@ -109,7 +111,7 @@ class Writer:
             raise PostFileError(f"{self._path}: {error.strerror}") from None
 
     def flush(self) -> None:
-        """Hand all that was written to the system."""
+        """Passes all that was written to the operating system."""
         try:
             self._file.flush()
             self.raw.flush()
@@ -129,12 +131,12 @@ class Writer:
 
 
 def write_delimited(file: BinaryIO, body: bytes) -> None:
-    """Append one body to a `*.btposts` file."""
+    """Appends one body to a `*.btposts` file."""
     file.write(varint(len(body)) + body)
 
 
 def varint(value: int) -> bytes:
-    """`value`, which is not negative, as protobuf writes it."""
+    """A value that is not negative as a protobuf varint."""
     written = bytearray()
     while value > 0x7F:
         written.append(value & 0x7F | 0x80)
@@ -157,14 +159,14 @@ def _delimited(path: Path, file: BinaryIO) -> Iterator[bytes]:
         body = _exactly(file, length) if byte and shift <= 35 else None
         if body is None:
             raise PostFileError(
-                f"{path}: the post at byte {start} is cut off, or this is no file of length-delimited posts"
+                f"{path}: the post at byte {start} is cut off, or the file does not contain length-delimited posts"
             )
         start += shift // 7 + length
         yield body
 
 
 def _exactly(file: BinaryIO, length: int) -> bytes | None:
-    """So many bytes, None where the file ends before."""
+    """`length` bytes, or None if the file ends earlier."""
     body = file.read(min(length, _CHUNK))
     if len(body) == length:
         return body

@@ -1,4 +1,4 @@
-"""A post: the raw body as AppMon sent it, its digest, and the message in it."""
+"""A post: the raw body as AppMon sent it, its digest, and the BusinessTransactions message in it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ if api_implementation.Type() != "upb":
 
 
 class PostRefused(Exception):
-    """The post can't be taken, and never will be."""
+    """The post is not acceptable. Sending it again does not help."""
 
 
 class Malformed(PostRefused):
@@ -27,7 +27,7 @@ class Malformed(PostRefused):
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """A raw body that was received. received: milliseconds since the epoch."""
+    """A body as received. received: milliseconds since the epoch."""
 
     body: bytes
     received: int
@@ -35,12 +35,12 @@ class Post:
 
 
 def digest(body: bytes) -> bytes:
-    """32 bytes that name the body, its BLAKE2b-256: equal bodies have equal events."""
+    """BLAKE2b-256 of the body, 32 bytes. event.id is made of it, so that equal bodies have equal event ids."""
     return blake2b(body, digest_size=32).digest()
 
 
 def digests(bodies: Sequence[bytes]) -> list[bytes]:
-    """That of each. Several at a time cost less than one after the other."""
+    """The digest of each body. The native module computes several faster together than one by one."""
     if native.module:
         found: list[bytes] = native.module.digests(bodies)
         return found
@@ -48,12 +48,12 @@ def digests(bodies: Sequence[bytes]) -> list[bytes]:
 
 
 def event_id_prefix(body_digest: bytes) -> str:
-    """What event.id starts with; the ordinal of the occurrence follows."""
+    """The start of event.id. The ordinal of the occurrence follows."""
     return body_digest.hex()[:24] + "-"
 
 
 def parse(body: bytes) -> BusinessTransactions:
-    """The message in `body`; required fields may be missing. Raises Malformed."""
+    """The message in `body`, in which required fields may be missing. Raises Malformed."""
     try:
         return BusinessTransactions.FromString(body)
     except DecodeError as error:
@@ -61,7 +61,7 @@ def parse(body: bytes) -> BusinessTransactions:
 
 
 def missing_required_fields(message: BusinessTransactions) -> list[str]:
-    """Paths of the required fields that are not there; protobuf parses without them."""
+    """The paths of required fields that are missing. protobuf parses messages without them."""
     if message.IsInitialized():
         return []
     paths: list[str] = message.FindInitializationErrors()  # type: ignore[attr-defined]  # not in the published stubs

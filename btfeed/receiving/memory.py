@@ -1,84 +1,87 @@
-"""How much memory posts may occupy while they are received."""
+"""How much memory bodies may occupy while they are being received."""
 
 import asyncio
 from collections import deque
 from typing import Self
 
 from btfeed.telemetry.metrics import Metrics
+from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
 
 class Overloaded(Exception):
-    """No room came free in time."""
+    """Not enough memory became available in time."""
 
 
 class MemoryLimiter:
-    """Bytes that posts may occupy while they are received, given out in the order of asking."""
+    """Hands out up to `total` bytes, first come, first served. timeout: seconds to wait for them."""
 
-    SMALL = 2**16
-    """A body needs no room until so much of it has come: a sender that promises much and sends little takes none."""
+    FREE_BYTES = 2**16
+    """A body needs no reservation until more than this has arrived: a client that announces much and sends little must not
+    keep others out."""
 
-    def __init__(self, total: int, patience: float, metrics: Metrics) -> None:
+    def __init__(self, total: int, timeout: float, metrics: Metrics, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._total = total
-        self._free = total
-        self._patience = patience
+        self._available = total
+        self._timeout = timeout
+        self._clock = clock
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._gauge = metrics.bytes_in_flight
 
-    def room(self, size: int) -> "Reservation":
-        """Room for a post of up to `size` bytes, to be taken when needed."""
+    def reservation(self, size: int) -> "Reservation":
+        """A reservation of `size` bytes that takes effect when it is needed."""
         return Reservation(self, min(size, self._total))
 
-    async def take(self, size: int) -> None:
-        """Raises Overloaded where `size` bytes are not to be had in time."""
-        if not self._waiting and size <= self._free:
-            self._free -= size
-            self._gauge.set(self._total - self._free)
+    async def acquire(self, size: int) -> None:
+        """Wait for `size` bytes. Raises Overloaded."""
+        if not self._waiting and size <= self._available:
+            self._available -= size
+            self._gauge.set(self._total - self._available)
             return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((size, turn))
-        self._hand_out()
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((size, granted))
+        self._grant()
         try:
-            async with asyncio.timeout(self._patience):
-                await turn
+            async with self._clock.timeout(self._timeout):
+                await granted
         except BaseException as error:
-            if turn.cancelled():
-                self._hand_out()  # who stands behind may need less
+            if granted.cancelled():
+                self._grant()  # the next in line may need less
             else:
-                self.give_back(size)
+                self.release(size)
             if isinstance(error, TimeoutError):
                 raise Overloaded from None
             raise
 
-    def give_back(self, size: int) -> None:
-        self._free += size
-        self._hand_out()
+    def release(self, size: int) -> None:
+        self._available += size
+        self._grant()
 
-    def _hand_out(self) -> None:
-        while self._waiting and (self._waiting[0][1].done() or self._waiting[0][0] <= self._free):
-            size, turn = self._waiting.popleft()
-            if not turn.done():
-                self._free -= size
-                turn.set_result(None)
-        self._gauge.set(self._total - self._free)
+    def _grant(self) -> None:
+        while self._waiting and (self._waiting[0][1].done() or self._waiting[0][0] <= self._available):
+            size, granted = self._waiting.popleft()
+            if not granted.done():
+                self._available -= size
+                granted.set_result(None)
+        self._gauge.set(self._total - self._available)
 
 
 class Reservation:
-    """What one post may take from a budget, and gives back at the end of a `with`."""
+    """A context manager: the bytes one post occupies, released when the block ends."""
 
-    def __init__(self, budget: MemoryLimiter, size: int) -> None:
-        self.size = size
-        self.taken = False
-        self._budget = budget
+    def __init__(self, limiter: MemoryLimiter, size: int) -> None:
+        self._limiter = limiter
+        self._size = size
+        self._acquired = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self.taken:
-            self._budget.give_back(self.size)
+        if self._acquired:
+            self._limiter.release(self._size)
 
-    async def cover(self, used: int) -> None:
-        """Wait until there is room for a post of which `used` bytes are here. Raises Overloaded."""
-        if used > MemoryLimiter.SMALL and not self.taken:
-            await self._budget.take(self.size)
-            self.taken = True
+    async def ensure(self, used: int) -> None:
+        """Acquire the bytes, if the `used` ones are more than a body may have without. Raises Overloaded."""
+        if used > MemoryLimiter.FREE_BYTES and not self._acquired:
+            await self._limiter.acquire(self._size)
+            self._acquired = True

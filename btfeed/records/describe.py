@@ -1,21 +1,21 @@
-"""A post as people read it: what it says, and which rules of the field table it breaks."""
+"""Describes a post to people: its fields as sent, and the rules of the field table that it breaks."""
 
 from collections.abc import Iterator
 from math import isfinite, isnan
 from typing import Any
 
-from btfeed.posts import post
 from btfeed.posts.bt_pb2 import BtOccurrence, BusinessTransaction
+from btfeed.posts.post import digest, event_id_prefix, missing_required_fields, parse
 from btfeed.records.encoding import rfc3339
 from btfeed.records.schema import BY_NAME, BY_NUMBER, CATEGORIES, DIMENSIONS, UNKNOWN, VALUES, Field
 from btfeed.records.validation import violations
 
 
 def describe(body: bytes) -> dict[str, Any]:
-    """The post as JSON-able data. Raises post.Malformed."""
-    message = post.parse(body)
-    missing = post.missing_required_fields(message)
-    described: dict[str, Any] = {"bytes": len(body), "event_id_prefix": post.event_id_prefix(post.digest(body))}
+    """The post as data that JSON can hold. Raises Malformed."""
+    message = parse(body)
+    missing = missing_required_fields(message)
+    described: dict[str, Any] = {"bytes": len(body), "event_id_prefix": event_id_prefix(digest(body))}
     if message.HasField("serverName"):
         described["server"] = _plain(message.serverName)
     if message.HasField("lostTransactions"):
@@ -46,17 +46,15 @@ def _transaction(transaction: BusinessTransaction, ordinal: int) -> dict[str, An
 
 
 def _occurrence(occurrence: BtOccurrence, ordinal: int, category: str, transaction: dict[str, Any]) -> dict[str, Any]:
-    listed = [(BY_NUMBER[descriptor.number], value) for descriptor, value in occurrence.ListFields()]
-    found = violations(
-        category,
-        [field.number for field, _ in listed],
-        len(occurrence.values) < len(transaction["measures"]),
-        len(occurrence.dimensions) < len(transaction["dimensions"]),
-    )
+    values = {BY_NUMBER[descriptor.number]: value for descriptor, value in occurrence.ListFields()}
+    names = {VALUES: transaction["measures"], DIMENSIONS: transaction["dimensions"]}
+    short = {field for field, given in names.items() if len(values.get(field, ())) < len(given)}
     return {
         "ordinal": ordinal,
-        "fields": {field.name: _value(field, value) for field, value in listed},
-        "violations": [{"field": violation.field, "rule": violation.rule} for violation in found],
+        "fields": {field.name: _value(field, value) for field, value in values.items()},
+        "violations": [
+            {"field": violation.field, "rule": violation.rule} for violation in violations(category, set(values), short)
+        ],
     }
 
 
@@ -65,7 +63,7 @@ def _value(field: Field, value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """`value` as JSON has it; what is no JSON number is spelt as in protobuf's own JSON."""
+    """`value` as JSON can hold it. NaN and infinity become text, spelled as in protobuf's own JSON."""
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     if isinstance(value, float) and not isfinite(value):
@@ -74,7 +72,7 @@ def _plain(value: Any) -> Any:
 
 
 def lines(described: dict[str, Any]) -> Iterator[str]:
-    """`describe`'s result as text."""
+    """The result of `describe` as text."""
     server = f", server {_printable(described['server'])}" if "server" in described else ""
     lost = f", {described['lost_transactions']} transactions lost" if described.get("lost_transactions") else ""
     yield f"{described['bytes']} bytes, event.id {described['event_id_prefix']}N{server}{lost}"
@@ -107,5 +105,5 @@ def _shown(field: Field, value: Any, transaction: dict[str, Any]) -> str:
 
 
 def _printable(text: str) -> str:
-    """`text` as it is, but for what would move a terminal's cursor."""
+    """`text`, quoted if it has characters that would change the terminal."""
     return text if text.isprintable() else repr(text)

@@ -1,68 +1,71 @@
-"""How a value of the feed is written in a record."""
+"""How a record writes the values of the feed."""
 
 from collections.abc import Callable, Iterable
-from datetime import date
-from functools import lru_cache
+from datetime import datetime, timedelta
+from math import isfinite
 from typing import Any
 
 from btfeed.records.schema import Encoding
 
-Convert = Callable[[Any], Any]
-"""From a field's value to what the record says. Raises ValueError where the field is to be left out."""
-
-_EPOCH = date(1970, 1, 1).toordinal()
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - all times here are UTC, and naive ones format faster
 
 
 def rfc3339(milliseconds: int) -> str:
-    """The moment as `2013-01-16T18:19:17.840Z`. ValueError outside the years 1 to 9999."""
-    seconds, rest = divmod(milliseconds, 1000)
+    """Milliseconds since the epoch as `2013-01-16T18:19:17.840Z`. Raises ValueError outside the years 1 to 9999."""
     try:
-        return f"{_second(seconds)}.{rest:03}Z"
-    except (OverflowError, ValueError):
+        moment = _EPOCH + timedelta(milliseconds=milliseconds)
+    except OverflowError:
         raise ValueError(f"{milliseconds} is outside the years 1 to 9999") from None
-
-
-@lru_cache(maxsize=10_000)
-def _second(seconds: int) -> str:
-    """Seconds since the epoch as `2013-01-16T18:19:17`; occurrences of one post share few of them."""
-    minutes, second = divmod(seconds, 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    return f"{_day(days)}T{hour:02}:{minute:02}:{second:02}"
-
-
-@lru_cache(maxsize=1_000)
-def _day(days: int) -> str:
-    """Days since the epoch as `2013-01-16`. OverflowError or ValueError outside the calendar."""
-    return date.fromordinal(_EPOCH + days).isoformat()
+    return moment.isoformat(timespec="milliseconds") + "Z"
 
 
 def nanoseconds(milliseconds: float) -> int:
-    """Rounded half to even. ValueError where that is no number of 64 bits."""
+    """Rounds half to even. Raises ValueError for NaN, infinity and results that do not fit in 64 bits."""
     try:
         rounded = round(milliseconds * 1_000_000)
     except OverflowError:
         raise ValueError("infinite") from None
     if not -(2**63) <= rounded < 2**63:
-        raise ValueError("out of range")
+        raise ValueError(f"{rounded} does not fit in 64 bits")
     return rounded
 
 
+def finite(number: float) -> float:
+    """Raises ValueError for NaN and infinity, which JSON does not have."""
+    if not isfinite(number):
+        raise ValueError(f"{number} is not a JSON number")
+    return number
+
+
+def outcome(failed: bool) -> str:
+    return "failure" if failed else "success"
+
+
 def text(value: str | bytes) -> str:
-    """protobuf hands out bytes where a string is not UTF-8; each bad one becomes U+FFFD."""
+    """Replaces bytes that are not UTF-8 by U+FFFD. protobuf returns a string as bytes if it is not valid UTF-8."""
     return value if isinstance(value, str) else value.decode(errors="replace")
 
 
-def not_utf8(strings: Iterable[str | bytes | None]) -> int:
-    """How many of them are not UTF-8."""
-    return sum(type(string) is bytes for string in strings)
+def texts(values: Iterable[str | bytes]) -> list[str]:
+    return [text(value) for value in values]
 
 
-ENCODERS: dict[Encoding, Convert] = {
+def count_invalid_utf8(strings: Iterable[str | bytes]) -> int:
+    """The number of strings that are not valid UTF-8."""
+    return sum(isinstance(string, bytes) for string in strings)
+
+
+ENCODERS: dict[Encoding, Callable[[Any], Any]] = {
     "timestamp": rfc3339,
     "nanoseconds": nanoseconds,
     "decimal": str,
-    "outcome": lambda failed: "failure" if failed else "success",
-    "strings": lambda values: [text(value) for value in values],
+    "outcome": outcome,
+    "string": text,
+    "number": finite,
+    "integer": int,
+    "boolean": bool,
+    "strings": texts,
+    "measures": finite,
+    "dimensions": text,
 }
-"""What is done to values before JSON; those of other encodings are written as they are."""
+"""From a value of the feed to the JSON value of a record. Raises ValueError if a record cannot hold the value."""

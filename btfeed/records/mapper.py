@@ -1,8 +1,8 @@
-"""The mapper that runs: the native one where it was built, else the plain one of btfeed/records/plain_mapper.py.
+"""Chooses the mapper that runs: the native one if it was built, else the plain one (plain_mapper.py).
 
-What the native one needs of the field table and of the configuration is handed to it here. Python compiles business
-transactions for it (plan.py), so that templates, names and constants have one place; and where a body is none, the
-plain mapper finds the words.
+The native mapper gets the field table and the configuration from here. It asks Python to compile each business transaction
+once (transaction.py), so that templates, names and constants are decided in one place. If it cannot map a post, it asks the
+plain mapper, which raises the error that tells why.
 """
 
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from btfeed import native
-from btfeed.posts import post
 from btfeed.posts.bt_pb2 import BusinessTransaction
-from btfeed.records import names
-from btfeed.records.plain_mapper import Counts, Mapped, Mapper, Posts, RefusedRecord, map_all, source_of
-from btfeed.records.plan import HEAD, Cache, Plan, RecordSettings, attributes_overridden
+from btfeed.posts.post import event_id_prefix
+from btfeed.records.names import field_names
+from btfeed.records.plain_mapper import PlainMapper
+from btfeed.records.result import Counts, MappingResult, Posts, RefusedRecord, map_each
 from btfeed.records.schema import (
     CATEGORIES,
     CLIENT_IP,
     DIMENSIONS,
     DURATION,
     END_TIME,
+    EVENT_KIND,
     FIELDS,
     START_TIME,
     UNKNOWN,
@@ -28,12 +29,16 @@ from btfeed.records.schema import (
     VISIT,
     VISIT_ID,
 )
+from btfeed.records.settings import RecordSettings
+from btfeed.records.transaction import CompiledTransaction, TransactionCompiler
 from btfeed.records.validation import ValidationSettings
 from sinks.batch import Batch, Transaction
 
 if TYPE_CHECKING:
     from btfeed import _native
 
+HEAD = f'{{"event.kind":"{EVENT_KIND}","event.id":"'.encode()
+"""What every record begins with."""
 _CATEGORIES = (*CATEGORIES, UNKNOWN)
 _MESSAGES = ("BusinessTransactions", "BusinessTransaction", "BtOccurrence")
 _LISTS = (VALUES, DIMENSIONS)
@@ -47,34 +52,34 @@ _ROLES: "_native.Roles" = {
 
 
 class PostMapper(Protocol):
-    """Maps posts under one configuration. threads: how many may map at a time."""
+    """Maps posts under one configuration. threads: how many threads may map at the same time."""
 
     threads: int
 
-    def map(self, body: bytes, digest: bytes) -> Mapped:
-        """The records of a post. `digest` is post.digest(body). Raises post.Malformed where the body is none."""
+    def map(self, body: bytes, digest: bytes) -> MappingResult:
+        """The records of a post. `digest` is that of `body`. Raises Malformed if `body` is not a BusinessTransactions
+        message."""
 
-    def map_all(self, posts: Posts, room: int) -> list[Mapped | Exception]:
-        """What each of `posts` became, or why it is none; of the first ones alone, where these have more bytes than
-        `room`."""
+    def map_all(self, posts: Posts, max_bytes: int) -> list[MappingResult | Exception]:
+        """The result of each post, or the exception that it raised. Stops after the post with which the records have more
+        than `max_bytes`: the list may be shorter than `posts`."""
 
 
-def mapper(record: RecordSettings, validation: ValidationSettings) -> PostMapper:
-    """The mapper that runs."""
-    return Mapper(record, validation) if native.module is None else NativeMapper(record, validation)
+def create_mapper(record: RecordSettings, validation: ValidationSettings) -> PostMapper:
+    """The native mapper, or the plain one if the native module is not available."""
+    return PlainMapper(record, validation) if native.module is None else NativeMapper(record, validation)
 
 
 class NativeMapper:
-    """Maps posts under one configuration, natively and without the interpreter's lock."""
+    """Maps posts natively, and without the interpreter's lock."""
 
     threads = native.CORES
 
     def __init__(self, record: RecordSettings, validation: ValidationSettings) -> None:
         assert native.module, "the native transcoder was not built"
-        self._record = record
-        self._validation = validation
-        self._cache = Cache()  # stays empty: plans are kept on the native side
-        self._native: _native.Transcoder[Plan] = native.module.Transcoder(
+        self._compiler = TransactionCompiler(record)
+        self._plain = PlainMapper(record, validation)
+        self._native: _native.Transcoder[CompiledTransaction] = native.module.Transcoder(
             [(field.number, field.name, field.type, field.presence, field.record, field.encoding) for field in FIELDS],
             _ROLES,
             {
@@ -83,68 +88,75 @@ class NativeMapper:
                 "unexpected": validation.unexpected,
                 "drop": record.privacy.drop,
                 "hash": record.privacy.hash,
-                "key": record.privacy.key.encode(),
+                "key": record.privacy.key.get_secret_value().encode(),
                 "mask": [CLIENT_IP.record] if record.privacy.mask_ip else [],
-                "defaults": [(name, msgspec.json.encode(value)) for name, value in attributes_overridden(record)],
+                "defaults": [(name, msgspec.json.encode(value)) for name, value in record.fallbacks().items()],
             },
             self._compile,
             _names,
         )
 
-    def map(self, body: bytes, digest: bytes) -> Mapped:
-        (found,) = self.map_all([(body, digest)], 0)
-        if isinstance(found, Exception):
-            raise found
-        return found
+    def map(self, body: bytes, digest: bytes) -> MappingResult:
+        (result,) = self.map_all([(body, digest)], 0)
+        if isinstance(result, Exception):
+            raise result
+        return result
 
-    def map_all(self, posts: Posts, room: int) -> list[Mapped | Exception]:
-        """The interpreter's lock is let go of once for all of them: each time, another thread may keep it for long."""
-        found = self._native.transcode([(body, post.event_id_prefix(digest)) for body, digest in posts], room)
-        each = iter(found)
-        return map_all(lambda body, digest: self._mapped(body, digest, next(each)), posts[: len(found)], room)
+    def map_all(self, posts: Posts, max_bytes: int) -> list[MappingResult | Exception]:
+        """Releases the interpreter's lock once for all posts: to get it back may take long."""
+        transcoded = self._native.transcode([(body, event_id_prefix(digest)) for body, digest in posts], max_bytes)
+        each = iter(transcoded)
+        return map_each(lambda body, digest: self._result(body, digest, next(each)), posts[: len(transcoded)], max_bytes)
 
-    def _mapped(self, body: bytes, digest: bytes, found: "_native.Transcoded[Plan] | Exception | None") -> Mapped:
-        if found is None:
-            return Mapper(self._record, self._validation).map(body, digest)
-        if isinstance(found, Exception):
-            raise found
-        json, ids, keys, timestamps, sizes, runs, refused, counts = found
+    def _result(
+        self, body: bytes, digest: bytes, transcoded: "_native.Transcoded[CompiledTransaction] | Exception | None"
+    ) -> MappingResult:
+        if transcoded is None:
+            return self._plain.map(body, digest)
+        if isinstance(transcoded, Exception):
+            raise transcoded
+        json, ids, keys, timestamps, sizes, runs, refused, counts = transcoded
         transactions: list[Transaction] = []
-        for plan, number, _ in runs:
-            transactions += [plan.transaction] * number
-        batch = Batch(
-            ids, keys, memoryview(timestamps).cast("q"), transactions, memoryview(sizes).cast("q"), [memoryview(json)]
-        )
-        return Mapped(batch, [_refused(*one) for one in refused], _counts(runs, *counts))
+        for compiled, records, _ in runs:
+            transactions += [compiled.transaction] * records
+        columns = (ids, keys, memoryview(timestamps).cast("q"), transactions, memoryview(sizes).cast("q"))
+        batch = Batch(*columns, [memoryview(json)])
+        return MappingResult(batch, [_refused(*each) for each in refused], _counts(runs, *counts))
 
-    def _compile(self, server: bytes | None, head: bytes) -> tuple[Plan, int, bytes, int, Any, Any]:
-        source = source_of(BusinessTransaction.FromString(head), None if server is None else _as_protobuf(server))
-        plan = Plan(self._record, self._validation, source, self._cache)
-        measures, dimensions = [_names(plan, which, len(given)) for which, given in enumerate(source[-2:])]
-        return plan, _CATEGORIES.index(source.category), plan.tail, plan.invalid_utf8, measures, dimensions
-
-
-def _names(plan: Plan, dimensions: int, count: int) -> tuple[str, ...]:
-    """Record fields of so many measures or dimensions."""
-    given = plan.dimension_names if dimensions else plan.measure_names
-    return names.field_names(_LISTS[dimensions].record, given, count)
+    def _compile(self, server: bytes | None, head: bytes) -> "_native.Compiled[CompiledTransaction]":
+        """Compiles a transaction. `head` is its message without occurrences."""
+        message = BusinessTransaction.FromString(head)
+        compiled = self._compiler.compile(message, None if server is None else _as_protobuf(server))
+        constants = b"," + msgspec.json.encode(compiled.constants)[1:-1] if compiled.constants else b""
+        measures = _names(compiled, False, len(compiled.measure_names))
+        dimensions = _names(compiled, True, len(compiled.dimension_names))
+        category = _CATEGORIES.index(compiled.transaction.category)
+        return compiled, category, b'"' + constants, compiled.invalid_utf8, measures, dimensions
 
 
-def _as_protobuf(text: bytes) -> Any:
-    """protobuf hands out bytes where a string is not UTF-8."""
+def _names(compiled: CompiledTransaction, dimensions: bool, count: int) -> tuple[str, ...]:
+    """The record fields of the first `count` measures or dimensions."""
+    names = compiled.dimension_names if dimensions else compiled.measure_names
+    return field_names(_LISTS[dimensions].record, names, count)
+
+
+def _as_protobuf(string: bytes) -> Any:
+    """protobuf returns a string as bytes if it is not valid UTF-8."""
     try:
-        return text.decode()
+        return string.decode()
     except UnicodeDecodeError:
-        return text
+        return string
 
 
-def _refused(ordinal: int, id: str, key: str, timestamp: int, plan: Plan, broken: str, body: bytes) -> RefusedRecord:
+def _refused(
+    ordinal: int, id: str, key: str, timestamp: int, compiled: CompiledTransaction, broken: str, body: bytes
+) -> RefusedRecord:
     reason = broken or f"startTime {timestamp} is outside the years 1 to 9999"
-    return RefusedRecord(ordinal, id, key, timestamp, plan.transaction, reason, body)
+    return RefusedRecord(ordinal, id, key, timestamp, compiled.transaction, reason, body)
 
 
 def _counts(runs: Any, occurrences: Any, mismatches: Any, unknown: Any, lost: int, odd: Any) -> Counts:
-    """What was odd, by name. Most is zero, and most posts are short: what is not zero alone is looked at."""
+    """Names the counts. Most are zero, and most posts short, so that a loop over all would cost more than the mapping."""
     counts = Counts(lost=lost, invalid_utf8=odd[1])
     for category, number in enumerate(occurrences):
         if number:
@@ -157,7 +169,7 @@ def _counts(runs: Any, occurrences: Any, mismatches: Any, unknown: Any, lost: in
                 counts.mismatches[_LISTS[field].name, ("fewer", "more")[kind]] = number
     if odd[0]:
         counts.left_out.update(odd[0])
-    for plan, _, violations in runs:
-        for broken, rule, number in violations:
-            counts.violations[plan.transaction.name, broken, rule] += number
+    for compiled, _, violations in runs:
+        for field_name, rule, number in violations:
+            counts.violations[compiled.transaction.name, field_name, rule] += number
     return counts

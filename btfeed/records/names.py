@@ -1,32 +1,31 @@
-"""The names that a record gives to measures and dimensions."""
+"""The record fields of measures and dimensions, whose names users choose."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+
+_SEPARATORS = re.compile("[^a-z0-9]+")
 
 
-def normalise(name: str) -> str:
-    """Lower case, each run of other characters than a-z0-9 made one `_`, none at the ends."""
-    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+def normalize(name: str) -> str:
+    """Converts to lower case, replaces each run of characters other than a-z0-9 by `_`, and strips `_` at both ends."""
+    return _SEPARATORS.sub("_", name.lower()).strip("_")
 
 
 def field_names(prefix: str, names: Sequence[str], count: int) -> tuple[str, ...]:
-    """Record fields for `count` values of which the first have `names`.
+    """Record fields for `count` values. The first values have `names`; the others have none.
 
-    An empty name, and a place past the end of the names, becomes its 1-based place. A second equal name gets `_2`, a
-    third `_3`, or the next number that no name before it has.
+    A value without a name, or with an empty one, is called by its position, from 1. If a name is taken already, `_2`, `_3`
+    and so on is appended, whichever is free first. The fields of the first values do not depend on `count`.
     """
-    padded = (names[place] if place < len(names) else "" for place in range(count))
-    return tuple(prefix + name for name in _distinct(padded))
-
-
-def _distinct(names: Iterator[str]) -> Iterator[str]:
     numbers: dict[str, int] = {}
-    for place, raw in enumerate(names, start=1):
-        base = name = normalise(raw) or str(place)
+    fields = []
+    for place in range(count):
+        base = name = normalize(names[place] if place < len(names) else "") or str(place + 1)
         number = numbers.get(base, 0)
         while name in numbers:
             number += 1
             name = f"{base}_{number}"
         numbers[base] = max(number, 1)
         numbers.setdefault(name, 1)
-        yield name
+        fields.append(prefix + name)
+    return tuple(fields)

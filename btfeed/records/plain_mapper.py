@@ -1,156 +1,72 @@
-"""From a post to records: one flat JSON object for each occurrence, encoded once and shared by all sinks.
+"""The specification of a record: from a post to one JSON object for each occurrence, in plain Python.
 
-`Mapper.map` takes a raw body and returns everything that can be said of it: the records as one Batch, the occurrences that
-can't or must not be delivered, and the counts of what was odd. It is pure: the same body under the same configuration
-gives the same bytes, and nothing is written anywhere.
-
-What is expensive is reading fields one by one from Python, so that whatever several occurrences share is compiled once
-(btfeed/records/plan.py). An occurrence then costs one ListFields, one row of values, a few conversions, and one encoding.
+Read `_PostMapping` from top to bottom: a post, its business transactions, their occurrences, the fields of a record. The
+native transcoder (native/) gives the same bytes and counts, faster; tests/records/test_native.py compares the two.
 """
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from math import isfinite
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import msgspec
+from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
-from msgspec import UNSET
 
-from btfeed.posts import post
-from btfeed.posts.bt_pb2 import BtOccurrence, BusinessTransaction
-from btfeed.records.encoding import not_utf8, rfc3339, text
-from btfeed.records.plan import HEAD, NO_START_TIME, Cache, Findings, Plan, RecordSettings, Shape, Source
-from btfeed.records.schema import CATEGORIES, DURATION, UNKNOWN
-from btfeed.records.validation import ValidationSettings
+from btfeed.posts.bt_pb2 import BtOccurrence, BusinessTransaction, BusinessTransactions
+from btfeed.posts.post import Malformed, event_id_prefix, parse
+from btfeed.records.encoding import ENCODERS, count_invalid_utf8, rfc3339
+from btfeed.records.names import field_names
+from btfeed.records.privacy import Privacy
+from btfeed.records.result import Counts, MappingResult, Posts, RefusedRecord, map_each
+from btfeed.records.schema import (
+    BY_NAME,
+    BY_NUMBER,
+    CONVERTED_BY,
+    DIMENSIONS,
+    DURATION,
+    END_TIME,
+    EVENT_KIND,
+    START_TIME,
+    VALUES,
+    VISIT,
+    VISIT_ID,
+    Field,
+)
+from btfeed.records.settings import RecordSettings
+from btfeed.records.transaction import CompiledTransaction, TransactionCompiler
+from btfeed.records.validation import ValidationSettings, violations
 from sinks.batch import Batch, Transaction
 
-_COMMA = ord(",")
-_encoder = msgspec.json.Encoder()
+_to_json = msgspec.json.Encoder().encode
 
 
-@dataclass(frozen=True, slots=True)
-class RefusedRecord:
-    """An occurrence that is not delivered. body: its record as JSON; where startTime fits no calendar, `timestamp` is that
-    number."""
-
-    ordinal: int
-    id: str
-    key: str
-    timestamp: int
-    transaction: Transaction
-    reason: str
-    body: bytes
-
-
-@dataclass(slots=True)
-class Counts:
-    """What was odd about a post, or is worth counting.
-
-    occurrences      by event.category
-    violations       by business transaction, field, rule
-    left_out         by record field: values that JSON or 64 bits can't hold
-    mismatches       by (field, "fewer" or "more"): occurrences with another number of values than names
-    unknown_fields   by message of proto/bt.proto
-    invalid_utf8     strings that were not UTF-8; each bad byte became U+FFFD
-    lost             BusinessTransactions.lostTransactions
-    """
-
-    occurrences: Counter[str] = field(default_factory=Counter)
-    violations: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    left_out: Counter[str] = field(default_factory=Counter)
-    mismatches: Counter[tuple[str, str]] = field(default_factory=Counter)
-    unknown_fields: Counter[str] = field(default_factory=Counter)
-    invalid_utf8: int = 0
-    lost: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Mapped:
-    """All that a post became. The batch's records are in the post's order; ordinals of refused ones are left out."""
-
-    batch: Batch
-    refused: list[RefusedRecord]
-    counts: Counts
-
-
-Posts = Sequence[tuple[bytes, bytes]]
-"""Bodies with their digests."""
-
-
-def map_all(map: Callable[[bytes, bytes], Mapped], posts: Posts, room: int) -> list[Mapped | Exception]:
-    """What each of `posts` became, or why it is none; of the first ones alone, where these have more bytes than `room`."""
-    found: list[Mapped | Exception] = []
-    for body, digest in posts:
-        try:
-            mapped = map(body, digest)
-            room -= mapped.batch.nbytes
-            found.append(mapped)
-        except Exception as error:  # noqa: BLE001 - its neighbours must not suffer from it
-            found.append(error)
-        if room < 0:
-            break
-    return found
-
-
-class Mapper:
-    """Maps posts under one configuration. Not for use by two threads at a time."""
+class PlainMapper:
+    """Maps posts under one configuration. Keeps nothing between posts: equal bodies give equal results."""
 
     threads = 1
 
     def __init__(self, record: RecordSettings, validation: ValidationSettings) -> None:
-        self._record = record
-        self._validation = validation
-        self._cache = Cache()
+        self.compiler = TransactionCompiler(record)
+        self.privacy = Privacy(record.privacy)
+        self.fallbacks = record.fallbacks()
+        self.validation = validation
 
-    def map(self, body: bytes, digest: bytes) -> Mapped:
-        """The records of a post. `digest` is post.digest(body). Raises post.Malformed where the body is none."""
-        message = post.parse(body)
-        run = _Run(post.event_id_prefix(digest))
-        run.counts.lost = message.lostTransactions
-        run.count_unknown(message)
-        server = message.serverName if message.HasField("serverName") else None
-        run.counts.invalid_utf8 += not_utf8([server])
-        for transaction in message.businessTransactions:
-            run.count_unknown(transaction)
-            plan = self._plan(transaction, server)
-            run.counts.invalid_utf8 += plan.invalid_utf8
-            run.map(plan, transaction.occurrences)
-        return run.result()
+    def map(self, body: bytes, digest: bytes) -> MappingResult:
+        """The records of a post. Raises Malformed if `body` is not a BusinessTransactions message."""
+        return _PostMapping(self, event_id_prefix(digest)).map(parse(body))
 
-    def map_all(self, posts: Posts, room: int) -> list[Mapped | Exception]:
-        """See `map_all`."""
-        return map_all(self.map, posts, room)
-
-    def _plan(self, transaction: BusinessTransaction, server: str | None) -> Plan:
-        source = source_of(transaction, server)
-        plan = self._cache.plans.get(source)
-        if plan is None:
-            self._cache.charge(len(source.measure_names) + len(source.dimension_names))
-            plan = self._cache.plans[source] = Plan(self._record, self._validation, source, self._cache)
-        return plan
+    def map_all(self, posts: Posts, max_bytes: int) -> list[MappingResult | Exception]:
+        """See `map_each`."""
+        return map_each(self.map, posts, max_bytes)
 
 
-def source_of(transaction: BusinessTransaction, server: str | None) -> Source:
-    """What the plan of `transaction` is compiled from."""
-    has = transaction.HasField
-    return Source(
-        transaction.name,
-        CATEGORIES[transaction.type] if has("type") else UNKNOWN,
-        transaction.application if has("application") else None,
-        transaction.systemProfile if has("systemProfile") else None,
-        server,
-        tuple(transaction.measureNames),
-        tuple(transaction.dimensionNames),
-    )
+class _PostMapping:
+    """Maps one post. Has the columns of its batch, its refused records and its counts while they grow."""
 
-
-class _Run:
-    """The columns of one post while they grow."""
-
-    def __init__(self, id_prefix: str) -> None:
-        self.counts = Counts()
+    def __init__(self, mapper: PlainMapper, id_prefix: str) -> None:
+        self._compiler = mapper.compiler
+        self._privacy = mapper.privacy
+        self._fallbacks = mapper.fallbacks
+        self._validation = mapper.validation
         self._id_prefix = id_prefix
         self._ordinal = 0
         self._ids: list[str] = []
@@ -158,112 +74,123 @@ class _Run:
         self._timestamps: list[int] = []
         self._transactions: list[Transaction] = []
         self._sizes: list[int] = []
-        self._buffer = bytearray()
+        self._ndjson = bytearray()
         self._refused: list[RefusedRecord] = []
+        self._counts = Counts()
 
-    def result(self) -> Mapped:
+    def map(self, post: BusinessTransactions) -> MappingResult:
+        server = post.serverName if post.HasField("serverName") else None
+        self._counts.lost = post.lostTransactions
+        self._counts.invalid_utf8 += count_invalid_utf8([post.serverName])
+        self._count_unknown_fields(post)
+        for message in post.businessTransactions:
+            self._map_transaction(message, self._compiler.compile(message, server))
         columns = (self._ids, self._keys, self._timestamps, self._transactions, self._sizes)
-        whole = memoryview(self._buffer).toreadonly()
-        return Mapped(Batch(*columns, [whole]), self._refused, self.counts)
+        batch = Batch(*columns, [memoryview(self._ndjson).toreadonly()])
+        return MappingResult(batch, self._refused, self._counts)
 
-    def count_unknown(self, message: Any) -> None:
+    def _map_transaction(self, message: BusinessTransaction, compiled: CompiledTransaction) -> None:
+        self._counts.occurrences[compiled.transaction.category] += len(message.occurrences)
+        self._counts.invalid_utf8 += compiled.invalid_utf8
+        self._count_unknown_fields(message)
+        most_values = max((len(occurrence.values) for occurrence in message.occurrences), default=0)
+        most_dimensions = max((len(occurrence.dimensions) for occurrence in message.occurrences), default=0)
+        names = {
+            VALUES: field_names(VALUES.record, compiled.measure_names, most_values),
+            DIMENSIONS: field_names(DIMENSIONS.record, compiled.dimension_names, most_dimensions),
+        }
+        for occurrence in message.occurrences:
+            self._map_occurrence(occurrence, compiled, names)
+
+    def _map_occurrence(
+        self, occurrence: BtOccurrence, compiled: CompiledTransaction, names: Mapping[Field, Sequence[str]]
+    ) -> None:
+        values: dict[Field, Any] = {BY_NUMBER[descriptor.number]: value for descriptor, value in occurrence.ListFields()}
+        if START_TIME not in values:
+            raise Malformed("not a BusinessTransactions message: an occurrence has no startTime")
+        self._count_unknown_fields(occurrence)
+        reasons, dropped = self._validate(values, compiled)
+
+        start = values.pop(START_TIME)
+        lasts = compiled.transaction.category == VISIT and END_TIME in values
+        if lasts and (DURATION not in values or DURATION.record in dropped):  # the feed has no duration for visits
+            values[DURATION] = values[END_TIME] - start
+            dropped.discard(DURATION.record)
+        dropped |= self._privacy.dropped
+
+        fields: dict[str, Any] = {START_TIME.record: start}
+        try:
+            fields[START_TIME.record] = rfc3339(start)
+        except ValueError as error:
+            reasons = [f"startTime {error}"]
+        self._add_fields(fields, values, names, dropped)
+        self._add_record(fields, start, compiled, ", ".join(reasons))
+
+    def _validate(self, values: Mapping[Field, Any], compiled: CompiledTransaction) -> tuple[list[str], set[str]]:
+        """Counts violations. Returns why the record must be a dead letter, and the record fields to drop."""
+        short = set()
+        for field, names in ((VALUES, compiled.measure_names), (DIMENSIONS, compiled.dimension_names)):
+            count = len(values.get(field, ()))
+            if count < len(names):
+                short.add(field)
+            if count != len(names):
+                self._counts.mismatches[field.name, "fewer" if field in short else "more"] += 1
+        transaction = compiled.transaction
+        reasons, dropped = [], set()
+        for violation in violations(transaction.category, set(values), short):
+            self._counts.violations[transaction.name, violation.field, violation.rule] += 1
+            policy = self._validation.missing if violation.rule == "missing" else self._validation.unexpected
+            if policy == "dead-letter":
+                reasons.append(str(violation))
+            elif policy == "drop":
+                dropped.add(BY_NAME[violation.field].record)
+        return reasons, dropped
+
+    def _add_fields(
+        self,
+        fields: dict[str, Any],
+        values: Mapping[Field, Any],
+        names: Mapping[Field, Sequence[str]],
+        dropped: Set[str],
+    ) -> None:
+        """Adds what a record says of the values of an occurrence. A value that a record cannot hold is counted."""
+        self._counts.invalid_utf8 += count_invalid_utf8(values.get(CONVERTED_BY, ()))
+        protect, protected = self._privacy.protect, self._privacy.protected
+        for field, value in values.items():
+            encode = ENCODERS[field.encoding]
+            for name, item in zip(names[field], value, strict=False) if field in names else ((field.record, value),):
+                if type(item) is bytes:
+                    self._counts.invalid_utf8 += 1
+                if name in dropped:
+                    continue
+                try:
+                    encoded = encode(item)
+                    fields[name] = protect(name, encoded) if name in protected else encoded
+                except ValueError:
+                    self._counts.left_out[name] += 1
+                    if name in self._fallbacks:
+                        fields[name] = self._fallbacks[name]
+
+    def _add_record(self, fields: Mapping[str, Any], start: int, compiled: CompiledTransaction, reason: str) -> None:
+        """Adds a record to the batch or, if there is a reason, to the refused records."""
+        event_id = f"{self._id_prefix}{self._ordinal}"
+        key = fields.get(VISIT_ID.record, event_id)
+        fallbacks = {name: value for name, value in self._fallbacks.items() if name not in fields}
+        record = {"event.kind": EVENT_KIND, "event.id": event_id, **compiled.constants, **fallbacks, **fields}
+        json = _to_json(record)
+        if reason:
+            refused = RefusedRecord(self._ordinal, event_id, key, start, compiled.transaction, reason, json)
+            self._refused.append(refused)
+        else:
+            self._ids.append(event_id)
+            self._keys.append(key)
+            self._timestamps.append(start)
+            self._transactions.append(compiled.transaction)
+            self._sizes.append(len(json) + 1)
+            self._ndjson += json + b"\n"
+        self._ordinal += 1
+
+    def _count_unknown_fields(self, message: Message) -> None:
         unknown = len(UnknownFieldSet(message))
         if unknown:
-            self.counts.unknown_fields[message.DESCRIPTOR.name] += unknown
-
-    def map(self, plan: Plan, occurrences: Sequence[BtOccurrence]) -> None:
-        """The hot loop: every statement here is paid once for each occurrence."""
-        buffer, prefix = self._buffer, self._id_prefix
-        ids, keys, timestamps, sizes = self._ids, self._keys, self._timestamps, self._sizes
-        findings: list[Findings] = []
-        for ordinal, occurrence in enumerate(occurrences, start=self._ordinal):
-            listed = occurrence.ListFields()
-            if not listed:
-                raise post.Malformed(NO_START_TIME)
-            present, values = zip(*listed)  # noqa: B905 - pairs; to be told so costs more than to know it
-            measures, dimensions = occurrence.values[:], occurrence.dimensions[:]
-            shape = plan.shape(present, len(measures), len(dimensions))
-            findings.append(shape.findings)
-            if len(UnknownFieldSet(occurrence)):
-                self.count_unknown(occurrence)
-
-            start, stop = shape.lists
-            row: list[Any] = [*values[:start], *measures, *dimensions, *values[stop:], *shape.extra]
-            try:
-                "".join(shape.texts(row))
-            except TypeError:  # protobuf hands out bytes where a string is not UTF-8
-                self._decode(row)
-            if not isfinite(sum(shape.numbers(row))):
-                self._leave_out_not_finite(shape, row)
-            refusal = self._convert(shape, row)
-
-            event_id = f"{prefix}{ordinal}"
-            begin = len(buffer)
-            buffer += HEAD + event_id.encode() + shape.tail
-            mark = len(buffer)
-            _encoder.encode_into(shape.record(*row), buffer, mark)
-            buffer[mark] = _COMMA  # the brace that opened the fields
-            buffer += b"\n"
-
-            key = event_id if shape.key is None else row[shape.key]
-            if refusal is None:
-                ids.append(event_id)
-                keys.append(key)
-                timestamps.append(values[0])
-                sizes.append(len(buffer) - begin)
-            else:
-                self._refuse(RefusedRecord(ordinal, event_id, key, values[0], plan.transaction, refusal, b""), begin)
-        self._ordinal += len(occurrences)
-        self._transactions += [plan.transaction] * (len(self._ids) - len(self._transactions))
-        self._count(plan.transaction, Counter(findings))
-
-    def _convert(self, shape: Shape, row: list[Any]) -> str | None:
-        """Bring the values to what a record says. Returns why the record must not be delivered, None where it may."""
-        refusal = shape.refusal
-        if shape.duration is not None:
-            row[shape.duration] = row[1] - row[0]  # endTime - startTime
-        if shape.arrays:
-            self.counts.invalid_utf8 += sum(not_utf8(row[index]) for index in shape.arrays)
-        try:
-            row[0] = rfc3339(row[0])
-        except ValueError as error:
-            refusal = f"startTime {error}"
-        for index, convert in shape.conversions:
-            try:
-                row[index] = convert(row[index])
-            except ValueError:
-                self._leave_out(shape, row, index)
-        for index in shape.dropped:
-            row[index] = UNSET
-        return refusal
-
-    def _decode(self, row: list[Any]) -> None:
-        for index, value in enumerate(row):
-            if type(value) is bytes:
-                row[index] = text(value)
-                self.counts.invalid_utf8 += 1
-
-    def _leave_out_not_finite(self, shape: Shape, row: list[Any]) -> None:
-        for index, value in enumerate(row):
-            elsewhere = index in shape.dropped or shape.names[index] == DURATION.record
-            if type(value) is float and not isfinite(value) and not elsewhere:
-                self._leave_out(shape, row, index)
-
-    def _leave_out(self, shape: Shape, row: list[Any], index: int) -> None:
-        name = shape.names[index]
-        row[index] = shape.defaults.get(name, UNSET)
-        self.counts.left_out[name] += 1
-
-    def _refuse(self, refused: RefusedRecord, begin: int) -> None:
-        """Take the record that begins at `begin` out of the buffer again."""
-        self._refused.append(replace(refused, body=bytes(self._buffer[begin:-1])))
-        del self._buffer[begin:]
-
-    def _count(self, transaction: Transaction, hits: Counter[Findings]) -> None:
-        counts = self.counts
-        counts.occurrences[transaction.category] += hits.total()
-        for findings, number in hits.items():
-            for violation in findings.violations:
-                counts.violations[transaction.name, violation.field, violation.rule] += number
-            for mismatch in findings.mismatches:
-                counts.mismatches[mismatch] += number
+            self._counts.unknown_fields[message.DESCRIPTOR.name] += unknown

@@ -1,8 +1,17 @@
-"""The field table: what an occurrence may carry, where it belongs, and what it is called in a record.
+"""The field table: which fields an occurrence may have, which types must have them, and what records call them.
 
-This is the only place that names fields. Validation, mapping, `inspect`, the Avro schema and docs/record.md are made from
-it. The names and numbers are those of proto/bt.proto; record names come from Dynatrace's semantic dictionary where one
-fits, and start with `appmon.` where none does.
+Record names come from Dynatrace's semantic dictionary if it has one that fits; other names start with `appmon.`.
+
+Validation, both mappers, `btfeed inspect`, the Avro schema, the Elasticsearch template and the privacy settings are made
+from FIELDS. A new field of the feed needs, besides its line there:
+
+  proto/bt.proto                the field; then `make proto`
+  tests/support/fields.csv      the field as AppMon documents it
+  docs/record.md                `make docs`
+  sinks/elasticsearch/index.py  a higher TEMPLATE_VERSION of the index template
+  native/transcoder             nothing, unless its number is 64 or more, or its type has a new encoding
+
+tests/records/test_new_field.py fails for each of these that is forgotten, and tells what to do.
 """
 
 from dataclasses import dataclass
@@ -13,7 +22,7 @@ from sinks.base import RecordField
 PUREPATH, USER_ACTION, VISIT = CATEGORIES = ("purepath", "user_action", "visit")
 """event.category by number of BusinessTransaction.Type."""
 UNKNOWN = "unknown"
-"""event.category where the type is absent or is none of those."""
+"""event.category if the type is absent or not one of these."""
 
 Encoding = Literal[
     "timestamp",  # milliseconds since the epoch -> RFC 3339, UTC, milliseconds
@@ -25,17 +34,19 @@ Encoding = Literal[
     "integer",
     "boolean",
     "strings",  # array of strings
-    "measures",  # a number each, under the name that the transaction gives its place
-    "dimensions",  # a string each, likewise
+    "measures",  # a number for each name of the transaction
+    "dimensions",  # a string for each name of the transaction
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # compared and hashed by identity: FIELDS has them all
 class Field:
-    """One field of BtOccurrence.
+    """A field of BtOccurrence.
 
-    presence: for purepath, user_action and visit in turn: Y it must be there, N it must not, O it may.
-    record: its name in a record; for measures and dimensions the prefix of their names.
+    number, name, type  as in proto/bt.proto
+    presence            a letter each for purepath, user_action and visit: Y required, N unexpected, O optional
+    record              its name in a record; for measures and dimensions, the prefix of their names
+    older_name          what older AppMon versions call it
     """
 
     number: int
@@ -49,7 +60,7 @@ class Field:
     older_name: str = ""
 
     def presence_in(self, category: str) -> str:
-        """Y, N or O; `category` is one of CATEGORIES."""
+        """Y, N or O. `category` is one of CATEGORIES."""
         return self.presence[CATEGORIES.index(category)]
 
 
@@ -127,13 +138,13 @@ CONSTANTS = (
     RecordField("appmon.system_profile", "string", "The system profile as sent."),
     RecordField("appmon.server", "string", "The AppMon server's name as sent."),
 )
-"""What a record says of its post and business transaction; they come before the fields of the occurrence."""
+"""The fields that come from the post and the business transaction. They stand before those of the occurrence."""
 
 MAPS = (
     RecordField(VALUES.record, "double", "Measures of the business transaction, by normalised name."),
     RecordField(DIMENSIONS.record, "string", "Dimensions of the business transaction, by normalised name."),
 )
-"""Prefixes of the fields that are as many as users define."""
+"""Prefixes of fields whose names users choose."""
 
 _RECORD_TYPES: dict[Encoding, Literal["string", "long", "double", "boolean", "timestamp", "strings"]] = {
     "timestamp": "timestamp",
@@ -150,6 +161,6 @@ _RECORD_TYPES: dict[Encoding, Literal["string", "long", "double", "boolean", "ti
 RECORD_FIELDS = CONSTANTS + tuple(
     RecordField(field.record, _RECORD_TYPES[field.encoding], f"{field.name} ({field.number})", field is START_TIME)
     for field in FIELDS
-    if field.encoding in _RECORD_TYPES
+    if field not in (VALUES, DIMENSIONS)
 )
-"""Every field of a record but those under MAPS and the user's attributes."""
+"""All fields of a record except those with the prefixes in MAPS and the configured attributes."""

@@ -1,21 +1,23 @@
-"""Validation against the field table: what must be in an occurrence of its type, and what must not.
+"""Validation: which fields an occurrence of each type must have, and which it must not have.
 
-The real feed breaks the table in good faith (AppMon's own sample client sends visitId on a PurePath), so a violation is
-reported and the record delivered, unless the configuration says otherwise.
+Even AppMon's own sample client breaks the field table (it sends visitId on a PurePath). So a violation is counted, and the
+record delivered, unless the configuration says otherwise.
 """
 
-from collections.abc import Collection
+from collections.abc import Set
 from typing import Literal, NamedTuple
 
-from btfeed.records.schema import CONVERTED_BY, DIMENSIONS, FIELDS, UNKNOWN, VALUES
+from btfeed.records.schema import CATEGORIES, CONVERTED_BY, DIMENSIONS, FIELDS, UNKNOWN, VALUES, Field
 from sinks.settings import Settings
 
 
 class ValidationSettings(Settings):
-    """What happens to an occurrence that breaks a rule.
+    """What to do with an occurrence that breaks a rule.
 
-    missing     a field that must be there is absent: "report" delivers it, "dead-letter" keeps it with the dead letters
-    unexpected  a field that must not be there is present: likewise, or "drop", which delivers it without the field
+    missing     for a required field that is absent: "report" delivers the record and counts the violation, "dead-letter"
+                moves the record to the dead letters
+    unexpected  for a field that this type of occurrence must not have: "report", "dead-letter", or "drop", which delivers
+                the record without the field
     """
 
     missing: Literal["report", "dead-letter"] = "report"
@@ -23,7 +25,7 @@ class ValidationSettings(Settings):
 
 
 class Violation(NamedTuple):
-    """field: its name in proto/bt.proto, or `type`."""
+    """field: a name in proto/bt.proto, or `type`."""
 
     field: str
     rule: Literal["missing", "unexpected"]
@@ -32,27 +34,23 @@ class Violation(NamedTuple):
         return f"{self.rule} {self.field}"
 
 
-_MISSING = {field: Violation(field.name, "missing") for field in FIELDS}
-_UNEXPECTED = {field: Violation(field.name, "unexpected") for field in FIELDS}
+def _fields(category: str, presence: str) -> frozenset[Field]:
+    return frozenset(field for field in FIELDS if field.presence_in(category) == presence)
 
 
-def violations(
-    category: str, present: Collection[int], values_missing: bool, dimensions_missing: bool
-) -> tuple[Violation, ...]:
-    """Every rule that an occurrence breaks, in the order of the field table.
+_REQUIRED = {category: _fields(category, "Y") - {VALUES, DIMENSIONS, CONVERTED_BY} for category in CATEGORIES}
+"""Values and dimensions are counted instead; convertedBy is never missing, since it may be an empty list."""
+_FORBIDDEN = {category: _fields(category, "N") for category in CATEGORIES}
 
-    present: the numbers of the fields that it carries. values_missing, dimensions_missing: it has fewer of them than its
-    transaction has names.
+
+def violations(category: str, present: Set[Field], short: Set[Field]) -> list[Violation]:
+    """The rules that an occurrence breaks, in the order of the field table.
+
+    present: the fields that it has. short: VALUES or DIMENSIONS, if it has fewer of them than its transaction has names.
     """
     if category == UNKNOWN:
-        return (Violation("type", "missing"),)
-    counted = {VALUES: values_missing, DIMENSIONS: dimensions_missing, CONVERTED_BY: False}
-    found = []
-    for field in FIELDS:
-        presence = field.presence_in(category)
-        there = field.number in present
-        if presence == "Y" and counted.get(field, not there):
-            found.append(_MISSING[field])
-        elif presence == "N" and there:
-            found.append(_UNEXPECTED[field])
-    return tuple(found)
+        return [Violation("type", "missing")]
+    missing = _REQUIRED[category] - present | short
+    unexpected = _FORBIDDEN[category] & present
+    broken = sorted(missing | unexpected, key=lambda field: field.number)
+    return [Violation(field.name, "missing" if field in missing else "unexpected") for field in broken]

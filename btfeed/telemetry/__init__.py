@@ -1,1 +1,1 @@
-"""What btfeed tells about itself: metrics, the status of each sink, logs."""
+"""What btfeed reports about itself. Read metrics, then sink_status (what /status says of a sink), then logs."""

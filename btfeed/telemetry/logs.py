@@ -1,4 +1,4 @@
-"""Structured logs on stderr: coloured lines on a terminal, one JSON object a line elsewhere; libraries' logs likewise."""
+"""Structured logs on stderr: colored text on a terminal, one JSON object per line otherwise."""
 
 import logging
 import sys
@@ -8,9 +8,8 @@ from typing import Any, TextIO, cast
 import structlog
 
 
-class _Patient:
-    """A stream that may fail: the disk that takes the logs may be full, or whoever read them gone. What is lost then is a
-    line of the log, and not the work that had something to say."""
+class _TolerantStream:
+    """Ignores write errors, such as a full disk or a closed pipe. A log line may be lost; the work must go on."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -25,24 +24,21 @@ class _Patient:
 
 
 def configure(level: str = "INFO") -> None:
-    """Set up structlog and the standard library's logging for the whole process."""
+    """Set up logging for the process. Libraries that use `logging` are included, from WARNING on."""
     shared: list[Any] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
-    terminal = sys.stderr.isatty()
-    final: list[Any] = (
-        [
-            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-        ]  # no locals: secrets may be there
-        if terminal
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    )
+    final: list[Any]
+    if sys.stderr.isatty():  # plain tracebacks: rich ones would show local variables, which may hold secrets
+        final = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+    else:
+        final = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(
         processors=[*shared, *final],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Patient(sys.stderr))),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _TolerantStream(sys.stderr))),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)

@@ -1,4 +1,4 @@
-"""How a sink is doing: written by its delivery loop, shown by the admin listener."""
+"""The current state of a sink: its delivery loop writes it, the admin listener shows it."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,10 @@ State = Literal["opening", "running", "unavailable", "misconfigured", "stopped"]
 
 @dataclass(slots=True)
 class SinkStatus:
-    """What /status says of a sink besides its backlog. last_error_time: milliseconds since the epoch."""
+    """What /status shows of a sink, except its backlog. Numbers count records since the start.
+
+    last_error_time  milliseconds since the epoch
+    """
 
     state: State = "opening"
     delivered: int = 0

@@ -12,9 +12,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from btfeed.http.connection import Server
 from btfeed.http.gunzip import Gunzip, TooLong
-from btfeed.http.request import Answer, Incomplete, Request
+from btfeed.http.limits import Limits
+from btfeed.http.request import InvalidBody, Request
+from btfeed.http.response import Response
+from btfeed.http.server import HttpServer
 from btfeed.posts.files import PostFileError, Writer
 from btfeed.telemetry.metrics import Metrics
 from btfeed.traffic.sending import APPMON_TIMEOUT, HttpTarget
@@ -83,14 +85,13 @@ class Capture:
         self._queue: asyncio.Queue[tuple[bytes, dict[str, str]]] = asyncio.Queue()
         self._queued_bytes = 0
         self._unfinished = 0  # posts in the queue or under way
-        self._server = Server(
-            self._handle,
-            Metrics(),
+        limits = Limits(
             header_timeout=HEADER_TIMEOUT,
-            answer_timeout=ANSWER_TIMEOUT,
+            write_timeout=ANSWER_TIMEOUT,
             idle_timeout=IDLE_TIMEOUT,
             max_connections=MAX_CONNECTIONS,
         )
+        self._server = HttpServer(self._handle, Metrics(), limits)
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """Listen. Returns the actual host and port. Raises OSError."""
@@ -128,21 +129,21 @@ class Capture:
         except TimeoutError:
             self.summary.not_forwarded["capture ended first"] += self._unfinished
 
-    async def _handle(self, request: Request) -> Answer:
+    async def _handle(self, request: Request) -> Response:
         if request.method not in ("POST", "PUT"):
-            return Answer()  # AppMon's "Test connection"
+            return Response()  # AppMon's "Test connection"
         try:
             async with self._clock.timeout(BODY_TIMEOUT):
                 body = await _body(request)
         except TimeoutError:
-            return Answer(400, f"the body did not arrive within {BODY_TIMEOUT:g} s\n", close=True)
-        except (TooLong, zlib.error, Incomplete, ConnectionError) as error:
-            return Answer(400, f"cannot read the body: {error}\n", close=True)
+            return Response(400, f"the body did not arrive within {BODY_TIMEOUT:g} s\n", close=True)
+        except (TooLong, zlib.error, InvalidBody, ConnectionError) as error:
+            return Response(400, f"cannot read the body: {error}\n", close=True)
         if body and not self._write(body):
-            return Answer(503, f"{self._failure or 'the capture has ended'}\n")
+            return Response(503, f"{self._failure or 'the capture has ended'}\n")
         if body and self._forward:
             self._enqueue(body, request)
-        return Answer()
+        return Response()
 
     def _write(self, body: bytes) -> bool:
         """Write the body. Returns False if it cannot be written, which also ends the capture."""
@@ -184,10 +185,10 @@ class Capture:
 
 
 async def _body(request: Request) -> bytes:
-    """The whole body, decompressed. Raises TooLong, zlib.error, Incomplete or ConnectionError."""
-    if not await request.within(MAX_BODY_BYTES):
+    """The whole body, decompressed. Raises TooLong, zlib.error, InvalidBody or ConnectionError."""
+    if not await request.wait_for_body(MAX_BODY_BYTES):
         raise TooLong(f"longer than {MAX_BODY_BYTES} bytes")
-    body = request.take_body()
+    body = request.pop_body()
     if not body or b"gzip" not in request.headers.get(b"content-encoding", b"").lower():
         return body
     plain = Gunzip(MAX_BODY_BYTES)

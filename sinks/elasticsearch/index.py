@@ -1,4 +1,4 @@
-"""Indexes of Elasticsearch: legal names from a template, and the index template that is made from the field table."""
+"""Indexes of Elasticsearch: legal names from a template, and the index template from the table of record fields."""
 
 import hashlib
 import re
@@ -10,39 +10,38 @@ from sinks.batch import Transaction
 from sinks.template import Template
 
 PLACEHOLDERS = ("name", "application", "system_profile", "server", "category", "date")
-LONGEST = 255
-"""Bytes of a name that Elasticsearch takes."""
-VERSION = 1
-"""Of the index template. Count it up with every change of what `index_template` makes; servers that have an older one get
-the new one."""
+MAX_NAME_SIZE = 255
+"""Bytes of an index name."""
+TEMPLATE_VERSION = 1
+"""The version of what `index_template` returns. Increase it with every change: the sink replaces older templates."""
 IGNORE_ABOVE = 1024
-"""Characters; a longer text is stored, and not indexed. Lucene refuses the whole document over a term of 32,766 bytes."""
+"""Characters. Longer texts are stored but not indexed: Lucene refuses a document that has a term of over 32,766 bytes."""
 _EMPTY = "unknown"
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 
 class IndexName:
-    """What the records of a transaction and day go to: `text` with its placeholders filled, as a legal name.
+    """The names of the indexes for records: `text` with its placeholders filled, made legal.
 
-    Names are lower case and of at most 255 bytes, they don't begin with one of `-_+.`, and whatever else Elasticsearch
-    forbids becomes `_`. An empty value is `unknown`; where a name would be too long, its values are cut, each with
-    a digest of the whole in the place of its end, so that two that differ stay two.
+    Names are in lower case, have at most 255 bytes and don't start with one of `-_+.`. Other illegal characters become `_`,
+    empty values become `unknown`. If a name would be too long, its values are cut, and a digest of the whole value replaces
+    the end of each, so that different values stay different.
     """
 
     def __init__(self, text: str) -> None:
         self._template = Template(text)
-        self._literal = sum(len(_clean(part).encode()) for part in _PLACEHOLDER.split(text)[::2])
-        self._values = max(1, len(_PLACEHOLDER.findall(text)))
+        self._literal_size = sum(len(_clean(part).encode()) for part in _PLACEHOLDER.split(text)[::2])
+        self._placeholders = max(1, len(_PLACEHOLDER.findall(text)))
         self.text = text
 
-    def of(self, transaction: Transaction, date: str) -> str:
-        """The name. date: such as 2013-01-16."""
+    def name_for(self, transaction: Transaction, date: str) -> str:
+        """The index for records of this transaction. date: such as 2013-01-16."""
         values = {name: str(getattr(transaction, name)) for name in PLACEHOLDERS[:-1]} | {"date": date}
         values = {name: _clean(value) or _EMPTY for name, value in values.items()}
         name = self._fill(transaction, values)
-        if len(name.encode()) > LONGEST:
-            room = (LONGEST - self._literal) // self._values
-            name = self._fill(transaction, {placeholder: _cut(value, room) for placeholder, value in values.items()})
+        if len(name.encode()) > MAX_NAME_SIZE:
+            size = (MAX_NAME_SIZE - self._literal_size) // self._placeholders
+            name = self._fill(transaction, {key: _truncate(value, size) for key, value in values.items()})
         return name
 
     def _fill(self, transaction: Transaction, values: dict[str, str]) -> str:
@@ -50,17 +49,17 @@ class IndexName:
 
     @property
     def pattern(self) -> str:
-        """What all of these names match, with `*` for each placeholder."""
+        """A pattern that all names match, with `*` for each placeholder."""
         return "*".join(_clean(part) for part in _PLACEHOLDER.split(self.text)[::2]).lstrip("-_+.") or _EMPTY
 
 
 def check_name(text: str) -> str:
-    """`text`, if names can be made of it. Raises ValueError."""
+    """`text` if it is a usable template of index names. Raises ValueError."""
     literal = "".join(_PLACEHOLDER.split(text)[::2])
     if not text:
-        raise ValueError("is empty")
-    if len(_clean(literal).encode()) > LONGEST - 32 * len(_PLACEHOLDER.findall(text)):
-        raise ValueError(f"leaves its placeholders too little of the {LONGEST} bytes that a name may have")
+        raise ValueError("must not be empty")
+    if len(_clean(literal).encode()) > MAX_NAME_SIZE - 32 * len(_PLACEHOLDER.findall(text)):
+        raise ValueError(f"is too long: a name has at most {MAX_NAME_SIZE} bytes, and each placeholder needs 32 of them")
     return text
 
 
@@ -68,24 +67,24 @@ def _clean(text: str) -> str:
     return "".join("_" if char in '\\/*?"<>|,#: ' or not char.isprintable() else char for char in text.lower())
 
 
-def _cut(value: str, room: int) -> str:
-    """`value` in at most `room` bytes."""
-    if len(value.encode()) <= room:
+def _truncate(value: str, size: int) -> str:
+    """`value` if it has at most `size` bytes, else its beginning and a digest."""
+    if len(value.encode()) <= size:
         return value
     digest = hashlib.blake2b(value.encode(), digest_size=8).hexdigest()
-    return value.encode()[: room - len(digest) - 1].decode(errors="ignore") + "-" + digest
+    return value.encode()[: size - len(digest) - 1].decode(errors="ignore") + "-" + digest
 
 
 def template_name(index: IndexName) -> str:
-    """What the index template is called: the same for all sinks that write to the same indexes."""
+    """The name of the index template: the same for all sinks that write to the same indexes."""
     return "btfeed-" + re.sub(r"[{}]", "", _clean(index.text)).lstrip("-_+.")
 
 
 def index_template(index: IndexName, data_stream: bool, context: SinkContext) -> dict[str, Any]:
-    """The index template for all that a sink writes, from the field table.
+    """The index template for everything that a sink writes.
 
-    Its priority grows with what is fixed in its pattern: of two sinks' templates that match an index the closer one
-    counts, and Elasticsearch refuses two of equal priority. 500 is above those that Elastic installs.
+    Its priority grows with the length of its pattern's fixed part: if the templates of two sinks match an index, the more
+    specific one applies, and Elasticsearch refuses two of equal priority. 500 is above those that Elastic installs.
     """
     pattern = index.pattern
     measures, dimensions = _maps(context.maps)
@@ -96,7 +95,7 @@ def index_template(index: IndexName, data_stream: bool, context: SinkContext) ->
     return {
         "index_patterns": [pattern],
         "priority": 500 + len(pattern.replace("*", "")),
-        "version": VERSION,
+        "version": TEMPLATE_VERSION,
         "_meta": {"description": "AppMon's business transactions", "managed_by": "btfeed"},
         **({"data_stream": {}} if data_stream else {}),
         "template": {
@@ -125,12 +124,12 @@ _TYPES: dict[str, dict[str, Any]] = {
 
 
 def _mapping(field: RecordField) -> dict[str, Any]:
-    if field.name.endswith(".ip"):  # what is none is kept, and not indexed
+    if field.name.endswith(".ip"):  # an invalid address is stored, but not indexed
         return {"type": "ip", "ignore_malformed": True}
     return _TYPES[field.type]
 
 
 def _maps(maps: Sequence[RecordField]) -> tuple[list[str], list[str]]:
-    """Prefixes of fields that are as many as users define: those of numbers, and those of texts."""
+    """Prefixes of fields whose names users define: of numbers, and of strings."""
     numbers = [field.name.rstrip(".") for field in maps if field.type == "double"]
     return numbers, [field.name.rstrip(".") for field in maps if field.type != "double"]

@@ -1,4 +1,4 @@
-"""How many writes may be under way at once: half as many when the far end pushes back, one more after each good round."""
+"""Limits concurrent writes: halves their number when Elasticsearch pushes back, and raises it again as writes succeed."""
 
 import asyncio
 import math
@@ -6,39 +6,40 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class Limiter:
-    """`async with limiter.place()` waits until there is one. There is no limit until somebody calls `less`.
+class WriteLimiter:
+    """`async with limiter.slot()` waits for a slot. There is no limit until the first `pushed_back`.
 
-    Additive increase, multiplicative decrease: after `less`, each write that ends well adds its share of one, so that a
-    round of as many writes as there are places adds a place. Nothing is added while there is room anyway.
+    Additive increase, multiplicative decrease: each successful write adds 1 / limit, so a round of as many writes as there
+    are slots adds one slot. The limit only grows while it is reached.
     """
 
     def __init__(self) -> None:
         self.limit = math.inf
-        self.under_way = 0
-        self._room = asyncio.Event()
+        self.in_flight = 0
+        self._slot_free = asyncio.Event()
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
+    async def slot(self) -> AsyncIterator[None]:
+        """Hold a slot during the block."""
         while self._full():
-            self._room.clear()
-            await self._room.wait()
-        self.under_way += 1
+            self._slot_free.clear()
+            await self._slot_free.wait()
+        self.in_flight += 1
         try:
             yield
         finally:
-            self.under_way -= 1
-            self._room.set()
+            self.in_flight -= 1
+            self._slot_free.set()
 
-    def less(self) -> None:
-        """A write of those under way was pushed back."""
-        self.limit = max(1.0, min(self.limit, self.under_way) / 2)
+    def pushed_back(self) -> None:
+        """A write in flight was refused for lack of capacity."""
+        self.limit = max(1.0, min(self.limit, self.in_flight) / 2)
 
-    def more(self) -> None:
-        """A write of those under way ended well."""
+    def succeeded(self) -> None:
+        """A write in flight was successful."""
         if self._full():
             self.limit += 1 / self.limit
-            self._room.set()
+            self._slot_free.set()
 
     def _full(self) -> bool:
-        return self.under_way + 1 > self.limit
+        return self.in_flight + 1 > self.limit

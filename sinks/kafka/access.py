@@ -1,7 +1,7 @@
-"""Connections to Kafka: how they are secured, and why there is none.
+"""Access to a Kafka cluster: its security settings, and why a connection fails.
 
-aiokafka's clients log why they could not connect, and raise only that they could not; so `Access.prove` connects by itself
-before them, and says why.
+aiokafka's clients only log why they can't connect. So `ClusterAccess.verify` connects by itself before a client does, and
+raises the reason.
 """
 
 import asyncio
@@ -13,39 +13,42 @@ from aiokafka import errors
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.protocol.metadata import MetadataRequest
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, model_validator
 
 from sinks.base import Misconfigured, SinkError, Unavailable
-from sinks.settings import Settings
-from sinks.shared.http import Client, web_url
-from sinks.shared.oauth import OAuth, OAuthSettings
+from sinks.settings import Secret, Settings
+from sinks.shared.clock import Clock
+from sinks.shared.http import HttpClient, check_service_url
+from sinks.shared.oauth import OAuthSettings, OAuthTokens
+from sinks.shared.redaction import Redactor
+from sinks.shared.tls import sink_context
 
 
 class KafkaOAuthSettings(OAuthSettings):
     """An OAuth client, for OAUTHBEARER.
 
-    client_id      as whoever gives the tokens knows it
-    client_secret  likewise; take it from the environment
-    token_url      where tokens are given
-    scope          asked for, where it is needed
-    resource       asked for, where it is needed
+    client_id      the client's id at the authorization server
+    client_secret  the client's secret; take it from the environment
+    token_url      where to request tokens
+    scope          the scope to request, if the server needs one
+    resource       the resource to request, if the server needs one
     """
 
-    token_url: Annotated[str, AfterValidator(web_url)]
+    token_url: Annotated[str, AfterValidator(check_service_url)]
     scope: str = ""
 
 
 class SecuritySettings(Settings):
-    """How to reach the brokers. Without any of it: in the clear, as nobody.
+    """How to connect to the brokers. Without any of these keys: unencrypted, without authentication.
 
-    tls          encrypt, and ask for the brokers' certificates
-    ca           PEM file of further certificates to trust
-    certificate  PEM file of a certificate of our own, where brokers ask for one,
-    key          and of its private key
-    sasl         how to log in
-    username     for PLAIN and SCRAM,
-    password     likewise; take it from the environment
-    oauth        who gives the tokens for OAUTHBEARER
+    tls          encrypt connections, and verify the brokers' certificates
+    ca           PEM file with further certificates to trust
+    certificate  PEM file with a client certificate, if brokers require one
+    key          PEM file with the private key of `certificate`
+    sasl         the authentication mechanism
+    username     for PLAIN and SCRAM
+    password     for PLAIN and SCRAM; take it from the environment
+    oauth        the OAuth client that requests tokens for OAUTHBEARER
     """
 
     tls: bool = False
@@ -54,43 +57,45 @@ class SecuritySettings(Settings):
     key: str | None = None
     sasl: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
     username: str | None = None
-    password: Annotated[str | None, Field(repr=False)] = None
+    password: Secret | None = None
     oauth: KafkaOAuthSettings | None = None
 
     @model_validator(mode="after")
     def _go_together(self) -> "SecuritySettings":
         if not self.tls and (self.ca or self.certificate or self.key):
-            raise ValueError("ca, certificate and key are of no use without tls = true")
+            raise ValueError("ca, certificate and key need tls = true")
         if (self.certificate is None) != (self.key is None):
             raise ValueError("certificate and key go together")
-        password = self.sasl is not None and self.sasl != "OAUTHBEARER"
-        if (self.username is not None, self.password is not None) != (password, password):
-            needs = f"{self.sasl} needs" if password else "only PLAIN and SCRAM take"
-            raise ValueError(f"{needs} username and password")
+        needs_password = self.sasl is not None and self.sasl != "OAUTHBEARER"
+        if (self.username is not None, self.password is not None) != (needs_password, needs_password):
+            subject = f"{self.sasl} needs" if needs_password else "only PLAIN and SCRAM take"
+            raise ValueError(f"{subject} username and password")
         if (self.oauth is not None) != (self.sasl == "OAUTHBEARER"):
-            raise ValueError("OAUTHBEARER needs oauth, and nothing else takes it")
+            raise ValueError("oauth is needed by sasl OAUTHBEARER, and only by that")
         return self
 
 
-class _Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka is not typed
-    """Of an OAuth client. An error that aiokafka does not know would end its tasks."""
+class _TokenProvider(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka is not typed
+    """Gives OAuth tokens to aiokafka, with the only kind of error that its tasks survive."""
 
-    def __init__(self, oauth: OAuth) -> None:
-        self._oauth = oauth
+    def __init__(self, tokens: OAuthTokens) -> None:
+        self._tokens = tokens
 
     async def token(self) -> str:
         try:
-            return await self._oauth.token()
+            return await self._tokens.token()
         except SinkError as error:
             raise errors.KafkaConnectionError(str(error)) from error
 
 
-class Access:
-    """The way to one cluster: what each of aiokafka's clients is to be told."""
+class ClusterAccess:
+    """What aiokafka's clients need to connect to one cluster."""
 
-    def __init__(self, bootstrap_servers: str, security: SecuritySettings, request_timeout: float) -> None:
+    def __init__(self, bootstrap_servers: str, security: SecuritySettings, request_timeout: float, clock: Clock) -> None:
         self._security = security
-        self._http = Client(request_timeout, security.ca, [security.oauth.client_secret]) if security.oauth else None
+        self._servers = bootstrap_servers
+        self._redactor = Redactor(security.password, security.oauth.client_secret if security.oauth else None)
+        self._http = HttpClient(request_timeout, security.ca, self._redactor, clock) if security.oauth else None
         self._arguments: dict[str, Any] = {
             "client_id": "btfeed",
             "request_timeout_ms": round(request_timeout * 1000),
@@ -98,23 +103,25 @@ class Access:
         }
         if security.sasl:
             self._arguments["sasl_mechanism"] = security.sasl
+        if security.password is not None:
             self._arguments["sasl_plain_username"] = security.username
-            self._arguments["sasl_plain_password"] = security.password
+            self._arguments["sasl_plain_password"] = security.password.get_secret_value()
         if security.oauth and self._http:
-            self._arguments["sasl_oauth_token_provider"] = _Tokens(OAuth(security.oauth, self._http))
-        self._servers = bootstrap_servers
+            tokens = OAuthTokens(security.oauth, self._http, clock)
+            self._arguments["sasl_oauth_token_provider"] = _TokenProvider(tokens)
 
-    def arguments(self) -> dict[str, Any]:
-        """For a client or a producer of aiokafka. Raises Misconfigured."""
-        if self._security.tls and "ssl_context" not in self._arguments:
-            self._arguments["ssl_context"] = _tls(self._security)
+    def client_arguments(self) -> dict[str, Any]:
+        """Arguments for a client or a producer of aiokafka. Raises Misconfigured."""
+        security = self._security
+        if security.tls and "ssl_context" not in self._arguments:
+            self._arguments["ssl_context"] = sink_context(security.ca, security.certificate, security.key)
         if self._http:
             self._http.open()
         return self._arguments | {"bootstrap_servers": self._servers}
 
-    async def prove(self) -> None:
-        """One of the servers takes us. Raises Unavailable or Misconfigured, which says of each why not."""
-        arguments = self.arguments()
+    async def verify(self) -> None:
+        """Connect and authenticate to one of the servers. Raises Unavailable or Misconfigured with the reason of each."""
+        arguments = self.client_arguments()
         del arguments["bootstrap_servers"]
         failures: list[SinkError] = []
         for host, port, _ in collect_hosts(self._servers, randomize=False):
@@ -124,70 +131,56 @@ class Access:
                     answer = await connection.send(MetadataRequest([]))
                 finally:
                     connection.close()
-                if not answer.brokers:  # so it ends a connection on which a token was refused
-                    raise errors.KafkaConnectionError("no broker is named")
+                if not answer.brokers:  # aiokafka's answer on a connection that was closed because of a bad token
+                    raise errors.KafkaConnectionError("the reply names no broker")
                 return
-            except Exception as error:  # noqa: BLE001 - a server that is none may answer anything
-                failures.append(refusal(error, f"{host}:{port}", self._security))
+            except Exception as error:  # noqa: BLE001 - a server that is not a Kafka broker may answer anything
+                failures.append(connection_error(error, f"{host}:{port}", self._security))
         kind = Misconfigured if any(isinstance(failure, Misconfigured) for failure in failures) else Unavailable
-        raise kind("; ".join(map(str, failures))) from failures[0]
+        raise kind(self._redactor.text("; ".join(map(str, failures)))) from failures[0]
 
     async def close(self) -> None:
         if self._http:
             await self._http.close()
 
 
-def refusal(error: Exception, where: str, security: SecuritySettings) -> SinkError:
-    """Why there is no connection to the server `where`: what a person must mend is Misconfigured, else Unavailable."""
-    if isinstance(error.__cause__, SinkError):  # there is no token
+def connection_error(error: Exception, server: str, security: SecuritySettings) -> SinkError:
+    """The sink error for a failed connection: Misconfigured if a person has to act, else Unavailable."""
+    if isinstance(error.__cause__, SinkError):  # no OAuth token
         return error.__cause__
     if isinstance(error, ssl.SSLCertVerificationError):
-        said = f"its certificate is not trusted: {error.verify_message}; security.ca names a file of others to trust"
-        return Misconfigured(f"{where}: {said}")
+        hint = "add its issuer's certificate with security.ca"
+        return Misconfigured(f"{server}: the broker's certificate is not trusted: {error.verify_message}; {hint}")
     if isinstance(error, ssl.SSLError):
-        return Misconfigured(f"{where}: TLS fails: {error.reason or error}; does that port speak TLS?")
+        return Misconfigured(f"{server}: TLS fails: {error.reason or error}; does that port speak TLS?")
     if isinstance(error, (errors.SaslAuthenticationFailed, errors.AuthenticationFailedError)):
-        whom = "the token" if security.oauth else f"user {security.username!r}"
-        return Misconfigured(f"{where}: the broker refuses {whom}: {_words(error)}")
+        rejected = "the token" if security.oauth else f"user {security.username!r}"
+        return Misconfigured(f"{server}: the broker rejects {rejected}: {_broker_message(error)}")
     if isinstance(error, (errors.UnsupportedSaslMechanismError, errors.IllegalSaslStateError)):
-        return Misconfigured(f"{where}: the broker does not take {security.sasl}: {_words(error)}")
+        return Misconfigured(f"{server}: the broker does not accept {security.sasl}: {_broker_message(error)}")
     if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
-        return Unavailable(f"{where}: no answer in time")
+        return Unavailable(f"{server}: no reply in time")
     if isinstance(error, socket.gaierror):
-        return Unavailable(f"{where}: no such host: {error.strerror}")
-    if isinstance(error, OSError) and not isinstance(
-        error, (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
-    ):
-        return Unavailable(f"{where}: no connection: {error.strerror or error}")
+        return Unavailable(f"{server}: unknown host: {error.strerror}")
+    closed = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
+    if isinstance(error, OSError) and not isinstance(error, closed):
+        return Unavailable(f"{server}: can't connect: {error.strerror or error}")
     if isinstance(error, (OSError, errors.KafkaConnectionError)):
-        if security.sasl == "OAUTHBEARER":  # its refusal of a token is a closed connection
-            return Misconfigured(f"{where}: the broker closed the connection; does it take tokens of security.oauth?")
-        return Unavailable(f"{where}: the broker closed the connection; {_hint(security)}")
-    return Unavailable(f"{where}: it does not answer as a Kafka broker does: {error!r}")
+        if security.sasl == "OAUTHBEARER":  # brokers close the connection if they reject a token
+            return Misconfigured(f"{server}: the broker closed the connection; does it accept tokens of security.oauth?")
+        return Unavailable(f"{server}: the broker closed the connection; {_closed_connection_hint(security)}")
+    return Unavailable(f"{server}: the reply is not that of a Kafka broker: {error!r}")
 
 
-def _hint(security: SecuritySettings) -> str:
-    """What may be wrong where a broker ends a connection without a word."""
+def _closed_connection_hint(security: SecuritySettings) -> str:
+    """What may be wrong if a broker closes the connection without an error."""
     if not security.tls:
-        return "does it want security.tls or security.sasl?"
-    wanted = [name for name in ("sasl", "certificate") if getattr(security, name) is None]
-    return f"does that port speak TLS, and does it want {' or '.join(f'security.{name}' for name in wanted)}?"
+        return "does it need security.tls or security.sasl?"
+    unused = [name for name in ("sasl", "certificate") if getattr(security, name) is None]
+    return f"does that port speak TLS, and does it need {' or '.join(f'security.{name}' for name in unused)}?"
 
 
-def _words(error: Exception) -> str:
-    """What a broker said, else what its error is called."""
-    said = next((text for text in error.args if isinstance(text, str) and text), "")
-    return said or getattr(error, "description", "") or type(error).__name__
-
-
-def _tls(security: SecuritySettings) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    try:
-        if security.ca:
-            context.load_verify_locations(security.ca)
-        if security.certificate and security.key:
-            context.load_cert_chain(security.certificate, security.key)
-    except OSError as error:  # ssl.SSLError is one
-        files = ", ".join(file for file in (security.ca, security.certificate, security.key) if file)
-        raise Misconfigured(f"can't take certificates and key from {files}: {error}") from error
-    return context
+def _broker_message(error: Exception) -> str:
+    """The broker's own message if there is one, else the name of the error."""
+    message = next((text for text in error.args if isinstance(text, str) and text), "")
+    return message or getattr(error, "description", "") or type(error).__name__

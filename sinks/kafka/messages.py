@@ -1,7 +1,7 @@
-"""The records of a write as messages: which partition each belongs to, and batches of them.
+"""Turns the records of a write into Kafka messages: groups them by partition, and fills record batches with them.
 
-Natively where that was built (native/messages), else in Python and by aiokafka's own builder. The plain way says what is
-right: before compression, both give the same bytes. BTFEED_PLAIN=1 in the environment asks for it alone.
+Native code (native/messages) does this if it was built. The plain path here, with aiokafka's own builder, is the reference:
+before compression, both write the same bytes. BTFEED_PLAIN=1 in the environment selects the plain path.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -13,37 +13,39 @@ from typing import Any, Literal, Protocol
 from aiokafka import codec
 
 from sinks.batch import Batch, Transaction
-from sinks.kafka import murmur2 as _murmur2
-from sinks.kafka.builder import FinishedBatch
-from sinks.kafka.columns import numbers, packed, packed_bytes
+from sinks.kafka.columns import pack_bytes, pack_integers, pack_strings
+from sinks.kafka.finished_batch import FinishedBatch
+from sinks.kafka.partitions import partition_of
 from sinks.shared.cloud_events import Envelopes, Header
 from sinks.shared.optional import optional
 
 INTERFACE = 1
-"""Of sinks._messages; one that was built for another is not used."""
+"""The interface of sinks._messages that this module calls. A module with another one is not used."""
 
 Key = Literal["visit", "name", "id"]
 Compression = Literal["none", "gzip", "snappy", "lz4", "zstd"]
 Indexes = Sequence[int]
-Place = tuple[str, int]
-"""Topic and partition."""
+Partition = tuple[str, int]
+"""A topic, and the number of one of its partitions."""
+Runs = Sequence[tuple[str, int]]
+"""The topic of each record, in the records' order: topics, and how many consecutive records go to each."""
 
 _CODECS: Mapping[str, tuple[int, Callable[[bytes], bytes]]] = {
     "gzip": (1, partial(codec.gzip_encode, compresslevel=6)),
     "snappy": (2, codec.snappy_encode),
     "lz4": (3, partial(codec.lz4_encode, level=1)),
 }
-"""Those of aiokafka: number and function. At its own level, 9, gzip takes three times as long for a twentieth less, and lz4
-eight times as long for a fifth less."""
+"""Kafka's number of each codec, and aiokafka's function. At aiokafka's default level 9, gzip takes three times as long to
+save another 5 %, and lz4 eight times as long to save another 20 %."""
 
 
 native = optional("sinks._messages", INTERFACE)
-"""sinks._messages where it runs."""
+"""sinks._messages, or None if the plain path runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class MessageFormat:
-    """What messages of a sink are like; see KafkaSettings. envelopes: they make the headers, where those are wanted."""
+    """How a sink's messages look; see KafkaSettings. envelopes: makes the headers, if `headers`."""
 
     key: Key
     headers: bool
@@ -53,118 +55,127 @@ class MessageFormat:
 
 
 class Messages(Protocol):
-    """The records of one write. Several threads may ask for batches."""
+    """The messages of one write. `next_batch` may be called from several threads."""
 
-    def lanes(
-        self, runs: Sequence[tuple[str, int]], partitions: Mapping[str, int], without: Collection[int]
-    ) -> dict[Place, Indexes]:
-        """The indexes of the records that go to each partition, in order, but for those `without`.
+    def by_partition(self, runs: Runs, partitions: Mapping[str, int], without: Collection[int]) -> dict[Partition, Indexes]:
+        """The indexes of the records for each partition, in order, except those in `without`.
 
-        runs        topics, and how many records go to each, in the records' order
-        partitions  how many a topic has
+        partitions  the number of partitions of each topic
         """
 
-    def batch(self, indexes: Indexes, empty: Callable[[], Any]) -> Any:
-        """A batch for aiokafka of the records at `indexes`, as many as there is room for. empty: makes one of its own."""
+    def next_batch(self, indexes: Indexes, empty: Callable[[], Any]) -> Any:
+        """A batch for aiokafka with the first of the records at `indexes`, as many as fit, and at least one.
+
+        empty  creates an empty batch of aiokafka's
+        """
 
 
 class PlainMessages:
-    """Columns of equal length, appended to batches of aiokafka's."""
+    """The reference: appends each message to a batch of aiokafka's."""
 
     def __init__(
-        self, form: MessageFormat, batch: Batch, values: Sequence[bytes] | None, timestamps: Sequence[int]
+        self, message_format: MessageFormat, batch: Batch, values: Sequence[bytes] | None, timestamps: Sequence[int]
     ) -> None:
-        self._headers = form.envelopes.headers if form.headers else no_headers
-        self.ids = [*batch.ids]  # a column that is joined of several is slow to look into
+        envelopes = message_format.envelopes
+        self._headers = envelopes.headers if message_format.headers else no_headers
+        self.ids = [*batch.ids]  # indexing a joined column is slow
         self.bodies = batch.bodies
         self.values = self.bodies if values is None else values
         self.timestamps = timestamps
-        keys: Iterable[str] = self.ids if form.key == "id" else batch.keys
-        if form.key == "name":
-            keys = map(form.envelopes.name, self.ids, self.bodies)
+        keys: Iterable[str] = self.ids if message_format.key == "id" else batch.keys
+        if message_format.key == "name":
+            keys = map(envelopes.name, self.ids, self.bodies)
         self.keys = [*map(str.encode, keys)]
 
     def headers(self, index: int) -> list[Header]:
-        """Made when they are needed: kept, so many lists would cost more in garbage collection than in their making."""
+        """The headers of a message. Not kept: garbage collection of all the lists would cost more than they do."""
         return self._headers(self.ids[index], self.bodies[index])
 
-    def lanes(
-        self, runs: Sequence[tuple[str, int]], partitions: Mapping[str, int], without: Collection[int]
-    ) -> dict[Place, Indexes]:
-        found: dict[Place, list[int]] = {}
+    def by_partition(self, runs: Runs, partitions: Mapping[str, int], without: Collection[int]) -> dict[Partition, Indexes]:
+        found: dict[Partition, list[int]] = {}
         topics = (topic for topic, count in runs for _ in range(count))
-        for index, (topic, key) in enumerate(zip(topics, _murmur2.hashes(self.keys), strict=True)):
+        for index, (topic, key) in enumerate(zip(topics, self.keys, strict=True)):
             if index not in without:
-                found.setdefault((topic, key % partitions[topic]), []).append(index)
+                found.setdefault((topic, partition_of(key, partitions[topic])), []).append(index)
         return {**found}
 
-    def batch(self, indexes: Indexes, empty: Callable[[], Any]) -> Any:
+    def next_batch(self, indexes: Indexes, empty: Callable[[], Any]) -> Any:
         batch = empty()
         keys, values, timestamps = self.keys, self.values, self.timestamps
         for i in indexes:
-            stamp = timestamps[i] if len(timestamps) > 1 else timestamps[0]
-            if not batch.append(timestamp=stamp, key=keys[i], value=values[i], headers=self.headers(i)):
+            timestamp = timestamps[i] if len(timestamps) > 1 else timestamps[0]
+            if not batch.append(timestamp=timestamp, key=keys[i], value=values[i], headers=self.headers(i)):
                 break
         return batch
 
 
 class NativeMessages:
-    """Memory that native code reads, without the interpreter's lock. Where that has a bug, the plain way is asked."""
+    """Messages in memory that native code reads without Python's lock. After a panic there, the plain path takes over."""
 
     def __init__(
-        self, writer: Any, form: MessageFormat, batch: Batch, values: Sequence[bytes] | None, timestamps: Sequence[int]
+        self,
+        writer: Any,
+        message_format: MessageFormat,
+        batch: Batch,
+        values: Sequence[bytes] | None,
+        timestamps: Sequence[int],
     ) -> None:
-        assert native, "it was not built"
-        self._form = form
-        self._plainly = partial(PlainMessages, form, batch, values, timestamps)
-        ids, bodies = packed(batch.ids), (batch.parts, numbers(batch.sizes))
-        keys = ids if form.key == "id" else packed(batch.keys) if form.key == "visit" else writer.names(ids, bodies)
-        others = None if values is None else packed_bytes(values)
-        self._native = native.Messages(writer, ids, keys, bodies, others, numbers(timestamps))
+        assert native, "the native module was not built"
+        self._format = message_format
+        self._plain = partial(PlainMessages, message_format, batch, values, timestamps)
+        ids, bodies = pack_strings(batch.ids), (batch.parts, pack_integers(batch.sizes))
+        if message_format.key == "name":
+            keys = writer.names(ids, bodies)
+        else:
+            keys = ids if message_format.key == "id" else pack_strings(batch.keys)
+        packed_values = None if values is None else pack_bytes(values)
+        self._native = native.Messages(writer, ids, keys, bodies, packed_values, pack_integers(timestamps))
 
-    def lanes(
-        self, runs: Sequence[tuple[str, int]], partitions: Mapping[str, int], without: Collection[int]
-    ) -> dict[Place, Indexes]:
+    def by_partition(self, runs: Runs, partitions: Mapping[str, int], without: Collection[int]) -> dict[Partition, Indexes]:
         topics = [*partitions]
-        places = {topic: place for place, topic in enumerate(topics)}
+        numbers = {topic: number for number, topic in enumerate(topics)}
         try:
-            numbered = [(places[topic], count) for topic, count in runs]
+            numbered = [(numbers[topic], count) for topic, count in runs]
             found = self._native.lanes(numbered, [*partitions.values()], sorted(without))
-        except RuntimeError:  # so it says that it has a bug
-            return self._plainly().lanes(runs, partitions, without)
-        return {(topics[topic], number): memoryview(indexes).cast("I") for topic, number, indexes in found}
+        except RuntimeError:  # a panic in native code
+            return self._plain().by_partition(runs, partitions, without)
+        return {(topics[topic], partition): memoryview(indexes).cast("I") for topic, partition, indexes in found}
 
-    def batch(self, indexes: Indexes, empty: Callable[[], Any]) -> Any:
-        form = self._form
+    def next_batch(self, indexes: Indexes, empty: Callable[[], Any]) -> Any:
+        compression = self._format.compression
         try:
-            found = self._native.batch(indexes, form.batch_size, form.headers, form.compression == "zstd")
-        except RuntimeError:
-            return self._plainly().batch(indexes, empty)
-        if form.compression in _CODECS:
-            number, compress = _CODECS[form.compression]
-            records = found.records()
+            batch = self._native.batch(indexes, self._format.batch_size, self._format.headers, compression == "zstd")
+        except RuntimeError:  # a panic in native code
+            return self._plain().next_batch(indexes, empty)
+        if compression in _CODECS:
+            number, compress = _CODECS[compression]
+            records = batch.records()
             compressed = compress(records)
             if len(compressed) < len(records):
-                found.replace(number, compressed)
-        return FinishedBatch(found)
+                batch.replace(number, compressed)
+        return FinishedBatch(batch)
 
 
 class MessageBuilder:
-    """Makes messages of one form."""
+    """Builds messages of one format, natively if possible."""
 
-    def __init__(self, form: MessageFormat) -> None:
-        self._form = form
-        self._writer = native.Writer(form.envelopes) if native else None
+    def __init__(self, message_format: MessageFormat) -> None:
+        self._format = message_format
+        self._writer = native.Writer(message_format.envelopes) if native else None
 
-    def messages(self, batch: Batch, values: Sequence[bytes] | None, timestamps: Sequence[int]) -> Messages:
-        """Of a batch. values: where those are not the records' JSON. timestamps: milliseconds; one alone is that of all."""
+    def build(self, batch: Batch, values: Sequence[bytes] | None, timestamps: Sequence[int]) -> Messages:
+        """The messages of `batch`.
+
+        values      the messages' values, or None if they are the records' JSON
+        timestamps  in milliseconds since the epoch; a single one is that of all messages
+        """
         if self._writer is None:
-            return PlainMessages(self._form, batch, values, timestamps)
-        return NativeMessages(self._writer, self._form, batch, values, timestamps)
+            return PlainMessages(self._format, batch, values, timestamps)
+        return NativeMessages(self._writer, self._format, batch, values, timestamps)
 
 
-def runs_of(transactions: Sequence[Transaction]) -> Iterable[tuple[Transaction, int]]:
-    """Business transactions, and how many records of each stand together. They share the object, and are told by it."""
+def transaction_runs(transactions: Sequence[Transaction]) -> Iterable[tuple[Transaction, int]]:
+    """Business transactions, and how many consecutive records belong to each. Compares objects by identity."""
     if native:
         found: list[tuple[Transaction, int]] = native.runs([*transactions])
         return found
@@ -172,4 +183,5 @@ def runs_of(transactions: Sequence[Transaction]) -> Iterable[tuple[Transaction, 
 
 
 def no_headers(event_id: str, body: bytes) -> list[Header]:
+    """Headers of messages that have none."""
     return []

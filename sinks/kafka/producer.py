@@ -1,22 +1,26 @@
-"""One idempotent producer of aiokafka, from its start until it goes bad, and what its errors mean."""
+"""One idempotent producer of aiokafka, from its start until it fails, and what aiokafka's errors mean for a batch."""
 
 import asyncio
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, errors
 
 from sinks.base import BatchRefused, Misconfigured, OutcomeUnknown, SinkError, Unavailable
-from sinks.kafka.access import Access
-from sinks.kafka.topics import Making, Topics
+from sinks.kafka.access import ClusterAccess
+from sinks.kafka.topics import NewTopics, Topics
+from sinks.shared.clock import Clock
 
-BACKOFF = 250
-"""Milliseconds between two tries of aiokafka's own."""
-ASKING = 3.0
+RETRY_BACKOFF_MS = 250
+"""Milliseconds between two attempts of aiokafka to send a batch."""
+DIAGNOSIS_TIMEOUT = 3.0
 """Seconds to find out what is wrong with a partition."""
+CANCEL_TIMEOUT = 1.0
+"""Seconds for aiokafka's tasks and connections to end once they are cancelled or closed."""
 
 _REFUSED = (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError, errors.InvalidTimestampError)
-_FOR_A_PERSON = (
+_NEEDS_A_PERSON = (
     errors.TopicAuthorizationFailedError,
     errors.ClusterAuthorizationFailedError,
     errors.TransactionalIdAuthorizationFailed,
@@ -31,123 +35,140 @@ _NOT_TAKEN = (
     errors.InvalidProducerIdMapping,
     errors.ProducerFenced,
     errors.ProducerClosed,
-    errors.KafkaTimeoutError,  # aiokafka's own, before it sends
+    errors.KafkaTimeoutError,  # aiokafka raises it before it sends
     errors.InvalidRequiredAcksError,
     errors.CorruptRecordException,
 )
 
 
 class Producer:
-    """Sends batches. `bad`: a batch failed, and its successors would; nothing more is to be sent by this one."""
+    """Sends batches until one fails. Then `failed` is true, and it must send no more: sequence numbers would not fit."""
 
-    def __init__(self, producer: AIOKafkaProducer, topics: Topics, patience: float) -> None:
+    def __init__(self, producer: AIOKafkaProducer, topics: Topics, send_timeout: float, clock: Clock) -> None:
         self.topics = topics
-        self.bad = False
+        self.failed = False
         self._producer = producer
-        self._patience = patience
+        self._timeout = send_timeout
+        self._clock = clock
         self._partitions: dict[str, int] = {}
 
     @staticmethod
-    async def start(access: Access, making: Making | None, patience: float, **settings: Any) -> "Producer":
-        """One that is connected and has its number. `settings` are aiokafka's. Raises Unavailable or Misconfigured."""
-        await access.prove()
-        promises = {"acks": "all", "enable_idempotence": True, "retry_backoff_ms": BACKOFF}
-        producer = AIOKafkaProducer(**access.arguments(), **settings, **promises)
-        found = Producer(producer, Topics(producer.client, making), patience)
+    async def start(
+        access: ClusterAccess, new_topics: NewTopics | None, send_timeout: float, clock: Clock, **settings: Any
+    ) -> "Producer":
+        """A producer that is connected and has its producer id. `settings` are arguments of aiokafka's producer.
+
+        Raises Unavailable or Misconfigured.
+        """
+        await access.verify()
+        fixed = {"acks": "all", "enable_idempotence": True, "retry_backoff_ms": RETRY_BACKOFF_MS}
+        producer = AIOKafkaProducer(**access.client_arguments(), **settings, **fixed)
+        started = Producer(producer, Topics(producer.client, new_topics, clock), send_timeout, clock)
         try:
-            async with asyncio.timeout(patience):
+            async with clock.timeout(send_timeout):
                 await producer.start()
         except BaseException as error:
-            await found.end(0)
+            await started.stop(0)
             if isinstance(error, TimeoutError):
-                raise Unavailable(f"the brokers give a producer no number in {patience:g} s") from error
+                raise Unavailable(f"the brokers assigned no producer id in {send_timeout:g} s") from error
             if isinstance(error, errors.KafkaError):
-                raise verdict(error, "any topic", sent=False) from error
+                raise send_error(error, "any topic", sent=False) from error
             raise
-        return found
+        return started
 
     async def partitions(self, topics: Collection[str]) -> Mapping[str, int]:
-        """How many each topic has. Raises Unavailable, or Misconfigured where one is missing and may not be made."""
+        """The number of partitions of each topic. Creates missing topics if that is configured.
+
+        Raises Unavailable, or Misconfigured if a topic is missing and may not be created.
+        """
         new = set(topics) - self._partitions.keys()
         try:
-            async with asyncio.timeout(self._patience):
+            async with self._clock.timeout(self._timeout):
                 if new:
-                    await self.topics.find(new)
-                for topic in new:  # unless told so, aiokafka forgets topics that it has seen in passing
+                    await self.topics.ensure(new)
+                for topic in new:  # otherwise aiokafka may forget topics that it has only asked about
                     await self._producer.client.add_topic(topic)
                 for topic in topics:
                     self._partitions[topic] = len(await self._producer.partitions_for(topic))
         except TimeoutError as error:
-            raise Unavailable(f"nothing is known of topics {', '.join(sorted(new))} in {self._patience:g} s") from error
+            raise Unavailable(f"no metadata of topics {', '.join(sorted(new))} in {self._timeout:g} s") from error
         except errors.KafkaError as error:
-            raise verdict(error, ", ".join(sorted(new)), sent=False) from error
+            raise send_error(error, ", ".join(sorted(new)), sent=False) from error
         return self._partitions
 
-    def batch(self) -> Any:
-        """An empty batch."""
+    def empty_batch(self) -> Any:
+        """An empty batch of aiokafka's."""
         return self._producer.create_batch()
 
     async def send(self, batch: Any, topic: str, partition: int) -> None:
-        """Return when the brokers have `batch`. Of one partition, not for use by two tasks. Raises a SinkError; it is
-        bad then."""
-        full = batch.closed()
+        """Send `batch`, and return once the brokers have it. Send one batch at a time to a partition.
+
+        Raises a SinkError; the producer has failed then.
+        """
+        complete = batch.closed()
         try:
-            async with asyncio.timeout(self._patience):
+            async with self._clock.timeout(self._timeout):
                 await (await self._producer.send_batch(batch, topic, partition=partition))
         except TimeoutError as error:
-            self.bad = True  # it has the batch still, and may send it until it is let go of
-            said = await self._trouble(topic, partition)
-            message = f"topic {topic}, partition {partition}: no progress in {self._patience:g} s{said}"
+            self.failed = True  # aiokafka still has the batch, and may send it until it is stopped
+            reason = await self._diagnose(topic, partition)
+            message = f"topic {topic}, partition {partition}: no progress in {self._timeout:g} s{reason}"
             raise OutcomeUnknown(message) from error
         except asyncio.CancelledError:
-            self.bad = True  # it would still be sent
+            self.failed = True  # aiokafka would still send the batch
             raise
         except errors.KafkaError as error:
-            self.bad = True
-            raise verdict(error, topic, sent=full or batch.closed()) from error  # closed when it is sent, if not before
+            self.failed = True
+            raise send_error(error, topic, sent=complete or batch.closed()) from error  # aiokafka closes what it sends
 
-    async def end(self, patience: float) -> None:
-        """Let go of it. What is on its way may arrive for `patience` seconds, nothing else is sent.
+    async def stop(self, reply_timeout: float) -> None:
+        """Send nothing more, wait up to `reply_timeout` seconds for replies, and disconnect.
 
-        aiokafka's own way to stop first sends all that it has, however long that takes.
+        aiokafka's own `stop` would first send all pending batches, however long that takes.
         """
-        sending = self._producer._sender.sender_task
-        if sending:
-            for wait in (patience, 1.0):
-                sending.cancel()  # first it waits for replies; told again, it does not
-                await asyncio.wait([sending], timeout=wait)
+        sender = self._producer._sender.sender_task
+        if sender:
+            for seconds in (reply_timeout, CANCEL_TIMEOUT):
+                sender.cancel()  # the first time it still waits for replies, the second time it ends
+                await self._wait(sender, seconds)
         self._producer._closed = True
-        await asyncio.wait([asyncio.ensure_future(self._producer.client.close())], timeout=max(1.0, patience))
+        await self._wait(asyncio.ensure_future(self._producer.client.close()), max(CANCEL_TIMEOUT, reply_timeout))
 
-    async def _trouble(self, topic: str, partition: int) -> str:
+    async def _wait(self, task: "asyncio.Future[Any]", seconds: float) -> None:
+        """Wait until `task` ends, but no longer than `seconds`."""
+        with suppress(TimeoutError):
+            async with self._clock.timeout(seconds):
+                await asyncio.wait([task])
+
+    async def _diagnose(self, topic: str, partition: int) -> str:
         try:
-            async with asyncio.timeout(ASKING):
-                found = await self.topics.trouble(topic, partition)
+            async with self._clock.timeout(DIAGNOSIS_TIMEOUT):
+                reason = await self.topics.diagnose(topic, partition)
         except TimeoutError:
-            found = "no broker answers"
-        return f"; {found}" if found else ""
+            reason = "no broker replies"
+        return f"; {reason}" if reason else ""
 
 
-def verdict(error: Exception, topic: str, sent: bool) -> SinkError:
-    """What an error of aiokafka's says of a batch to `topic`. sent: it had begun to send it.
+def send_error(error: Exception, topic: str, sent: bool) -> SinkError:
+    """The sink error for an error of aiokafka. sent: whether it may have sent the batch.
 
-    too large, or another time than brokers take    the batch's own fault
-    rights, a missing topic                         a person's
-    sequence numbers that do not fit                not taken; another producer will do
-    all else                                        nobody knows, where it was sent
+    too large, or a timestamp that brokers refuse    BatchRefused
+    missing privileges, a missing topic              Misconfigured
+    sequence numbers that don't fit, or not sent     Unavailable: another producer can send it
+    anything else                                    OutcomeUnknown
     """
-    said = f"topic {topic}: {_words(error)}"
+    text = f"topic {topic}: {_describe(error)}"
     if isinstance(error, _REFUSED):
-        return BatchRefused(said)
+        return BatchRefused(text)
     if isinstance(error, errors.UnknownTopicOrPartitionError):
-        return Misconfigured(f"there is no topic {topic}")
-    if isinstance(error, _FOR_A_PERSON):
-        return Misconfigured(said)
+        return Misconfigured(f"topic {topic} does not exist")
+    if isinstance(error, _NEEDS_A_PERSON):
+        return Misconfigured(text)
     if sent and not isinstance(error, _NOT_TAKEN):
-        return OutcomeUnknown(said)
-    return Unavailable(said)
+        return OutcomeUnknown(text)
+    return Unavailable(text)
 
 
-def _words(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     description = getattr(error, "description", "") or str(error)
     return f"{type(error).__name__}: {description}" if description else type(error).__name__

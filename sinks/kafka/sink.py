@@ -1,48 +1,50 @@
-"""Kafka: records in topics, by an idempotent producer with acks=all; duplicates only where an outcome was unknown.
+"""Kafka: records as messages of an idempotent producer with acks=all. Duplicates occur only after an unknown outcome.
 
-Each record goes to the topic that its business transaction says, and to the partition that its key says. The records of one
-partition make a lane: they go out in batches of the producer's own making, one after the other, the next when the brokers
-have the last. So records of one key, such as those of one visit, keep their order, and a batch that fails holds up the rest
-of its lane alone. What was not delivered comes again, before anything that is behind it, as long as one write is made at
-a time, which is the default.
+The business transaction of a record decides its topic, its key decides its partition. `write` makes a queue for each
+partition and sends its records in batches, one batch at a time: the next is sent when the brokers have the last. So
+records with the same key, such as those of a visit, keep their order, and a batch that fails holds up only its own queue.
+Records that were not delivered are written again before later ones, as long as there is one write at a time, which is the
+default.
 
-The producer tries again by itself, under the sequence numbers that let brokers drop what they have already. It goes bad
-where a batch fails for good, since the numbers after it no longer fit, or where nothing moves for `timeout`; then it is let
-go of, and the next write begins with a new one. What the old one had sent may be there twice, so that outcome is unknown.
+The producer repeats requests by itself. Their sequence numbers let brokers drop what they already have. When a batch
+fails for good, or nothing is acknowledged for `timeout`, the producer is retired, since its later sequence numbers would
+not fit, and the next write starts a new one. The outcome of what the old one had sent is then unknown.
 """
 
 import asyncio
 import logging
 import re
-import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+import structlog
 from pydantic import BeforeValidator, Field, model_validator
 
 from sinks.base import BatchRefused, Misconfigured, OutcomeUnknown, SinkContext, SinkError, SinkType, WriteResult
 from sinks.batch import Batch, Transaction
-from sinks.kafka.access import Access, SecuritySettings
-from sinks.kafka.messages import Compression, Indexes, Key, MessageBuilder, MessageFormat, Messages, runs_of
+from sinks.kafka.access import ClusterAccess, SecuritySettings
+from sinks.kafka.messages import Compression, Key, MessageBuilder, MessageFormat, Messages, Runs, transaction_runs
+from sinks.kafka.partition_queue import PartitionQueue
 from sinks.kafka.producer import Producer
 from sinks.kafka.registry import AvroValues, RegistrySettings
-from sinks.kafka.topics import Making, absent, legal
+from sinks.kafka.topics import NewTopics, legal_topic_name, missing_topics_message
 from sinks.settings import Seconds, Settings, Size
 from sinks.shared.cloud_events import Envelopes
 from sinks.template import Template, template
 
+log = structlog.get_logger()
+
 CATEGORIES = ("purepath", "user_action", "visit", "unknown")
-"""What {category} stands for, so that topics are known before there is a record."""
-GRACE = 3.0
-"""Seconds that a close waits for replies."""
-LINGERING = 60.0
-"""Seconds that replies to a producer that was given up are waited for, beside the new one."""
+"""The values of {category}, so that topics are known before the first record."""
+CLOSE_TIMEOUT = 3.0
+"""Seconds that `close` waits for replies."""
+RETIRED_PRODUCER_TIMEOUT = 60.0
+"""Seconds that a retired producer may still get replies, while the next one runs."""
 _SERVER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s,:\[\]/]+):[0-9]{1,5}")
 
 
 def _servers(value: object) -> object:
-    """One text, servers with commas between them; a list of them is taken too."""
+    """Servers as one string, separated by commas. Also takes a list."""
     listed = value if isinstance(value, list) else value.split(",") if isinstance(value, str) else [value]
     servers = [server.strip() if isinstance(server, str) else "" for server in listed]
     if not servers or not all(_SERVER.fullmatch(server) for server in servers):
@@ -57,21 +59,22 @@ def _registry(value: object) -> object:
 class KafkaSettings(Settings):
     """Records in topics of Kafka.
 
-    bootstrap_servers   `host:port` of some of the brokers, with commas between them
-    topic               template of the topic's name; it knows {category}, {name}, {application}, {system_profile}, {server}
-    key                 the message's key: the visit's id (the event's where there is no visit), event.name, or event.id
-    format              of the message's value: the JSON record, or Avro in the wire format of schema registries
-    schema_registry     its url, or a table; for Avro
-    headers             "cloudevents": event.id, event.type and others as CloudEvents has them in binary mode
-    compression         of a batch
-    batch_size          bytes of a batch, before compression; brokers take 1 MiB by default
-    timestamp           the message's own: when it was "sent", or the time of the "event". Brokers forget messages by it
-    create_topics       make missing topics
-    partitions          of a topic that is made; without it the broker's default
-    replication_factor  likewise
+    bootstrap_servers   `host:port` of some of the brokers, separated by commas
+    topic               template of the topic's name, with {category}, {name}, {application}, {system_profile}, {server}
+    key                 the message's key. `visit`: the visit's id, or event.id if there is no visit; `name`: event.name;
+                        `id`: event.id
+    format              the message's value: the JSON record, or Avro in the wire format of schema registries
+    schema_registry     for Avro: the registry's URL, or a table
+    headers             `cloudevents`: event.id, event.type and others as headers, as in CloudEvents' binary mode
+    compression         the compression of batches
+    batch_size          bytes of a batch before compression; brokers accept 1 MiB by default
+    timestamp           the message's timestamp: when it was sent, or the time of the event. Brokers delete messages by it
+    create_topics       create missing topics
+    partitions          partitions of topics that are created; without it, the broker's default
+    replication_factor  replicas of topics that are created; without it, the broker's default
     security            TLS and SASL
-    request_timeout     from the start of a request to the end of its reply; the producer then tries again, doubling nothing
-    timeout             without progress for so long, a producer is given up for a new one
+    request_timeout     for a request, until the end of its reply; the producer then sends it again without duplicates
+    timeout             after this long without progress, the producer is replaced by a new one
     """
 
     bootstrap_servers: Annotated[str, BeforeValidator(_servers)]
@@ -93,149 +96,116 @@ class KafkaSettings(Settings):
     @model_validator(mode="after")
     def _go_together(self) -> "KafkaSettings":
         if (self.format == "avro") != (self.schema_registry is not None):
-            raise ValueError('format = "avro" needs schema_registry, and nothing else takes it')
+            raise ValueError('schema_registry is needed by format = "avro", and only by that')
         if not self.create_topics and (self.partitions or self.replication_factor):
-            raise ValueError("partitions and replication_factor are of topics that are made; set create_topics = true")
+            raise ValueError("partitions and replication_factor are for new topics; set create_topics = true")
         if self.timeout < self.request_timeout:
-            raise ValueError("timeout is not less than request_timeout")
+            raise ValueError("timeout must not be less than request_timeout")
         return self
 
 
-@dataclass(slots=True)
-class PartitionQueue:
-    """The records of one batch that go to one partition.
-
-    left     indexes of those that are not delivered yet, in order
-    pieces   how many of them to send at a time, the next number last; without any, as many as fit
-    error    why the lane stopped
-    unknown  how many of `left` may be there, and nobody can say
-    """
-
-    topic: str
-    partition: int
-    left: Indexes
-    pieces: list[int] = field(default_factory=list)
-    error: SinkError | None = None
-    unknown: int = 0
-
-    def next(self, messages: Messages, producer: Producer) -> Any:
-        """A batch of what comes next, as far as there is room for it."""
-        return messages.batch(self.left[: self.pieces[-1]] if self.pieces else self.left, producer.batch)
-
-    def sent(self, taken: int) -> None:
-        """So many are delivered."""
-        self.left = self.left[taken:]
-        self._off_piece(taken)
-
-    def halve(self, taken: int, reason: str) -> dict[int, str]:
-        """So many were refused together. One that was alone is the culprit: its index, and why."""
-        self._off_piece(taken)
-        if taken == 1:
-            culprit, self.left = self.left[0], self.left[1:]
-            return {culprit: reason}
-        self.pieces += [taken - taken // 2, taken // 2]
-        return {}
-
-    def _off_piece(self, taken: int) -> None:
-        if self.pieces:
-            self.pieces[-1] -= taken
-            if not self.pieces[-1]:
-                self.pieces.pop()
-
-
 class KafkaSink:
-    """One producer at a time, and one write at a time: a second would overtake the first where that has to come again."""
+    """Has one producer, and one write at a time: a second write could overtake records of the first that come again."""
 
     def __init__(self, settings: KafkaSettings, context: SinkContext) -> None:
-        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it tells of each try; the loop says what matters
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it logs every attempt; the delivery loop logs errors
         self._settings = settings
-        self._access = Access(settings.bootstrap_servers, settings.security, settings.request_timeout)
-        self._making = Making(settings.partitions, settings.replication_factor) if settings.create_topics else None
+        self._clock = context.clock
+        self._access = ClusterAccess(settings.bootstrap_servers, settings.security, settings.request_timeout, context.clock)
+        new_topics = NewTopics(settings.partitions, settings.replication_factor)
+        self._new_topics = new_topics if settings.create_topics else None
         self._avro = AvroValues(settings.schema_registry, context) if settings.schema_registry else None
         envelopes = Envelopes("avro/binary" if self._avro else "application/json")
         headers = settings.headers == "cloudevents"
-        self._maker = MessageBuilder(
+        self._message_builder = MessageBuilder(
             MessageFormat(settings.key, headers, settings.compression, settings.batch_size, envelopes)
         )
         self._template = Template(settings.topic)
         self._lock = asyncio.Lock()
         self._producer: Producer | None = None
-        self._given_up: dict[asyncio.Task[None], Producer] = {}  # those that replies are still waited for
+        self._retired: dict[asyncio.Task[None], Producer] = {}  # producers that may still get replies
+        self._log = log.bind(sink=context.name)
 
     async def open(self, state: str | None) -> None:
-        await self._prove(await self._ready())
+        await self._check_topics_and_schemas(await self._running_producer())
 
     async def check(self) -> None:
-        """Connect, log in, and ask whether topics and schemas are there and would be taken. Nothing is written or made."""
-        producer = await self._start()
+        """Connect, and ask whether topics exist and schemas would be accepted. Writes and creates nothing."""
+        producer = await self._start_producer()
         try:
-            await self._prove(producer)
+            await self._check_topics_and_schemas(producer)
         finally:
-            await producer.end(GRACE)
+            await producer.stop(CLOSE_TIMEOUT)
 
     async def write(self, batch: Batch) -> WriteResult:
         if not len(batch):
             return WriteResult()
         async with self._lock:
-            runs = self._runs(batch)
+            runs = self._topic_runs(batch)
             topics = {topic for topic, _ in runs}
-            partitions = await (await self._ready()).partitions(topics)
+            partitions = await (await self._running_producer()).partitions(topics)
             values, refused = await self._values(batch, runs)
-            messages = self._maker.messages(batch, values, self._timestamps(batch))
-            laid_out = messages.lanes(runs, {topic: partitions[topic] for topic in topics}, refused)
-            lanes = [PartitionQueue(*place, indexes) for place, indexes in laid_out.items()]
+            messages = self._message_builder.build(batch, values, self._timestamps(batch))
+            grouped = messages.by_partition(runs, {topic: partitions[topic] for topic in topics}, refused)
+            queues = [PartitionQueue(*partition, indexes) for partition, indexes in grouped.items()]
             try:
-                while going := [lane for lane in lanes if lane.left and not lane.error]:
-                    await self._send(going, messages, refused)
+                while unfinished := [queue for queue in queues if queue.pending and not queue.error]:
+                    await self._send(unfinished, messages, refused)
             finally:
-                self._let_go()
-            return outcome(lanes, refused, len(batch))
+                self._retire_failed_producer()
+            result = write_result(queues, refused, len(batch))
+            self._log.debug(
+                "batch sent", records=len(batch), partitions=len(queues), retry=len(result.retry), refused=len(refused)
+            )
+            return result
 
     async def close(self) -> None:
         if self._producer:
             producer, self._producer = self._producer, None
-            await producer.end(GRACE)
-        for task, producer in list(self._given_up.items()):
+            await producer.stop(CLOSE_TIMEOUT)
+        for task, producer in list(self._retired.items()):
             task.cancel()
-            await producer.end(0)
+            await producer.stop(0)
         await self._access.close()
         if self._avro:
             await self._avro.registry.close()
 
     # The producer
 
-    async def _start(self) -> Producer:
+    async def _start_producer(self) -> Producer:
         compression = None if self._settings.compression == "none" else self._settings.compression
         settings = {"compression_type": compression, "max_batch_size": self._settings.batch_size}
-        return await Producer.start(self._access, self._making, self._settings.timeout, **settings)
+        return await Producer.start(self._access, self._new_topics, self._settings.timeout, self._clock, **settings)
 
-    async def _ready(self) -> Producer:
-        """The producer; a new one where there is none, or where it went bad. Raises Unavailable or Misconfigured."""
-        self._let_go()
+    async def _running_producer(self) -> Producer:
+        """The producer. Starts a new one at first and after a failure. Raises Unavailable or Misconfigured."""
+        self._retire_failed_producer()
         if self._producer is None:
-            self._producer = await self._start()
+            self._producer = await self._start_producer()
+            self._log.debug("producer started")
         return self._producer
 
-    def _let_go(self) -> None:
-        """Of the producer, if it went bad. It must not send anything while the next one does."""
-        if self._producer and self._producer.bad:
-            task = asyncio.create_task(self._producer.end(LINGERING))
-            self._given_up[task] = self._producer
-            task.add_done_callback(self._given_up.pop)
+    def _retire_failed_producer(self) -> None:
+        """Stop the producer if it failed. It must not send anything once the next one does."""
+        if self._producer and self._producer.failed:
+            task = asyncio.create_task(self._producer.stop(RETIRED_PRODUCER_TIMEOUT))
+            self._retired[task] = self._producer
+            task.add_done_callback(self._retired.pop)
             self._producer = None
+            self._log.debug("producer retired")
 
-    async def _prove(self, producer: Producer) -> None:
-        """That topics and schemas are as they should be, where the template says which they are."""
+    async def _check_topics_and_schemas(self, producer: Producer) -> None:
+        """Check that all topics can be written to, if the template names them without a record."""
         topics = producer.topics
         if not self._template.names() <= {"category"}:
             return
         names = {self._topic(Transaction("", "", "", "", category)) for category in CATEGORIES}
         missing = await topics.missing(names)
-        if missing and self._making:
-            await topics.could_make(missing)
+        if missing and self._new_topics:
+            await topics.check_creatable(missing)
         elif len(missing) == len(names):
-            raise Misconfigured(absent(missing))
-        await topics.may_write(names.difference(missing))
+            raise Misconfigured(missing_topics_message(missing))
+        await topics.check_writable(names.difference(missing))
         if self._avro:
             for name in sorted(names):
                 await self._avro.registry.check(subject(name))
@@ -243,21 +213,23 @@ class KafkaSink:
     # From a batch to messages
 
     def _topic(self, transaction: Transaction) -> str:
-        return legal(self._template.fill(transaction))
+        return legal_topic_name(self._template.fill(transaction))
 
-    def _runs(self, batch: Batch) -> list[tuple[str, int]]:
-        """Topics, and how many records go to each, in the records' order."""
+    def _topic_runs(self, batch: Batch) -> Runs:
+        """Topics, and how many consecutive records go to each."""
         known: dict[Transaction, str] = {}
         found = []
-        for transaction, count in runs_of(batch.transactions):
+        for transaction, count in transaction_runs(batch.transactions):
             if transaction not in known:
                 known[transaction] = self._topic(transaction)
             found.append((known[transaction], count))
         return found
 
-    async def _values(self, batch: Batch, runs: Sequence[tuple[str, int]]) -> tuple[Sequence[bytes] | None, dict[int, str]]:
-        """Where they are not the records' JSON; and why some records have none: index -> reason. Raises Unavailable or
-        Misconfigured."""
+    async def _values(self, batch: Batch, runs: Runs) -> tuple[Sequence[bytes] | None, dict[int, str]]:
+        """The messages' values, None if they are the records' JSON; and the records without a value: index -> reason.
+
+        Raises Unavailable or Misconfigured.
+        """
         if self._avro is None:
             return None, {}
         ids = await self._avro.registry.ids(sorted({subject(topic) for topic, _ in runs}))
@@ -265,56 +237,57 @@ class KafkaSink:
         return await asyncio.to_thread(self._avro.encode, batch.bodies, each)
 
     def _timestamps(self, batch: Batch) -> Sequence[int]:
-        return batch.timestamps if self._settings.timestamp == "event" else [time.time_ns() // 1_000_000]
+        return batch.timestamps if self._settings.timestamp == "event" else [int(self._clock.time() * 1000)]
 
     # From messages to brokers
 
-    async def _send(self, lanes: Sequence[PartitionQueue], messages: Messages, refused: dict[int, str]) -> None:
-        """Send until each lane is empty or has an error, or the producer goes bad. Adds to `refused`."""
+    async def _send(self, queues: Sequence[PartitionQueue], messages: Messages, refused: dict[int, str]) -> None:
+        """Send until each queue is empty or has an error, or the producer fails. Adds to `refused`."""
         try:
-            producer = await self._ready()
-            await producer.partitions({lane.topic for lane in lanes})
+            producer = await self._running_producer()
+            await producer.partitions({queue.topic for queue in queues})
         except SinkError as error:
-            for lane in lanes:
-                lane.error = error
+            for queue in queues:
+                queue.error = error
             return
-        made = await asyncio.to_thread(lambda: [lane.next(messages, producer) for lane in lanes])
+        # The first batches of all queues are built before any is sent, so that they share requests.
+        batches = await asyncio.to_thread(lambda: [queue.next_batch(messages, producer) for queue in queues])
         async with asyncio.TaskGroup() as group:
-            for lane, batch in zip(lanes, made, strict=True):
-                group.create_task(self._send_lane(producer, lane, batch, messages, refused))
+            for queue, batch in zip(queues, batches, strict=True):
+                group.create_task(self._send_queue(producer, queue, batch, messages, refused))
 
-    async def _send_lane(
-        self, producer: Producer, lane: PartitionQueue, batch: Any, messages: Messages, refused: dict[int, str]
+    async def _send_queue(
+        self, producer: Producer, queue: PartitionQueue, batch: Any, messages: Messages, refused: dict[int, str]
     ) -> None:
-        """`batch` is the lane's next. All lanes' first ones are made before any is sent, so that they share requests."""
-        while not producer.bad:  # another lane's batch may have failed meanwhile
-            taken = batch.record_count()
+        """Send `batch`, the first of the queue, and then the rest."""
+        while not producer.failed:  # a batch of another queue may have failed meanwhile
+            count = batch.record_count()
             try:
-                await producer.send(batch, lane.topic, lane.partition)
+                await producer.send(batch, queue.topic, queue.partition)
             except BatchRefused as error:
-                refused |= lane.halve(taken, str(error))
+                refused |= queue.refused(count, str(error))
             except SinkError as error:
-                lane.error = error
-                lane.unknown = taken if isinstance(error, OutcomeUnknown) else 0
+                queue.error = error
+                queue.unknown = count if isinstance(error, OutcomeUnknown) else 0
             else:
-                lane.sent(taken)
-            if not lane.left or lane.error or producer.bad:
+                queue.delivered(count)
+            if not queue.pending or queue.error or producer.failed:
                 break
-            batch = await asyncio.to_thread(lane.next, messages, producer)
+            batch = await asyncio.to_thread(queue.next_batch, messages, producer)
 
 
 def subject(topic: str) -> str:
-    """Where the registry keeps the schema of a topic's values."""
+    """The subject in the schema registry for a topic's values."""
     return f"{topic}-value"
 
 
-def outcome(lanes: Collection[PartitionQueue], refused: dict[int, str], records: int) -> WriteResult:
-    """What became of a batch. Where nothing of it was taken, raises why."""
-    left = sorted(index for lane in lanes for index in lane.left)
-    stopped = [lane.error for lane in lanes if lane.error]
-    if stopped and len(left) == records:
+def write_result(queues: Collection[PartitionQueue], refused: dict[int, str], records: int) -> WriteResult:
+    """The result of a write with that many records. If none was taken or refused, raises the error of a queue."""
+    pending = sorted(index for queue in queues for index in queue.pending)
+    stopped = [queue.error for queue in queues if queue.error]
+    if stopped and len(pending) == records:
         raise next((error for error in stopped if isinstance(error, OutcomeUnknown)), stopped[0])
-    return WriteResult(left, refused, unknown=sum(lane.unknown for lane in lanes))
+    return WriteResult(pending, refused, unknown=sum(queue.unknown for queue in queues))
 
 
 SINK = SinkType(

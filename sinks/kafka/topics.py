@@ -1,6 +1,5 @@
-"""Topics of a Kafka cluster: their names, whether they are there and may be written to, and how they are made."""
+"""Topics of a Kafka cluster: legal names, whether topics exist and may be written to, and creating them."""
 
-import asyncio
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -13,72 +12,77 @@ from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.produce import ProduceRequest
 
 from sinks.base import Misconfigured, SinkError, Unavailable
+from sinks.shared.clock import Clock
 
-LONGEST = 249
+MAX_NAME_LENGTH = 249
 """Characters of a topic's name."""
-POLL = 0.1
-"""Seconds between looks for a topic that is being made."""
-MAKING_TIMEOUT = 10_000
-"""Milliseconds that a broker may take to make topics."""
-_BROKER_DECIDES = -1
+CREATION_POLL_INTERVAL = 0.1
+"""Seconds between checks whether a topic that is being created exists."""
+CREATION_TIMEOUT_MS = 10_000
+"""Milliseconds that a broker may take to create topics."""
+_BROKER_DEFAULT = -1
 
 
-def legal(name: str) -> str:
-    """The name of a topic, made of whatever is in a record: what may not be in one becomes `_`."""
-    name = re.sub(r"[^a-zA-Z0-9._-]", "_", name)[:LONGEST]
+def legal_topic_name(name: str) -> str:
+    """`name` with every character that is illegal in a topic's name replaced by `_`, cut to MAX_NAME_LENGTH."""
+    name = re.sub(r"[^a-zA-Z0-9._-]", "_", name)[:MAX_NAME_LENGTH]
     return name if name.strip(".") or len(name) > 2 else "_" * max(1, len(name))
 
 
 @dataclass(frozen=True, slots=True)
-class Making:
-    """Missing topics are made like this. None: as the broker does by default."""
+class NewTopics:
+    """How to create topics. None: with the broker's default."""
 
     partitions: int | None
     replication_factor: int | None
 
 
 class Topics:
-    """The topics that `client` sees. `making`: how to make missing ones, None where that is not wanted."""
+    """The topics that `client` sees. new_topics: how to create missing ones, or None to create none."""
 
-    def __init__(self, client: AIOKafkaClient, making: Making | None) -> None:
+    def __init__(self, client: AIOKafkaClient, new_topics: NewTopics | None, clock: Clock) -> None:
         self._client = client
-        self._making = making
+        self._new_topics = new_topics
+        self._clock = clock
 
     async def missing(self, names: Iterable[str]) -> list[str]:
-        """Those that are not there. Raises Unavailable, or Misconfigured for one that may not be seen."""
+        """Those of `names` that don't exist. Raises Unavailable, or Misconfigured if one may not be seen."""
         found = await self._describe(names)
         for topic in found.values():
             error = errors.for_code(topic["error_code"])
             if error not in (errors.NoError, errors.UnknownTopicOrPartitionError, errors.LeaderNotAvailableError):
-                raise problem(error, topic["topic"])
+                raise topic_error(error, topic["topic"])
         return sorted(name for name, topic in found.items() if not topic["partitions"])
 
-    async def find(self, names: Collection[str]) -> None:
-        """Make sure that all are there. Raises Unavailable or Misconfigured."""
+    async def ensure(self, names: Collection[str]) -> None:
+        """Create missing topics if that is configured. Raises Unavailable or Misconfigured unless all exist afterwards."""
         missing = await self.missing(names)
         if not missing:
             return
-        if self._making is None:
-            raise Misconfigured(absent(missing))
-        await self._make(missing, self._making, only_ask=False)
-        while await self.missing(missing):  # noqa: ASYNC110 - it is the brokers that we wait for
-            await asyncio.sleep(POLL)
+        if self._new_topics is None:
+            raise Misconfigured(missing_topics_message(missing))
+        await self._create(missing, self._new_topics, validate_only=False)
+        while await self.missing(missing):
+            await self._clock.sleep(CREATION_POLL_INTERVAL)
 
-    async def could_make(self, names: Collection[str]) -> None:
-        """Raises Unavailable, or Misconfigured where they may not be made, or not so."""
-        await self._make(names, self._making or Making(None, None), only_ask=True)
+    async def check_creatable(self, names: Collection[str]) -> None:
+        """Raises Unavailable, or Misconfigured if the topics could not be created as configured. Creates nothing."""
+        await self._create(names, self._new_topics or NewTopics(None, None), validate_only=True)
 
-    async def may_write(self, names: Collection[str]) -> None:
-        """Ask by producing nothing: rights are looked at before that is refused. Raises Unavailable or Misconfigured."""
+    async def check_writable(self, names: Collection[str]) -> None:
+        """Raises Unavailable, or Misconfigured if a topic may not be written to.
+
+        Produces an empty batch, which brokers refuse after they have checked the privileges.
+        """
         nothing = [(name, [(0, b"")]) for name in names]
         answer = await self._ask(ProduceRequest(None, -1, 1000, nothing))
         for name, partitions in answer.topics:
             error = errors.for_code(partitions[0][1])
             if error is errors.TopicAuthorizationFailedError:
-                raise problem(error, name)
+                raise topic_error(error, name)
 
-    async def trouble(self, name: str, partition: int) -> str:
-        """What seems to be wrong with a partition that takes nothing, in words."""
+    async def diagnose(self, name: str, partition: int) -> str:
+        """Why a partition may accept nothing, or an empty string."""
         try:
             topic = (await self._describe([name]))[name]
         except Unavailable as error:
@@ -88,16 +92,15 @@ class Topics:
                 return "the partition has no leader"
             if one["partition"] == partition and len(one["isr"]) < len(one["replicas"]):
                 return f"{len(one['isr'])} of its {len(one['replicas'])} replicas are in sync"
-        return "" if topic["partitions"] else "the topic is gone"
+        return "" if topic["partitions"] else "the topic no longer exists"
 
     async def _describe(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """By name. Nothing is made of a topic that is not there, though the broker may do so for whoever asks."""
+        """Metadata of each topic. Does not create missing ones, even if the broker creates topics automatically."""
         answer = await self._ask(MetadataRequest(sorted(names), allow_auto_topic_creation=False))
         return {topic["topic"]: topic for topic in answer.to_object()["topics"]}
 
     async def _ask(self, request: Any) -> Any:
-        """The answer of the first broker that gives one; the controller is asked first, which alone makes topics on older
-        clusters."""
+        """The reply of the first broker that replies. Asks the controller first: in old clusters only it creates topics."""
         nodes = [broker.nodeId for broker in self._client.cluster.brokers()]
         controller = self._client.cluster.controller
         failure: Exception = errors.NoBrokersAvailable()
@@ -106,26 +109,28 @@ class Topics:
                 return await self._client.send(node, request)
             except errors.KafkaError as error:
                 failure = error
-        raise Unavailable(f"no broker answers: {failure}") from failure
+        raise Unavailable(f"no broker replies: {failure}") from failure
 
-    async def _make(self, names: Iterable[str], making: Making, only_ask: bool) -> None:
-        partitions = making.partitions or _BROKER_DECIDES
-        factor = making.replication_factor or _BROKER_DECIDES
+    async def _create(self, names: Iterable[str], new_topics: NewTopics, validate_only: bool) -> None:
+        partitions = new_topics.partitions or _BROKER_DEFAULT
+        factor = new_topics.replication_factor or _BROKER_DEFAULT
         wanted: list[Any] = [(name, partitions, factor, [], []) for name in names]
-        answer = await self._ask(CreateTopicsRequest(wanted, MAKING_TIMEOUT, validate_only=only_ask))
-        for name, code, *said in answer.topic_errors:
+        answer = await self._ask(CreateTopicsRequest(wanted, CREATION_TIMEOUT_MS, validate_only=validate_only))
+        for name, code, *message in answer.topic_errors:
             error = errors.for_code(code)
             if error not in (errors.NoError, errors.TopicAlreadyExistsError):
-                raise problem(error, name, *said)
+                raise topic_error(error, name, *message)
 
 
-def absent(names: Collection[str]) -> str:
-    return f"there is no topic {', '.join(names)}; make it, or let it be made with create_topics = true"
+def missing_topics_message(names: Collection[str]) -> str:
+    """What to tell a person about missing topics."""
+    noun = "topic does" if len(names) == 1 else "topics do"
+    return f"{noun} not exist: {', '.join(names)}; create with Kafka's tools, or set create_topics = true"
 
 
-def problem(error: type[Exception], topic: str, said: str | None = None) -> SinkError:
-    """What an error says of a topic that is asked for or made."""
+def topic_error(error: type[Exception], topic: str, message: str | None = None) -> SinkError:
+    """The sink error for an error of a request about a topic."""
     if error is errors.TopicAuthorizationFailedError or error is errors.ClusterAuthorizationFailedError:
-        return Misconfigured(f"not authorised for topic {topic}")
-    message = f"topic {topic}: {said or getattr(error, 'description', '') or error.__name__}"
-    return Unavailable(message) if getattr(error, "retriable", False) else Misconfigured(message)
+        return Misconfigured(f"not authorized for topic {topic}")
+    text = f"topic {topic}: {message or getattr(error, 'description', '') or error.__name__}"
+    return Unavailable(text) if getattr(error, "retriable", False) else Misconfigured(text)

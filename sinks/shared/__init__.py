@@ -1,1 +1,1 @@
-"""What several sinks use: HTTP, OAuth, Avro, CloudEvents, native modules."""
+"""What several sinks use: http and oauth, tls, redaction, files, clock, avro, cloud_events, and optional native modules."""

@@ -1,4 +1,4 @@
-"""Records as Avro: the schema, made from the field table, and the step from a JSON record to it."""
+"""Records as Avro: a schema from the table of record fields, and the conversion of JSON records to it."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -28,12 +28,12 @@ ATTRIBUTES = "attributes"
 
 
 def avro_name(record_field: str) -> str:
-    """Avro knows no dots in names."""
+    """The name of a record field in Avro, where names can't contain dots."""
     return record_field.strip(".").replace(".", "_")
 
 
 def avro_schema(context: SinkContext) -> dict[str, Any]:
-    """A schema in which every field but those that are always there is optional, so that a new one is compatible."""
+    """The schema of all records. Fields that a record may lack are optional, so that adding one is compatible."""
     fields: list[dict[str, Any]] = []
     for field in context.fields:
         avro = {"name": avro_name(field.name), "type": _TYPES[field.type], "doc": f"{field.name}: {field.doc}"}
@@ -47,7 +47,10 @@ def avro_schema(context: SinkContext) -> dict[str, Any]:
 
 
 def avro_converter(context: SinkContext) -> Callable[[bytes], dict[str, Any]]:
-    """A function from the bytes of a JSON record to what fastavro writes under `avro_schema(context)`."""
+    """A function that converts a JSON record to what fastavro writes with `avro_schema(context)`.
+
+    A field that the schema doesn't have, or whose value has another type, goes into `attributes`.
+    """
     known = {field.name: (avro_name(field.name), field.type) for field in context.fields}
     maps = [(field.name, avro_name(field.name), field.type) for field in context.maps]
     map_names = [name for _, name, _ in maps] + [ATTRIBUTES]

@@ -1,4 +1,4 @@
-"""Time, handed in: components take a Clock, and tests hand in one that they move by hand."""
+"""The clock that components are given: the system's, or in tests one that is moved by hand."""
 
 import asyncio
 import time
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What a component may ask of time. Deadlines and intervals use `monotonic`; `time` only dates things."""
+    """What components know of time. Use `monotonic` for deadlines and intervals, `time` for dates."""
 
     def time(self) -> float:
         """Seconds since the epoch, as the system's clock shows them. It may jump."""

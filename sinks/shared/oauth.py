@@ -1,8 +1,7 @@
-"""OAuth client credentials: a token, and another one before it ends; one request for one at a time."""
+"""OAuth client credentials: requests a token, and the next one before it expires. One request at a time."""
 
 import asyncio
-import time
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any
 
 import aiohttp
@@ -10,95 +9,101 @@ import msgspec
 from pydantic import AfterValidator, Field
 
 from sinks.base import Misconfigured, Unavailable
-from sinks.settings import Settings
-from sinks.shared.http import Client, explain, retry_after, web_url
+from sinks.settings import RequiredSecret, Settings
+from sinks.shared.clock import SYSTEM_CLOCK, Clock
+from sinks.shared.http import HttpClient, Reply, check_service_url, describe_reply
 
-LIFE = 0.8
-"""How much of a token's life it is used for."""
-SHORTEST = 60.0
-"""Seconds that a token is taken to live where its giver does not say."""
+USED_LIFETIME = 0.8
+"""The part of a token's lifetime in which it is used."""
+DEFAULT_LIFETIME = 60.0
+"""Seconds that a token is assumed to be valid if its server doesn't say."""
 
 
 class OAuthSettings(Settings):
     """An OAuth client.
 
-    client_id      as Dynatrace's account management shows it
-    client_secret  likewise; take it from the environment
-    token_url      where tokens are given
-    scope          asked for; the client must have it
-    resource       `urn:dtaccount:...`, where the client needs it
+    client_id      as shown by Dynatrace's account management
+    client_secret  the client's secret; take it from the environment
+    token_url      where to request tokens
+    scope          the scope to request; the client must have it
+    resource       `urn:dtaccount:...`, if the client needs it
     """
 
     client_id: Annotated[str, Field(min_length=1)]
-    client_secret: Annotated[str, Field(min_length=1, repr=False)]
-    token_url: Annotated[str, AfterValidator(web_url)] = "https://sso.dynatrace.com/sso/oauth2/token"  # noqa: S105 - no secret
+    client_secret: RequiredSecret
+    token_url: Annotated[str, AfterValidator(check_service_url)] = "https://sso.dynatrace.com/sso/oauth2/token"  # noqa: S105 - not a secret
     scope: str = "storage:events:write"
     resource: str | None = None
 
 
-class OAuth:
-    """The tokens of one client. They are in no message: `client` knows them as its secrets."""
+class OAuthTokens:
+    """The tokens of one OAuth client. The redactor of `client` learns each of them."""
 
-    def __init__(self, settings: OAuthSettings, client: Client) -> None:
+    def __init__(self, settings: OAuthSettings, client: HttpClient, clock: Clock = SYSTEM_CLOCK) -> None:
         self._settings = settings
         self._client = client
+        self._clock = clock
         self._lock = asyncio.Lock()
         self._token: str | None = None
-        self._until = 0.0  # by the monotonic clock
-        self._worked = False  # somebody took it already
+        self._use_until = 0.0  # of the monotonic clock
+        self._accepted = False  # by the service that it is for, at least once
 
     async def token(self) -> str:
-        """One that still has some time to live. Raises Unavailable or Misconfigured."""
+        """A token that is valid for a while. Raises Unavailable or Misconfigured."""
         async with self._lock:
-            if self._token is None or time.monotonic() >= self._until:
+            if self._token is None or self._clock.monotonic() >= self._use_until:
                 await self._refresh()
             assert self._token
             return self._token
 
-    def worked(self, token: str) -> None:
-        """`token` was accepted."""
-        self._worked |= token == self._token
+    def mark_accepted(self, token: str) -> None:
+        """Tell that the service accepted `token`."""
+        self._accepted |= token == self._token
 
-    def spoilt(self, token: str) -> bool:
-        """`token` was not accepted. True where another one may be: it had been, or there is another by now."""
+    def mark_rejected(self, token: str) -> bool:
+        """Tell that the service rejected `token`. Returns whether a new token may help.
+
+        It may if this one had been accepted before, or was replaced in the meantime.
+        """
         if token != self._token:
             return True
         self._token = None
-        return self._worked
+        return self._accepted
 
     async def _refresh(self) -> None:
-        asked = time.monotonic()
+        requested = self._clock.monotonic()
         form = {
             "grant_type": "client_credentials",
             "client_id": self._settings.client_id,
-            "client_secret": self._settings.client_secret,
+            "client_secret": self._settings.client_secret.get_secret_value(),
         }
         for name in ("scope", "resource"):
             if value := getattr(self._settings, name):
                 form[name] = value
         try:
-            status, headers, body = await self._client.post(self._settings.token_url, aiohttp.FormData(form), {})
-        except Unavailable as error:  # what became of it does not matter: another token may be asked for
-            raise Unavailable(f"no token: {error}", error.retry_after) from error
-        old = [self._token] if self._token else []  # replies to it may still be under way
-        self._token, life = granted(status, headers, body)
-        self._client.secrets = [self._settings.client_secret, *old, self._token]
-        self._until = asked + LIFE * life
-        self._worked = False
+            reply = await self._client.post(self._settings.token_url, aiohttp.FormData(form), {}, redact=False)
+        except Unavailable as error:  # also OutcomeUnknown: requesting a token twice does no harm
+            raise Unavailable(f"no OAuth token: {error}", error.retry_after) from error
+        if reply.status != 200:  # else it is not quoted, and may contain the last token again
+            reply = replace(reply, body=self._client.redactor.body(reply.body))
+        self._token, lifetime = parse_token(reply)
+        self._client.redactor.add_token(self._token)
+        self._use_until = requested + USED_LIFETIME * lifetime
+        self._accepted = False
 
 
-def granted(status: int, headers: Mapping[str, str], body: bytes) -> tuple[str, float]:
-    """The token in the reply of its giver, and its life in seconds. Raises Unavailable or Misconfigured."""
-    if status in (408, 429) or status >= 500:
-        raise Unavailable(f"no token: {explain(status, body)}", retry_after(headers))
-    if status != 200:
-        hint = "see oauth: client_id, client_secret, scope and resource"
-        raise Misconfigured(f"no token: {explain(status, body)}; {hint}")
+def parse_token(reply: Reply[bytes]) -> tuple[str, float]:
+    """The token in a reply, and its lifetime in seconds. Raises Unavailable or Misconfigured."""
+    if reply.status in (408, 429) or reply.status >= 500:
+        raise Unavailable(f"no OAuth token: {describe_reply(reply)}", reply.retry_after)
+    if reply.status != 200:
+        hint = "check client_id, client_secret, scope and resource in `oauth`"
+        raise Misconfigured(f"no OAuth token: {describe_reply(reply)}; {hint}")
     try:
-        answer: Any = msgspec.json.decode(body)
-        token, life = answer["access_token"], float(answer.get("expires_in", SHORTEST))
+        answer: Any = msgspec.json.decode(reply.body)
+        token, lifetime = answer["access_token"], float(answer.get("expires_in", DEFAULT_LIFETIME))
         if not (isinstance(token, str) and token.isascii() and token.isprintable() and token):
             raise ValueError
     except (msgspec.DecodeError, KeyError, TypeError, ValueError, AttributeError):
-        raise Misconfigured("no token: what answers at oauth.token_url gives none") from None
-    return token, life if 0 < life < 1e9 else SHORTEST
+        raise Misconfigured("no OAuth token: the reply from `oauth.token_url` contains none; check the URL") from None
+    return token, lifetime if 0 < lifetime < 1e9 else DEFAULT_LIFETIME

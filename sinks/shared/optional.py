@@ -1,4 +1,4 @@
-"""Native modules, which are optional: where one was not built, or for another version, the plain way runs."""
+"""Native modules, which are optional: the plain Python path runs if one was not built, or built for another version."""
 
 import importlib
 import os
@@ -6,7 +6,10 @@ from types import ModuleType
 
 
 def optional(name: str, interface: int) -> ModuleType | None:
-    """The module of that name, if it is there and has that INTERFACE. BTFEED_PLAIN=1 in the environment asks for none."""
+    """The module with that name if it can be imported and its INTERFACE is `interface`.
+
+    With BTFEED_PLAIN=1 in the environment, always None.
+    """
     if os.environ.get("BTFEED_PLAIN", "") not in ("", "0"):
         return None
     try:

@@ -1,4 +1,4 @@
-"""The admin listener: what it says when all is well, and when it is not."""
+"""The admin listener: what it reports when everything works, and when something fails."""
 
 import asyncio
 import json
@@ -12,10 +12,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from btfeed.address import host_and_port
-from btfeed.admin.server import Admin, AdminSettings
+from btfeed.admin.server import BACKLOG_TIMEOUT, Admin, AdminSettings
 from btfeed.journal.base import Backlog, JournalUnavailable
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.sink_status import SinkStatus
+from sinks.shared.clock import SYSTEM_CLOCK, Clock
+from tests.support.clock import FakeClock
 from tests.support.harness import DEADLINE, Server, until
 from tests.support.posts import mixed, sample_purepath, sample_visit
 
@@ -30,7 +32,7 @@ def _get(server: Server, path: str) -> tuple[int, str, str]:
 
 
 def _metrics(server: Server) -> dict[str, float]:
-    """Samples without labels, and those of one label under name{value}."""
+    """Samples by name; those with labels by name{value}."""
     families = text_string_to_metric_families(server.get("/metrics"))
     return {
         sample.name + "".join(f"{{{value}}}" for value in sample.labels.values()): sample.value
@@ -39,8 +41,8 @@ def _metrics(server: Server) -> dict[str, float]:
     }
 
 
-def test_says_that_it_is_alive_and_ready(server: Server) -> None:
-    """As text; other paths are 404, other methods 405."""
+def test_reports_that_it_is_alive_and_ready(server: Server) -> None:
+    """As text. Other paths get a 404, other methods a 405."""
     assert _get(server, "/healthz")[::2] == (200, "alive\n")
     assert _get(server, "/readyz")[::2] == (200, "ready\n")
     assert _get(server, "/")[0] == 404
@@ -49,7 +51,7 @@ def test_says_that_it_is_alive_and_ready(server: Server) -> None:
 
 
 def test_the_metrics_count_what_happened(server: Server) -> None:
-    """In the format that Prometheus reads, the sink's backlog included."""
+    """In Prometheus' format, including each sink's backlog."""
     posts = [sample_purepath(), sample_visit(), sample_visit(), mixed(60)]
     for body in posts:
         assert server.post(body) == (200, "")
@@ -68,7 +70,7 @@ def test_the_metrics_count_what_happened(server: Server) -> None:
 
 
 def test_the_status_is_json(server: Server) -> None:
-    """Version, counts, violations, and how far each sink is."""
+    """It has the version, counts, violations, and the state and backlog of each sink."""
     server.post(sample_purepath())
     server.delivered(1)
     until(lambda: server.status()["sinks"]["files"]["delivered"] == 1, "delivered")
@@ -82,8 +84,8 @@ def test_the_status_is_json(server: Server) -> None:
     assert (sink["last_error"], sink["dead_letters"]) == (None, 0)
 
 
-def test_a_misconfigured_sink_shows_and_holds_back_no_post(tmp_path: Path) -> None:
-    """Ready is who takes posts; which sink needs a person is said beside it, and its backlog grows."""
+def test_a_misconfigured_sink_does_not_make_the_server_unready(tmp_path: Path) -> None:
+    """Posts are still accepted. /readyz names the sink, and its backlog grows."""
     (tmp_path / "in-the-way").write_text("no directory")
     sinks = "".join(
         f'[sinks.{name}]\ntype = "file"\ndirectory = "{tmp_path / place}"\n'
@@ -102,7 +104,7 @@ def test_a_misconfigured_sink_shows_and_holds_back_no_post(tmp_path: Path) -> No
 
 
 def test_half_a_request_does_not_disturb_others(server: Server) -> None:
-    """Neither does a client that sends nothing, nor one that sends no HTTP."""
+    """Nor does garbage."""
     host, port = host_and_port(server.admin_url.removeprefix("http://"))
     with socket.create_connection((host, port)) as half, socket.create_connection((host, port)) as garbage:
         half.sendall(b"GET /status HTT")
@@ -112,7 +114,7 @@ def test_half_a_request_does_not_disturb_others(server: Server) -> None:
 
 
 class BrokenJournal:
-    """One that can't say how far a sink is."""
+    """A journal that does not know any sink's backlog."""
 
     refusing = "the disk failed"
 
@@ -120,11 +122,10 @@ class BrokenJournal:
         raise JournalUnavailable("the disk failed")
 
 
-async def _answers(path: str) -> tuple[int, str]:
-    """Of an admin listener over a broken journal."""
-    journal: Any = BrokenJournal()
-    sinks = {"a": SinkStatus()}
-    admin = Admin(AdminSettings(listen="127.0.0.1:0"), journal, lambda: journal.refusing, sinks, Metrics(), "1")
+async def _ask(path: str, journal: Any, clock: Clock = SYSTEM_CLOCK) -> tuple[int, str]:
+    """The status and text of an admin listener with that journal."""
+    settings, sinks = AdminSettings(listen="127.0.0.1:0"), {"a": SinkStatus()}
+    admin = Admin(settings, journal, lambda: journal.refusing, sinks, Metrics(), "1", clock=clock)
     host, port = await admin.start()
     try:
         reader, writer = await asyncio.open_connection(host, port)
@@ -137,14 +138,40 @@ async def _answers(path: str) -> tuple[int, str]:
 
 
 async def test_answers_while_the_journal_fails() -> None:
-    """Alive but not ready; figures that can't be had are null, not old."""
-    assert await _answers("/healthz") == (200, "alive\n")
-    assert await _answers("/readyz") == (503, "not ready: the disk failed\n")
-    status, body = await _answers("/status")
+    """It is alive but not ready, and unknown figures are null."""
+    assert await _ask("/healthz", BrokenJournal()) == (200, "alive\n")
+    assert await _ask("/readyz", BrokenJournal()) == (503, "not ready: the disk failed\n")
+    status, body = await _ask("/status", BrokenJournal())
     found = json.loads(body)
     assert (status, found["ready"], found["refusing"]) == (200, False, "the disk failed")
     assert found["sinks"]["a"]["backlog_posts"] is None
-    assert (await _answers("/metrics"))[0] == 200
+    assert (await _ask("/metrics", BrokenJournal()))[0] == 200
+
+
+class HangingJournal:
+    """A journal that never answers, as when its disk hangs."""
+
+    refusing = None
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+
+    async def backlog(self, sink: str) -> Backlog:
+        self.asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+@pytest.mark.parametrize("path", ["/status", "/metrics"])
+async def test_answers_while_the_journal_hangs(path: str) -> None:
+    """Without the backlog, once its deadline has passed."""
+    journal, clock = HangingJournal(), FakeClock()
+    asking = asyncio.create_task(_ask(path, journal, clock))
+    await journal.asked.wait()
+    await clock.advance(BACKLOG_TIMEOUT)
+    status, body = await asking
+    assert (status, "btfeed_sink_backlog_posts{" in body) == (200, False)
+    assert path != "/status" or json.loads(body)["sinks"]["a"]["backlog_posts"] is None
 
 
 @pytest.mark.parametrize(
@@ -152,14 +179,15 @@ async def test_answers_while_the_journal_fails() -> None:
     [("127.0.0.1:4321", ("127.0.0.1", 4321)), ("localhost:0", ("localhost", 0)), ("[::1]:80", ("::1", 80))],
 )
 def test_an_address_is_host_and_port(value: str, expected: tuple[str, int]) -> None:
-    """An IPv6 address stands in brackets."""
+    """An IPv6 address is written in brackets."""
     assert host_and_port(value) == expected
 
 
 @pytest.mark.parametrize(
-    "value", ["", "4321", ":4321", "host", "host:", "host:x", "host:65536", "host:-1", "a:1/x", "u@a:1", "a:1?"]
+    "value", ["", "4321", ":4321", "[::1", "host", "host:", "host:x", "host:65536", "host:-1", "a:1/x", "u@a:1", "a:1?"]
 )
-def test_refuses_other_addresses(value: str) -> None:
-    """With an example of what would do."""
-    with pytest.raises(ValueError, match="for example"):
+def test_other_addresses_are_invalid(value: str) -> None:
+    """The error shows the address and an example of a valid one."""
+    with pytest.raises(ValueError, match="write host:port, for example") as raised:
         host_and_port(value)
+    assert str(raised.value).startswith(f"invalid address {value!r}: ")

@@ -15,8 +15,9 @@ from structlog.testing import LogCapture
 from btfeed import config
 from btfeed.app import check, deliveries, parts
 from btfeed.app import serve as app
-from btfeed.config import Common, Config, SinkConfig
+from btfeed.config import Config
 from btfeed.delivery.loop import Delivery
+from btfeed.delivery.sink_config import CommonSettings, SinkConfig
 from btfeed.journal.base import JournalError
 from sinks.base import SinkContext, SinkType, WriteResult
 from sinks.batch import Batch
@@ -70,7 +71,7 @@ class Case:
         }
         parsed = config.parse(tables, {})
         kind = SinkType(Settings, lambda settings, context: self.sink)
-        found = {"fake": SinkConfig(Common(type="fake"), kind, Settings())} if sinks else {}
+        found = {"fake": SinkConfig(CommonSettings(type="fake"), kind, Settings())} if sinks else {}
         return Config(parsed.receiver, parsed.admin, parsed.journal, parsed.validation, parsed.record, found)
 
     def serve(self, grace: float = app.GRACE) -> "asyncio.Task[None]":
@@ -249,7 +250,7 @@ def test_a_sink_gets_its_name_and_every_field(case: Case) -> None:
     """They are what an Avro schema and the like are made from."""
     told: list[SinkContext] = []
     create: Callable[..., Any] = lambda settings, context: told.append(context)  # noqa: E731
-    parts.create_sink("archive", SinkConfig(Common(type="x"), SinkType(Settings, create), Settings()))
+    parts.create_sink("archive", SinkConfig(CommonSettings(type="x"), SinkType(Settings, create), Settings()))
     (context,) = told
     assert context.name == "archive"
     assert {"event.id", "timestamp", "duration", "url.query"} <= {field.name for field in context.fields}

@@ -56,8 +56,8 @@ def test_it_does_not_overwrite_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        (["--out", "a.txt"], "posts are written to *.btposts"),
-        (["--out", "a.btposts", "--listen", "nonsense"], "write an address as"),
+        (["--out", "a.txt"], "use a name that ends with .btposts"),
+        (["--out", "a.btposts", "--listen", "nonsense"], "invalid address 'nonsense': write host:port"),
         (["--out", "a.btposts", "--forward", "nonsense"], "invalid URL 'nonsense': start it with http:// or https://"),
     ],
 )

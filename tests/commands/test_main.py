@@ -1,4 +1,4 @@
-"""The command line: what it prints where, what it exits with, and what it says of mistakes."""
+"""The command line: output, exit codes, and error messages."""
 
 import json
 import os
@@ -44,15 +44,15 @@ def write_config(path: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize("command", ["serve", "check", "status", "dead-letters list", "dead-letters retry"])
-def test_a_wrong_configuration_is_exit_2_with_every_fault_on_stderr(command: str, tmp_path: Path) -> None:
-    """Whatever the command, and nothing on stdout."""
+def test_a_wrong_configuration_is_exit_2_with_every_error_on_stderr(command: str, tmp_path: Path) -> None:
+    """For every command, with nothing on stdout."""
     config = write_config(tmp_path / "btfeed.toml", '[receiver]\nlisten = "x"\nlisen = 1\n')
     result = invoke(*command.split(), "-c", config)
     assert result.exit_code == 2
     assert result.stdout == ""
     assert result.stderr.splitlines() == [
-        f"{config} has 2 faults:",
-        'receiver.listen: write an address as "host:port", for example "127.0.0.1:4321" or "[::]:4321"',
+        f"2 errors in {config}:",
+        "receiver.listen: invalid address: write host:port, for example 127.0.0.1:4321 or [::]:4321",
         "receiver.lisen: unknown key; did you mean listen?",
     ]
 
@@ -62,7 +62,7 @@ def test_a_wrong_configuration_is_exit_2_with_every_fault_on_stderr(command: str
     [
         (["no-such-command"], "No such command"),
         (["serve", "--no-such-option"], "No such option"),
-        (["serve", "--log-level", "LOUD"], "'LOUD' is no log level"),
+        (["serve", "--log-level", "LOUD"], "unknown log level 'LOUD': use DEBUG, INFO, WARNING or ERROR"),
         (["inspect"], "Missing argument"),
         (["replay", "x.bin", "--rate", "0"], "Input should be"),
         (["replay", "x.bin", "--connections", "0"], "Input should be"),
@@ -70,14 +70,14 @@ def test_a_wrong_configuration_is_exit_2_with_every_fault_on_stderr(command: str
     ],
 )
 def test_wrong_usage_is_exit_2_with_what_is_wrong(arguments: list[str], what: str) -> None:
-    """On stderr, beside how it is used."""
+    """On stderr, next to the usage."""
     result = invoke(*arguments)
     assert (result.exit_code, result.stdout) == (2, "")
     assert what in " ".join(result.stderr.split())
 
 
-def test_the_version_is_told() -> None:
-    """On stdout, with which mapping is at work."""
+def test_the_version_is_printed() -> None:
+    """On stdout, with the mapper in use."""
     result = run("--version")
     assert (result.returncode, result.stdout, result.stderr) == (0, f"btfeed 0.1.0 (mapping: {native.PATH})\n", "")
 
@@ -86,7 +86,7 @@ def test_the_version_is_told() -> None:
 
 
 def test_serve_logs_to_stderr_and_ends_with_0_on_sigterm(tmp_path: Path) -> None:
-    """One JSON object a line where stderr is no terminal; stdout stays empty."""
+    """One JSON object per line if stderr is not a terminal. Stdout stays empty."""
     with Server(tmp_path) as server:
         server.post(posts.sample_visit())
         assert server.stop() == 0
@@ -96,8 +96,8 @@ def test_serve_logs_to_stderr_and_ends_with_0_on_sigterm(tmp_path: Path) -> None
     assert events[-2:] == ["stopping", "stopped"]
 
 
-def test_serve_says_which_address_is_taken(server: Server, tmp_path: Path) -> None:
-    """Exit 1 and one line, no traceback."""
+def test_serve_names_an_address_that_is_in_use(server: Server, tmp_path: Path) -> None:
+    """It exits with 1 and one line, without a traceback."""
     config = write_config(
         tmp_path / "btfeed.toml",
         f'[receiver]\nlisten = "127.0.0.1:{server.port}"\n[admin]\nlisten = "127.0.0.1:0"\n[journal]\ndirectory = "other"',
@@ -110,7 +110,7 @@ def test_serve_says_which_address_is_taken(server: Server, tmp_path: Path) -> No
     assert "Traceback" not in result.stderr
 
 
-def test_serve_says_who_else_has_the_journal(server: Server, tmp_path: Path) -> None:
+def test_serve_does_not_share_a_journal(server: Server, tmp_path: Path) -> None:
     """Two servers on one journal would lose each other's posts."""
     result = run("serve", "-c", str(server.config), cwd=tmp_path)
     assert (result.returncode, result.stderr) == (
@@ -122,20 +122,20 @@ def test_serve_says_who_else_has_the_journal(server: Server, tmp_path: Path) -> 
 # check
 
 
-def test_check_says_what_it_checked_and_changes_nothing(tmp_path: Path) -> None:
-    """Without a configuration: that of the default one, and the directories are not made by the look at the journal."""
+def test_check_lists_its_checks_and_changes_nothing(tmp_path: Path) -> None:
+    """Without a configuration file it checks the default. It creates no journal."""
     result = run("check", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.splitlines() == [
-        "configuration: ok, the default one",
+        "configuration: ok, the default",
         "journal.directory: ok, btfeed-data can be written",
         "sinks.files: ok, a file sink that could open",
     ]
     assert not list(tmp_path.rglob("*.db"))
 
 
-def test_check_tells_each_failure_and_exits_with_1(tmp_path: Path) -> None:
-    """A file stands where a directory should be, a certificate is none, and the other sink is still checked."""
+def test_check_lists_each_failure_and_exits_with_1(tmp_path: Path) -> None:
+    """A file in place of a directory, and an invalid certificate. The other sink is still checked."""
     file = write_config(tmp_path / "file", "")
     config = write_config(
         tmp_path / "btfeed.toml",
@@ -158,7 +158,7 @@ def test_check_tells_each_failure_and_exits_with_1(tmp_path: Path) -> None:
 
 
 def test_inspect_shows_a_post_and_its_violations(tmp_path: Path) -> None:
-    """One post after the other; what breaks the field table is marked, and is no failure."""
+    """Violations of the field table are marked. They are not a failure."""
     result = run("inspect", str(EXAMPLES / "purepath.bin"))
     assert (result.returncode, result.stderr) == (0, "")
     assert "purepath 'btName', application btApplication" in result.stdout
@@ -166,8 +166,8 @@ def test_inspect_shows_a_post_and_its_violations(tmp_path: Path) -> None:
     assert "! unexpected visitId" in result.stdout
 
 
-def test_inspect_gives_one_json_object_a_post() -> None:
-    """For programs."""
+def test_inspect_prints_one_json_object_per_post() -> None:
+    """With --json, for programs."""
     result = invoke("inspect", "--json", EXAMPLES / "mixed.btposts")
     described = [json.loads(line) for line in result.stdout.splitlines()]
     assert (result.exit_code, len(described)) == (0, 10)
@@ -176,8 +176,8 @@ def test_inspect_gives_one_json_object_a_post() -> None:
     }  # fmt: skip
 
 
-def test_inspect_tells_what_is_no_post_and_goes_on(tmp_path: Path) -> None:
-    """Exit 1 and a line on stderr; the posts around it are shown."""
+def test_inspect_reports_invalid_posts_and_continues(tmp_path: Path) -> None:
+    """It exits with 1 and a line on stderr. The posts around the invalid one are shown."""
     (tmp_path / "1.bin").write_bytes(MALFORMED)
     (tmp_path / "2.bin").write_bytes(posts.sample_visit())
     result = invoke("inspect", tmp_path)
@@ -189,16 +189,18 @@ def test_inspect_tells_what_is_no_post_and_goes_on(tmp_path: Path) -> None:
 # status
 
 
-def test_status_without_a_server_is_exit_1_and_says_where_it_asked(tmp_path: Path) -> None:
-    """Also where a proxy is configured, which has no part in this."""
+def test_status_without_a_server_is_exit_1_and_names_the_address(tmp_path: Path) -> None:
+    """Even if a proxy is configured, which must not be used."""
     config = write_config(tmp_path / "btfeed.toml", '[admin]\nlisten = "127.0.0.1:1"\n')
     result = run("status", "-c", str(config), http_proxy="http://127.0.0.1:2")
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == "no answer from a server at 127.0.0.1:1 (admin.listen): [Errno 111] Connection refused\n"
+    assert result.stderr == (
+        "no response from btfeed at 127.0.0.1:1 (admin.listen): [Errno 111] Connection refused. Is the server running?\n"
+    )
 
 
 def test_status_shows_counts_sinks_and_violations(server: Server) -> None:
-    """In words, or with --json as the server says it."""
+    """As text, or with --json as the server reports it."""
     server.post(posts.sample_purepath())
     server.post(MALFORMED)
     server.delivered(1)
@@ -207,17 +209,18 @@ def test_status_shows_counts_sinks_and_violations(server: Server) -> None:
     lines = run("status", "-c", str(config)).stdout.splitlines()
     assert lines[0].startswith("btfeed 0.1.0, up ")
     assert lines[0].endswith(" s, ready")
-    assert lines[1].startswith("taken 1 posts, 1 occurrences; refused 1 (malformed 1); journal ")
-    assert lines[2:] == [
-        "sink files: running, delivered 1, behind 0 posts, dead letters 0",
-        "violation: unexpected visitId in 'btName': 1",
+    assert lines[1] == "received: 1 post with 1 occurrence, 1 request refused (malformed 1)"
+    assert lines[2].startswith("journal: 1 post, ")
+    assert lines[3:] == [
+        "sink files: running, 1 record delivered, 0 posts behind, 0 dead letters",
+        "1 violation: unexpected visitId in 'btName'",
     ]
     asked: dict[str, Any] = json.loads(run("status", "--json", "-c", str(config)).stdout)
     assert asked["counts"]["posts"] == 1
 
 
-def test_status_asked_of_another_server_says_so(server: Server) -> None:
-    """The receiver's port in the admin's place: no traceback."""
+def test_status_recognizes_that_another_server_answers(server: Server) -> None:
+    """Such as with the receiver's port in admin.listen. There is no traceback."""
     config = write_config(server.directory / "wrong.toml", f'[admin]\nlisten = "127.0.0.1:{server.port}"\n')
     result = run("status", "-c", str(config))
     assert result.returncode == 1
@@ -228,7 +231,7 @@ def test_status_asked_of_another_server_says_so(server: Server) -> None:
 
 
 def test_the_progress_bar_is_for_terminals(server: Server) -> None:
-    """It is drawn on a terminal's stderr, and neither into a pipe nor into the results."""
+    """It appears on stderr if that is a terminal, never in a pipe or in the results."""
     arguments = ["replay", str(EXAMPLES), server.url]
     assert run(*arguments, FORCE_COLOR="1").stderr == ""
     controller, terminal = pty.openpty()

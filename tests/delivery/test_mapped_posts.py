@@ -8,7 +8,7 @@ import pytest
 
 from btfeed.delivery.mapped_posts import MappedPost, MappedPosts
 from btfeed.records.mapper import PostMapper
-from btfeed.records.plain_mapper import Mapped, Posts, map_all
+from btfeed.records.result import MappingResult, Posts, map_each
 from btfeed.records.schema import CATEGORIES
 from btfeed.telemetry.metrics import Metrics
 from tests.journal.journals import entries
@@ -26,14 +26,14 @@ class CountingMapper:
         self.mapped: list[bytes] = []
         self.broken: set[bytes] = set()
 
-    def map(self, body: bytes, digest: bytes) -> Mapped:
+    def map(self, body: bytes, digest: bytes) -> MappingResult:
         self.mapped.append(body)
         if body in self.broken:
             raise ZeroDivisionError("a bug")
         return self.inner.map(body, digest)
 
-    def map_all(self, posts: Posts, room: int) -> list[Mapped | Exception]:
-        return map_all(self.map, posts, room)
+    def map_all(self, posts: Posts, room: int) -> list[MappingResult | Exception]:
+        return map_each(self.map, posts, room)
 
 
 class Bench:
@@ -135,7 +135,7 @@ class Meeting:
         self.inner = mapper()
         self.both, self.turn = Barrier(2, timeout=30), Event()
 
-    def map(self, body: bytes, digest: bytes) -> Mapped:
+    def map(self, body: bytes, digest: bytes) -> MappingResult:
         self.both.wait()
         found = self.inner.map(body, digest)
         if body == posts.mixed(1):
@@ -143,8 +143,8 @@ class Meeting:
         self.turn.set()
         return found
 
-    def map_all(self, posts: Posts, room: int) -> list[Mapped | Exception]:
-        return map_all(self.map, posts, room)
+    def map_all(self, posts: Posts, room: int) -> list[MappingResult | Exception]:
+        return map_each(self.map, posts, room)
 
 
 async def test_posts_are_mapped_at_the_same_time_and_come_in_order() -> None:

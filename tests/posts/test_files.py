@@ -1,4 +1,4 @@
-"""Files of posts."""
+"""Files of posts: formats, names, and what readers and writers say of broken ones."""
 
 import io
 import subprocess
@@ -10,8 +10,8 @@ from google.protobuf.proto import parse_length_prefixed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from btfeed.posts import files as postfile
 from btfeed.posts.bt_pb2 import BusinessTransactions
+from btfeed.posts.files import PostFileError, find, read, write_delimited
 from tests.support import posts
 from tests.support.strategies import UNHURRIED
 
@@ -19,7 +19,7 @@ from tests.support.strategies import UNHURRIED
 def delimited(*bodies: bytes) -> bytes:
     file = io.BytesIO()
     for body in bodies:
-        postfile.write_delimited(file, body)
+        write_delimited(file, body)
     return file.getvalue()
 
 
@@ -28,7 +28,7 @@ def test_a_bin_file_is_one_body(tmp_path: Path) -> None:
     for content in (posts.sample_visit(), b"", b"\x05no"):
         path = tmp_path / "a.bin"
         path.write_bytes(content)
-        assert list(postfile.read(path)) == [content]
+        assert list(read(path)) == [content]
 
 
 @pytest.mark.parametrize(
@@ -39,8 +39,8 @@ def test_a_length_is_a_varint(length: int, prefix: bytes) -> None:
     assert delimited(b"x" * length) == prefix + b"x" * length
 
 
-def test_protobuf_reads_what_is_written(tmp_path: Path) -> None:
-    """Its own reader of length-delimited messages is the judge."""
+def test_protobuf_reads_what_is_written() -> None:
+    """protobuf's own reader of length-delimited messages is the judge."""
     file = io.BytesIO(delimited(posts.sample_purepath(), posts.sample_visit()))
     for body in (posts.sample_purepath(), posts.sample_visit()):
         message = parse_length_prefixed(BusinessTransactions, file)
@@ -55,7 +55,7 @@ def test_what_is_written_is_read(bodies: list[bytes], tmp_path_factory: pytest.T
     """In order, empty bodies included."""
     path = tmp_path_factory.getbasetemp() / "written.btposts"
     path.write_bytes(delimited(*bodies))
-    assert list(postfile.read(path)) == bodies
+    assert list(read(path)) == bodies
 
 
 @pytest.mark.parametrize(
@@ -69,54 +69,58 @@ def test_what_is_written_is_read(bodies: list[bytes], tmp_path_factory: pytest.T
     ],
 )
 def test_a_broken_file_gives_the_posts_before_the_fault(tmp_path: Path, tail: bytes) -> None:
-    """Then it says where it breaks."""
+    """Then an error says where the file is broken."""
     path = tmp_path / "a.btposts"
     path.write_bytes(delimited(b"one", b"two") + tail)
-    bodies = postfile.read(path)
+    bodies = read(path)
     assert (next(bodies), next(bodies)) == (b"one", b"two")
-    with pytest.raises(postfile.PostFileError, match="the post at byte 8 is cut off"):
+    with pytest.raises(PostFileError, match="the post at byte 8 is cut off"):
         next(bodies)
 
 
 def test_a_length_beyond_the_file_takes_no_memory(tmp_path: Path) -> None:
-    """34 GB claimed in a file of six bytes; the process has far less."""
+    """A file of six bytes claims 34 GB; the process may use 2 GB."""
     path = tmp_path / "a.btposts"
     path.write_bytes(b"\xff\xff\xff\xff\x7fx")
     script = (
-        "import resource, sys; from pathlib import Path; from btfeed import postfile\n"
+        "import resource, sys; from pathlib import Path; from btfeed.posts.files import PostFileError, read\n"
         "resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))\n"
-        "try: list(postfile.read(Path(sys.argv[1])))\n"
-        "except postfile.PostFileError: print('told')"
+        "try: list(read(Path(sys.argv[1])))\n"
+        "except PostFileError: print('rejected')"
     )
-    told = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
-    assert (told.stdout, told.stderr) == ("told\n", "")
+    ran = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
+    assert (ran.stdout, ran.stderr) == ("rejected\n", "")
 
 
-def test_files_are_found_in_the_order_of_their_names(tmp_path: Path) -> None:
-    """Folders are searched to the bottom, other files in them passed over; what is named itself stays in its place."""
+def test_a_directory_is_searched_to_the_bottom(tmp_path: Path) -> None:
+    """Its post files are sorted by name, other files ignored. Arguments keep their order."""
     for name in ("b.bin", "a.btposts", "c.txt", "deep/er/0.bin"):
         (tmp_path / "posts" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "posts" / name).write_bytes(b"")
     (tmp_path / "posts" / "folder.bin").mkdir()
     last = tmp_path / "0.bin"
-    found = postfile.find([tmp_path / "posts", last])
+    found = find([tmp_path / "posts", last])
     assert found == [*(tmp_path / "posts" / name for name in ("a.btposts", "b.bin", "deep/er/0.bin")), last]
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("empty", "no .*bin or .*btposts in this folder"), ("a.txt", "posts are in .*bin or .*btposts")]
+    ("name", "message"),
+    [
+        ("empty", r"empty: no \*.bin or \*.btposts in this directory"),
+        ("a.txt", r"a.txt: not a post file: use a name that ends with .bin, .btposts, .bin.gz or .btposts.gz"),
+    ],
 )
-def test_what_holds_no_posts_is_told(tmp_path: Path, name: str, message: str) -> None:
-    """A folder without any, and a file of another name."""
+def test_a_path_without_posts_is_rejected(tmp_path: Path, name: str, message: str) -> None:
+    """A directory without post files, and a file with another name."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.txt").write_bytes(b"")
-    with pytest.raises(postfile.PostFileError, match=message):
-        postfile.find([tmp_path / name])
+    with pytest.raises(PostFileError, match=message):
+        find([tmp_path / name])
 
 
 @pytest.mark.parametrize("name", ["none.bin", "none.btposts", "folder.bin"])
-def test_a_file_that_can_not_be_read_is_told(tmp_path: Path, name: str) -> None:
-    """With its path and the system's reason."""
+def test_a_file_that_can_not_be_read_is_named(tmp_path: Path, name: str) -> None:
+    """With the reason of the operating system."""
     (tmp_path / "folder.bin").mkdir()
-    with pytest.raises(postfile.PostFileError, match=f"{name}: (No such file|Is a directory)"):
-        list(postfile.read(tmp_path / name))
+    with pytest.raises(PostFileError, match=f"{name}: (No such file|Is a directory)"):
+        list(read(tmp_path / name))

@@ -1,4 +1,4 @@
-"""Is it a post, and within the limits?"""
+"""Admission: is it a post, and within the limits?"""
 
 import subprocess
 import sys
@@ -6,20 +6,20 @@ from hashlib import blake2b
 
 import pytest
 
-from btfeed.posts import admission, post
+from btfeed.posts import admission
 from btfeed.posts.admission import TooManyOccurrences, admit
 from btfeed.posts.bt_pb2 import BtOccurrence, BusinessTransaction
-from btfeed.posts.post import Malformed
+from btfeed.posts.post import Malformed, digest, digests, event_id_prefix, parse
 from tests.support import posts, wire
 from tests.support.wire import NAME, OCCURRENCE, START_TIME, field, group, transaction
 
 LIMIT = 2_000
-"""Occurrences; above the fewest elements that every post may have."""
+"""Occurrences; high enough that MIN_ELEMENTS does not apply."""
 ELEMENTS = LIMIT * admission.ELEMENTS_PER_OCCURRENCE
 
 
 def elements(content: bytes, limit: int = LIMIT) -> int:
-    """admit a transaction that has a name, and one of its elements is that name."""
+    """Admits a transaction with a name, which is one of its elements."""
     return admit(transaction(NAME + content), limit)
 
 
@@ -28,13 +28,13 @@ def elements(content: bytes, limit: int = LIMIT) -> int:
 
 @pytest.mark.parametrize("sample", posts.SAMPLES.values())
 def test_the_samples_are_posts(sample: object) -> None:
-    """Of one occurrence each."""
+    """With one occurrence each."""
     assert callable(sample)
     assert admit(sample(), 1) == 1
 
 
 def test_occurrences_of_all_transactions_are_counted() -> None:
-    """What the metrics are told."""
+    """The metrics get this number."""
     assert admit(posts.mixed(100), 100) == 100
     assert admit(b"", 1) == 0
     assert admit(transaction(NAME), 1) == 0
@@ -55,7 +55,7 @@ def test_occurrences_of_all_transactions_are_counted() -> None:
     ],
 )
 def test_required_fields_are_required(content: bytes, path: str) -> None:
-    """protobuf's FromString takes all of these: no name, or one in another form; no startTime, likewise."""
+    """protobuf parses all of these, although name or startTime is missing or has another wire type."""
     for before in (b"", transaction(NAME + OCCURRENCE)):
         place = path.replace("[0]", "[1]", 1) if before else path
         with pytest.raises(Malformed) as refused:
@@ -74,9 +74,9 @@ def test_required_fields_are_required(content: bytes, path: str) -> None:
     ],
 )
 def test_fields_may_come_in_any_order_and_more_than_once(body: bytes) -> None:
-    """As protobuf has it, although no known serializer writes so."""
+    """protobuf allows it, although no known serializer does it."""
     assert admit(body, 1) <= 1
-    assert post.parse(body).IsInitialized()
+    assert parse(body).IsInitialized()
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_fields_may_come_in_any_order_and_more_than_once(body: bytes) -> None:
     ],
 )
 def test_unknown_fields_of_newer_servers_are_welcome(before: bytes, inside: bytes, deep: bytes) -> None:
-    """Of every wire type, in every message."""
+    """Of every wire type and in every message."""
     body = before + transaction(inside + NAME + inside + field(6, deep + START_TIME + deep) + OCCURRENCE) + before
     assert admit(body, 2) == 2
 
@@ -112,15 +112,15 @@ def test_unknown_fields_of_newer_servers_are_welcome(before: bytes, inside: byte
         b"<html>",
     ],
 )
-def test_what_is_no_protobuf_is_malformed(body: bytes) -> None:
-    """The reason says what was expected, and stands in the answer's text."""
+def test_bytes_that_are_not_protobuf_are_malformed(body: bytes) -> None:
+    """The reason, which the answer contains, says what was expected."""
     with pytest.raises(Malformed, match=r"^not a BusinessTransactions message: "):
         admit(body, 100)
 
 
 @pytest.mark.parametrize("sample", [posts.sample_visit(), posts.mixed(7)])
 def test_a_cut_post_is_malformed(sample: bytes) -> None:
-    """At whichever byte, but where a shorter post ends or nothing is left."""
+    """Wherever it is cut, except where the rest is a complete post or empty."""
     whole = {0, len(sample)}
     for end in range(len(sample) + 1):
         try:
@@ -128,7 +128,7 @@ def test_a_cut_post_is_malformed(sample: bytes) -> None:
         except Malformed:
             continue
         whole.discard(end)
-        assert post.parse(sample[:end]).IsInitialized()
+        assert parse(sample[:end]).IsInitialized()
     assert not whole
 
 
@@ -137,7 +137,7 @@ def test_a_cut_post_is_malformed(sample: bytes) -> None:
 
 @pytest.mark.parametrize("place", range(4))
 def test_occurrences_are_limited(place: int) -> None:
-    """Exactly the limit passes; one more in any transaction does not."""
+    """Exactly the limit is accepted; one more in any transaction is not."""
     filled = [transaction(NAME + OCCURRENCE * 5)] * 4
     assert admit(b"".join(filled), 20) == 20
     filled[place] = transaction(NAME + OCCURRENCE * 6)
@@ -147,7 +147,7 @@ def test_occurrences_are_limited(place: int) -> None:
 
 @pytest.mark.parametrize("hidden", [OCCURRENCE, b"\x32\x00", b"\xb2\x00\x00", b"\x32\x80\x00", b"\xb2\x80\x80\x00\x00"])
 def test_occurrences_are_counted_however_they_are_written(hidden: bytes) -> None:
-    """Empty ones, and tags and lengths in more bytes than they need: protobuf takes them all."""
+    """Also empty ones, and those with overlong tags and lengths: protobuf accepts them all."""
     with pytest.raises(TooManyOccurrences, match="occurrences"):
         admit(transaction(NAME + hidden * 21), 20)
 
@@ -156,7 +156,7 @@ def test_occurrences_are_counted_however_they_are_written(hidden: bytes) -> None
     "before", [group(3, field(1, b"\x07")), group(3, field(1, NAME + OCCURRENCE)), group(3, group(4, b"\x0a\x01\x07"))]
 )
 def test_what_is_in_a_group_is_not_counted_and_hides_nothing(before: bytes) -> None:
-    """protobuf takes it for one unknown field."""
+    """protobuf sees one unknown field."""
     assert admit(before + transaction(before + NAME + OCCURRENCE * 20), 20) == 20
     for body in (before + transaction(NAME + OCCURRENCE * 21), transaction(NAME + before + OCCURRENCE * 21)):
         with pytest.raises(TooManyOccurrences, match="occurrences"):
@@ -165,7 +165,7 @@ def test_what_is_in_a_group_is_not_counted_and_hides_nothing(before: bytes) -> N
 
 @pytest.mark.parametrize("one", [transaction(NAME), field(1, NAME, tag_length=3, length_length=5)])
 def test_transactions_are_limited(one: bytes) -> None:
-    """As occurrences are: many empty ones cost as much."""
+    """To the same number as occurrences: empty transactions cost as much."""
     assert admit(one * 20, 20) == 0
     with pytest.raises(TooManyOccurrences, match="more than 20 business transactions"):
         admit(one * 21, 20)
@@ -173,7 +173,7 @@ def test_transactions_are_limited(one: bytes) -> None:
 
 @pytest.mark.parametrize("one", [field(4, b""), field(5, b"name"), b"\x40\x00", field(9, b""), b"\xa2\x00\x00"])
 def test_names_are_limited(one: bytes) -> None:
-    """Ten for each occurrence that a post may have; other fields of a transaction count with them."""
+    """To ten for each occurrence that is allowed. Other fields of a transaction count too."""
     assert elements(one * (ELEMENTS - 1)) == 0
     with pytest.raises(TooManyOccurrences, match=f"more than {ELEMENTS} names"):
         elements(one * ELEMENTS)
@@ -181,7 +181,7 @@ def test_names_are_limited(one: bytes) -> None:
 
 @pytest.mark.parametrize("one", [b"\x3a\x00", b"\xa2\x02\x00"])
 def test_empty_dimensions_are_limited(one: bytes) -> None:
-    """They are two bytes on the wire and many more in memory; short occurrences count together."""
+    """They have two bytes on the wire and many more in memory. Those of short occurrences are added up."""
     each = field(6, START_TIME + one * (ELEMENTS // 1000))
     filler = field(9, b"x" * 2 * ELEMENTS)
     assert elements(each * 1000 + filler) == 1000
@@ -191,7 +191,7 @@ def test_empty_dimensions_are_limited(one: bytes) -> None:
 
 @pytest.mark.parametrize("one", [b"\x3a\x01x", b"\x31" + b"x" * 8, b"\x18\x00", group(3, b"")])
 def test_what_is_in_a_long_occurrence_is_limited(one: bytes) -> None:
-    """Each value becomes a field of the record, with a name of its own. Groups count with all that is in them."""
+    """Each value becomes a field of the record. Groups count with all fields in them."""
     number = (ELEMENTS - 3) // (2 if one == group(3, b"") else 1)
     padding = field(9, b"x" * admission.LONG)
     assert elements(field(6, START_TIME + padding + one * number)) == 1
@@ -200,7 +200,7 @@ def test_what_is_in_a_long_occurrence_is_limited(one: bytes) -> None:
 
 
 def test_packed_values_are_limited() -> None:
-    """They count as the values that they are."""
+    """Each value in them counts."""
     assert elements(field(6, START_TIME + field(6, b"12345678" * (ELEMENTS - 3)))) == 1
     with pytest.raises(TooManyOccurrences, match="values"):
         elements(field(6, START_TIME + field(6, b"12345678" * ELEMENTS)))
@@ -208,7 +208,7 @@ def test_packed_values_are_limited() -> None:
 
 @pytest.mark.parametrize("number", [1, 3, 4, 5, 7])
 def test_what_records_repeat_is_limited(number: int) -> None:
-    """A long name would be in each record: 100 of them are fine where 2,000 are not."""
+    """A long name is in each record: it is accepted with 100 occurrences, but not with 2,000."""
     long = field(number, b"x" * (admission.MIN_SHARED // 1000))
     assert elements(long + OCCURRENCE * 100) == 100
     assert admit(transaction(NAME + long) + transaction(NAME + OCCURRENCE * LIMIT), LIMIT) == LIMIT
@@ -217,7 +217,7 @@ def test_what_records_repeat_is_limited(number: int) -> None:
 
 
 def test_the_servers_name_is_repeated_by_all_transactions() -> None:
-    """Wherever it stands in the post."""
+    """Wherever in the post it is."""
     server = field(3, b"x" * (admission.MIN_SHARED // 1000))
     half = transaction(NAME + OCCURRENCE * (LIMIT // 2))
     assert admit(server + transaction(NAME + OCCURRENCE * 100), LIMIT) == 100
@@ -226,8 +226,8 @@ def test_the_servers_name_is_repeated_by_all_transactions() -> None:
             admit(body, LIMIT)
 
 
-def test_a_small_limit_of_occurrences_refuses_no_names() -> None:
-    """A post is never refused for the fields that it carries."""
+def test_a_small_limit_of_occurrences_allows_many_names() -> None:
+    """Posts are not rejected for their number of fields."""
     wide = BusinessTransaction(name="n", measureNames=[f"measure {n}" for n in range(1000)])
     wide.occurrences.append(BtOccurrence(startTime=0, values=[0.5] * 1000))
     assert admit(wire.post(wide), 1) == 1
@@ -264,7 +264,7 @@ print(peak_memory("self") // 2**20)
 
 @pytest.mark.parametrize("body", BOMBS.values(), ids=BOMBS)
 def test_a_bomb_takes_little_memory(body: str) -> None:
-    """16 MiB that would become gigabytes; what is refused is refused before it is parsed."""
+    """16 MiB that would become gigabytes if they were parsed."""
     script = SCRIPT.format(body=body)
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
@@ -275,13 +275,13 @@ def test_a_bomb_takes_little_memory(body: str) -> None:
 
 
 def test_a_digest_is_blake2b_256() -> None:
-    """Known answer, of b"abc"; likewise of several at a time, whatever their lengths and number."""
-    assert post.digest(b"abc").hex() == "bddd813c634239723171ef3fee98579b94964e3bb1cb3e427262c8c068d52319"
+    """The known digest of b"abc". Several digests at once are the same as one by one."""
+    assert digest(b"abc").hex() == "bddd813c634239723171ef3fee98579b94964e3bb1cb3e427262c8c068d52319"
     for number in range(20):
         bodies = [bytes([place]) * (place * 37 % 500) for place in range(number)]
-        assert post.digests(bodies) == [blake2b(body, digest_size=32).digest() for body in bodies]
+        assert digests(bodies) == [blake2b(body, digest_size=32).digest() for body in bodies]
 
 
 def test_an_event_id_starts_with_24_digits_of_it() -> None:
-    """And a hyphen; the ordinal follows."""
-    assert post.event_id_prefix(post.digest(b"abc")) == "bddd813c634239723171ef3f-"
+    """Then comes a hyphen; the ordinal follows."""
+    assert event_id_prefix(digest(b"abc")) == "bddd813c634239723171ef3f-"

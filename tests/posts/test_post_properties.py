@@ -1,4 +1,4 @@
-"""Is it a post? protobuf is the judge, for any bytes."""
+"""Admission of any bytes, with protobuf as the judge."""
 
 from google.protobuf.message import DecodeError
 from hypothesis import example, given, settings
@@ -11,7 +11,7 @@ from tests.support.strategies import UNHURRIED, examples
 
 
 def judge(body: bytes) -> int | None:
-    """The number of occurrences, None where protobuf finds no message or required fields missing."""
+    """The number of occurrences, or None if protobuf cannot parse the body or misses required fields."""
     try:
         message = BusinessTransactions.FromString(body)
     except DecodeError:
@@ -29,7 +29,7 @@ def verdict(body: bytes, limit: int = 1000) -> int | None:
 @given(body=strategies.bodies)
 @settings(UNHURRIED, max_examples=examples(100))
 def test_posts_are_admitted(body: bytes) -> None:
-    """With the right count, exactly up to the limit."""
+    """With the right count, and exactly up to the limit."""
     number = judge(body)
     assert number is not None
     assert verdict(body) == number
@@ -44,11 +44,11 @@ def test_posts_are_admitted(body: bytes) -> None:
         raise AssertionError("one more than the limit was admitted")
 
 
-@given(body=strategies.hardly)
+@given(body=strategies.almost_posts)
 @settings(UNHURRIED, max_examples=examples(600))
 @example(wire.field(1, wire.NAME + wire.OCCURRENCE * 2, tag_length=5, length_length=5))
 @example(wire.group(3, wire.field(1, b"\x07")) + wire.transaction(wire.NAME + wire.OCCURRENCE))
 @example(wire.transaction(wire.group(6, b"") + wire.NAME + wire.field(6, wire.group(1, b"") + wire.START_TIME)))
-def test_any_bytes_are_admitted_where_protobuf_does(body: bytes) -> None:
-    """And where no required field is missing. Its count is the count, however the bytes are written."""
+def test_any_bytes_are_admitted_if_protobuf_parses_them(body: bytes) -> None:
+    """Admission accepts what protobuf parses, if no required field is missing, and gets the same count."""
     assert verdict(body) == judge(body)

@@ -35,22 +35,22 @@ def generator() -> Any:
 
 
 def test_the_generated_code_is_what_the_schema_makes() -> None:
-    """Nobody edited it, and nobody forgot to make it anew."""
+    """It is neither edited by hand nor out of date."""
     assert generator().stale() == []
 
 
 def test_stale_generated_code_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One byte is enough."""
     generate = generator()
-    shutil.copy(ROOT / "btfeed" / "bt_pb2.py", tmp_path)
-    (tmp_path / "bt_pb2.pyi").write_bytes((ROOT / "btfeed" / "bt_pb2.pyi").read_bytes() + b"\n")
+    shutil.copy(ROOT / "btfeed" / "posts" / "bt_pb2.py", tmp_path)
+    (tmp_path / "bt_pb2.pyi").write_bytes((ROOT / "btfeed" / "posts" / "bt_pb2.pyi").read_bytes() + b"\n")
     monkeypatch.setattr(generate, "TARGET", tmp_path)
     assert generate.stale() == ["bt_pb2.pyi"]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.field)
 def test_an_occurrence_has_every_field_of_the_table(row: Row) -> None:
-    """By its number, name and type; lists are unpacked, as AppMon sends them; startTime alone is required."""
+    """With its number, name and type. Lists are unpacked, as AppMon sends them. Only startTime is required."""
     field = BtOccurrence.DESCRIPTOR.fields_by_number[row.tag]
     assert (field.name, field.type) == (row.field, TYPES[row.kind])
     assert (field.is_repeated, field.is_required) == (row.repeated, row.field == "startTime")
@@ -58,7 +58,7 @@ def test_an_occurrence_has_every_field_of_the_table(row: Row) -> None:
 
 
 def test_an_occurrence_has_no_other_field() -> None:
-    """Numbers 3 and 4 were never given out, and are held back."""
+    """Numbers 3 and 4 were never used, and are reserved."""
     assert set(BtOccurrence.DESCRIPTOR.fields_by_number) == {row.tag for row in ROWS}
     assert not {3, 4} & {row.tag for row in ROWS}
 
@@ -84,31 +84,31 @@ def test_an_occurrence_has_no_other_field() -> None:
 def test_the_outer_messages_have_the_feeds_fields(
     message: type[BusinessTransactions | BusinessTransaction], fields: dict[int, str]
 ) -> None:
-    """Number by number, and no more."""
+    """These fields, and no others."""
     assert {field.number: field.name for field in message.DESCRIPTOR.fields} == fields
 
 
 def test_the_outer_messages_require_the_name_alone() -> None:
-    """AppMon's schema says so; a post without it is refused."""
+    """As in AppMon's schema. The receiver rejects posts without it."""
     messages = (BusinessTransactions, BusinessTransaction)
     required = [field.name for message in messages for field in message.DESCRIPTOR.fields if field.is_required]
     assert required == ["name"]
 
 
 def test_types_have_the_feeds_numbers() -> None:
-    """Older servers call number 1 PAGE_ACTION, which does not show on the wire."""
+    """Older servers call number 1 PAGE_ACTION; the name is not on the wire."""
     assert dict(BusinessTransaction.Type.items()) == {"PUREPATH": 0, "USER_ACTION": 1, "VISIT": 2}
 
 
 def test_the_package_is_the_feeds() -> None:
-    """What makes a schema interchangeable with AppMon's."""
+    """So that the schema can be exchanged with AppMon's."""
     options = BusinessTransactions.DESCRIPTOR.file.GetOptions()
     assert BusinessTransactions.DESCRIPTOR.full_name == "export.bt.BusinessTransactions"
     assert options.java_package == "com.dynatrace.diagnostics.core.realtime.export"
 
 
 def test_another_protobuf_backend_is_refused() -> None:
-    """The pure Python one is too slow and parses differently; the message says what to do."""
+    """The pure Python backend is too slow and parses differently. The message says what to do."""
     tried = subprocess.run(
         [sys.executable, "-c", "import btfeed.posts.post"],
         env=os.environ | {"PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python"},

@@ -13,20 +13,20 @@ from tests.support.posts import SAMPLES, mixed
 from tests.support.rawhttp import site
 
 TESTS = Path(__file__).parents[1]
-PATIENCE = 120.0
-"""Seconds for a Java machine to start, compile and post; passing tests take two."""
+TIMEOUT = 120.0
+"""Seconds for Java to start, compile and post. Passing tests take two."""
 
 
 @pytest.fixture(scope="module")
 def client(java: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The command that runs PostClient, compiled once."""
     classes = tmp_path_factory.mktemp("classes")
-    subprocess.run([java / "javac", "-d", classes, TESTS / "java/PostClient.java"], check=True, timeout=PATIENCE)
+    subprocess.run([java / "javac", "-d", classes, TESTS / "java/PostClient.java"], check=True, timeout=TIMEOUT)
     return [str(java / "java"), "-cp", str(classes), "PostClient"]
 
 
 def _post(client: list[str], url: str, credentials: str, *files: Path | str) -> list[int]:
-    run = subprocess.run([*client, url, credentials, *map(str, files)], check=True, capture_output=True, timeout=PATIENCE)
+    run = subprocess.run([*client, url, credentials, *map(str, files)], check=True, capture_output=True, timeout=TIMEOUT)
     statuses: list[int] = json.loads(run.stdout)
     return statuses
 
@@ -39,7 +39,7 @@ def _files(directory: Path, *bodies: bytes) -> list[Path]:
 
 
 def test_posts_arrive(tmp_path: Path, server: Server, client: list[str]) -> None:
-    """Each post is answered 200 and becomes records; a connection test between them becomes nothing."""
+    """Each post gets a 200 and becomes records. Connection tests between them leave nothing behind."""
     files = _files(tmp_path, *(sample() for sample in SAMPLES.values()), mixed(100))
     assert _post(client, server.url + "/", "-", "-", *files, "-") == [200] * 6
     assert len(server.delivered(103)) == 103
@@ -47,10 +47,8 @@ def test_posts_arrive(tmp_path: Path, server: Server, client: list[str]) -> None
     assert server.status()["counts"]["empty_requests"] == 2
 
 
-async def test_one_connection_does_for_many_posts(
-    tmp_path: Path, client: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is answered leaves it usable, refusals included."""
+async def test_one_connection_serves_many_posts(tmp_path: Path, client: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every response leaves it usable, also after a rejection."""
     accepted = []
     connection_made = Connection.connection_made
 
@@ -68,7 +66,7 @@ async def test_one_connection_does_for_many_posts(
 
 
 def test_a_large_post_arrives(tmp_path: Path, server: Server, client: list[str]) -> None:
-    """One over the mebibyte that AppMon warns of."""
+    """One longer than the 1 MiB that AppMon warns of."""
     (file,) = _files(tmp_path, mixed(20_000))
     assert file.stat().st_size > 2**21
     assert _post(client, server.url, "-", file, file) == [200, 200]
@@ -76,7 +74,7 @@ def test_a_large_post_arrives(tmp_path: Path, server: Server, client: list[str])
 
 
 def test_basic_auth_is_sent_at_once(tmp_path: Path, client: list[str]) -> None:
-    """Right credentials are 200 at the first request; wrong or none are 401, which Java reports or can't retry."""
+    """Right credentials get a 200 at once. Wrong or missing ones get a 401, which Java reports or can't retry."""
     files = _files(tmp_path, mixed(10), mixed(20))
     auth = 'basic_auth = { username = "appmon", password = "geh:eim" }\npath = "/bt"'
     with Server(tmp_path / "server", receiver=auth) as server:

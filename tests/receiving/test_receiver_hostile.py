@@ -1,4 +1,4 @@
-"""A server process under bad input and signals: it stays alive, small and correct."""
+"""A server process under hostile input and signals: it keeps running, within its memory, and correct."""
 
 import gzip
 import http.client
@@ -28,7 +28,7 @@ FUZZ_SECONDS = 3.0
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for all the bad input: it has to survive all of it."""
+    """One server for all the hostile input. It has to survive all of it."""
     with Server(tmp_path_factory.mktemp("hostile"), receiver='header_timeout = "1s"\nbody_timeout = "5s"') as server:
         yield server
         assert server.post(BODY) == (200, "")
@@ -40,7 +40,7 @@ def _connect(server: Server) -> socket.socket:
 
 
 def _exchange(server: Server, data: bytes) -> bytes:
-    """Send, shut down the sending side, read all that comes."""
+    """Send, shut down the sending side, and read everything."""
     with _connect(server) as connection:
         answer = b""
         try:
@@ -58,7 +58,7 @@ def _statuses(answer: bytes) -> list[int]:
 
 
 def _mutate(data: bytes, rng: random.Random) -> bytes:
-    """A few bytes changed, cut out, doubled or put in."""
+    """A few bytes changed, removed, doubled or inserted."""
     mutant = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 5, 20))):
         place = rng.randrange(len(mutant) + 1)
@@ -68,8 +68,8 @@ def _mutate(data: bytes, rng: random.Random) -> bytes:
     return bytes(mutant)
 
 
-def test_mutated_bodies_are_taken_or_refused(shared: Server) -> None:
-    """200, 400 or 413 to each, plain and gzip, and nothing of a refusal is lost."""
+def test_mutated_bodies_are_accepted_or_rejected(shared: Server) -> None:
+    """Each gets a 200, 400 or 413, both plain and compressed."""
     seed = 1
     rng = random.Random(seed)
     originals = [sample() for sample in SAMPLES.values()] + [mixed(20), b"", rng.randbytes(1000)]
@@ -91,7 +91,7 @@ def test_mutated_bodies_are_taken_or_refused(shared: Server) -> None:
 
 
 def test_mutated_http_never_gets_500(shared: Server) -> None:
-    """Nor does it keep the connection: it is answered or closed."""
+    """Nor does it hang: it is answered or its connection is closed."""
     seed = 2
     rng = random.Random(seed)
     originals = [
@@ -112,8 +112,8 @@ def test_mutated_http_never_gets_500(shared: Server) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_random_bytes_are_no_http(shared: Server, seed: int) -> None:
-    """400 or a closed connection."""
+def test_random_bytes_are_rejected(shared: Server, seed: int) -> None:
+    """They get a 400 or a closed connection."""
     rng = random.Random(seed)
     for length in (1, 10, 1000, 100_000):
         assert set(_statuses(_exchange(shared, rng.randbytes(length)))) <= {400}
@@ -124,7 +124,7 @@ def _filled(element: bytes, size: int = 16 * MIB) -> bytes:
 
 
 def _wrap(content: bytes) -> bytes:
-    """A transaction named n with that content."""
+    """A transaction with the name n and that content."""
     content = b"\x0a\x01n" + content
     length, size = b"", len(content)
     while size >= 0x80:
@@ -151,7 +151,7 @@ BOMBS = {
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_memory_stays_bounded_under_bombs(tmp_path: Path, name: str) -> None:
-    """16 MiB of what is small on the wire and large as objects: the process grows by no more than 8 times the limit."""
+    """16 MiB of data that is small on the wire and large as objects grow the process by at most 8 times the limit."""
     with Server(tmp_path, "") as server:
         server.post(BODY)
         before = peak_memory(server.pid)
@@ -162,7 +162,7 @@ def test_memory_stays_bounded_under_bombs(tmp_path: Path, name: str) -> None:
 
 
 def test_memory_stays_bounded_under_gzip_bombs(tmp_path: Path) -> None:
-    """Ten at a time, each 8 times the limit: refused when they pass the limit, not after."""
+    """Ten at a time, each 8 times the limit: each is rejected as soon as it exceeds the limit."""
     bomb = request(gzipped(bytes(128 * MIB)), "Content-Encoding: gzip")
     with Server(tmp_path, "") as server:
         server.post(BODY)
@@ -177,7 +177,7 @@ def test_memory_stays_bounded_under_gzip_bombs(tmp_path: Path) -> None:
 
 
 def test_memory_stays_bounded_under_many_bad_posts(tmp_path: Path) -> None:
-    """Refused posts take room until they are kept: 50 of 8 MiB at a time do not add up."""
+    """Rejected posts count as memory until they are stored: 50 of 8 MiB at a time do not add up."""
     bad = request(b"\x07" * (8 * MIB))
     with Server(tmp_path, "", receiver='queue_timeout = "20s"\nmax_in_flight = "16MiB"') as server:
         server.post(BODY)
@@ -193,8 +193,8 @@ def _post_side_by_side(server: Server, requests: list[bytes]) -> list[int]:
         ]
 
 
-def test_sigterm_finishes_what_is_under_way(tmp_path: Path) -> None:
-    """A request of which half is there gets its 200, idle connections end, the exit status is 0, and nothing is lost."""
+def test_sigterm_finishes_requests_in_progress(tmp_path: Path) -> None:
+    """A request that has half arrived gets its 200, idle connections end, the exit status is 0, and nothing is lost."""
     server = Server(tmp_path).start()
     assert server.process
     with _connect(server) as idle, _connect(server) as busy:
@@ -214,7 +214,7 @@ def test_sigterm_finishes_what_is_under_way(tmp_path: Path) -> None:
 
 
 def _not_ready(server: Server) -> str:
-    """What /readyz says where it says no, once it does."""
+    """The text of /readyz, once it is not ready."""
 
     def ask() -> str | None:
         try:
@@ -226,8 +226,8 @@ def _not_ready(server: Server) -> str:
     return until(ask, "not ready")
 
 
-def test_a_full_journal_is_503_until_there_is_room(tmp_path: Path) -> None:
-    """Readiness agrees, a connection test still works, and what was taken is kept until its sink comes back."""
+def test_a_full_journal_is_503_until_there_is_space(tmp_path: Path) -> None:
+    """Readiness agrees, a connection test still works, and accepted posts are kept until their sink comes back."""
     obstacle = tmp_path / "obstacle"
     obstacle.write_text("no directory")
     sink = f'[sinks.late]\ntype = "file"\ndirectory = "{obstacle}"\ndelivery = {{ retry_max = "200ms" }}'
@@ -246,8 +246,8 @@ def test_a_full_journal_is_503_until_there_is_room(tmp_path: Path) -> None:
         assert len(server.delivered(taken * 500 + 1, obstacle)) == taken * 500 + 1
 
 
-def test_refused_posts_are_listed_by_the_command(server: Server) -> None:
-    """With the reason, and without a sink."""
+def test_dead_letters_list_shows_rejected_posts(server: Server) -> None:
+    """With their reason, and without a sink."""
     assert server.post(b"no post")[0] == 400
     assert server.post(gzipped(BODY)[:-3], Content_Encoding="gzip")[0] == 400
     command = [*BTFEED, "dead-letters", "list", "--json", "-c", str(server.config)]
@@ -259,8 +259,8 @@ def test_refused_posts_are_listed_by_the_command(server: Server) -> None:
     ]
 
 
-def test_connections_do_not_use_up_the_files(tmp_path: Path) -> None:
-    """A process started with few open files allows itself what max_connections needs."""
+def test_connections_do_not_use_up_the_open_files(tmp_path: Path) -> None:
+    """A process started with a low limit raises it to what max_connections needs."""
     limited = ["prlimit", "--nofile=64:4096"]
     with Server(tmp_path, receiver="max_connections = 200", prefix=limited) as server:
         connections = [_connect(server) for _ in range(150)]

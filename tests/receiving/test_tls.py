@@ -1,4 +1,4 @@
-"""HTTPS: with certificates made for the test."""
+"""HTTPS, with certificates made for the tests."""
 
 import asyncio
 import ssl
@@ -28,13 +28,13 @@ def _tls(authority: Authority, **more: str) -> dict[str, Any]:
 
 
 async def _ask(running: Site, context: ssl.SSLContext) -> int:
-    async with running.line(context) as line:
-        await line.send(request(BODY))
-        return (await line.answer()).status
+    async with running.connect(context) as client:
+        await client.send(request(BODY))
+        return (await client.response()).status
 
 
-async def test_takes_posts_over_tls(tmp_path: Path, authority: Authority) -> None:
-    """A client that trusts the authority needs nothing else; one that does not gets no connection."""
+async def test_accepts_posts_over_tls(tmp_path: Path, authority: Authority) -> None:
+    """A client that trusts the authority can post. One that does not gets no connection."""
     async with site(tmp_path, **_tls(authority)) as running:
         assert await _ask(running, authority.client()) == 200
         with pytest.raises(ssl.SSLCertVerificationError):
@@ -42,8 +42,8 @@ async def test_takes_posts_over_tls(tmp_path: Path, authority: Authority) -> Non
         assert running.posts() == [BODY]
 
 
-async def test_asks_for_a_certificate_where_configured(tmp_path: Path, authority: Authority) -> None:
-    """One signed by client_ca; none, or one of another authority, is no connection."""
+async def test_asks_for_a_client_certificate_if_configured(tmp_path: Path, authority: Authority) -> None:
+    """Only clients with one signed by client_ca get a connection."""
     other = Authority(tmp_path / "other")
     settings = _tls(authority, client_ca=str(authority.certificate))
     async with site(tmp_path / "journal", **settings) as running:
@@ -55,10 +55,10 @@ async def test_asks_for_a_certificate_where_configured(tmp_path: Path, authority
         assert running.posts() == [BODY]
 
 
-async def test_what_is_no_tls_is_closed(tmp_path: Path, authority: Authority) -> None:
-    """Plain HTTP at once, a handshake that never comes at the header's deadline; others are not disturbed."""
+async def test_connections_without_tls_are_closed(tmp_path: Path, authority: Authority) -> None:
+    """Plain HTTP at once, a missing handshake at the deadline for headers. Others are not disturbed."""
     async with site(tmp_path, header_timeout="300ms", **_tls(authority)) as running:
-        async with running.line() as silent, running.line() as plain:
+        async with running.connect() as silent, running.connect() as plain:
             await plain.send(request(BODY))
             assert b"200" not in await plain.rest()
             assert await silent.rest() == b""
@@ -66,19 +66,19 @@ async def test_what_is_no_tls_is_closed(tmp_path: Path, authority: Authority) ->
         assert running.posts() == [BODY]
 
 
-async def test_deadlines_hold_under_tls(tmp_path: Path, authority: Authority) -> None:
-    """Half a header and half a body are cut off, without waiting for the client to agree."""
-    fast = {"header_timeout": "300ms", "body_timeout": "300ms"}
+async def test_deadlines_apply_under_tls(tmp_path: Path, authority: Authority) -> None:
+    """Half a header and half a body are cut off without waiting for the client to close its side."""
+    fast: dict[str, Any] = {"header_timeout": "300ms", "body_timeout": "300ms"}
     async with site(tmp_path, **fast, **_tls(authority)) as running:
         for data in (b"POST / HT", request(BODY)[:-1]):
-            async with running.line(authority.client()) as line:
-                await line.send(data)
-                assert await line.rest() == b""
+            async with running.connect(authority.client()) as client:
+                await client.send(data)
+                assert await client.rest() == b""
         assert running.refused() == {"slow_header": 1, "slow_body": 1}
 
 
 def test_a_server_process_speaks_tls(tmp_path: Path, authority: Authority) -> None:
-    """As configured in TOML; it stops in good order with a connection open."""
+    """As configured in TOML, and it stops cleanly."""
     certificate, key = authority.sign("server")
     server = Server(tmp_path, receiver=f'tls = {{ certificate = "{certificate}", key = "{key}" }}').start()
     url = f"https://localhost:{server.port}/"
@@ -90,7 +90,7 @@ def test_a_server_process_speaks_tls(tmp_path: Path, authority: Authority) -> No
 
 @pytest.mark.parametrize("fault", ["no such file", "no key", "another key", "a key with a password"])
 def test_says_what_is_wrong_with_a_certificate(tmp_path: Path, authority: Authority, fault: str) -> None:
-    """And exits with 1; it never asks at the terminal for a password."""
+    """And exits with 1. It never asks for a password at the terminal."""
     certificate, key = authority.sign("server")
     faulty = tmp_path / "faulty.key"
     if fault == "no key":

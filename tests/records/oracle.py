@@ -1,4 +1,9 @@
-"""The Contract of a record once more, as plainly as it can be said: field by field, straight from the documented table."""
+"""An oracle: what a post must become, straight from the documented field table (fields.csv).
+
+It shares no code with the mappers. So it judges what both of them share, which a comparison of the two cannot: the schema,
+the names of measures and dimensions, and the fields of the business transaction. It knows the default templates, the
+policies of [validation], and no privacy or attributes.
+"""
 
 import hashlib
 import math
@@ -13,7 +18,7 @@ from tests.support.fieldtable import CATEGORIES, ROWS, Row
 
 @dataclass
 class Expected:
-    """What a post must become. left_out, violations, mismatches, invalid_utf8: as mapping.Counts has them."""
+    """The records and counts of a post, the latter as in btfeed.records.result.Counts."""
 
     delivered: list[dict[str, Any]] = field(default_factory=list)
     refused: list[dict[str, Any]] = field(default_factory=list)
@@ -30,7 +35,7 @@ class Expected:
 
 
 def expect(body: bytes, missing: str = "report", unexpected: str = "report") -> Expected:
-    """What becomes of `body`, a post, under these policies."""
+    """The result for `body` under these policies of [validation]."""
     found = Expected()
     message = BusinessTransactions.FromString(body)
     prefix = hashlib.blake2b(body, digest_size=32).hexdigest()[:24]
@@ -122,7 +127,7 @@ def _put(found: Expected, record: dict[str, Any], name: str, how: str, sent: Any
 
 
 def _value(found: Expected, how: str, sent: Any) -> Any:
-    """What a record says for what was sent; None where it can't."""
+    """The value of the record, or None if a record cannot hold it. how: the column record_value of the table."""
     match how:
         case "RFC 3339 UTC with milliseconds":
             return _time(sent)

@@ -1,4 +1,4 @@
-"""A post as people read it."""
+"""`describe` and `lines`: posts as people read them."""
 
 import json
 import math
@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from btfeed.posts import post
+from btfeed.posts.post import Malformed, digest, event_id_prefix
 from btfeed.records import describe as inspect
 from tests.support import posts, wire
 from tests.support.records import START, occurrence, transaction
 
 
 def described(body: bytes) -> dict[str, Any]:
-    """Through JSON proper, and as text: neither may fail."""
+    """The description as JSON. Makes sure that it can be shown as text too."""
     found = inspect.describe(body)
     assert list(inspect.lines(found))
     again: dict[str, Any] = json.loads(json.dumps(found, allow_nan=False))
@@ -22,7 +22,7 @@ def described(body: bytes) -> dict[str, Any]:
 
 
 def test_a_post_is_described_in_full() -> None:
-    """Names as the feed has them, every field that is there, and what breaks the field table."""
+    """Names as in the feed, all fields that are present, and violations."""
     body = wire.post(
         transaction(
             occurrence(values=[1.5, 2.0], dimensions=["d"], failed=False, duration=14.5, visitId=2**40),
@@ -33,7 +33,7 @@ def test_a_post_is_described_in_full() -> None:
     fields = {"startTime": START, "values": [1.5, 2.0], "dimensions": ["d"], "visitId": 2**40, "duration": 14.5}
     assert described(body) == {
         "bytes": len(body),
-        "event_id_prefix": post.event_id_prefix(post.digest(body)),
+        "event_id_prefix": event_id_prefix(digest(body)),
         "server": "server",
         "lost_transactions": 3,
         "transactions": [
@@ -53,12 +53,12 @@ def test_a_post_is_described_in_full() -> None:
 
 
 def test_a_post_reads_as_lines() -> None:
-    """Values beside the names of their places, times beside what they mean, violations marked."""
+    """Values after their names, times also as dates, violations marked with `!`."""
     body = wire.post(
         transaction(occurrence(values=[1.5, 2.0], dimensions=["a, b"], endTime=START), measures=["m"], application="app"),
         serverName="server", lostTransactions=3,
     )  # fmt: skip
-    prefix = post.event_id_prefix(post.digest(body))
+    prefix = event_id_prefix(digest(body))
     assert list(inspect.lines(inspect.describe(body))) == [
         f"{len(body)} bytes, event.id {prefix}N, server server, 3 transactions lost",
         "  unknown 'bt', application app",
@@ -73,14 +73,14 @@ def test_a_post_reads_as_lines() -> None:
 
 @pytest.mark.parametrize("sample", [*(sample() for sample in posts.SAMPLES.values()), posts.mixed(20), b""])
 def test_ordinals_are_those_of_event_ids(sample: bytes) -> None:
-    """They count through the whole post."""
+    """They count through the post."""
     transactions = described(sample)["transactions"]
     ordinals = [one["ordinal"] for found in transactions for one in found["occurrences"]]
     assert ordinals == list(range(len(ordinals)))
 
 
 def test_what_makes_a_post_no_post_is_shown() -> None:
-    """Required fields that are missing; the rest can be read all the same."""
+    """Missing required fields are listed; the rest is shown as usual."""
     found = described(wire.transaction(wire.OCCURRENCE + b"\x32\x00"))
     assert found["missing_required_fields"] == [
         "businessTransactions[0].name",
@@ -104,7 +104,7 @@ def test_odd_values_can_be_shown() -> None:
 
 
 def test_no_text_of_a_post_moves_the_cursor() -> None:
-    """Names may hold anything, control sequences of terminals as well."""
+    """Names may contain anything, including control sequences of terminals."""
     evil = "a\x1b[2J\nb"
     fields = {"application": evil, "systemProfile": evil, "name": evil, "measures": [evil], "dimensions": [evil]}
     body = wire.post(
@@ -113,7 +113,7 @@ def test_no_text_of_a_post_moves_the_cursor() -> None:
     assert all(line.isprintable() for line in inspect.lines(inspect.describe(body)))
 
 
-def test_what_is_no_protobuf_is_malformed() -> None:
-    """There is nothing to show."""
-    with pytest.raises(post.Malformed):
+def test_bytes_that_are_not_protobuf_are_malformed() -> None:
+    """Nothing can be shown."""
+    with pytest.raises(Malformed):
         inspect.describe(b"\x0a\x05")

@@ -1,13 +1,12 @@
-"""From a post to records: the fields. What settings do to them: tests/records/test_settings.py."""
+"""The fields of records, by default settings. tests/records/test_settings.py has the other settings."""
 
 import math
 from typing import Any
 
 import pytest
 
-from btfeed.posts import post
 from btfeed.posts.bt_pb2 import BtOccurrence
-from btfeed.posts.post import Malformed
+from btfeed.posts.post import Malformed, digest, event_id_prefix
 from tests.support import posts, wire
 from tests.support.fieldtable import CATEGORIES, ROWS, Row
 from tests.support.records import START, mapped, occurrence, parsed, raw, records, single, transaction
@@ -58,7 +57,7 @@ SAMPLE_VISIT = """{
     ids=CATEGORIES,
 )
 def test_the_samples_become_these_records(body: bytes, expected: str) -> None:
-    """In full; values keep their JSON types, integers and numbers told apart."""
+    """In full. Values have the right JSON type, integers and floats distinguished."""
     (record,) = records(body)
     wanted = parsed(expected.replace("\n", " ").encode())
     assert record == wanted
@@ -104,7 +103,7 @@ SPECIAL_EMPTY: dict[str, tuple[Any, Any]] = {
 @pytest.mark.parametrize("kind", [None, PUREPATH, USER_ACTION, VISIT])
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.field)
 def test_a_field_alone_arrives_alone(row: Row, kind: int | None, special: dict[str, Any], plain: dict[str, Any]) -> None:
-    """In every type, allowed there or not; zero, false and the empty string as well as others. Absent stays absent."""
+    """In every type, expected there or not; also zero, false and the empty string. Absent fields stay absent."""
     bt = {} if kind is None else {"type": kind}
     value, expected = special.get(row.field, plain[row.kind])
     name = row.record_field.replace("<name>", "1")
@@ -118,7 +117,7 @@ def test_a_field_alone_arrives_alone(row: Row, kind: int | None, special: dict[s
 
 
 def test_all_fields_arrive_together() -> None:
-    """44 of them, and what every record has."""
+    """All 44, and the fields that every record has."""
     given = {row.field: SPECIAL.get(row.field, FILLED[row.kind]) for row in ROWS}
     record = single(bt={"type": VISIT}, **{name: value for name, (value, _) in given.items()})
     for row in ROWS:
@@ -127,7 +126,7 @@ def test_all_fields_arrive_together() -> None:
 
 
 def test_text_arrives_as_it_was_sent() -> None:
-    """`=` and non-ASCII are not escaped, line breaks are; a record is one line."""
+    """Line breaks are escaped, so that a record is one line; `=` and non-ASCII are not."""
     value = 'PT=1;PA=-2 <a&b> "q" \\ é€😀 \u2028 \r\n\t\x00'
     body = wire.post(transaction(occurrence(dimensions=[value], purePathId=value)))
     result = mapped(body)
@@ -166,7 +165,7 @@ def test_text_arrives_as_it_was_sent() -> None:
     ],
 )
 def test_duration_is_whole_nanoseconds(milliseconds: float, nanoseconds: int | None) -> None:
-    """Rounded half to even; what does not fit in 64 bits is left out and counted."""
+    """Rounded half to even. A duration that does not fit in 64 bits is left out and counted."""
     result = mapped(wire.post(transaction(occurrence(duration=milliseconds))))
     record = parsed(result.batch.body(0))
     assert record.get("duration") == nanoseconds
@@ -176,7 +175,7 @@ def test_duration_is_whole_nanoseconds(milliseconds: float, nanoseconds: int | N
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_numbers_that_json_does_not_have_are_left_out(value: float) -> None:
-    """And counted, wherever they stand; all else of the record arrives."""
+    """They are counted, and the rest of the record is delivered."""
     fields = {"duration": value, "responseTime": value, "cpuTime": 1.5, "values": [value, 2.5], "url": "x:null,"}
     result = mapped(wire.post(transaction(occurrence(**fields), measures=["a", "b"])))
     record = parsed(result.batch.body(0))
@@ -186,7 +185,7 @@ def test_numbers_that_json_does_not_have_are_left_out(value: float) -> None:
 
 
 def test_large_numbers_are_not_taken_for_infinite() -> None:
-    """Not even where their sum is."""
+    """Even if their sum is infinite."""
     record = single(values=[1.7e308, 1.7e308, 5e-324, -0.0], responseTime=1.7e308)
     assert [record[f"appmon.measure.{place}"] for place in (1, 2, 3, 4)] == [1.7e308, 1.7e308, 5e-324, -0.0]
     assert record["appmon.response_time_ms"] == 1.7e308
@@ -217,12 +216,12 @@ def test_times_are_rfc_3339(milliseconds: int, text: str | None) -> None:
     assert [refused.timestamp for refused in start.refused] == ([] if text else [milliseconds])
 
 
-def test_a_start_time_outside_the_calendar_harms_no_neighbour() -> None:
-    """They are delivered, with the ordinals of their places; the dead letter says why, and keeps the record."""
+def test_a_start_time_outside_the_calendar_does_not_harm_neighbors() -> None:
+    """Neighbors are delivered and keep their ordinals. The dead letter has the reason and the record."""
     bad = occurrence(startTime=2**62, url="u", visitId=9)
     body = wire.post(transaction(occurrence(), bad, occurrence(visitId=5)))
     result = mapped(body)
-    prefix = post.event_id_prefix(post.digest(body))
+    prefix = event_id_prefix(digest(body))
     assert result.batch.ids == [f"{prefix}0", f"{prefix}2"]
     assert len(result.batch.bodies) == len(result.batch.transactions) == 2
     (refused,) = result.refused
@@ -237,7 +236,7 @@ def test_a_start_time_outside_the_calendar_harms_no_neighbour() -> None:
     [(START, 0), (START + 1, 1000000), (START - 1, -1000000), (START + 8 * 3600 * 1000, 28800000000000), (2**62, None)],
 )
 def test_a_visit_lasts_from_its_start_to_its_end(end: int, nanoseconds: int | None) -> None:
-    """The feed gives it no duration. Other types have none where none was sent."""
+    """The feed has no duration for visits. Other types have a duration only if it was sent."""
     assert single(bt={"type": VISIT}, endTime=end).get("duration") == nanoseconds
     assert "duration" not in single(bt={"type": VISIT})
     assert "duration" not in single(bt={"type": PUREPATH}, endTime=end)
@@ -245,7 +244,7 @@ def test_a_visit_lasts_from_its_start_to_its_end(end: int, nanoseconds: int | No
 
 
 def test_a_duration_that_a_visit_does_have_is_delivered() -> None:
-    """As any field that the table does not expect."""
+    """As any unexpected field."""
     assert single(bt={"type": VISIT}, endTime=START + 1, duration=5.0)["duration"] == 5000000
 
 
@@ -253,7 +252,7 @@ def test_a_duration_that_a_visit_does_have_is_delivered() -> None:
 
 
 def test_packed_values_are_read() -> None:
-    """As newer serializers may write them; both forms may be mixed."""
+    """Newer serializers may write them. Both forms may be mixed."""
     one, two = BtOccurrence(startTime=0, values=[1.0]), BtOccurrence(startTime=0, values=[2.0])
     doubles = one.SerializeToString()[-8:] + two.SerializeToString()[-8:]
     body = raw(wire.field(6, doubles) + one.SerializeToString()[-9:], measures=["a", "b"])
@@ -263,7 +262,7 @@ def test_packed_values_are_read() -> None:
 
 
 def test_text_that_is_not_utf_8_is_repaired_and_counted() -> None:
-    """Each bad byte becomes U+FFFD, wherever the text stands, and each text counts once."""
+    """Each invalid byte becomes U+FFFD, in every text; each text counts once."""
     names = b"\x0a\x02n\xff" + b"\x1a\x01\xfe" + b"\x3a\x01\xfe" + b"\x22\x03m\xffm" + b"\x2a\x02\xffd"
     fields = b"\x3a\x02\xffv" + b"\x2a\x01\xff" + b"\x31" + b"\0" * 8 + wire.field(36, b"c\xff") + wire.field(36, b"c")
     body = wire.transaction(names + wire.field(6, b"\x08\x01" + fields) * 2) + b"\x1a\x02s\xff"
@@ -278,13 +277,13 @@ def test_text_that_is_not_utf_8_is_repaired_and_counted() -> None:
 
 
 def test_an_occurrence_without_a_start_time_makes_the_post_malformed() -> None:
-    """The receiver refuses such a post; a journal may still hold one."""
+    """The receiver rejects such posts, but an old journal may hold some."""
     for content in (b"", b"\x2a\x01x"):
         with pytest.raises(Malformed, match="an occurrence has no startTime"):
             mapped(wire.transaction(wire.NAME + wire.OCCURRENCE + wire.field(6, content)))
 
 
-def test_what_is_no_post_is_malformed() -> None:
-    """As the receiver would say."""
+def test_bytes_that_are_not_a_post_are_malformed() -> None:
+    """With the message that the receiver gives."""
     with pytest.raises(Malformed, match="not a BusinessTransactions message"):
         mapped(b"\x0a\x05")

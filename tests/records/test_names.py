@@ -1,4 +1,4 @@
-"""The names that a record gives to measures and dimensions."""
+"""The record fields of measures and dimensions."""
 
 import re
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from btfeed.records.names import field_names, normalise
+from btfeed.records.names import field_names, normalize
 from tests.support.strategies import UNHURRIED
 
 
@@ -27,9 +27,9 @@ from tests.support.strategies import UNHURRIED
         ("", ""),
     ],
 )
-def test_names_are_normalised(name: str, expected: str) -> None:
-    """Lower case, each run of other characters than a-z0-9 one `_`, none at the ends."""
-    assert normalise(name) == expected
+def test_names_are_normalized(name: str, expected: str) -> None:
+    """Lower case, `_` for each run of other characters than a-z0-9, and no `_` at the ends."""
+    assert normalize(name) == expected
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_names_are_normalised(name: str, expected: str) -> None:
     ],
 )
 def test_each_value_gets_a_field(names: list[str], count: int, expected: list[str]) -> None:
-    """Equal names are numbered from the second on; where a name is empty or absent, its 1-based place is the name."""
+    """Equal names are numbered from the second on. A value without a name is called by its position, from 1."""
     assert field_names("p.", names, count) == tuple("p." + name for name in expected)
 
 
@@ -61,14 +61,14 @@ def test_each_value_gets_a_field(names: list[str], count: int, expected: list[st
     ],
 )
 def test_a_name_that_is_taken_is_not_given_again(names: list[str], count: int, expected: list[str]) -> None:
-    """A number or a place may meet another name: the next free number is used, no value is lost."""
+    """If a numbered name or a position is taken by another name, the next free number is used."""
     assert field_names("p.", names, count) == tuple("p." + name for name in expected)
 
 
 @UNHURRIED
 @given(st.lists(st.text(alphabet="aA2_ .", max_size=4), max_size=12), st.integers(0, 16))
-def test_every_value_has_a_name_of_its_own(names: list[str], count: int) -> None:
-    """As many names as values, all different, all of the documented form."""
+def test_every_value_has_a_different_name(names: list[str], count: int) -> None:
+    """As many names as values, all different, all in the documented form."""
     found = field_names("", names, count)
     assert len(found) == len(set(found)) == count
     assert all(re.fullmatch("[a-z0-9]+(_[a-z0-9]+)*", name) for name in found)
@@ -76,12 +76,12 @@ def test_every_value_has_a_name_of_its_own(names: list[str], count: int) -> None
 
 @UNHURRIED
 @given(st.lists(st.text(alphabet="aA2_ .", max_size=4), max_size=12), st.integers(0, 16))
-def test_a_value_keeps_its_name_where_fewer_follow(names: list[str], count: int) -> None:
-    """How many values an occurrence has changes nothing for those that it has."""
+def test_names_do_not_depend_on_later_values(names: list[str], count: int) -> None:
+    """The names of the first values do not depend on how many values follow."""
     assert field_names("", names, count) == field_names("", names, 16)[:count]
 
 
 def test_many_equal_names_take_no_longer_than_others() -> None:
-    """The numbers are counted up, not searched from the start: this would take minutes."""
+    """Numbers are remembered for each name. A search from 2 would take minutes."""
     found = field_names("", ["a"] * 100_000, 100_000)
     assert (found[0], found[-1]) == ("a", "a_100000")

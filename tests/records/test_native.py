@@ -1,4 +1,4 @@
-"""The native path gives what the plain one gives. `make test-native` shows it on many more bodies (twins.py)."""
+"""The native mapper gives the same result as the plain one. `make test-native` tries many more bodies (twins.py)."""
 
 import random
 from functools import cache
@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from btfeed import _native
-from btfeed.posts import admission
 from btfeed.posts import files as postfile
+from btfeed.posts.admission import LONG, Limits
 from btfeed.posts.bt_pb2 import BtOccurrence
 from btfeed.traffic import profile
 from btfeed.traffic.generate import GenerateOptions, generate
@@ -29,7 +29,7 @@ LIMITED: dict[tuple[str, str, str], Twins] = {}
 
 
 def twins_of(configuration: tuple[str, str, str]) -> Twins:
-    """Both mappers of a configuration; they are kept, as a running server keeps its own."""
+    """Both mappers of a configuration. They are kept and used again, as in a running server."""
     name, missing, unexpected = configuration
     if configuration not in LIMITED:
         LIMITED[configuration] = Twins(RECORDS[name], missing, unexpected)
@@ -43,22 +43,22 @@ def twins_of(configuration: tuple[str, str, str]) -> Twins:
 @given(body=st.one_of(strategies.bodies, strategies.mutated))
 @settings(UNHURRIED, max_examples=examples(40))
 def test_both_make_the_same_of_posts(configuration: tuple[str, str, str], body: bytes) -> None:
-    """Records, columns, dead letters and counts, under every configuration; and of posts that are near them."""
+    """Records, columns, dead letters and counts, under every configuration. Also for mutated posts."""
     twins_of(configuration).agree(body)
 
 
-@given(body=strategies.hardly, limit=st.sampled_from([1, 2, 3, 1000]))
+@given(body=strategies.almost_posts, limit=st.sampled_from([1, 2, 3, 1000]))
 @settings(UNHURRIED, max_examples=examples(600))
 @example(wire.field(1, wire.NAME + wire.OCCURRENCE * 2, tag_length=5, length_length=5), 2)
 @example(wire.transaction(wire.NAME + wire.field(6, wire.field(6, b"1234567") + wire.START_TIME)), 2)
 def test_both_make_the_same_of_any_bytes(body: bytes, limit: int) -> None:
-    """They take the same, with the same count and digest, and map the same."""
+    """Both accept the same bodies, with the same count and digest, and map them to the same records."""
     agree_to_admit(body, limit)
     twins_of(("plain", "report", "report")).agree(body)
 
 
 def test_the_long_form_does_what_it_says() -> None:
-    """So many bodies, of which many are posts."""
+    """It tries that many bodies, and many of them are posts."""
     twins.run(2_000, number=20)
 
 
@@ -67,7 +67,7 @@ def test_the_long_form_does_what_it_says() -> None:
 
 @cache
 def recorded() -> list[bytes]:
-    """Every post that is in the repository, and those of each profile that is shipped."""
+    """Every post in the repository, and generated ones of each built-in profile."""
     found = [body for path in sorted(EXAMPLES.iterdir()) for body in postfile.read(path)]
     for name in profile.shipped():
         found += [one.body for one in generate(GenerateOptions(profile.load(name), visits=300))]
@@ -76,7 +76,7 @@ def recorded() -> list[bytes]:
 
 @each_configuration
 def test_both_make_the_same_of_recorded_posts(configuration: tuple[str, str, str]) -> None:
-    """Examples, samples, and what generate makes."""
+    """Examples, samples, and generated posts."""
     both = twins_of(configuration)
     before = both.maps
     bodies = recorded()
@@ -90,7 +90,7 @@ def test_both_make_the_same_of_recorded_posts(configuration: tuple[str, str, str
 
 
 def bits() -> list[bytes]:
-    """Fields of an occurrence as no serializer writes them."""
+    """Fields of an occurrence, encoded as no serializer does."""
     varints = [
         wire.varint(value, length) for value in (0, 1, 2, 2**31, 2**32 + 5, 2**63, 2**64 - 1) for length in (0, 9, 10, 11)
     ]
@@ -113,7 +113,7 @@ def deep(depth: int, inside: bytes = b"") -> bytes:
 
 @pytest.mark.parametrize("place", range(3))
 def test_both_read_the_wire_alike(place: int) -> None:
-    """Varints, tags and lengths that are too long; types that are not the field's; enums; groups as deep as they may be."""
+    """Overlong varints, tags and lengths; wrong wire types; enums; groups nested as deep as protobuf allows."""
     both = twins_of(("plain", "report", "report"))
     contents = bits() + [
         deep(depth, inside) for depth in range(96, 103) for inside in (b"", b"\x00\x01", b"\x02\x00", b"\x0e")
@@ -141,13 +141,13 @@ def test_both_read_the_wire_alike(place: int) -> None:
 @example(5e-324)
 @example(-0.0)
 def test_numbers_are_written_alike(value: float) -> None:
-    """The shortest text that is read back the same, in the same form: an exponent from 1e16 on, and below 1e-5."""
+    """The shortest text that reads back the same. It has an exponent from 1e16 on, and below 1e-5."""
     assert _native.number(value).encode() == msgspec.json.encode(value)
     assert float(_native.number(value)) == value
 
 
 def test_numbers_of_any_bits_are_written_alike() -> None:
-    """100,000 of them."""
+    """100,000 random numbers."""
     rng = random.Random(7)
     for _ in range(100_000):
         value = float.fromhex(f"0x1.{rng.getrandbits(52):013x}p{rng.randrange(-1022, 1024)}")
@@ -170,7 +170,7 @@ addresses = st.one_of(
 @settings(UNHURRIED, max_examples=examples(500))
 @example(["::", "1::", "::ffff:1.2.3.4", "0:0:1::", "1:0:0:2::", "01.2.3.4", "1.2.3.4%x", "1:2:3:4:5:6:7::", "::%"])
 def test_addresses_are_masked_alike(given_addresses: list[str]) -> None:
-    """Also those that are hardly any, which are left out and counted."""
+    """Also text that is almost an address, which is left out and counted."""
     occurrences = [BtOccurrence(startTime=0, clientIP=address) for address in given_addresses]
     transaction = wire.field(1, wire.NAME + b"".join(wire.field(6, one.SerializeToString()) for one in occurrences))
     twins_of(("overridden", "report", "report")).agree(transaction)
@@ -181,15 +181,15 @@ def test_addresses_are_masked_alike(given_addresses: list[str]) -> None:
 @settings(UNHURRIED, max_examples=examples(500))
 @example([b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xf0\x90\x80", b"\xc0\x80", b"\xe2\x28\xa1", "\ud7ff\ue000"])
 def test_text_is_repaired_and_escaped_alike(texts: list[str | bytes]) -> None:
-    """What is not UTF-8 becomes U+FFFD as often as in the plain path."""
+    """Invalid UTF-8 becomes as many U+FFFD as in the plain path."""
     fields = b"".join(wire.field(7, text.encode() if isinstance(text, str) else text) for text in texts)
     twins_of(("plain", "report", "report")).agree(wire.transaction(wire.NAME + wire.field(6, wire.START_TIME + fields)))
 
 
 @pytest.mark.parametrize("limit", [1, 20, 2_000])
 def test_both_have_the_same_limits(limit: int) -> None:
-    """At, below and above each of them."""
-    name, many = wire.NAME, admission._limits(limit)[1]
+    """At, below and above each limit."""
+    name, many = wire.NAME, Limits.of(limit).elements
     one = wire.OCCURRENCE
     for number in (-1, 0, 1):
         agree_to_admit(wire.transaction(name + one * (limit + number)), limit)
@@ -198,10 +198,10 @@ def test_both_have_the_same_limits(limit: int) -> None:
             agree_to_admit(wire.transaction(name + filler * (many // len(filler) + number)), limit)
             agree_to_admit(wire.transaction(name + filler * (many + number - 1)), limit)
         for inside in (b"\x3a\x00", b"\xa2\x02\x00", b"\x3a\x01x", b"\x31" + b"x" * 8, wire.group(3, b"")):
-            padding = wire.field(9, b"x" * admission.LONG)
+            padding = wire.field(9, b"x" * LONG)
             for times in (many + number - 3, (many - 3) // 2 + number):
                 agree_to_admit(wire.transaction(name + wire.field(6, wire.START_TIME + padding + inside * times)), limit)
         packed = wire.field(6, b"12345678" * (many - 3 + number))
         agree_to_admit(wire.transaction(name + wire.field(6, wire.START_TIME + packed)), limit)
-        long = wire.field(3, b"x" * (admission._limits(limit)[2] // limit - 6 + number))
+        long = wire.field(3, b"x" * (Limits.of(limit).shared_bytes // limit - 6 + number))
         agree_to_admit(wire.transaction(name + long + one * limit), limit)

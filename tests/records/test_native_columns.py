@@ -1,4 +1,4 @@
-"""The native path beside its output: columns without copies, threads, errors, memory, and which path runs."""
+"""The native mapper apart from its records: columns without copies, threads, errors, memory, and which path runs."""
 
 import gc
 import os
@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from btfeed import _native, native
-from btfeed.posts import admission, post
-from btfeed.posts.post import Malformed
-from btfeed.records import mapper as transcode
-from btfeed.records.mapper import NativeMapper
-from btfeed.records.plain_mapper import Mapped, Mapper
-from btfeed.records.plan import HEAD, RecordSettings
+from btfeed.posts import admission
+from btfeed.posts.post import Malformed, digest, digests, event_id_prefix
+from btfeed.records.mapper import _CATEGORIES, _ROLES, HEAD, NativeMapper, create_mapper
+from btfeed.records.plain_mapper import PlainMapper
+from btfeed.records.result import MappingResult
+from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
 from sinks.shared.optional import optional
 from tests.support import posts, wire
@@ -32,19 +32,19 @@ def mapper() -> NativeMapper:
     return NativeMapper(RecordSettings(), ValidationSettings())
 
 
-def expected(body: bytes) -> Mapped:
-    return Mapper(RecordSettings(), ValidationSettings()).map(body, post.digest(body))
+def expected(body: bytes) -> MappingResult:
+    return PlainMapper(RecordSettings(), ValidationSettings()).map(body, digest(body))
 
 
-def mapped(body: bytes, by: NativeMapper | None = None) -> Mapped:
-    return (by or mapper()).map(body, post.digest(body))
+def mapped(body: bytes, by: NativeMapper | None = None) -> MappingResult:
+    return (by or mapper()).map(body, digest(body))
 
 
 # Columns
 
 
 def test_texts_are_a_sequence() -> None:
-    """Indexes from either end, slices of slices, comparison, search."""
+    """Indexing from both ends, slices of slices, comparison, search."""
     ids = mapped(posts.mixed(50)).batch.ids
     plain = list(ids)
     assert (len(ids), ids[0], ids[-1], ids[49]) == (50, plain[0], plain[-1], plain[-1])
@@ -63,7 +63,7 @@ def test_texts_are_a_sequence() -> None:
 
 
 def test_columns_outlive_their_batch() -> None:
-    """Their memory is used again only when nobody has a part of it."""
+    """Their memory is reused only when nothing refers to it any more."""
     one = mapper()
     body = posts.mixed(2_000)
     plain = expected(body).batch
@@ -81,7 +81,7 @@ def test_columns_outlive_their_batch() -> None:
 
 
 def test_posts_of_all_sizes_use_the_same_memory() -> None:
-    """A buffer that was larger, smaller or full of another post's records gives the same bytes."""
+    """Whatever a buffer held before, the bytes are the same."""
     one = mapper()
     for occurrences in (2_000, 1, 0, 500, 2_000, 1_900, 3_000, 20, 2_000):
         body = posts.mixed(occurrences)
@@ -92,7 +92,7 @@ def test_posts_of_all_sizes_use_the_same_memory() -> None:
 
 
 def test_threads_may_share_a_mapper() -> None:
-    """Each gets its own post's records, also while plans are compiled."""
+    """Each thread gets the records of its own post, also while transactions are compiled."""
     one = mapper()
     bodies = [
         posts.mixed(30, seed) + wire.transaction(b"\x0a\x01" + bytes([65 + seed % 20]) + wire.OCCURRENCE)
@@ -105,22 +105,22 @@ def test_threads_may_share_a_mapper() -> None:
 
 
 def test_posts_of_a_group_are_mapped_each_for_itself() -> None:
-    """One that is none leaves its neighbours alone; the group ends where there is no more room."""
+    """A malformed post does not harm its neighbors. The group ends after the post that exceeds max_bytes."""
     one, sound = mapper(), posts.mixed(3)
     bodies = [sound, b"no post", posts.mixed(4, 1), sound]
-    group = [(body, post.digest(body)) for body in bodies]
+    group = [(body, digest(body)) for body in bodies]
     first, second, *others = one.map_all(group, 2**30)
     assert isinstance(second, Malformed)
     for body, found in zip([sound, *bodies[2:]], [first, *others], strict=True):
-        assert isinstance(found, Mapped)
+        assert isinstance(found, MappingResult)
         equal(found, expected(body))
     assert len(one.map_all(group, 0)) == 1
-    assert isinstance(first, Mapped)
+    assert isinstance(first, MappingResult)
     assert len(one.map_all([group[0]] * 5, first.batch.nbytes * 2)) == 3
 
 
 def test_a_bug_in_compiling_is_that_post_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The exception takes the place of its post."""
+    """The result of that post is the exception."""
     bodies = [posts.mixed(3), posts.mixed(3).replace(b"easyTravel", b"easyFlight")]
     compiled = NativeMapper._compile
 
@@ -130,21 +130,21 @@ def test_a_bug_in_compiling_is_that_post_alone(monkeypatch: pytest.MonkeyPatch) 
         return compiled(self, server, head)
 
     monkeypatch.setattr(NativeMapper, "_compile", compile_or_fail)
-    first, second, third = mapper().map_all([(body, post.digest(body)) for body in (*bodies, bodies[0])], 2**30)
+    first, second, third = mapper().map_all([(body, digest(body)) for body in (*bodies, bodies[0])], 2**30)
     assert isinstance(second, ZeroDivisionError)
     for found in (first, third):
-        assert isinstance(found, Mapped)
+        assert isinstance(found, MappingResult)
         equal(found, expected(bodies[0]))
 
 
 @pytest.mark.parametrize("work", ["map", "digests"])
 def test_others_run_while_a_large_post_is_worked_on(work: str) -> None:
-    """The interpreter's lock is not held: the main thread goes on before the other one is done, although Python itself
-    would not switch for a thousand seconds."""
+    """The native module releases the interpreter's lock: the main thread runs meanwhile, although Python itself would not
+    switch threads for a thousand seconds."""
     body = posts.mixed(20_000)
-    one, digest = mapper(), post.digest(body)
+    one, prefix = mapper(), event_id_prefix(digest(body))
     mapped(body, one)
-    works = {"map": lambda: one._native.transcode([(body, digest.hex())], 0), "digests": lambda: post.digests([body])}
+    works = {"map": lambda: one._native.transcode([(body, prefix)], 0), "digests": lambda: digests([body])}
     what: Any = works[work]
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1_000)
@@ -155,7 +155,7 @@ def test_others_run_while_a_large_post_is_worked_on(work: str) -> None:
 
 
 def overtakes(work: Any) -> bool:
-    """The calling thread goes on while another one is at `work`."""
+    """Whether the calling thread runs while another thread is at `work`."""
     began, done = threading.Event(), []
 
     def run() -> None:
@@ -175,14 +175,14 @@ def overtakes(work: Any) -> bool:
 
 
 def test_an_error_in_compiling_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it is; the next post is mapped."""
+    """Unchanged. The next post is mapped."""
     one = mapper()
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
     with monkeypatch.context() as patch:
-        patch.setattr(transcode, "source_of", broken)
+        patch.setattr("btfeed.records.transaction.TransactionCompiler.compile", broken)
         with pytest.raises(ZeroDivisionError, match="a bug"):
             mapped(posts.mixed(5), one)
     equal(mapped(posts.mixed(5), one), expected(posts.mixed(5)))
@@ -191,11 +191,11 @@ def test_an_error_in_compiling_is_raised(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_panic_leaves_the_post_to_the_plain_path(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """It is a bug, and says so on stderr; nothing is lost by it, and the next post is mapped natively."""
+    """stderr tells of the bug, no record is lost, and the next post is mapped natively."""
     one = mapper()
     body = posts.mixed(5)
     with monkeypatch.context() as patch:
-        patch.setattr(transcode, "_CATEGORIES", ("?",) * 7 + transcode._CATEGORIES)  # a place that no table has
+        patch.setattr("btfeed.records.mapper._CATEGORIES", ("?",) * 7 + _CATEGORIES)  # a place that no table has
         assert one._native.transcode([(body, "id-")], 0) == [None]
         equal(mapped(body, one), expected(body))
     assert "panicked at" in capfd.readouterr().err
@@ -220,18 +220,18 @@ LISTS = [(6, "v", "double", "YYY", "m.", "measures"), (7, "d", "string", "YYY", 
     ],
 )
 def test_a_field_table_that_makes_no_sense_is_refused(fields: list[Any], error: str) -> None:
-    """With what is wrong: else a change of the schema could go unnoticed."""
+    """The message says what is wrong, so that no change of the schema goes unnoticed."""
     settings = {"head": HEAD, "missing": "report", "unexpected": "report", "drop": [], "hash": [], "key": b"", "mask": [],
                 "defaults": []}  # fmt: skip
     with pytest.raises(ValueError, match=error):
-        _native.Transcoder(fields, transcode._ROLES, settings, print, print)  # type: ignore[arg-type]
+        _native.Transcoder(fields, _ROLES, settings, print, print)  # type: ignore[arg-type]
 
 
 # Memory
 
 
 def test_plans_do_not_fill_the_memory() -> None:
-    """Senders choose how many business transactions there are, and how they are called."""
+    """Senders choose how many business transactions there are, and their names."""
     script = """if True:
         from tests.support.harness import peak_memory
         from tests.records.test_native_columns import mapped, mapper
@@ -252,7 +252,7 @@ def test_plans_do_not_fill_the_memory() -> None:
 
 @pytest.mark.parametrize(("plain", "path"), [("", "native"), ("0", "native"), ("1", "plain")])
 def test_the_environment_may_ask_for_the_plain_path(plain: str, path: str) -> None:
-    """And `btfeed --version` says which one runs."""
+    """`btfeed --version` says which path runs."""
     environment = os.environ | {"BTFEED_PLAIN": plain}
     ran = subprocess.run([BTFEED, "--version"], env=environment, capture_output=True, text=True, check=True)
     assert ran.stdout.endswith(f"(mapping: {path})\n")
@@ -260,7 +260,7 @@ def test_the_environment_may_ask_for_the_plain_path(plain: str, path: str) -> No
 
 @pytest.mark.parametrize("found", [None, SimpleNamespace(INTERFACE=native.INTERFACE + 1)])
 def test_without_a_module_that_fits_the_plain_path_runs(found: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where none was built, or one for another version."""
+    """If it was not built, or built for another version."""
     import btfeed
 
     monkeypatch.setitem(sys.modules, "btfeed._native", found)  # None: it can't be imported
@@ -271,9 +271,9 @@ def test_without_a_module_that_fits_the_plain_path_runs(found: object, monkeypat
 
 
 def test_the_plain_path_does_all_of_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is mapped, admitted and digested without the native module is the same."""
+    """Mapping, admission and digests work without the native module."""
     body = posts.mixed(20)
-    found = admission.admit(body, 100), post.digests([body])
+    found = admission.admit(body, 100), digests([body])
     monkeypatch.setattr(native, "module", None)
-    assert (admission.admit(body, 100), post.digests([body])) == found
-    assert isinstance(transcode.mapper(RecordSettings(), ValidationSettings()), Mapper)
+    assert (admission.admit(body, 100), digests([body])) == found
+    assert isinstance(create_mapper(RecordSettings(), ValidationSettings()), PlainMapper)

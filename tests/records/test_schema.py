@@ -1,4 +1,4 @@
-"""btfeed.records.schema against the documented field table."""
+"""The field table in btfeed.records.schema agrees with the documented one."""
 
 import pytest
 
@@ -17,19 +17,19 @@ ENCODINGS = {
     "boolean": ("boolean", "boolean"),
     "array of strings": ("strings", "strings"),
 }
-"""How the table's record_value is called in the schema, and which type a sink declares for it."""
+"""The schema's encoding for each record_value of the table, and the type that sinks declare for it."""
 RECORDS = {field.name: field for field in schema.RECORD_FIELDS}
 PER_NAME = ("values", "dimensions")
 
 
 def test_the_schema_has_the_tables_fields_in_its_order() -> None:
-    """None more, none less, by number."""
+    """All fields, and no others, by number."""
     assert [(field.number, field.name) for field in schema.FIELDS] == [(row.tag, row.field) for row in ROWS]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.field)
 def test_a_field_is_as_the_table_says(row: Row) -> None:
-    """Every column but those of the record."""
+    """All columns except those about the record."""
     field = schema.BY_NUMBER[row.tag]
     assert schema.BY_NAME[row.field] is field
     assert (field.type, field.repeated, field.older_name) == (row.kind, row.repeated, row.older_name)
@@ -40,7 +40,7 @@ def test_a_field_is_as_the_table_says(row: Row) -> None:
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.field not in PER_NAME], ids=lambda row: row.field)
 def test_a_record_field_is_as_the_table_says(row: Row) -> None:
-    """Its name, how its value is written, and the type that sinks declare for it."""
+    """Its name, its encoding, and the type that sinks declare."""
     field = schema.BY_RECORD[row.record_field]
     encoding, record_type = ENCODINGS[row.record_value]
     assert (field.number, field.encoding) == (row.tag, encoding)
@@ -49,7 +49,7 @@ def test_a_record_field_is_as_the_table_says(row: Row) -> None:
 
 @pytest.mark.parametrize(("name", "encoding"), [("values", "measures"), ("dimensions", "dimensions")])
 def test_measures_and_dimensions_are_prefixes(name: str, encoding: str) -> None:
-    """Their fields are as many as users define: sinks get the prefix instead of names."""
+    """Users choose the names of their fields, so sinks get the prefix."""
     row = BY_FIELD[name]
     prefix = row.record_field.removesuffix("<name>")
     field = schema.BY_RECORD[prefix]
@@ -60,7 +60,7 @@ def test_measures_and_dimensions_are_prefixes(name: str, encoding: str) -> None:
 
 
 def test_what_a_record_says_beyond_the_occurrence() -> None:
-    """The constants of the post and of the business transaction come first, all of them text."""
+    """The fields of the post and the business transaction come first. All are text."""
     names = ["kind", "id", "type", "provider", "category", "name"]
     expected = [f"event.{name}" for name in names] + ["appmon.application", "appmon.system_profile", "appmon.server"]
     assert [field.name for field in schema.CONSTANTS] == expected
@@ -69,14 +69,14 @@ def test_what_a_record_says_beyond_the_occurrence() -> None:
 
 
 def test_no_record_field_has_two_sources() -> None:
-    """Nor does one start with the prefix of measures or dimensions, where a user's name could meet it."""
+    """No field starts with the prefix of measures or dimensions, where a user's name could be the same."""
     names = [field.name for field in schema.RECORD_FIELDS]
     assert len(names) == len(set(names)) == len(schema.CONSTANTS) + len(ROWS) - len(PER_NAME)
     assert not [name for name in names if name.startswith(tuple(field.name for field in schema.MAPS))]
 
 
 def test_what_every_record_has() -> None:
-    """Sinks may rely on it: what identifies a record and when it happened. All else can be absent or dropped."""
+    """Sinks rely on the identity of a record and its time. Other fields may be absent or dropped."""
 
     def always(field: RecordField) -> bool:
         return field.always

@@ -1,4 +1,4 @@
-"""From a post to records: business transactions, templates, attributes, privacy, policies, counts."""
+"""What settings and business transactions do to records: templates, attributes, privacy, policies, counts."""
 
 import hashlib
 import hmac
@@ -10,12 +10,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from btfeed.posts import post
-from btfeed.records import mapper as transcode
-from btfeed.records import plain_mapper as mapping
-from btfeed.records import plan
-from btfeed.records.plan import RecordSettings
+from btfeed.posts.post import digest
+from btfeed.records.mapper import create_mapper
 from btfeed.records.schema import BY_RECORD
+from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
 from tests.support import posts, wire
 from tests.support.records import START, mapped, occurrence, parsed, records, single, transaction
@@ -31,7 +29,7 @@ def hashed(value: str) -> str:
 
 
 def test_an_event_id_is_the_digest_of_the_body_and_an_ordinal() -> None:
-    """24 hex digits of BLAKE2b-256, a hyphen, and the place in the post, across its transactions, from 0."""
+    """24 hex digits of BLAKE2b-256, a hyphen, and a number that counts through the whole post, from 0."""
     body = wire.post(transaction(*[occurrence()] * 2), transaction(), transaction(*[occurrence()] * 11))
     prefix = hashlib.blake2b(body, digest_size=32).hexdigest()[:24]
     expected = [f"{prefix}-{ordinal}" for ordinal in range(13)]
@@ -40,23 +38,23 @@ def test_an_event_id_is_the_digest_of_the_body_and_an_ordinal() -> None:
 
 
 def test_records_of_a_post_depend_on_nothing_but_it() -> None:
-    """Not on what the same mapper mapped before, nor on when."""
-    mapper = transcode.mapper(RecordSettings(), ValidationSettings())
+    """The same mapper gives the same result later, whatever it mapped in between."""
+    mapper = create_mapper(RecordSettings(), ValidationSettings())
     bodies = [posts.mixed(30), posts.mixed(40, seed=1), posts.mixed(30)]
-    one, two, again = [mapper.map(body, post.digest(body)) for body in bodies]
+    one, two, again = [mapper.map(body, digest(body)) for body in bodies]
     assert bytes(one.batch.ndjson) == bytes(again.batch.ndjson) == bytes(mapped(bodies[0]).batch.ndjson)
     assert bytes(two.batch.ndjson) == bytes(mapped(bodies[1]).batch.ndjson)
     assert (one.batch.ids, one.batch.keys, one.counts) == (again.batch.ids, again.batch.keys, again.counts)
 
 
 def test_the_key_is_the_visit() -> None:
-    """So that a visit's records stay together; where there is none, the record itself."""
+    """So that the records of a visit stay together. Without a visit id, the key is event.id."""
     result = mapped(wire.post(transaction(occurrence(visitId=8589934592), occurrence(), occurrence(visitId=0))))
     assert result.batch.keys == ["8589934592", result.batch.ids[1], "0"]
 
 
-def test_an_attribute_is_no_key() -> None:
-    """Else all records without a visit would share it."""
+def test_an_attribute_is_not_a_key() -> None:
+    """Otherwise all records without a visit would share a key."""
     settings = {"attributes": {"appmon.visit.id": 7}}
     result = mapped(wire.post(transaction(occurrence(), occurrence(visitId=1))), settings)
     assert result.batch.keys == [result.batch.ids[0], "1"]
@@ -72,7 +70,7 @@ def test_an_attribute_is_no_key() -> None:
      (b"\x10\x07", "unknown"), (b"\x10\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "unknown")],
 )  # fmt: skip
 def test_the_category_is_the_type(kind: bytes, category: str) -> None:
-    """Where it is absent, or a number that the feed does not have: unknown, which breaks one rule."""
+    """It is `unknown` if the type is absent or not one of the three, which breaks one rule."""
     result = mapped(wire.transaction(wire.NAME + kind + wire.OCCURRENCE))
     assert parsed(result.batch.body(0))["event.category"] == category
     assert result.batch.transactions[0].category == category
@@ -81,7 +79,7 @@ def test_the_category_is_the_type(kind: bytes, category: str) -> None:
 
 
 def test_what_older_servers_do_not_send_is_absent() -> None:
-    """No server, no system profile, no application: never null, never a default; empty text stays."""
+    """Server, system profile and application are never null and have no default. Empty text stays."""
     names = {"appmon.application", "appmon.system_profile", "appmon.server"}
     assert names.isdisjoint(single())
     body = wire.post(transaction(occurrence(), application="", systemProfile=""), serverName="")
@@ -89,7 +87,7 @@ def test_what_older_servers_do_not_send_is_absent() -> None:
 
 
 def test_what_servers_say_is_taken_as_sent() -> None:
-    """In records, and for the templates and filters of sinks."""
+    """In records, and in the templates and filters of sinks."""
     body = wire.post(transaction(occurrence(), application="A=b", systemProfile="P p"), serverName="S\n")
     result = mapped(body)
     record = parsed(result.batch.body(0))
@@ -119,7 +117,7 @@ def test_what_servers_say_is_taken_as_sent() -> None:
     ],
 )
 def test_values_are_called_by_their_names(names: list[str], values: list[float], expected: dict[str, float]) -> None:
-    """In order; names past the end give no field, values past it their place. Dimensions likewise."""
+    """In order. Names without a value give no field; values without a name are called by their position."""
     texts = [str(value) for value in values]
     record = single(bt={"measures": names, "dimensions": names}, values=values, dimensions=texts)
     wanted: dict[str, Any] = {f"appmon.measure.{name}": value for name, value in expected.items()}
@@ -128,7 +126,7 @@ def test_values_are_called_by_their_names(names: list[str], values: list[float],
 
 
 def test_mismatched_lengths_are_counted() -> None:
-    """Per list and direction, once for each occurrence; fewer also break the rule `missing`."""
+    """By list and direction, once for each occurrence. Too few values also break the rule `missing`."""
     body = wire.post(
         transaction(
             occurrence(values=[1.0], dimensions=["d"]), occurrence(values=[1.0] * 3), occurrence(values=[1.0] * 2),
@@ -145,7 +143,7 @@ def test_mismatched_lengths_are_counted() -> None:
 
 
 def test_templates_make_type_and_provider() -> None:
-    """Each placeholder more than once, and braces in what it stands for left alone; event.name is always as sent."""
+    """A placeholder may occur twice, and braces in its value stay. event.name is always as sent."""
     text = "{category}/{name}/{application}/{system_profile}/{server}/{name}"
     bt = {"name": "{server}", "application": "app", "type": VISIT}
     record = single(bt=bt, settings={"type": text, "provider": text})
@@ -165,20 +163,20 @@ def test_templates_make_type_and_provider() -> None:
     ],
 )
 def test_the_provider_is_never_empty(template: str, bt: dict[str, Any], provider: str) -> None:
-    """Dynatrace would call it Unknown."""
+    """Dynatrace would show it as Unknown."""
     assert single(bt=bt, settings={"provider": template})["event.provider"] == provider
 
 
 @pytest.mark.parametrize("key", ["type", "provider"])
 @pytest.mark.parametrize("text", ["{visit}", "{}", "{Name}", "{name!r}"])
 def test_an_unknown_placeholder_is_refused(key: str, text: str) -> None:
-    """With those that are known."""
+    """The message lists the known ones."""
     with pytest.raises(ValidationError, match=r"unknown placeholder .*; known are \{name\}, "):
         RecordSettings.model_validate({key: text})
 
 
 def test_attributes_are_added_to_every_record() -> None:
-    """With their TOML types. Dots make tables of TOML, and names of a record."""
+    """With their TOML types. TOML reads dots as tables; a record has one dotted name."""
     table = tomllib.loads('dt.entity.host = "H"\n"dt.security_context" = "c"\nn = 5\nf = 0.5\nb = true\n[a.b]\nc = "x"')
     expected = {"dt.entity.host": "H", "dt.security_context": "c", "n": 5, "f": 0.5, "b": True, "a.b.c": "x"}
     body = posts.mixed(20)
@@ -187,7 +185,7 @@ def test_attributes_are_added_to_every_record() -> None:
 
 
 def test_attributes_never_override_what_the_feed_says() -> None:
-    """Where it says nothing, they stand."""
+    """They are used if the feed does not have the field."""
     names = {*BY_RECORD, "event.kind", "event.id", "event.type", "event.category", "event.name", "appmon.application"}
     measures = {"appmon.measure.measurekey": "x", "appmon.dimension.splittingkey": "x", "appmon.measure.other": "x"}
     attributes = dict.fromkeys(names, "x") | measures
@@ -200,9 +198,9 @@ def test_attributes_never_override_what_the_feed_says() -> None:
     "attributes",
     [{"a": None}, {"a": [1]}, {"a": float("nan")}, {"a": 2**64}, {"a.b": 1, "a": {"b": 2}}, "a", {"a": {"b": [1]}}],
 )
-def test_what_no_record_can_hold_is_no_attribute(attributes: Any) -> None:
-    """Nor is one name with two values."""
-    with pytest.raises(ValidationError, match=r"a constant is|one name is there twice|attributes are a table"):
+def test_attributes_must_be_values_that_a_record_can_hold(attributes: Any) -> None:
+    """A name must not have two values either."""
+    with pytest.raises(ValidationError, match=r"invalid value of a|a name is given twice|must be a table"):
         RecordSettings.model_validate({"attributes": attributes})
 
 
@@ -210,7 +208,7 @@ def test_what_no_record_can_hold_is_no_attribute(attributes: Any) -> None:
 
 
 def test_dropped_fields_are_nowhere() -> None:
-    """Neither in the record nor in its key; the others stay as they were."""
+    """They are neither in the record nor in its key. Other fields stay as they are."""
     drop = [
         "client.ip",
         "appmon.visit.id",
@@ -228,13 +226,13 @@ def test_dropped_fields_are_nowhere() -> None:
 
 
 def test_all_constants_can_be_dropped() -> None:
-    """What is left is a record still."""
+    """The rest is still a record."""
     constants = ["event.type", "event.provider", "event.category", "event.name"]
     assert list(single(settings={"privacy": {"drop": constants}})) == ["event.kind", "event.id", "timestamp"]
 
 
 def test_hashed_fields_are_hashed_everywhere() -> None:
-    """In the record, its key, arrays and constants: HMAC-SHA-256, first 32 hex digits."""
+    """In the record, its key, arrays and constants: the first 32 hex digits of HMAC-SHA-256."""
     names = ["user.name", "appmon.visit.id", "appmon.visit.converted_by", "appmon.dimension.splittingkey", "event.name"]
     result = mapped(posts.sample_visit(), {"privacy": {"hash": names, "key": "k"}})
     record = parsed(result.batch.body(0))
@@ -250,14 +248,14 @@ def test_hashed_fields_are_hashed_everywhere() -> None:
     ("sent", "arrives"), [("1.2.3.4", "1.2.3.0"), ("2001:db8:1:2:3:4:5:6", "2001:db8:1::"), ("no address 1.2.3.4", None)]
 )
 def test_masked_addresses(sent: str, arrives: str | None) -> None:
-    """What is no address may hold one: it is left out and counted."""
+    """Text that is not an address may contain one, so it is left out and counted."""
     result = mapped(wire.post(transaction(occurrence(clientIP=sent))), {"privacy": {"mask_ip": True}})
     assert parsed(result.batch.body(0)).get("client.ip") == arrives
     assert result.counts.left_out == ({} if arrives else {"client.ip": 1})
 
 
 def test_dead_letters_are_private_too() -> None:
-    """A record that is not delivered now may be later."""
+    """They may be delivered later."""
     body = wire.post(transaction(occurrence(startTime=2**62, visitId=5, clientIP="1.2.3.4", visitTag="me")))
     privacy = {"drop": ["user.name"], "hash": ["appmon.visit.id"], "key": "k", "mask_ip": True}
     (refused,) = mapped(body, {"privacy": privacy}).refused
@@ -270,7 +268,7 @@ def test_dead_letters_are_private_too() -> None:
 
 
 def test_violations_are_reported_and_delivered() -> None:
-    """By default: counted per transaction, field and rule."""
+    """By default. They are counted by transaction, field and rule."""
     result = mapped(posts.sample_purepath() * 2)
     assert (len(result.batch), result.refused) == (2, [])
     assert result.counts.violations == {("btName", "visitId", "unexpected"): 2}
@@ -282,7 +280,7 @@ def test_violations_are_reported_and_delivered() -> None:
      ({"missing": "dead-letter", "unexpected": "dead-letter"}, [1, 2])],
 )  # fmt: skip
 def test_dead_letters_by_policy(policy: dict[str, str], refused: list[int]) -> None:
-    """The occurrence alone; its neighbours are delivered, and its violations counted as ever."""
+    """Only that occurrence; its neighbors are delivered. Violations are counted as usual."""
     good = {"duration": 1.0, "failed": False}
     body = wire.post(transaction(occurrence(**good), occurrence(failed=True), occurrence(**good, url="u"), type=PUREPATH))
     result = mapped(body, None, **policy)
@@ -294,7 +292,7 @@ def test_dead_letters_by_policy(policy: dict[str, str], refused: list[int]) -> N
 
 
 def test_what_is_not_expected_can_be_dropped() -> None:
-    """The record is delivered without it, and with a key that is not made of it; the violation is counted."""
+    """The record is delivered without the field, and its key is not made of it. The violation is counted."""
     result = mapped(posts.sample_purepath(), unexpected="drop")
     (before,) = records(posts.sample_purepath())
     record = parsed(result.batch.body(0))
@@ -303,15 +301,15 @@ def test_what_is_not_expected_can_be_dropped() -> None:
     assert result.counts.violations == {("btName", "visitId", "unexpected"): 1}
 
 
-def test_a_visits_duration_is_computed_where_what_was_sent_is_dropped() -> None:
-    """The table has none for visits; the record's is what the feed's times say."""
+def test_a_visits_duration_is_computed_if_the_sent_one_is_dropped() -> None:
+    """The table has no duration for visits; a record has the difference of the times."""
     body = wire.post(transaction(occurrence(endTime=START + 2, duration=5.0), type=VISIT))
     assert records(body, unexpected="drop")[0]["duration"] == 2000000
     assert records(body)[0]["duration"] == 5000000
 
 
-def test_an_occurrence_of_unknown_type_is_a_dead_letter_where_missing_ones_are() -> None:
-    """Its one violation is `missing type`; `unexpected` finds nothing in it."""
+def test_an_occurrence_of_unknown_type_breaks_the_rule_missing() -> None:
+    """Its only violation is `missing type`."""
     body = wire.post(transaction(occurrence(url="u")))
     (refused,) = mapped(body, missing="dead-letter").refused
     assert refused.reason == "missing type"
@@ -319,7 +317,7 @@ def test_an_occurrence_of_unknown_type_is_a_dead_letter_where_missing_ones_are()
 
 
 def test_a_dead_letter_says_why() -> None:
-    """All rules that it breaks; a start outside the calendar alone, which nothing can mend."""
+    """It lists the broken rules. A start outside the calendar is the only reason given."""
     result = mapped(wire.post(transaction(occurrence(), type=PUREPATH)), missing="dead-letter", unexpected="dead-letter")
     assert [letter.reason for letter in result.refused] == ["missing duration, missing failed"]
     body = wire.post(transaction(occurrence(startTime=2**62), type=PUREPATH))
@@ -331,7 +329,7 @@ def test_a_dead_letter_says_why() -> None:
 
 
 def test_unknown_fields_are_counted_and_harm_nothing() -> None:
-    """By message; a type that the feed does not have is one of its transaction's."""
+    """By message. A type that the feed does not have counts as an unknown field of the transaction."""
     unknown = b"\xf8\x07\x01" + wire.field(100, b"x") + wire.group(101, wire.field(1, b""))
     content = wire.NAME + b"\x10\x07" + wire.OCCURRENCE + wire.field(6, wire.START_TIME + unknown + b"\x18\x01")
     result = mapped(wire.transaction(content + wire.field(99, b"")) + unknown)
@@ -342,7 +340,7 @@ def test_unknown_fields_are_counted_and_harm_nothing() -> None:
 
 
 def test_what_the_server_lost_is_counted() -> None:
-    """As it says itself."""
+    """It is lostTransactions."""
     assert mapped(wire.post(lostTransactions=5)).counts.lost == 5
     assert mapped(wire.post()).counts.lost == 0
 
@@ -350,38 +348,8 @@ def test_what_the_server_lost_is_counted() -> None:
 # Memory
 
 
-def test_plans_are_forgotten_before_they_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Senders choose names, and how many there are; records are the same whether or not a plan was kept."""
-    monkeypatch.setattr(plan, "MAX_CACHED", 1_000)
-    mapper = mapping.Mapper(RecordSettings(), ValidationSettings())
-    for seed in range(50):
-        measures = [f"m{seed}"] * 20
-        wide = [occurrence(values=[1.0] * (seed + place)) for place in range(20)]
-        body = wire.post(transaction(*wide, measures=measures, name=str(seed)))
-        found = mapper.map(body, post.digest(body))
-        assert bytes(found.batch.ndjson) == bytes(mapped(body).batch.ndjson)
-        kept = mapper._cache.plans.values()
-        assert sum(plan.CACHED_ALONE * (1 + len(one._shapes)) for one in kept) <= 1_000
-
-
-@pytest.mark.parametrize("unexpected", ["report", "drop"])
-def test_very_wide_records_are_as_others(unexpected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are encoded in another way, to the same bytes; what is left out is left out."""
-    nan = occurrence(values=[1.0, float("nan")], dimensions=["d"], visitId=5, endTime=2**62, duration=float("inf"))
-    for body in (posts.mixed(20), posts.sample_purepath(), wire.post(transaction(nan, type=PUREPATH))):
-        expected = mapped(body, unexpected=unexpected)
-        with monkeypatch.context() as patch:
-            patch.setattr(plan, "WIDE", 0)
-            found = mapped(body, unexpected=unexpected)
-        assert (found.batch.ndjson, found.batch.keys, found.counts) == (
-            expected.batch.ndjson,
-            expected.batch.keys,
-            expected.counts,
-        )
-
-
 def test_wide_occurrences_that_all_differ_take_little_memory() -> None:
-    """What is compiled for one is forgotten while the post is still being mapped."""
+    """30 occurrences with about 20,000 dimensions each, in less than 250 MiB."""
     script = """if True:
         from tests.support.harness import peak_memory
         from tests.support.records import mapped

@@ -1,8 +1,8 @@
-"""The native path and the plain one, side by side: they must agree on any bytes, under any settings.
+"""Twins: the native mapper and the plain one must agree on any bytes and under any settings.
 
     python -m tests.records.twins [--cases 200000] [--seed N]
 
-is the long form of test_native.py: posts that Hypothesis makes up, mutated ones, and bytes that are hardly any.
+is the long form of test_native.py: posts that Hypothesis makes, mutated ones, and bytes that are almost posts.
 """
 
 import argparse
@@ -17,11 +17,11 @@ from hypothesis import Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from btfeed import _native
-from btfeed.posts import admission, post
-from btfeed.posts.post import Malformed, PostRefused
+from btfeed.posts.admission import Limits, admit_plain
+from btfeed.posts.post import Malformed, PostRefused, digest, event_id_prefix
 from btfeed.records.mapper import NativeMapper
-from btfeed.records.plain_mapper import Mapper
-from btfeed.records.plan import RecordSettings
+from btfeed.records.plain_mapper import PlainMapper
+from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
 from tests.support import strategies
 from tests.support.records import equal
@@ -51,13 +51,13 @@ RECORDS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 MUTANTS = 10
-"""Of each body that Hypothesis makes up, itself among them."""
+"""Of each body that Hypothesis makes, including the body itself."""
 POLICIES = [("report", "report"), ("report", "drop"), ("dead-letter", "report"), ("report", "dead-letter")]
 
 
 @dataclass
 class Twins:
-    """Both mappers under one configuration, used for one post after the other. maps: how many bodies were posts."""
+    """Both mappers under one configuration, used for many bodies. maps: how many of them were posts."""
 
     record: dict[str, Any] = field(default_factory=dict)
     missing: str = "report"
@@ -68,44 +68,45 @@ class Twins:
     def __post_init__(self) -> None:
         validation = {"missing": self.missing, "unexpected": self.unexpected}
         given = RecordSettings.model_validate(self.record), ValidationSettings.model_validate(validation)
-        self.plain, self.native = Mapper(*given), NativeMapper(*given)
+        self.plain, self.native = PlainMapper(*given), NativeMapper(*given)
 
     def agree(self, body: bytes) -> None:
-        """Both make the same of `body`, and neither asks the other."""
+        """Both give the same result, and the native mapper does not need the plain one for it."""
         self.cases += 1
-        digest = post.digest(body)
+        digest_of_body = digest(body)
         try:
-            expected = self.plain.map(body, digest)
+            expected = self.plain.map(body, digest_of_body)
         except Malformed:
-            assert self.native._native.transcode([(body, post.event_id_prefix(digest))], 0) == [None]
+            assert self.native._native.transcode([(body, event_id_prefix(digest_of_body))], 0) == [None]
             return
-        assert self.native._native.transcode([(body, post.event_id_prefix(digest))], 0) != [None]
-        equal(self.native.map(body, digest), expected)
+        assert self.native._native.transcode([(body, event_id_prefix(digest_of_body))], 0) != [None]
+        equal(self.native.map(body, digest_of_body), expected)
         self.maps += 1
 
 
 def agree_to_admit(body: bytes, limit: int) -> bool:
-    """Whether `body` is taken, which both say, with the same count."""
-    native = _native.admit(body, admission._limits(limit))
+    """Whether both accept `body`. They must agree, also on the number of occurrences."""
+    limits = Limits.of(limit)
+    native = _native.admit(body, limits)
     try:
-        expected = admission.admit_plainly(body, limit)
+        expected = admit_plain(body, limits)
     except PostRefused:
         assert native is None
         return False
     assert native == expected
-    assert _native.digests([body]) == [post.digest(body)]
+    assert _native.digests([body]) == [digest(body)]
     return True
 
 
 def configurations() -> Iterator[Twins]:
-    """Each table of settings under each policy."""
+    """Each of RECORDS under each of POLICIES."""
     for record in RECORDS.values():
         for missing, unexpected in POLICIES:
             yield Twins(record, missing, unexpected)
 
 
 def mutants(body: bytes, other: bytes, rng: random.Random) -> Iterator[bytes]:
-    """`body`, and others near it: bytes changed, put in, taken out, doubled, or taken from `other`."""
+    """`body`, and versions with bytes changed, inserted, removed, doubled, or taken from `other`."""
     yield body
     changed = body
     for _ in range(MUTANTS - 1):
@@ -119,13 +120,13 @@ def mutants(body: bytes, other: bytes, rng: random.Random) -> Iterator[bytes]:
 
 
 def run(cases: int, number: int) -> None:
-    """Show so many bodies to both twins; each that Hypothesis makes up gives MUTANTS."""
+    """Compares the twins on at least that many bodies. Each one that Hypothesis makes gives MUTANTS."""
     every, rng, started = list(configurations()), random.Random(number), time.monotonic()
     admitted, last = 0, b""
 
     @seed(number)
     @settings(UNHURRIED, max_examples=-(-cases // MUTANTS), database=None, phases=[Phase.generate])
-    @given(body=st.one_of(strategies.bodies, strategies.hardly))
+    @given(body=st.one_of(strategies.bodies, strategies.almost_posts))
     def compare(body: bytes) -> None:
         nonlocal admitted, last
         for mutant in mutants(body, last, rng):
@@ -139,7 +140,7 @@ def run(cases: int, number: int) -> None:
         f"{total} bodies (seed {number}): {admitted} admitted, {maps} mapped, {time.monotonic() - started:.0f} s; all agree"
     )
     assert total >= cases
-    assert min(admitted, maps) > total // 20, "hardly any was a post"
+    assert min(admitted, maps) > total // 20, "almost none of them was a post"
 
 
 def main() -> None:

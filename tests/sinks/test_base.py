@@ -1,4 +1,4 @@
-"""The contract's own types: the laws of Batch, templates, sizes and times, and how sinks are found."""
+"""What the contract is built on: the laws of Batch, templates, sizes and times."""
 
 import json
 from typing import Annotated
@@ -8,8 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-import sinks
-from sinks.base import SinkType
 from sinks.batch import Batch, Joined, Transaction
 from sinks.settings import Seconds, Settings, Size
 from sinks.template import Template, template
@@ -25,7 +23,7 @@ class Values(Settings):
 
 
 def columns(batch: Batch) -> list[tuple[object, ...]]:
-    """Each record with all that is said of it."""
+    """Each record with its item of each column."""
     rows = zip(batch.ids, batch.keys, batch.timestamps, batch.transactions, batch.bodies, strict=True)
     return [(*row, batch.body(index)) for index, row in enumerate(rows)]
 
@@ -41,7 +39,7 @@ def test_a_batch_says_the_same_in_each_of_its_forms(bodies: list[bytes]) -> None
 
 @given(BODIES, st.integers(0, 30), st.integers(0, 30))
 def test_a_cut_is_a_slice_of_every_column(bodies: list[bytes], start: int, stop: int) -> None:
-    """cut(i, j) has records i to j, shares the parts, and can be cut again."""
+    """slice(i, j) has the records from i up to j, shares the parts, and can be sliced again."""
     batch = batch_of(bodies)
     start, stop = sorted((min(start, len(batch)), min(stop, len(batch))))
     cut = batch.slice(start, stop)
@@ -53,7 +51,7 @@ def test_a_cut_is_a_slice_of_every_column(bodies: list[bytes], start: int, stop:
 
 @given(st.lists(BODIES, max_size=5))
 def test_a_join_is_all_records_in_order(parts: list[list[bytes]]) -> None:
-    """join puts the columns one behind the other, of cut batches too."""
+    """concat concatenates every column, of sliced batches too."""
     batches = [batch_of(bodies, f"post{number}") for number, bodies in enumerate(parts)]
     batches += [batch.slice(1, max(1, len(batch) - 1)) for batch in batches if len(batch)]
     joined = Batch.concat(batches)
@@ -63,7 +61,7 @@ def test_a_join_is_all_records_in_order(parts: list[list[bytes]]) -> None:
 
 @given(BODIES, st.data())
 def test_a_pick_is_the_records_at_those_indexes(bodies: list[bytes], data: st.DataObject) -> None:
-    """pick takes any ascending indexes, of cut batches too; none gives an empty batch."""
+    """take accepts any ascending indexes, of sliced batches too. Without indexes the batch is empty."""
     batch = batch_of([b'{"first":0}', *bodies]).slice(1, 1 + len(bodies))
     indexes = sorted(data.draw(st.sets(st.integers(0, len(bodies) - 1)))) if bodies else []
     assert columns(batch.take(indexes)) == [columns(batch)[index] for index in indexes]
@@ -71,7 +69,7 @@ def test_a_pick_is_the_records_at_those_indexes(bodies: list[bytes], data: st.Da
 
 @given(BODIES, st.integers(0, 30))
 def test_halves_joined_are_the_whole(bodies: list[bytes], middle: int) -> None:
-    """Cutting anywhere and joining again loses and doubles nothing."""
+    """Slicing anywhere and concatenating again neither loses nor duplicates a record."""
     batch = batch_of(bodies)
     middle = min(middle, len(batch))
     assert columns(Batch.concat([batch.slice(0, middle), batch.slice(middle, len(batch))])) == columns(batch)
@@ -79,7 +77,7 @@ def test_halves_joined_are_the_whole(bodies: list[bytes], middle: int) -> None:
 
 @given(st.lists(st.lists(st.integers(), max_size=4), max_size=5), st.data())
 def test_joined_columns_are_one_sequence(columns: list[list[int]], data: st.DataObject) -> None:
-    """They have the length, items, slices and order of one list of all, and can be joined and cut again."""
+    """They have the length, items, slices and order of one list, and can be joined and sliced again."""
     whole = [value for column in columns for value in column]
     joined = Joined([Joined(columns[:2]), *columns[2:]])
     assert (len(joined), list(joined)) == (len(whole), whole)
@@ -91,7 +89,7 @@ def test_joined_columns_are_one_sequence(columns: list[list[int]], data: st.Data
 
 
 def test_an_empty_batch_is_a_batch() -> None:
-    """Batch() has no records, no bytes, and can be cut, picked from and joined."""
+    """Batch() has no records and no bytes, and can be sliced and concatenated."""
     empty = Batch()
     assert (len(empty), empty.nbytes, empty.bodies, bytes(empty.ndjson)) == (0, 0, [], b"")
     assert len(empty.slice(0, 0)) == len(empty.take([])) == len(Batch.concat([])) == len(Batch.concat([empty, empty])) == 0
@@ -119,49 +117,40 @@ def test_times_have_units(text: str, seconds: float) -> None:
     "value", ["64", "", "MiB", "-1MiB", "1e3MiB", "64 mib", "1MiB2MiB", 64, True, None, "٣MiB", "nanB"]
 )
 def test_a_wrong_size_is_refused_with_an_example(value: object) -> None:
-    """The message shows how a size is written, and the units."""
+    """The message shows how to write a size, and the units."""
     with pytest.raises(ValidationError, match=r'write a size as a string like "64MiB"; units are B, KiB'):
         Values.model_validate({"size": value})
 
 
 @pytest.mark.parametrize("value", ["5", "", "h", "-1s", "1e3s", "5 min", "1h2", 5, 1.5, True, None, "infs"])
 def test_a_wrong_time_is_refused_with_an_example(value: object) -> None:
-    """The message shows how a time is written, and the units."""
+    """The message shows how to write a time, and the units."""
     with pytest.raises(ValidationError, match=r'write a time as a string like "500ms" or "23h55m"; units are ms, s'):
         Values.model_validate({"time": value})
 
 
 @pytest.mark.parametrize(("key", "value"), [("size", "9" * 400 + "B"), ("size", "2000000TiB"), ("time", "9" * 400 + "d")])
 def test_an_absurd_size_or_time_is_refused(key: str, value: str) -> None:
-    """What no machine could hold is refused, not carried on as infinity."""
+    """Values that no machine could use are rejected instead of becoming infinity."""
     with pytest.raises(ValidationError, match="is at most"):
         Values.model_validate({key: value})
 
 
 def test_a_template_is_filled_from_the_transaction_and_by_the_caller() -> None:
-    """Placeholders are attributes of the transaction, or what the caller gives, which may be empty."""
+    """Placeholders are attributes of the transaction, or values from the caller, which may be empty."""
     text = Template("{name}/{application}-{date}{rest}")
     assert text.names() == {"name", "application", "date", "rest"}
     assert text.fill(TRANSACTION, date="2026.01.31", rest="") == "Checkout/easyTravel-2026.01.31"
 
 
 def test_a_template_does_not_fill_what_it_filled_in() -> None:
-    """A name that looks like a placeholder stays as it is."""
+    """A value that looks like a placeholder stays as it is."""
     odd = Transaction("{application}", "a", "", "", "visit")
     assert Template("{name}|{{application}}|{").fill(odd) == "{application}|{a}|{"
 
 
 @pytest.mark.parametrize("text", ["{nam}", "{}", "{name}{Date}", "{name }"])
 def test_a_template_with_an_unknown_placeholder_is_refused(text: str) -> None:
-    """The message names it, and those that are known."""
+    """The message names it, and the known ones."""
     with pytest.raises(ValidationError, match=r"unknown placeholder \{.*\}; known are \{name\}, \{date\}"):
         Values.model_validate({"text": text})
-
-
-def test_every_module_beside_base_is_a_sink_type() -> None:
-    """types() lists them, private modules aside, and load() gives each one's SinkType."""
-    assert "file" in sinks.types()
-    assert not {"base", "_avro"} & set(sinks.types())
-    for name in sinks.types():
-        assert isinstance(sinks.load(name), SinkType)
-        assert issubclass(sinks.load(name).settings, Settings)

@@ -1,4 +1,4 @@
-"""What every sink must do, run over every type that there is and over the fakes; see tests/sinks/drivers."""
+"""What every sink must do. Runs for every sink type and for the fakes; see tests/sinks/drivers."""
 
 import asyncio
 import json
@@ -13,19 +13,20 @@ import pytest_asyncio
 import sinks
 from sinks.base import Misconfigured, SerialSink, Sink, Unavailable
 from sinks.batch import Batch
-from tests.sinks.drivers import Driver, drivers
+from tests.sinks.drivers import Driver, drivers, drivers_of
 from tests.support.fakes import batch_of, mapped
 
 
 @pytest_asyncio.fixture(params=sorted(drivers()))
 async def driver(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Driver]:
+    """An empty destination of each kind."""
     found = drivers()[request.param](tmp_path)
     yield found
     await found.close()
 
 
 class Session:
-    """What the delivery loop does for a sink: an empty batch first where it is serial, retries, and the state saved."""
+    """Does what the delivery loop does: an empty first batch for a serial sink, retries, and saving the state."""
 
     def __init__(self, driver: Driver, state: str | None = None) -> None:
         self.driver = driver
@@ -51,23 +52,27 @@ class Session:
                     cast("SerialSink", self.sink).saved(result.state)
             if not result.retry:
                 return
-            assert not self.driver.serial, "a serial sink takes a batch in one write"
+            assert not self.driver.serial, "a serial sink takes the whole batch in one write"
             batch = batch.take(sorted(result.retry))
 
 
 async def assert_has(driver: Driver, *batches: Batch) -> None:
-    """Each record of `batches` once, and nothing else."""
+    """The destination has each record of `batches` once, and nothing else."""
     expected = driver.expected([body for batch in batches for body in batch.bodies])
     assert sorted(await driver.read()) == sorted(expected)
 
 
-def test_every_type_of_sink_has_a_driver() -> None:
-    """A type without one would not be tested."""
-    assert {name.partition("-")[0] for name in drivers()} == {*sinks.types(), "fakes"}
+@pytest.mark.parametrize("name", sinks.types())
+def test_every_type_of_sink_has_a_driver(name: str) -> None:
+    """Without one, this suite would not test it. A missing driver fails here alone, and says what to add."""
+    file = f"tests/sinks/drivers/{name}.py"
+    if not (Path(__file__).parents[2] / file).exists():
+        pytest.fail(f'the sink type {name!r} has no driver: add {file}; see "Add a sink" in CONTRIBUTING.md', pytrace=False)
+    assert drivers_of(name), f"{file} offers no DRIVERS"
 
 
-async def test_what_is_written_is_there_once_as_it_was(driver: Driver) -> None:
-    """Unnamed means delivered: every record, unchanged, once; also where several batches share a buffer."""
+async def test_each_record_arrives_once_and_unchanged(driver: Driver) -> None:
+    """What a result doesn't name was delivered: unchanged, and once; also if several batches share a buffer."""
     batch = mapped(50)
     async with Session(driver) as session:
         await session.write(batch.slice(0, 20))
@@ -78,7 +83,7 @@ async def test_what_is_written_is_there_once_as_it_was(driver: Driver) -> None:
 
 
 async def test_a_serial_sink_keeps_the_order(driver: Driver) -> None:
-    """Records are in the order in which they were written."""
+    """Records arrive in the order in which they were written."""
     batches = [mapped(30, seed) for seed in range(5)]
     async with Session(driver) as session:
         for batch in batches:
@@ -87,8 +92,8 @@ async def test_a_serial_sink_keeps_the_order(driver: Driver) -> None:
         assert await driver.read() == driver.expected([body for batch in batches for body in batch.bodies])
 
 
-async def test_it_goes_on_from_its_state(driver: Driver) -> None:
-    """A sink opened with the state that was saved loses and doubles nothing, time and again."""
+async def test_a_restart_continues_from_the_saved_state(driver: Driver) -> None:
+    """Several times, without losing or duplicating a record."""
     state, batches = None, [mapped(40, seed) for seed in range(6)]
     for batch in batches:
         async with Session(driver, state) as session:
@@ -112,7 +117,7 @@ async def test_an_empty_batch_is_harmless(driver: Driver) -> None:
 
 
 async def test_check_changes_nothing(driver: Driver) -> None:
-    """Neither at an empty far end nor at one that another process is writing to."""
+    """Neither at an empty destination nor at one that another process writes to."""
     before = await driver.snapshot()
     await check(driver.create())
     assert await driver.snapshot() == before
@@ -130,8 +135,8 @@ async def check(sink: Sink) -> None:
     await sink.close()
 
 
-async def test_a_sink_that_cannot_be_opened_says_why_and_closes(driver: Driver) -> None:
-    """open, again, and check raise Unavailable or Misconfigured; close comes after each, and before any open."""
+async def test_a_sink_that_cannot_open_says_why(driver: Driver) -> None:
+    """open and check raise Unavailable or Misconfigured, also the second time. close works after that, and before open."""
     sink = driver.create_broken()
     for _ in range(2):
         with pytest.raises((Unavailable, Misconfigured), match=r"\w"):
@@ -145,7 +150,7 @@ async def test_a_sink_that_cannot_be_opened_says_why_and_closes(driver: Driver) 
 
 
 async def test_a_large_batch(driver: Driver) -> None:
-    """8,000 records at once."""
+    """8,000 records in one write."""
     batch = mapped(8_000)
     async with Session(driver) as session:
         await session.write(batch)
@@ -153,7 +158,7 @@ async def test_a_large_batch(driver: Driver) -> None:
 
 
 async def test_records_with_awkward_text(driver: Driver) -> None:
-    """Line ends, quotes, controls and every plane of Unicode stay inside their record."""
+    """Newlines, quotes, control characters and every plane of Unicode stay inside their record."""
     texts = ["a\nb", "a\r\nb\\n", '"', "\\", "\u2028\u2029\x85\x0b\x0c\x1e", "\x00\x7f", "ä€😀", "{}", "", "x" * 100_000]
     columns = {"event.kind": "BIZ_EVENT", "timestamp": "2026-01-31T12:00:00.000Z"}
     records = [columns | {"event.id": f"post-{number}", "event.name": text} for number, text in enumerate(texts)]
@@ -164,8 +169,8 @@ async def test_records_with_awkward_text(driver: Driver) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_a_write_that_is_cut_off_comes_again_after_a_restart(driver: Driver, seed: int) -> None:
-    """Cancelled at any moment: nothing is lost, and nothing is there twice where the sink promises it."""
+async def test_a_cancelled_write_is_repeated_after_a_restart(driver: Driver, seed: int) -> None:
+    """Cancelled at any moment, no record is lost, and none is there twice if the sink promises that."""
     rng = random.Random(seed)
     state, batches = None, [mapped(300, seed) for seed in range(5)]
     for batch in batches:

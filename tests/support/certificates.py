@@ -1,4 +1,4 @@
-"""Certificates for tests, made by the openssl command."""
+"""Certificates for tests, made with the openssl command."""
 
 import ssl
 import subprocess
@@ -14,7 +14,7 @@ def openssl(*arguments: str | Path) -> None:
 
 @dataclass(frozen=True)
 class Authority:
-    """Signs certificates, into `directory`."""
+    """A certificate authority that keeps its files in `directory`."""
 
     directory: Path
 
@@ -43,7 +43,7 @@ class Authority:
         openssl("req", *curve, "-nodes", "-keyout", key, "-subj", f"/CN={name}", *more)
 
     def client(self, *, signed_by: "Authority | None" = None) -> ssl.SSLContext:
-        """What a client needs that trusts this authority, with a certificate of its own if somebody signs it."""
+        """The context of a client that trusts this authority. signed_by: the authority of the client's own certificate."""
         context = ssl.create_default_context(cafile=str(self.certificate))
         if signed_by:
             context.load_cert_chain(*map(str, signed_by.sign("client")))

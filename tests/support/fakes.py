@@ -12,9 +12,8 @@ from btfeed.delivery.mapped_posts import MappedPosts
 from btfeed.journal.base import ALL, Commit, Cursor, DeadLetter, Entry, JournalError, JournalUnavailable
 from btfeed.journal.memory import MemoryJournal, MemoryOutlet
 from btfeed.posts.post import Post, digest
-from btfeed.records import mapper as transcode
-from btfeed.records.mapper import PostMapper
-from btfeed.records.plan import RecordSettings
+from btfeed.records.mapper import PostMapper, create_mapper
+from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
 from btfeed.telemetry.metrics import Metrics
 from sinks.base import Sink, WriteResult
@@ -39,7 +38,7 @@ def batch_of(bodies: Sequence[bytes], prefix: str = "post", transaction: Transac
 
 def mapper(missing: str = "report", unexpected: str = "report") -> PostMapper:
     """The mapper of a default configuration."""
-    return transcode.mapper(
+    return create_mapper(
         RecordSettings(), ValidationSettings.model_validate({"missing": missing, "unexpected": unexpected})
     )
 

@@ -1,4 +1,4 @@
-"""The feed's field table as documented: it judges proto/bt.proto and btfeed/records/schema.py."""
+"""The field table as AppMon documents it. Tests compare proto/bt.proto and btfeed/records/schema.py with it."""
 
 import csv
 from pathlib import Path
@@ -8,7 +8,7 @@ CATEGORIES = ("purepath", "user_action", "visit")
 
 
 class Row(NamedTuple):
-    """One line of fields.csv."""
+    """A line of fields.csv."""
 
     number: str
     field: str

@@ -41,7 +41,7 @@ def sample_purepath() -> bytes:
 
 
 def sample_user_action() -> bytes:
-    """What it posts for a user action."""
+    """What AppMon's sample client posts for a user action."""
     return _sample(
         BusinessTransaction.USER_ACTION,
         purePathId="PT=288;PA=-508867027;PS=-522660323",
@@ -71,7 +71,7 @@ def sample_user_action() -> bytes:
 
 
 def sample_visit() -> bytes:
-    """What it posts for a visit."""
+    """What AppMon's sample client posts for a visit."""
     return _sample(
         BusinessTransaction.VISIT,
         endTime=1358330832472,
@@ -108,12 +108,12 @@ _PLACES = (
 
 @lru_cache(maxsize=64)
 def mixed(occurrences: int, seed: int = 0, start: int = START) -> bytes:
-    """A post of so many occurrences, of all three types, about 170 bytes each. Equal arguments give equal bytes."""
+    """A post of `occurrences` of all three types, about 170 bytes each. Equal arguments give equal bytes."""
     return post_of((occurrences // 2, occurrences // 3, occurrences - occurrences // 2 - occurrences // 3), seed, start)
 
 
 def post_of(shares: Sequence[int], seed: int = 0, start: int = START) -> bytes:
-    """A post of so many PurePaths, user actions and visits."""
+    """A post. shares: the number of PurePaths, user actions and visits."""
     rng = random.Random(seed)
     message = BusinessTransactions(serverName="appmon-01")
     for kind, number in enumerate(shares):

@@ -1,4 +1,4 @@
-"""Posts that Hypothesis makes up: sensible ones, odd ones, and bytes that are hardly a post."""
+"""Hypothesis strategies for posts: sensible ones, odd ones, and bytes that are almost posts."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ _names = st.lists(_texts, max_size=4)
 
 
 def _sparse(fields: dict[str, st.SearchStrategy[Any]], most: int) -> st.SearchStrategy[dict[str, Any]]:
-    """Values for up to `most` of `fields`."""
+    """Values of up to `most` of the fields."""
     some = st.lists(st.sampled_from(sorted(fields)), max_size=most, unique=True)
     return some.flatmap(lambda names: st.fixed_dictionaries({name: fields[name] for name in names}))
 
@@ -67,7 +67,7 @@ messages = st.builds(
     st.lists(_transactions, max_size=3),
     st.fixed_dictionaries({}, optional={"serverName": _texts, "lostTransactions": _values["int32"]}),
 )
-"""Any BusinessTransactions message that has its required fields."""
+"""BusinessTransactions messages with their required fields."""
 
 bodies = messages.map(lambda message: message.SerializeToString())
 
@@ -84,7 +84,7 @@ mutated = st.builds(
     st.one_of(bodies, st.sampled_from([posts.mixed(3), *(sample() for sample in posts.SAMPLES.values())])),
     st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 3), st.binary(max_size=3)), min_size=1, max_size=4),
 )
-"""Posts in which a few bytes were taken out, put in or changed."""
+"""Posts with a few bytes removed, inserted or changed."""
 
 _numbers = st.one_of(st.sampled_from([1, 6]), st.integers(0, 8), st.integers(0, 2**29))
 _lengths = st.one_of(st.just(0), st.integers(1, 6))  # of tags and lengths: as short as can be, or padded
@@ -114,7 +114,7 @@ def _nested(content: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
 _BT = wire.NAME + wire.OCCURRENCE
 _leaves = st.sampled_from([b"", wire.NAME, wire.START_TIME, wire.OCCURRENCE, b"\x07", _BT, wire.transaction(_BT)])
 wires = st.recursive(_leaves, _nested, max_leaves=12)
-"""Fields, groups and nested messages that look like a post here and there, in every encoding that protobuf knows."""
+"""Fields, groups and nested messages, partly like a post, in every encoding that protobuf accepts."""
 
-hardly = st.one_of(mutated, wires, st.binary(max_size=200))
-"""Bytes that may or may not be a post."""
+almost_posts = st.one_of(mutated, wires, st.binary(max_size=200))
+"""Bytes that may be a post or not."""

@@ -1,4 +1,4 @@
-"""protobuf's wire format by hand, for posts that no serializer writes."""
+"""protobuf's wire format by hand, for posts that no serializer would write."""
 
 from btfeed.posts.bt_pb2 import BtOccurrence, BusinessTransaction, BusinessTransactions
 
@@ -8,7 +8,7 @@ NAME = b"\x0a\x01n"
 
 
 def varint(value: int, length: int = 0) -> bytes:
-    """`value` as a varint of at least `length` bytes: more than it needs are still valid."""
+    """`value` as a varint of at least `length` bytes, which is valid even if it needs fewer."""
     found = bytearray()
     while value > 0x7F or len(found) + 1 < length:
         found.append(value & 0x7F | 0x80)
@@ -22,7 +22,7 @@ def field(number: int, content: bytes, *, tag_length: int = 0, length_length: in
 
 
 def group(number: int, content: bytes) -> bytes:
-    """A group, which proto2 still has."""
+    """A group, which proto2 still supports."""
     return varint(number << 3 | 3) + content + varint(number << 3 | 4)
 
 
@@ -32,15 +32,15 @@ def transaction(content: bytes) -> bytes:
 
 
 def bomb(size: int, occurrence: bytes) -> bytes:
-    """A post of so many bytes that holds one thing again and again."""
+    """A post of about `size` bytes that repeats `occurrence`."""
     return transaction(NAME + occurrence * ((size - 20) // len(occurrence)))
 
 
 def post(*transactions: BusinessTransaction, **fields: object) -> bytes:
-    """A post of these transactions, whether or not required fields are set."""
+    """A post of these transactions, in which required fields may be missing."""
     return BusinessTransactions(businessTransactions=transactions, **fields).SerializePartialToString()  # type: ignore[arg-type]
 
 
 def occurrences(number: int) -> list[BtOccurrence]:
-    """So many, each with a startTime."""
+    """`number` occurrences, each with a startTime."""
     return [BtOccurrence(startTime=place) for place in range(number)]

@@ -50,7 +50,7 @@ def test_it_runs_twice_in_the_same_place(alone: list[str], tmp_path: Path) -> No
         number = int(posted[1])
         assert '"event.category": "visit"' in result.stdout
         assert '"event.type":"Order received"' in result.stdout
-        assert f"sink files: running, delivered {number}, behind 0 posts, dead letters 0" in result.stdout
+        assert f"sink files: running, {number} records delivered, 0 posts behind, 0 dead letters" in result.stdout
         (file,) = (tmp_path / "btfeed-data" / "files").iterdir()
         assert str(file.relative_to(tmp_path)) in result.stdout
         assert len(file.read_text().splitlines()) == number * times

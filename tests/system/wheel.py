@@ -7,14 +7,14 @@ from pathlib import Path
 from btfeed import native
 from btfeed.posts import files as postfile
 from btfeed.posts import post
-from btfeed.records import mapper as transcode
-from btfeed.records.plan import RecordSettings
+from btfeed.records.mapper import create_mapper
+from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
 from sinks.kafka import messages as _kafka_messages
 
 assert native.PATH == "native", "the wheel has no native transcoder"
 assert _kafka_messages.native, "the wheel has no native messages"
-mapper = transcode.mapper(RecordSettings(), ValidationSettings())
+mapper = create_mapper(RecordSettings(), ValidationSettings())
 records = [
     record for body in postfile.read(Path(sys.argv[1])) for record in mapper.map(body, post.digest(body)).batch.bodies
 ]

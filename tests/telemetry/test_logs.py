@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line where a machine reads them, text where a person does."""
+"""Logs: text on a terminal, one JSON object per line elsewhere."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import logging, structlog
 from btfeed.telemetry import logs
 logs.configure("{level}")
 log = structlog.get_logger()
-log.debug("too small")
+log.debug("details")
 log.info("heard", sink="a")
 try:
     1 / 0
@@ -31,8 +31,8 @@ def run(level: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
 
-def test_a_pipe_gets_one_json_object_a_line() -> None:
-    """Tracebacks and what libraries log included; results stay apart from logs."""
+def test_a_pipe_gets_one_json_object_per_line() -> None:
+    """Including tracebacks and the logs of libraries. Results go to stdout, logs to stderr."""
     result = run("INFO")
     heard, bug, library = map(json.loads, result.stderr.splitlines())
     assert result.stdout == "result\n"
@@ -44,14 +44,14 @@ def test_a_pipe_gets_one_json_object_a_line() -> None:
 
 @pytest.mark.parametrize(("level", "lines"), [("DEBUG", 4), ("WARNING", 2), ("ERROR", 2)])
 def test_the_level_is_that_of_btfeed(level: str, lines: int) -> None:
-    """Libraries are heard from warnings on, whatever it is."""
+    """Libraries log warnings and errors only, whatever the level is."""
     assert len(run(level).stderr.splitlines()) == lines
 
 
-def test_a_log_that_can_not_be_written_ends_nothing() -> None:
-    """Its disk is full; what had something to say goes on."""
+def test_a_log_that_can_not_be_written_does_not_stop_the_work() -> None:
+    """Such as on a full disk: lines are lost, and the program continues."""
     program = (
-        "from btfeed import logs; import structlog, logging; logs.configure(); log = structlog.get_logger()\n"
+        "from btfeed.telemetry import logs; import structlog, logging; logs.configure(); log = structlog.get_logger()\n"
         "for number in range(10_000): log.warning('heard', number=number)\n"
         "logging.getLogger('library').warning('heard')\n"
         "print('done', flush=True)\n"
@@ -62,9 +62,12 @@ def test_a_log_that_can_not_be_written_ends_nothing() -> None:
 
 
 def test_a_terminal_gets_text() -> None:
-    """Not JSON, which nobody reads."""
+    """Not JSON."""
     controller, terminal = pty.openpty()
-    program = "from btfeed import logs; import structlog; logs.configure(); structlog.get_logger().info('heard', sink='a')"
+    program = (
+        "from btfeed.telemetry import logs; import structlog; logs.configure()\n"
+        "structlog.get_logger().info('heard', sink='a')\n"
+    )
     environment = os.environ | {"TERM": "xterm"}
     subprocess.run([sys.executable, "-c", program], stderr=terminal, env=environment, check=True)
     os.close(terminal)
@@ -75,10 +78,10 @@ def test_a_terminal_gets_text() -> None:
 
 
 def test_a_traceback_on_a_terminal_shows_no_values() -> None:
-    """Local variables may hold credentials; the lines of code are enough to find a bug."""
+    """Local variables may hold credentials."""
     controller, terminal = pty.openpty()
     program = (
-        "from btfeed import logs; import structlog; logs.configure()\n"
+        "from btfeed.telemetry import logs; import structlog; logs.configure()\n"
         "def work(token):\n    raise ValueError('broken')\n"
         "try:\n    work('hunter' + '2')\nexcept ValueError:\n    structlog.get_logger().exception('a bug')\n"
     )

@@ -9,6 +9,7 @@ from sinks.settings import Seconds, Settings, Size
 class SqliteSettings(Settings):
     """The journal: received posts in one SQLite file.
 
+    type           the backend; "sqlite" is the only one so far
     directory      where the file is; created if necessary
     max_size       how much it may hold; freed space is reused, but the file does not shrink
     when_full      "refuse": answer 503 and keep what was taken; "drop-oldest": drop the oldest posts, counted per sink

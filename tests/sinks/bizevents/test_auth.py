@@ -1,21 +1,20 @@
-"""The bizevents sink's tokens, certificates and proxies at its stand-in, and what it never tells."""
+"""The bizevents sink's tokens, certificates and proxies with the stand-in for Dynatrace, and what it never shows."""
 
 import asyncio
 import logging
 import ssl
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from structlog.testing import capture_logs
 
 from sinks.base import Misconfigured, Unavailable
-from sinks.shared import oauth as _oauth
 from tests.servers.bizevents import CLIENT_SECRET, BizeventsServer, Fault
 from tests.sinks.drivers import opened
 from tests.sinks.drivers.bizevents import TOKEN, bizevents_sink, oauth, small
 from tests.support.certificates import Authority
+from tests.support.clock import FakeClock
 from tests.support.fakes import Rig
 
 PLATFORM = "/platform/classic/environment-api"
@@ -23,7 +22,7 @@ SECRETS = ("SECRETAPITOKEN", "SECRETOFCLIENT", "STANDINBEARER")
 
 
 async def test_a_platform_url_works_with_oauth(dynatrace: BizeventsServer) -> None:
-    """The form is as documented, resource included; one token does for many requests."""
+    """The form has the documented fields, `resource` included. One token serves many requests."""
     async with opened(bizevents_sink(dynatrace.url + PLATFORM, oauth(dynatrace, resource="urn:dtaccount:1"))) as sink:
         for _ in range(3):
             await sink.write(small())
@@ -32,7 +31,7 @@ async def test_a_platform_url_works_with_oauth(dynatrace: BizeventsServer) -> No
 
 
 async def test_a_token_is_refreshed_once_for_all(dynatrace: BizeventsServer) -> None:
-    """Twenty writes at once when all tokens have ended: one more is asked for, and each write succeeds."""
+    """If all tokens expire, twenty concurrent writes request one new token, and each write succeeds."""
     async with opened(bizevents_sink(dynatrace.url + PLATFORM, oauth(dynatrace))) as sink:
         dynatrace.end_tokens()
         await asyncio.gather(*(sink.write(small()) for _ in range(20)))
@@ -40,19 +39,18 @@ async def test_a_token_is_refreshed_once_for_all(dynatrace: BizeventsServer) -> 
     assert len(dynatrace.accepted) == 60
 
 
-async def test_a_token_is_refreshed_before_its_end(dynatrace: BizeventsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of its 300 seconds it is used for 240, so that no request meets its end; many at once ask for one."""
-    now = [1000.0]
-    monkeypatch.setattr(_oauth, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    async with opened(bizevents_sink(dynatrace.url + PLATFORM, oauth(dynatrace))) as sink:
-        for now[0], tokens in ((1239.0, 1), (1241.0, 2), (1480.0, 2), (1482.0, 3)):
+async def test_a_token_is_refreshed_before_it_expires(dynatrace: BizeventsServer) -> None:
+    """After 240 of its 300 seconds, so that it doesn't expire during a request; concurrent writes request only one."""
+    clock = FakeClock()
+    async with opened(bizevents_sink(dynatrace.url + PLATFORM, oauth(dynatrace), clock)) as sink:
+        for clock.now, tokens in ((239.0, 1), (241.0, 2), (480.0, 2), (482.0, 3)):
             await asyncio.gather(*(sink.write(small()) for _ in range(5)))
             assert len(dynatrace.tokens_given) == tokens
     assert {request.status for request in dynatrace.sent} == {202}
 
 
 async def test_a_401_with_a_fresh_token_is_misconfigured(dynatrace: BizeventsServer) -> None:
-    """Another one would not help: the client lacks a right."""
+    """Another token would not help: the client lacks a right."""
     async with opened(bizevents_sink(dynatrace.url + PLATFORM, oauth(dynatrace))) as sink:
         dynatrace.life = -1.0
         dynatrace.end_tokens()
@@ -64,20 +62,23 @@ async def test_a_401_with_a_fresh_token_is_misconfigured(dynatrace: BizeventsSer
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"client_secret": "dt0s02.STANDIN.SECRETOFCLIENTx"}, r"HTTP 401: no client dt0s02.STANDIN \*\*\*; see oauth"),
-        ({"scope": "storage:events:read"}, "HTTP 400: invalid_scope; see oauth"),
+        (
+            {"client_secret": "dt0s02.STANDIN.SECRETOFCLIENTx"},
+            r"HTTP 401: no client dt0s02.STANDIN \*\*\*; check client_id",
+        ),
+        ({"scope": "storage:events:read"}, "HTTP 400: invalid_scope; check client_id"),
     ],
 )
 async def test_a_client_that_gets_no_token_is_misconfigured(
     dynatrace: BizeventsServer, change: dict[str, str], said: str
 ) -> None:
-    """With what the giver of tokens says, but for the secret."""
+    """With the OAuth server's message, but without the secret."""
     with pytest.raises(Misconfigured, match=said):
         await opened(bizevents_sink(dynatrace.url + PLATFORM, oauth(dynatrace, **change))).__aenter__()
 
 
-async def test_a_giver_of_tokens_that_is_down_loses_nothing(dynatrace: BizeventsServer) -> None:
-    """Its 503 and its Retry-After count as the sink's; nothing was sent, so that no outcome is unknown."""
+async def test_an_oauth_server_that_is_down_makes_it_unavailable(dynatrace: BizeventsServer) -> None:
+    """Its 503 and its Retry-After count as the sink's. No outcome is unknown, since nothing was sent."""
     sink = bizevents_sink(dynatrace.url + PLATFORM, oauth(dynatrace))
     dynatrace.token_faults += [Fault(503, {"Retry-After": "4"}), Fault(500)]
     for least in (4.0, 0.0):
@@ -89,7 +90,7 @@ async def test_a_giver_of_tokens_that_is_down_loses_nothing(dynatrace: Bizevents
 
 
 async def test_secrets_are_in_no_log_and_no_error(dynatrace: BizeventsServer, caplog: pytest.LogCaptureFixture) -> None:
-    """Also where the far end repeats them, and where everything is logged."""
+    """Even if Dynatrace repeats them, and at log level DEBUG."""
     caplog.set_level(logging.DEBUG)
     secret = f"STANDINBEARER0 {CLIENT_SECRET}"
     sink = bizevents_sink(dynatrace.url + PLATFORM, oauth(dynatrace))
@@ -98,13 +99,13 @@ async def test_secrets_are_in_no_log_and_no_error(dynatrace: BizeventsServer, ca
         async with Rig(sink, max_records=1) as rig:
             await rig.post(3)
             await rig.saved(2)
-        told = f"{logs}{caplog.text}{rig.delivery.status}{[letter.reason for letter in rig.dead_letters]}"
-    assert "***" in told
-    assert not any(secret in told for secret in SECRETS)
+        shown = f"{logs}{caplog.text}{rig.delivery.status}{[letter.reason for letter in rig.dead_letters]}"
+    assert "***" in shown
+    assert not any(secret in shown for secret in SECRETS)
 
 
 async def test_a_custom_ca_is_trusted_and_another_is_not(tmp_path: Path) -> None:
-    """An ActiveGate's own certificate needs `ca`; without it, a person has to act."""
+    """An ActiveGate's own certificate needs `ca`. Without it, the sink is misconfigured."""
     authority = Authority(tmp_path / "ca")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*map(str, authority.sign("server")))
@@ -113,12 +114,12 @@ async def test_a_custom_ca_is_trusted_and_another_is_not(tmp_path: Path) -> None
             pass
         with pytest.raises(Misconfigured, match=r"not trusted.*`ca`"):
             await opened(bizevents_sink(dynatrace.url + "/e/env")).__aenter__()
-        with pytest.raises(Misconfigured, match="can't take certificates from"):
+        with pytest.raises(Misconfigured, match="can't load trusted certificates from"):
             await opened(bizevents_sink(dynatrace.url + "/e/env", {**TOKEN, "ca": str(tmp_path / "none.pem")})).__aenter__()
 
 
 async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A proxy's answer to CONNECT: with its password, a way to the port that was named, on this machine."""
+    """Answers CONNECT like a proxy that requires a password, and connects to the requested port of this machine."""
 
     async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with suppress(OSError):
@@ -140,7 +141,7 @@ async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 async def test_https_goes_through_a_tunnel_of_the_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the proxy's password, which the far end never sees; without it a person has to act."""
+    """The proxy gets its password, which Dynatrace never sees. Without it, the sink is misconfigured."""
     authority = Authority(tmp_path / "ca")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*map(str, authority.sign("server")))
@@ -156,13 +157,13 @@ async def test_https_goes_through_a_tunnel_of_the_proxy(tmp_path: Path, monkeypa
             await sink.write(small())
         assert (len(server.accepted), server.sent[0].proxy_authorization) == (3, "")
         monkeypatch.setenv("https_proxy", f"http://user:wrong@{where}")
-        with pytest.raises(Misconfigured, match=r"^the proxy answers 407$"):
+        with pytest.raises(Misconfigured, match=r"^the proxy answers with HTTP 407$"):
             await opened(bizevents_sink(server.url + "/e/env", settings)).__aenter__()
     proxy.close()
 
 
 async def test_the_proxy_of_the_environment_is_used(dynatrace: BizeventsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests for a host that does not exist arrive at the proxy, with its credentials; NO_PROXY is obeyed."""
+    """Requests for a host that doesn't exist arrive at the proxy, with its credentials. NO_PROXY is obeyed."""
     monkeypatch.setenv("http_proxy", f"http://user:word@127.0.0.1:{dynatrace.port}")
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
@@ -174,6 +175,6 @@ async def test_the_proxy_of_the_environment_is_used(dynatrace: BizeventsServer, 
     assert dynatrace.sent[0].proxy_authorization == "Basic dXNlcjp3b3Jk"
     monkeypatch.setenv("no_proxy", "environment.invalid")
     sink = bizevents_sink("http://environment.invalid")
-    with pytest.raises(Unavailable, match="no connection"):
+    with pytest.raises(Unavailable, match="can't connect"):
         await sink.open(None)
     await sink.close()

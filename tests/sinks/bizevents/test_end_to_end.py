@@ -1,6 +1,6 @@
-"""`btfeed serve` with a bizevents sink, at the stand-in for Dynatrace: nothing is lost, and little is there twice.
+"""`btfeed serve` with a bizevents sink and the stand-in for Dynatrace: no record is lost, and few are duplicated.
 
-BTFEED_KILL_SEED takes the seed that a failing run printed.
+BTFEED_KILL_SEED repeats a run with the seed that it printed.
 """
 
 import json
@@ -32,7 +32,7 @@ OAUTH = f'oauth = {{ client_id = "{CLIENT_ID}", client_secret = "${{SECRET}}", t
 
 
 def btfeed(directory: Path, url: str, more: str = 'api_token = "${TOKEN}"', delivery: str = "") -> Server:
-    """A server with the one sink `biz`, with small batches and short waits."""
+    """A server with one sink `biz`, with small batches and short pauses."""
     config = (
         f'[sinks.biz]\ntype = "bizevents"\nurl = "{url}"\n{more}\n[sinks.biz.delivery]\nmax_records = {RECORDS}\n'
         f'in_flight = {IN_FLIGHT}\nlinger = "20ms"\nretry_initial = "20ms"\nretry_max = "100ms"\n{delivery}\n'
@@ -42,7 +42,7 @@ def btfeed(directory: Path, url: str, more: str = 'api_token = "${TOKEN}"', deli
 
 
 def post(server: Server, number: int, first: int = 0, age: int = HOUR) -> list[str]:
-    """Post so many, as old as that in milliseconds; the ids of all their records."""
+    """Send posts whose records are `age` milliseconds old. Returns the ids of all records."""
     ids = []
     for seed in range(first, first + number):
         body = mixed(OCCURRENCES, seed, start=time.time_ns() // 1_000_000 - age)
@@ -72,7 +72,7 @@ def gaps(times: Sequence[float]) -> list[float]:
 
 
 def test_a_partly_accepted_batch_is_never_sent_again(tmp_path: Path) -> None:
-    """Exactly the events that Dynatrace lists are dead letters, with its message; each event was sent once."""
+    """Only the events that Dynatrace lists become dead letters, with its message. Each event was sent once."""
     with BizeventsServer() as dynatrace:
         dynatrace.refuse = lambda event: "Value is odd" if event["event.id"].endswith(("-3", "-17")) else None
         with btfeed(tmp_path, dynatrace.url) as server:
@@ -89,7 +89,7 @@ def test_a_partly_accepted_batch_is_never_sent_again(tmp_path: Path) -> None:
 
 
 def test_a_400_that_took_nothing_is_halved(tmp_path: Path) -> None:
-    """One culprit a batch becomes a dead letter alone; all its neighbours arrive, each once."""
+    """The only bad record of a batch becomes a dead letter; its neighbors arrive, each once."""
     with BizeventsServer() as dynatrace:
         dynatrace.refuse_all = lambda events: (
             "poison" if any(event["event.id"].endswith("-7") for event in events) else None
@@ -104,7 +104,7 @@ def test_a_400_that_took_nothing_is_halved(tmp_path: Path) -> None:
 
 
 def test_a_storm_loses_nothing_and_retry_after_is_obeyed(tmp_path: Path) -> None:
-    """429 and 503 for a while: no worker comes back before its time, and all is there once in the end."""
+    """With 429 and 503 for a while, no retry comes too early, and in the end each record is there once."""
     with BizeventsServer() as dynatrace:
         storm = [Fault(status, {"Retry-After": "1"}, "later") for status in (429, 503)] * IN_FLIGHT
         with btfeed(tmp_path, dynatrace.url) as server:
@@ -125,7 +125,7 @@ def test_a_storm_loses_nothing_and_retry_after_is_obeyed(tmp_path: Path) -> None
 
 
 def test_lost_replies_double_with_equal_ids_only(tmp_path: Path) -> None:
-    """Taken, and the connection gone before the answer, or a 500: those come again as they were, and are counted."""
+    """If a connection breaks before the reply, or after a 500, records come again unchanged, and are counted."""
     with BizeventsServer() as dynatrace:
         dynatrace.faults.extend([Fault(drop=True, commit=True), Fault(500, commit=True), Fault(502), Fault(drop=True)] * 3)
         with btfeed(tmp_path, dynatrace.url) as server:
@@ -143,7 +143,7 @@ def test_lost_replies_double_with_equal_ids_only(tmp_path: Path) -> None:
 
 
 def test_who_would_rather_lose_keeps_dead_letters(tmp_path: Path) -> None:
-    """on_unknown = "dead-letter": nothing is sent twice, and what may be missing is with the dead letters."""
+    """With on_unknown = `dead-letter`, nothing is sent twice, and what may be missing is in the dead letters."""
     more = 'api_token = "${TOKEN}"\non_unknown = "dead-letter"\ntimeout = "300ms"'
     with BizeventsServer() as dynatrace, btfeed(tmp_path, dynatrace.url, more) as server:
         ids = post(server, 1)
@@ -159,7 +159,7 @@ def test_who_would_rather_lose_keeps_dead_letters(tmp_path: Path) -> None:
 
 
 def test_what_is_too_old_never_reaches_the_silence(tmp_path: Path) -> None:
-    """Older than 23 h 55 min: dead letters, expired, and the stand-in has nothing to drop; what is ahead is counted."""
+    """Records older than 23 h 55 min expire, so that Dynatrace drops none. Those in the future are counted."""
     with BizeventsServer() as dynatrace, btfeed(tmp_path, dynatrace.url) as server:
         fresh = post(server, 2)
         old = post(server, 2, first=2, age=24 * HOUR - HOUR // 30)
@@ -174,7 +174,7 @@ def test_what_is_too_old_never_reaches_the_silence(tmp_path: Path) -> None:
 
 
 def test_kill_9_loses_nothing(tmp_path: Path, quick: bool) -> None:
-    """Killed at random moments under load: everything answered is there, twice at most what was in flight at a kill."""
+    """Killed at random moments under load: every acknowledged record is there, at most those in flight twice."""
     seed = int(os.environ.get("BTFEED_KILL_SEED") or time.time_ns() % 1_000_000)
     sys.stdout.write(f"seed {seed}\n")
     rng = random.Random(seed)
@@ -201,7 +201,7 @@ def test_kill_9_loses_nothing(tmp_path: Path, quick: bool) -> None:
 
 
 def test_oauth_under_load_refreshes_once_at_a_time(tmp_path: Path) -> None:
-    """Tokens that end all at once, again and again, with writes in flight: one new one each time, and nothing is lost."""
+    """All tokens expire, again and again, during writes: one new token each time, and no record is lost."""
     with BizeventsServer() as dynatrace:
         url = dynatrace.url + "/platform/classic/environment-api"
         with btfeed(tmp_path, url, OAUTH % dynatrace.token_url) as server:
@@ -217,7 +217,7 @@ def test_oauth_under_load_refreshes_once_at_a_time(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("way", ["token", "oauth"])
 def test_secrets_appear_nowhere(tmp_path: Path, way: str) -> None:
-    """Not in logs, /status, /metrics, /readyz or what check says, while the far end repeats the token in every refusal."""
+    """Not in logs, /status, /metrics, /readyz or the output of check, although Dynatrace repeats the token."""
     with BizeventsServer() as dynatrace:
         more = 'api_token = "${TOKEN}"' if way == "token" else OAUTH % dynatrace.token_url
         path = "" if way == "token" else "/platform/classic/environment-api"
@@ -226,15 +226,15 @@ def test_secrets_appear_nowhere(tmp_path: Path, way: str) -> None:
         with btfeed(tmp_path, dynatrace.url + path, more) as server:
             post(server, 2)
             done(server)
-            told = [server.get(where) for where in ("/status", "/metrics", "/readyz")]
-            told.append(json.dumps(letters(server)))
+            shown = [server.get(where) for where in ("/status", "/metrics", "/readyz")]
+            shown.append(json.dumps(letters(server)))
             environment = os.environ | {"TOKEN": API_TOKEN + "x", "SECRET": CLIENT_SECRET + "x"}
             check = [*BTFEED, "check", "-c", str(server.config)]
             checked = subprocess.run(check, capture_output=True, text=True, check=False, timeout=DEADLINE, env=environment)
             assert (checked.returncode, "***" in checked.stdout) == (1, True)
-            told += [checked.stdout, checked.stderr, server.log()]
-    assert any("***" in text for text in told[:-3])
-    assert not any(secret in text for text in told for secret in SECRETS)
+            shown += [checked.stdout, checked.stderr, server.log()]
+    assert any("***" in text for text in shown[:-3])
+    assert not any(secret in text for text in shown for secret in SECRETS)
 
 
 def test_check_refuses_a_token_for_the_platform(tmp_path: Path) -> None:
@@ -244,5 +244,5 @@ def test_check_refuses_a_token_for_the_platform(tmp_path: Path) -> None:
     environment = os.environ | {"TOKEN": API_TOKEN}
     checked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=DEADLINE, env=environment)
     assert checked.returncode == 1
-    assert "sinks.biz: failed, misconfigured: the platform's url takes OAuth only" in checked.stdout
+    assert "sinks.biz: failed, misconfigured: the platform's URL does not accept api_token" in checked.stdout
     assert "https://ENV.live.dynatrace.com" in checked.stdout

@@ -1,4 +1,4 @@
-"""The bizevents sink at its stand-in: its settings, what it sends, and what becomes of that."""
+"""The bizevents sink with the stand-in for Dynatrace: its settings, its requests, and what becomes of them."""
 
 import json
 from typing import Any
@@ -10,7 +10,7 @@ from btfeed import config
 from btfeed.faults import ConfigError
 from sinks.base import BatchRefused, Misconfigured, OutcomeUnknown, Unavailable, WriteResult
 from sinks.batch import Batch
-from sinks.bizevents import LIMIT, BizeventsSettings, cloud_events, endpoint, plain
+from sinks.bizevents import MAX_REQUEST_SIZE, BizeventsSettings, cloud_events, ingest_url, json_array
 from tests.servers.bizevents import API_TOKEN, CLIENT_ID, CLIENT_SECRET, BizeventsServer, Fault
 from tests.sinks.drivers import opened
 from tests.sinks.drivers.bizevents import TOKEN, bizevents_sink, small
@@ -51,14 +51,14 @@ CLIENT = {"client_id": CLIENT_ID, "client_secret": CLIENT_SECRET}
     ],
 )
 def test_the_sink_adds_the_path(url: str, credentials: dict[str, Any], target: str) -> None:
-    """To the base of a SaaS environment, of an ActiveGate, and of the platform."""
-    assert endpoint(settings(url, **credentials)) == target
+    """To the base URL of a SaaS environment, of an ActiveGate, and of the platform."""
+    assert ingest_url(settings(url, **credentials)) == target
 
 
 @pytest.mark.parametrize(
     ("url", "credentials", "hint"),
     [
-        ("https://abc.apps.dynatrace.com", TOKEN, "use oauth, or the url https://ENV.live.dynatrace.com"),
+        ("https://abc.apps.dynatrace.com", TOKEN, "use oauth, or the URL https://ENV.live.dynatrace.com"),
         (f"https://other.example{PLATFORM}", TOKEN, "use oauth"),
         ("http://abc.live.dynatrace.com", TOKEN, "write https://abc.live.dynatrace.com"),
         ("https://abc.live.dynatrace.com", {"api_token": "dt0s02.A.SECRETAPITOKEN"}, "an API token starts with dt0c01"),
@@ -70,7 +70,7 @@ def test_the_sink_adds_the_path(url: str, credentials: dict[str, Any], target: s
     ],
 )
 async def test_what_does_not_go_together_is_refused_with_a_hint(url: str, credentials: dict[str, Any], hint: str) -> None:
-    """By check and by open, before anything is sent; no secret is in it."""
+    """By check and by open, before anything is sent, and without secrets."""
     for method in ("check", "open"):
         sink = bizevents_sink(url, credentials)
         with pytest.raises(Misconfigured, match=hint) as raised:
@@ -88,24 +88,24 @@ async def test_what_does_not_go_together_is_refused_with_a_hint(url: str, creden
         ({"url": "https://x", "oauth": {"client_id": "c"}}, "sinks.biz.oauth.client_secret: is required"),
         (
             {"url": "https://x", "oauth": {**CLIENT, "token_url": "https://u:SECRETOFCLIENT@x"}},
-            "sinks.biz.oauth.token_url: only",
+            "sinks.biz.oauth.token_url: invalid URL: only",
         ),
-        ({"url": "https://x", "api_token": "SECRETAPITOKEN\n"}, "sinks.biz.api_token: String should match"),
-        ({"url": "https://x", "api_token": ""}, "sinks.biz.api_token: String should match"),
-        ({"url": "x.live.dynatrace.com", **TOKEN}, 'sinks.biz.url: a url starts with "https://" and a host'),
-        ({"url": "https://u:SECRETAPITOKEN@x", **TOKEN}, "sinks.biz.url: only scheme, host, port and path"),
-        ({"url": "https://x?t=SECRETAPITOKEN", **TOKEN}, "sinks.biz.url: only scheme, host, port and path"),
-        ({"url": "https://x:port", **TOKEN}, "sinks.biz.url: is no url"),
+        ({"url": "https://x", "api_token": "SECRETAPITOKEN\n"}, "sinks.biz.api_token: must consist of visible ASCII"),
+        ({"url": "https://x", "api_token": ""}, "sinks.biz.api_token: must consist of visible ASCII"),
+        ({"url": "x.live.dynatrace.com", **TOKEN}, 'sinks.biz.url: invalid URL: start it with "https://"'),
+        ({"url": "https://u:SECRETAPITOKEN@x", **TOKEN}, "sinks.biz.url: invalid URL: only scheme, host, port and path"),
+        ({"url": "https://x?t=SECRETAPITOKEN", **TOKEN}, "sinks.biz.url: invalid URL: only scheme, host, port and path"),
+        ({"url": "https://x:port", **TOKEN}, "sinks.biz.url: invalid URL: write it like"),
         ({"url": "https://x/api/v2/bizevents/ingest", **TOKEN}, "sinks.biz.url: write the environment's base"),
         (
             {"url": "https://x", **TOKEN, "on_unknown": "drop"},
-            "sinks.biz.on_unknown: Input should be 'retry'",
+            'sinks.biz.on_unknown: must be "retry"',
         ),
         ({"url": "https://x", **TOKEN, "linger": "1s"}, "sinks.biz.linger: unknown key"),
     ],
 )
 def test_a_wrong_table_is_refused(table: dict[str, Any], fault: str) -> None:
-    """With its path, and without the secret."""
+    """With the path of the fault, and without secrets."""
     with pytest.raises(ConfigError) as raised:
         config.parse({"sinks": {"biz": {"type": "bizevents"} | table}}, {})
     (found,) = raised.value.faults
@@ -114,7 +114,7 @@ def test_a_wrong_table_is_refused(table: dict[str, Any], fault: str) -> None:
 
 
 def test_batches_are_what_dynatrace_takes_by_default() -> None:
-    """400 records or 4.5 MiB, no older than 23 h 55 min, several in flight; [sinks.NAME.delivery] says otherwise."""
+    """400 records or 4.5 MiB, no older than 23 h 55 min, several in flight. [sinks.NAME.delivery] overrides it."""
     table = {"type": "bizevents", "url": "https://x", **TOKEN}
     delivery = config.parse({"sinks": {"biz": table}}, {}).sinks["biz"].common.delivery
     assert (delivery.max_records, delivery.max_bytes, delivery.max_age) == (400, 4_718_592, 86_100.0)
@@ -133,9 +133,9 @@ def test_secrets_are_not_in_the_settings_as_they_are_shown() -> None:
 
 
 def test_plain_json_is_made_of_the_records_own_bytes() -> None:
-    """Not one is read or written anew, however the batch was cut."""
+    """No record is decoded and encoded again, however the batch was sliced."""
     batch = mapped(30)
-    body = plain(Batch.concat([batch.slice(20, 30), batch.slice(0, 20)]))
+    body = json_array(Batch.concat([batch.slice(20, 30), batch.slice(0, 20)]))
     assert [bytes(raw) for raw in msgspec.json.decode(body, type=list[msgspec.Raw])] == [
         *batch.bodies[20:],
         *batch.bodies[:20],
@@ -143,7 +143,7 @@ def test_plain_json_is_made_of_the_records_own_bytes() -> None:
 
 
 def test_a_cloud_event_has_the_record_as_its_data() -> None:
-    """With its id, provider, type and time; what CloudEvents require is never empty."""
+    """With its id, provider, type and time. Required attributes are never empty."""
     batch = batch_of(
         [
             b'{"event.id":"post-0","event.type":"T\\"1","event.provider":"P","timestamp":"2026-01-31T12:00:00.000Z","x":[1]}',
@@ -159,7 +159,7 @@ def test_a_cloud_event_has_the_record_as_its_data() -> None:
 
 
 async def test_content_type_and_credentials_are_those_documented(dynatrace: BizeventsServer) -> None:
-    """A JSON array under an API token; a CloudEvents batch where that is asked for."""
+    """A JSON array with an API token, or a batch of CloudEvents if configured."""
     async with opened(bizevents_sink(dynatrace.url)) as sink:
         await sink.write(small())
     async with opened(bizevents_sink(dynatrace.url, settings={**TOKEN, "cloud_events": True})) as sink:
@@ -171,8 +171,8 @@ async def test_content_type_and_credentials_are_those_documented(dynatrace: Bize
     assert {request.authorization for request in dynatrace.sent} == {f"Api-Token {API_TOKEN}"}
 
 
-async def test_opening_proves_it_and_sends_no_event(dynatrace: BizeventsServer) -> None:
-    """An empty array is answered with 400 or with 202; either is fine."""
+async def test_opening_tests_the_connection_without_an_event(dynatrace: BizeventsServer) -> None:
+    """An empty array is answered with 400 or 202; both show that the sink works."""
     for dynatrace.takes_nothing in (False, True):
         async with opened(bizevents_sink(dynatrace.url)):
             pass
@@ -180,9 +180,9 @@ async def test_opening_proves_it_and_sends_no_event(dynatrace: BizeventsServer) 
 
 
 async def test_a_record_larger_than_a_request_is_a_dead_letter(dynatrace: BizeventsServer) -> None:
-    """It is not even sent; one that just fits is. Neighbours are left to be written again."""
+    """It is not even sent; one that just fits is. Its neighbors are left for the next write."""
     head, tail = b'{"event.id":"post-0","event.type":"', b'"}'
-    fits = head + b"x" * (LIMIT - 2 - len(head + tail)) + tail
+    fits = head + b"x" * (MAX_REQUEST_SIZE - 2 - len(head + tail)) + tail
     async with opened(bizevents_sink(dynatrace.url)) as sink:
         assert await sink.write(batch_of([fits])) == WriteResult(range(1, 1))
         found = await sink.write(batch_of([fits + b" ", b"{}"]))
@@ -192,7 +192,7 @@ async def test_a_record_larger_than_a_request_is_a_dead_letter(dynatrace: Bizeve
 
 
 async def test_a_batch_larger_than_a_request_goes_in_several(dynatrace: BizeventsServer) -> None:
-    """What was not sent is to be written again."""
+    """What was not sent is left for the next write."""
     batch = batch_of([b'{"event.id":"post-%d","x":"%s"}' % (n, b"x" * 2_000_000) for n in range(4)])
     async with opened(bizevents_sink(dynatrace.url)) as sink:
         assert list((await sink.write(batch)).retry) == [2, 3]
@@ -200,7 +200,7 @@ async def test_a_batch_larger_than_a_request_goes_in_several(dynatrace: Bizevent
 
 
 async def test_records_of_the_far_future_are_counted(dynatrace: BizeventsServer) -> None:
-    """More than ten minutes ahead, and delivered: Dynatrace moves them back."""
+    """If they are delivered and more than ten minutes ahead: Dynatrace changes their time."""
     batch = small()
     at = [0, 4_000_000_000_000, 4_000_000_000_000]
     dynatrace.refuse = lambda event: "no" if event["n"] == 2 else None
@@ -213,7 +213,7 @@ async def test_records_of_the_far_future_are_counted(dynatrace: BizeventsServer)
 
 
 async def test_a_413_is_the_batch_s_fault(dynatrace: BizeventsServer) -> None:
-    """The loop halves it."""
+    """The loop halves the batch."""
     dynatrace.faults.append(Fault(413))
     async with opened(bizevents_sink(dynatrace.url)) as sink:
         with pytest.raises(BatchRefused):
@@ -224,8 +224,8 @@ async def test_a_413_is_the_batch_s_fault(dynatrace: BizeventsServer) -> None:
 @pytest.mark.parametrize(
     "fault", [Fault(500), Fault(502, commit=True), Fault(drop=True), Fault(drop=True, commit=True), Fault(delay=30)]
 )
-async def test_an_unknown_outcome_is_one(dynatrace: BizeventsServer, fault: Fault, on_unknown: str) -> None:
-    """A 5xx, a reply that is lost or late: the sink says whether the batch is to come again."""
+async def test_a_lost_reply_is_an_unknown_outcome(dynatrace: BizeventsServer, fault: Fault, on_unknown: str) -> None:
+    """A 5xx, and a reply that is lost or late. The sink says whether to write the batch again."""
     dynatrace.faults.append(fault)
     quick = {"timeout": "1s"} if fault.delay else {}
     async with opened(bizevents_sink(dynatrace.url, settings={**TOKEN, "on_unknown": on_unknown, **quick})) as sink:
@@ -236,7 +236,7 @@ async def test_an_unknown_outcome_is_one(dynatrace: BizeventsServer, fault: Faul
 
 @pytest.mark.parametrize("on_unknown", ["retry", "dead-letter"])
 async def test_the_loop_retries_or_keeps_what_has_an_unknown_outcome(dynatrace: BizeventsServer, on_unknown: str) -> None:
-    """Both are counted by records. Retried: twice there. Kept as dead letters: there once, and nothing is sent again."""
+    """Both count the records. Retried ones are there twice; dead letters are there once, and nothing is sent again."""
     dynatrace.faults.append(Fault(drop=True, commit=True))
     sink = bizevents_sink(dynatrace.url, {**TOKEN, "on_unknown": on_unknown})
     async with Rig(sink) as rig:
@@ -252,8 +252,8 @@ async def test_the_loop_retries_or_keeps_what_has_an_unknown_outcome(dynatrace: 
         assert rig.sample("dead_letters_total", reason="unknown") == 3
 
 
-async def test_nobody_there_is_known_not_to_have_taken_anything() -> None:
-    """A connection that is refused is no unknown outcome."""
+async def test_a_refused_connection_has_no_unknown_outcome() -> None:
+    """The outcome of a refused connection is known."""
     with BizeventsServer() as gone:
         pass
     sink = bizevents_sink(gone.url)
@@ -264,9 +264,9 @@ async def test_nobody_there_is_known_not_to_have_taken_anything() -> None:
 
 
 async def test_wrong_credentials_are_misconfigured_with_a_hint(dynatrace: BizeventsServer) -> None:
-    """An unknown token, one without the scope, another path; the token is in none of it, though the server says it."""
+    """An unknown token, one without the scope, another path. The token is not shown, although the server repeats it."""
     sink = bizevents_sink(dynatrace.url, {"api_token": "dt0c01.OTHER.SECRETAPITOKEN"})
-    with pytest.raises(Misconfigured, match=r"HTTP 401: Token Authentication failed for \*\*\*; is the token right"):
+    with pytest.raises(Misconfigured, match=r"HTTP 401: Token Authentication failed for \*\*\*; check that"):
         await sink.open(None)
     await sink.close()
     dynatrace.scopes = set()

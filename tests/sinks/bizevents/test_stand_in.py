@@ -1,4 +1,4 @@
-"""The stand-in for Dynatrace keeps to what is documented; asked here by hand, not by the sink."""
+"""The stand-in for Dynatrace behaves as documented; tested without the sink."""
 
 import gzip
 import json
@@ -18,7 +18,7 @@ BATCH = "application/cloudevents-batch+json"
 
 
 def ask(server: BizeventsServer, path: str, body: bytes, **headers: str) -> tuple[int, bytes]:
-    """POST; status and body of the answer. Underscores in names of headers stand for hyphens."""
+    """POST a body. Returns the status and the body of the reply. Underscores in names of headers stand for hyphens."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     try:
         with DIRECTLY.open(urllib.request.Request(server.url + path, body, named), timeout=DEADLINE) as answer:
@@ -55,13 +55,13 @@ def bearer(server: BizeventsServer, **change: str) -> tuple[int, dict[str, Any]]
     ],
 )
 def test_paths_and_schemes(dynatrace: BizeventsServer, path: str, authorization: str, status: int) -> None:
-    """The platform's path takes no API token; the others take one, of an environment that is there."""
+    """The platform's path accepts no API token; the others need one, and an environment that exists."""
     found, _ = ask(dynatrace, path, b'[{"a": 1}]', Authorization=authorization, Content_Type="application/json")
     assert found == status
 
 
 def test_scopes(dynatrace: BizeventsServer) -> None:
-    """403 without bizevents.ingest; no token for a scope that the client has not."""
+    """403 without bizevents.ingest; no token for a scope that the client lacks."""
     dynatrace.scopes = {"logs.ingest"}
     assert send(dynatrace, [{}])[0] == 403
     assert bearer(dynatrace, scope="other")[0] == 400
@@ -70,7 +70,7 @@ def test_scopes(dynatrace: BizeventsServer) -> None:
 
 
 def test_a_token_has_an_end(dynatrace: BizeventsServer) -> None:
-    """It is good on the platform's path, and 401 afterwards."""
+    """It is valid on the platform's path, and 401 once it has expired."""
     _, answer = bearer(dynatrace)
     assert answer["expires_in"] == 300
     headers = {"Authorization": f"Bearer {answer['access_token']}", "Content_Type": "application/json"}
@@ -101,7 +101,7 @@ def test_bodies(dynatrace: BizeventsServer, events: Any, content_type: str, stat
 
 
 def test_both_bodies_of_a_400(dynatrace: BizeventsServer) -> None:
-    """A list says which were refused, and the others are taken; one error says that nothing was."""
+    """A list names the refused events, and the others are stored. A single error means that none is."""
     dynatrace.refuse = lambda event: "odd" if event["n"] % 2 else None
     status, body = send(dynatrace, [{"event.id": f"e-{n}", "n": n} for n in range(3)])
     assert (status, json.loads(body)) == (
@@ -116,7 +116,7 @@ def test_both_bodies_of_a_400(dynatrace: BizeventsServer) -> None:
 
 
 def test_gzip_is_not_documented(dynatrace: BizeventsServer) -> None:
-    """Refused, unless the test wants it taken; the limit is on both sides of it."""
+    """It is refused unless a test allows it. The size limit applies before and after compression."""
     assert send(dynatrace, gzip.compress(b"[{}]"), Content_Encoding="gzip")[0] == 415
     dynatrace.takes_gzip = True
     assert send(dynatrace, gzip.compress(b"[{}]"), Content_Encoding="gzip")[0] == 202
@@ -124,7 +124,7 @@ def test_gzip_is_not_documented(dynatrace: BizeventsServer) -> None:
 
 
 def test_what_is_stored(dynatrace: BizeventsServer) -> None:
-    """No reserved fields, no objects or arrays but as text, "Unknown" for what is missing."""
+    """No reserved fields, objects and arrays as text, `Unknown` for what is missing."""
     send(dynatrace, [{"a": [1], "dt.system.x": 1, "b": {"c": 2}, "timestamp": 0}])
     assert dynatrace.accepted[0].stored == {
         "a": "[1]", "b": '{"c": 2}', "timestamp": 0, "event.type": "Unknown", "event.provider": "Unknown",
@@ -132,7 +132,7 @@ def test_what_is_stored(dynatrace: BizeventsServer) -> None:
 
 
 def test_old_events_vanish_and_future_ones_move(dynatrace: BizeventsServer) -> None:
-    """202 for both, and nothing is said of it."""
+    """Both are answered with 202, without a message."""
     dynatrace.silent_drop = True
     now = time.time()
     at = [datetime.fromtimestamp(now + ahead, UTC).isoformat() for ahead in (-90_000, -80_000, 500, 5_000)]

@@ -1,12 +1,12 @@
-"""How the sinks' contract test reaches each far end: one module here for each type of sink, of the same name.
+"""How the contract suite reaches each destination: one module here for each sink type, with the type's name.
 
-A module offers DRIVERS: a name -> a function from an empty directory to a Driver. Several names are several ways in which
-the type can be set up. Who adds a sink adds its module here, and changes nothing else.
+A driver module offers DRIVERS: the name of a variant -> a function from an empty directory to a Driver. Several variants
+are several ways to set up the same type.
 """
 
 import importlib
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -17,46 +17,55 @@ S = TypeVar("S", bound=Sink)
 
 
 class Driver(Protocol):
-    """An empty far end, and what the suite needs to know of it.
+    """An empty destination, and what the contract suite needs to know about it.
 
     serial  as in the SinkType
-    once    a write that was cut off and comes again after a restart leaves each record once; else at least once
+    once    a write that was cancelled and comes again after a restart leaves each record once. False: at least once
     """
 
     serial: bool
     once: bool
 
     def create(self) -> Sink:
-        """A sink to this far end. All that are created share it; one is open at a time."""
+        """A sink for this destination. One of them is open at a time."""
 
     def create_broken(self) -> Sink:
-        """A sink whose `open` fails: nobody there, or not as configured."""
+        """A sink whose `open` and `check` fail, because the destination is down or the configuration is wrong."""
 
     async def read(self) -> list[bytes]:
-        """Every record that is there, in the order of arrival as far as there is one."""
+        """All records at the destination, in order of arrival if it keeps an order."""
 
     def expected(self, bodies: list[bytes]) -> list[bytes]:
-        """What `read` should make of these records; the same, where the far end keeps bytes."""
+        """What `read` returns for these records. `bodies` itself if the destination keeps their bytes."""
 
     async def snapshot(self) -> object:
-        """All that `check` could have changed."""
+        """Everything that `check` could have changed, in a form that can be compared."""
 
     async def close(self) -> None:
-        """Clear away."""
+        """Clean up."""
 
 
-def drivers() -> Mapping[str, Callable[[Path], Driver]]:
-    """Those of all types of sinks, and of the fakes. ModuleNotFoundError where a type has none."""
-    found: dict[str, Callable[[Path], Driver]] = {}
+Create = Callable[[Path], Driver]
+
+
+def drivers_of(name: str) -> Mapping[str, Create]:
+    """The drivers of a sink type, by `TYPE-VARIANT`. Raises what importing their module raises."""
+    module = importlib.import_module(f"{__name__}.{name}")
+    return {f"{name}-{variant}": create for variant, create in module.DRIVERS.items()}
+
+
+def drivers() -> Mapping[str, Create]:
+    """The drivers of all sink types and of the fakes. Leaves out what can't be imported: a test fails for each of them."""
+    found: dict[str, Create] = {}
     for name in [*sinks.types(), "fakes"]:
-        module = importlib.import_module(f"{__name__}.{name}")
-        found |= {f"{name}-{variant}": create for variant, create in module.DRIVERS.items()}
+        with suppress(Exception):
+            found |= drivers_of(name)
     return found
 
 
 @asynccontextmanager
 async def opened(sink: S) -> AsyncIterator[S]:
-    """`sink`, open in the block and closed behind it."""
+    """`sink`, open during the block."""
     try:
         await sink.open(None)
         yield sink

@@ -1,4 +1,4 @@
-"""The stand-in for Dynatrace, reached in each way: API token or OAuth, plain JSON or CloudEvents, gzip or not."""
+"""The stand-in for Dynatrace, with an API token or OAuth, plain JSON or CloudEvents, with and without gzip."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,6 +7,7 @@ from btfeed.records.schema import MAPS, RECORD_FIELDS
 from sinks.base import Sink, SinkContext
 from sinks.batch import Batch
 from sinks.bizevents import BizeventsSettings, BizeventsSink
+from sinks.shared.clock import SYSTEM_CLOCK, Clock
 from tests.servers.bizevents import API_TOKEN, CLIENT_ID, CLIENT_SECRET, BizeventsServer
 from tests.support.fakes import batch_of
 
@@ -19,14 +20,14 @@ def oauth(server: BizeventsServer, **more: object) -> dict[str, object]:
     return {"oauth": client | more}
 
 
-def bizevents_sink(url: str, settings: Mapping[str, object] = TOKEN) -> BizeventsSink:
+def bizevents_sink(url: str, settings: Mapping[str, object] = TOKEN, clock: Clock = SYSTEM_CLOCK) -> BizeventsSink:
     """A sink to `url`."""
     found = BizeventsSettings.model_validate({"url": url} | dict(settings))
-    return BizeventsSink(found, SinkContext("biz", RECORD_FIELDS, MAPS))
+    return BizeventsSink(found, SinkContext("biz", RECORD_FIELDS, MAPS, clock))
 
 
 def small(count: int = 3) -> Batch:
-    """Records of few bytes."""
+    """A batch of small records."""
     return batch_of([b'{"event.id":"post-%d","event.type":"t","n":%d}' % (n, n) for n in range(count)])
 
 

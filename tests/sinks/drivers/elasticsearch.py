@@ -25,14 +25,14 @@ def elasticsearch_sink(url: str, **settings: object) -> ElasticsearchSink:
 
 
 def record_of(source: bytes) -> bytes:
-    """The record that a document was: what is in it but for the time in front."""
+    """The record in a document: everything except the time in front."""
     match = _SENT.match(source)
     assert match, source
     return b"{" + source[match.end() :]
 
 
 class Place:
-    """Names on a shared server that nobody else uses: `prefix` begins them all. Cleared away by `close`."""
+    """Names on a shared server that start with a unique `prefix`. `close` deletes them."""
 
     def __init__(self, server: Elasticsearch) -> None:
         self.server = server

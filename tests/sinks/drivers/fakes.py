@@ -1,4 +1,4 @@
-"""The fakes of the delivery's tests, which are to pass what real sinks pass."""
+"""The fakes of the delivery tests, which have to pass what real sinks pass."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from tests.support.fakes import FakeSink, SerialFakeSink
 
 
 class FakeDriver:
-    """Every sink that it creates appends to the same list."""
+    """All its sinks append to the same list."""
 
     def __init__(self, directory: Path, serial: bool) -> None:
         self.serial = self.once = serial
@@ -19,7 +19,7 @@ class FakeDriver:
         return sink
 
     def create_broken(self) -> Sink:
-        return FakeSink(opens=[Unavailable("nobody there")] * 2, checks=[Unavailable("nobody there")])
+        return FakeSink(opens=[Unavailable("no server")] * 2, checks=[Unavailable("no server")])
 
     async def read(self) -> list[bytes]:
         return list(self._bodies)

@@ -1,4 +1,4 @@
-"""Files of every format, and how they are read back."""
+"""Files of every format, and how to read them."""
 
 import gzip
 import io
@@ -14,6 +14,7 @@ import fastavro
 from btfeed.records.schema import MAPS, RECORD_FIELDS
 from sinks.base import Sink, SinkContext
 from sinks.file import FileSettings, FileSink
+from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -31,14 +32,16 @@ FORMATS = {
 }
 
 
-def file_sink(directory: Path, settings: Mapping[str, object] | None = None, name: str = "files") -> FileSink:
-    """A file sink with a name of its own."""
-    context = SinkContext(name, RECORD_FIELDS, MAPS)
+def file_sink(
+    directory: Path, settings: Mapping[str, object] | None = None, name: str = "files", clock: Clock = SYSTEM_CLOCK
+) -> FileSink:
+    """A file sink that writes to `directory`."""
+    context = SinkContext(name, RECORD_FIELDS, MAPS, clock)
     return FileSink(FileSettings.model_validate({"directory": str(directory), **(settings or {})}), context)
 
 
 def read_records(path: Path) -> list[bytes]:
-    """The records of one file, open or finished. Those of Avro as JSON, see canonical. Torn ends raise."""
+    """The records of one file, open or finished; of Avro as canonical JSON. Raises if the end is incomplete."""
     data = path.read_bytes()
     name = path.name.removesuffix(".open")
     if name.endswith(".avro"):
@@ -62,7 +65,7 @@ def read_avro(data: bytes) -> list[dict[str, Any]]:
 
 
 def json_of(record: dict[str, Any]) -> bytes:
-    """An Avro record as the JSON record that it was made from, keys sorted."""
+    """An Avro record as the JSON record that it was made from, with sorted keys."""
     fields: dict[str, Any] = dict(record["attributes"])
     for prefix in MAPS:
         values = record[prefix.name.strip(".").replace(".", "_")]
@@ -81,7 +84,7 @@ def canonical(body: bytes) -> bytes:
 
 
 class FileDriver:
-    """A directory of files, small enough that they rotate now and then."""
+    """A directory of files, small enough that they rotate sometimes."""
 
     serial = once = True
 

@@ -1,4 +1,4 @@
-"""Topics of a real broker, read by a consumer that nobody here wrote; Avro by Confluent's deserializer."""
+"""Topics of a real broker, read by Confluent's consumer; Avro by Confluent's deserializer."""
 
 import uuid
 from collections.abc import Callable, Collection, Mapping
@@ -38,7 +38,7 @@ def new_topic() -> str:
 
 
 def read_topic(kafka: Kafka, *topics: str) -> list[Message]:
-    """Every message of these topics, one partition after the other, each in its order; none of one that is not there."""
+    """Every message of these topics, partition by partition, in order. Topics that don't exist have none."""
     settings = {"bootstrap.servers": kafka.bootstrap, "group.id": "tests", "fetch.wait.max.ms": 10}
     consumer = Consumer(settings | {"auto.offset.reset": "earliest"})
     try:
@@ -65,14 +65,14 @@ def values(messages: Collection[Message]) -> list[bytes]:
 
 
 def headers(message: Message) -> dict[str, bytes]:
-    """The headers, none of which may be there twice."""
+    """The headers of a message. Asserts that none is there twice."""
     found = message.headers() or []
     assert len(dict(found)) == len(found)
     return dict(found)  # type: ignore[arg-type]
 
 
 def deserialize(registry: RegistryServer, messages: Collection[Message]) -> list[dict[str, Any]]:
-    """Avro values as Confluent's own deserializer reads them, by what the registry says."""
+    """Avro values as Confluent's deserializer reads them, with the registry's schemas."""
     with SchemaRegistryClient({"url": registry.url}) as client:
         read = AvroDeserializer(client)
         return [
@@ -81,7 +81,7 @@ def deserialize(registry: RegistryServer, messages: Collection[Message]) -> list
 
 
 class KafkaDriver:
-    """Topics of its own on the broker that tests share."""
+    """Topics of its own on the shared broker."""
 
     serial = once = False
 

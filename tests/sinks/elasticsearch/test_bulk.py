@@ -1,14 +1,16 @@
-"""Bulk requests to Elasticsearch, and what canned replies say of them; no server is asked."""
+"""Bulk requests to Elasticsearch, and what canned replies mean; without a server."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from sinks.base import BatchRefused, Misconfigured, OutcomeUnknown, SinkError, Unavailable, WriteResult
 from sinks.batch import Batch, Transaction
-from sinks.elasticsearch.bulk import bulk, verdict
+from sinks.elasticsearch.bulk import bulk_request, verdict
 from sinks.elasticsearch.index import IndexName
+from sinks.shared.http import Reply
 from tests.support.fakes import batch_of, mapped
 
 INDEX = IndexName("bt-{category}-{date}")
@@ -16,9 +18,9 @@ DAY = 86_400_000
 
 
 def test_each_record_is_a_line_of_where_to_and_its_own_bytes() -> None:
-    """With `@timestamp` in front; the index is a function of the record."""
+    """With `@timestamp` in front. The index depends on the record alone."""
     batch = mapped(200)
-    lines = bulk(batch, INDEX).splitlines()
+    lines = bulk_request(batch, INDEX).splitlines()
     assert len(lines) == 400
     for head, document, body, event_id in zip(lines[::2], lines[1::2], batch.bodies, batch.ids, strict=True):
         record = json.loads(body)
@@ -28,12 +30,12 @@ def test_each_record_is_a_line_of_where_to_and_its_own_bytes() -> None:
 
 
 def test_batches_that_share_buffers_are_cut_right() -> None:
-    """Whatever parts a batch is made of."""
+    """However the records are distributed over parts."""
     batch = mapped(30)
-    whole = bulk(batch, INDEX)
-    assert bulk(batch.slice(0, 7), INDEX) + bulk(batch.slice(7, 30), INDEX) == whole
-    assert bulk(Batch.concat([batch.slice(0, 7), batch.slice(7, 30)]), INDEX) == whole
-    assert bulk(batch.take([3, 4, 9]), INDEX).count(b"\n") == 6
+    whole = bulk_request(batch, INDEX)
+    assert bulk_request(batch.slice(0, 7), INDEX) + bulk_request(batch.slice(7, 30), INDEX) == whole
+    assert bulk_request(Batch.concat([batch.slice(0, 7), batch.slice(7, 30)]), INDEX) == whole
+    assert bulk_request(batch.take([3, 4, 9]), INDEX).count(b"\n") == 6
 
 
 @pytest.mark.parametrize(
@@ -49,25 +51,25 @@ def test_batches_that_share_buffers_are_cut_right() -> None:
 )
 def test_the_date_is_the_events_own_in_utc(at: int, moment: str) -> None:
     """At both ends of a day, and of the calendar."""
-    head, document = bulk(one_at(at), INDEX).splitlines()
+    head, document = bulk_request(one_at(at), INDEX).splitlines()
     assert json.loads(document)["@timestamp"] == moment
     assert json.loads(head)["create"]["_index"] == f"bt-purepath-{moment[:10]}"
 
 
 def test_neighbours_go_to_indexes_of_their_own() -> None:
-    """Each by its own day and transaction, in whatever order they come."""
+    """By their own day and transaction, in any order."""
     visits = Transaction("v", "a", "p", "s", "visit")
     batch = Batch.concat([one_at(0), one_at(DAY), one_at(0, visits), one_at(0), one_at(DAY, visits)])
-    found = [json.loads(line)["create"]["_index"] for line in bulk(batch, INDEX).splitlines()[::2]]
+    found = [json.loads(line)["create"]["_index"] for line in bulk_request(batch, INDEX).splitlines()[::2]]
     assert [name.removeprefix("bt-") for name in found] == [
         "purepath-1970-01-01", "purepath-1970-01-02", "visit-1970-01-01", "purepath-1970-01-01", "visit-1970-01-02",
     ]  # fmt: skip
 
 
 def test_awkward_names_stay_inside_their_line() -> None:
-    """A name that JSON has to escape."""
+    """Names are escaped as JSON."""
     batch = one_at(0, Transaction('a"\\\n{ä', "", "", "", "purepath"))
-    head, _ = bulk(batch, IndexName("bt-{name}")).split(b"\n", 1)
+    head, _ = bulk_request(batch, IndexName("bt-{name}")).split(b"\n", 1)
     assert json.loads(head)["create"]["_index"] == "bt-a___{ä"
 
 
@@ -89,20 +91,24 @@ def item(status: int, kind: str = "", reason: str = "r", cause: str = "") -> dic
     return {"create": {"status": status, "error": error}}
 
 
-def judged(*items: Any) -> WriteResult:
-    return verdict(200, {}, {"errors": True, "items": list(items)}, len(items))
+def reply(status: int, body: Any, headers: Mapping[str, str] | None = None) -> Reply[Any]:
+    return Reply(status, headers or {}, body, received=0.0)
+
+
+def item_results(*items: Any) -> WriteResult:
+    return verdict(reply(200, {"errors": True, "items": list(items)}), len(items))
 
 
 def test_what_is_taken_is_not_named() -> None:
-    """With and without errors beside it."""
-    assert verdict(200, {}, {"errors": False, "items": [CREATED] * 3}, 3) == WriteResult()
-    assert judged(CREATED, {"create": {"status": 200}}) == WriteResult()
+    """With and without errors of other records."""
+    assert verdict(reply(200, {"errors": False, "items": [CREATED] * 3}), 3) == WriteResult()
+    assert item_results(CREATED, {"create": {"status": 200}}) == WriteResult()
 
 
-def test_409_was_there_already() -> None:
-    """Delivered, and counted as a duplicate."""
+def test_409_is_a_duplicate() -> None:
+    """It was delivered, and counts as a duplicate."""
     conflict = item(409, "version_conflict_engine_exception")
-    assert judged(conflict, CREATED, conflict) == WriteResult(flagged={"duplicate": 2})
+    assert item_results(conflict, CREATED, conflict) == WriteResult(flagged={"duplicate": 2})
 
 
 @pytest.mark.parametrize(
@@ -116,10 +122,10 @@ def test_409_was_there_already() -> None:
     ],
 )
 def test_what_is_pushed_back_is_written_again(status: int, kind: str) -> None:
-    """By itself; where it is all that was sent, the reason is told."""
-    assert judged(CREATED, item(status, kind), CREATED).retry == (1,)
+    """Only that record. If no record was taken, the error has the reason."""
+    assert item_results(CREATED, item(status, kind), CREATED).retry == (1,)
     with pytest.raises(Unavailable, match=rf"{status} {kind}: r") as raised:
-        judged(item(status, kind), item(status, kind))
+        item_results(item(status, kind), item(status, kind))
     assert not isinstance(raised.value, OutcomeUnknown)
 
 
@@ -137,10 +143,10 @@ def test_what_is_pushed_back_is_written_again(status: int, kind: str) -> None:
     ],
 )
 def test_what_is_not_the_records_fault_waits(status: int, kind: str, reason: str) -> None:
-    """Neighbours go on; where it is all that was sent, a person is told."""
-    assert judged(CREATED, item(status, kind, reason)) == WriteResult(retry=(1,))
+    """Its neighbors are delivered. If no record was taken, a person is told."""
+    assert item_results(CREATED, item(status, kind, reason)) == WriteResult(retry=(1,))
     with pytest.raises(Misconfigured) as raised:
-        judged(item(503, "unavailable_shards_exception"), item(status, kind, reason))
+        item_results(item(503, "unavailable_shards_exception"), item(status, kind, reason))
     assert str(raised.value) == f"{kind}: {reason}"
 
 
@@ -155,14 +161,16 @@ def test_what_is_not_the_records_fault_waits(status: int, kind: str, reason: str
     ],
 )
 def test_what_is_the_records_fault_is_refused(kind: str) -> None:
-    """With Elasticsearch's reason; its neighbours are delivered."""
-    result = judged(CREATED, item(400, kind, "failed to parse field [duration]", 'For input string: "abc"'), CREATED)
+    """With Elasticsearch's reason; its neighbors are delivered."""
+    result = item_results(CREATED, item(400, kind, "failed to parse field [duration]", 'For input string: "abc"'), CREATED)
     assert result == WriteResult(refused={1: f'{kind}: failed to parse field [duration]: For input string: "abc"'})
 
 
-def test_all_at_once() -> None:
-    """Each record has its own fate."""
-    result = judged(CREATED, item(409), item(429), item(400, "document_parsing_exception"), item(403), {"create": {}}, None)
+def test_every_kind_of_result_in_one_reply() -> None:
+    """Each record has its own result."""
+    result = item_results(
+        CREATED, item(409), item(429), item(400, "document_parsing_exception"), item(403), {"create": {}}, None
+    )
     assert result == WriteResult((2, 4, 5, 6), {3: "document_parsing_exception: r"}, flagged={"duplicate": 1})
 
 
@@ -179,10 +187,10 @@ def test_all_at_once() -> None:
         "<html>",
     ],
 )
-def test_a_reply_about_another_number_of_records_is_none(answer: Any) -> None:
-    """Nobody knows what was taken; it comes again, and what was is there already."""
-    with pytest.raises(OutcomeUnknown, match="and 2 were sent"):
-        verdict(200, {}, answer, 2)
+def test_a_reply_about_another_number_of_records_is_an_unknown_outcome(answer: Any) -> None:
+    """The outcome is unknown. The batch is written again, which duplicates nothing."""
+    with pytest.raises(OutcomeUnknown, match="but 2 were sent"):
+        verdict(reply(200, answer), 2)
 
 
 def whole(kind: str, reason: str) -> dict[str, Any]:
@@ -204,8 +212,8 @@ MALFORMED = whole("illegal_argument_exception", "Malformed action/metadata line 
         (401, whole("security_exception", "unable to authenticate user [x]"), Misconfigured, "credentials"),
         (403, whole("security_exception", "action is unauthorized"), Misconfigured, "role"),
         (403, whole("cluster_block_exception", "[FORBIDDEN/6/cluster read-only (api)];"), Misconfigured, "read-only"),
-        (404, {"error": "no handler"}, Misconfigured, "no handler; this is not how Elasticsearch answers"),
-        (302, "", Misconfigured, "are `hosts` right"),
+        (404, {"error": "no handler"}, Misconfigured, "no handler; Elasticsearch does not answer like this"),
+        (302, "", Misconfigured, "check `hosts`"),
         (429, whole("circuit_breaking_exception", "Data too large"), Unavailable, "Data too large"),
         (503, whole("cluster_block_exception", "no master"), Unavailable, "no master"),
         (500, whole("x", "y"), OutcomeUnknown, "y"),
@@ -215,24 +223,24 @@ MALFORMED = whole("illegal_argument_exception", "Malformed action/metadata line 
     ],
 )  # fmt: skip
 def test_a_request_that_failed_as_a_whole(status: int, answer: Any, error: type[SinkError], said: str) -> None:
-    """Each status has its error, with what was said."""
+    """Each status has its error, with Elasticsearch's message."""
     with pytest.raises(error) as raised:
-        verdict(status, {}, answer, 5)
+        verdict(reply(status, answer), 5)
     assert type(raised.value) is error
     assert said in str(raised.value)
 
 
 @pytest.mark.parametrize("status", [429, 503, 502])
 def test_retry_after_is_the_least_time_to_wait(status: int) -> None:
-    """Wherever somebody asks for it."""
+    """With every status that has it."""
     with pytest.raises(Unavailable) as raised:
-        verdict(status, {"Retry-After": "7"}, None, 1)
+        verdict(reply(status, None, {"Retry-After": "7"}), 1)
     assert raised.value.retry_after == 7
 
 
 def test_long_reasons_are_cut() -> None:
-    """What is kept with a dead letter has an end."""
-    result = judged(CREATED, item(400, "document_parsing_exception", "x" * 5_000))
+    """They are kept with the dead letters."""
+    result = item_results(CREATED, item(400, "document_parsing_exception", "x" * 5_000))
     assert len(result.refused[1]) < 400
 
 
@@ -240,5 +248,5 @@ def test_the_shared_bodies_are_left_as_they_were() -> None:
     """Other sinks write the same buffers."""
     batch = batch_of([b'{"a":1}', b'{"b":2}'])
     before = batch.ndjson
-    bulk(batch, INDEX)
+    bulk_request(batch, INDEX)
     assert batch.ndjson == before

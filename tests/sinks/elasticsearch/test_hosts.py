@@ -1,4 +1,4 @@
-"""Hosts that are dead, silent or lose replies, between the Elasticsearch sink and a real server."""
+"""The Elasticsearch sink with hosts that are down, silent, or lose replies."""
 
 import asyncio
 
@@ -12,8 +12,9 @@ from tests.support.fakes import mapped
 
 
 async def test_a_lost_reply_is_sent_again_and_counted(place: Place) -> None:
-    """Taken, and the answer gone: what comes again is there already. The client itself sends once more where a connection
-    that it had used before breaks."""
+    """The batch was taken, so the next write finds duplicates. The client itself sends once more if a connection breaks
+    that it had used before.
+    """
     batch = mapped(50)
     async with Forward(place.server.port) as forward:
         sink = place.sink(hosts=[forward.url])
@@ -29,10 +30,10 @@ async def test_a_lost_reply_is_sent_again_and_counted(place: Place) -> None:
 
 
 async def test_a_dead_host_is_passed_over(place: Place) -> None:
-    """From the start, and when it dies between two writes; nobody hears of it."""
-    nobody = f"http://127.0.0.1:{free_port()}"
+    """From the start, and when it dies between two writes; no write fails."""
+    closed_port = f"http://127.0.0.1:{free_port()}"
     async with Forward(place.server.port) as first, Forward(place.server.port) as second:
-        sink = place.sink(hosts=[nobody, first.url, second.url])
+        sink = place.sink(hosts=[closed_port, first.url, second.url])
         await sink.check()
         await sink.open(None)
         for number in range(6):
@@ -41,14 +42,14 @@ async def test_a_dead_host_is_passed_over(place: Place) -> None:
         for number in range(6, 12):
             assert not (await sink.write(mapped(10, number))).retry
         await second.stop()
-        with pytest.raises(Unavailable, match="no connection"):
+        with pytest.raises(Unavailable, match="can't connect"):
             await sink.write(mapped(10, 12))
         await sink.close()
     assert len(place.records()) == 120
 
 
 async def test_a_node_that_says_nothing_is_given_up_in_time(place: Place) -> None:
-    """A time-out is an outcome that nobody knows. Opening passes it over."""
+    """The outcome of a write that times out is unknown. Opening asks the next host."""
 
     async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()

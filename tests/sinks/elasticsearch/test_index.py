@@ -1,4 +1,4 @@
-"""Names of indexes, and the index template that is made from the field table."""
+"""Names of indexes, and the index template from the table of record fields."""
 
 import hashlib
 import json
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from btfeed.records.schema import MAPS, RECORD_FIELDS
 from sinks.base import SinkContext
 from sinks.batch import Transaction
-from sinks.elasticsearch.index import LONGEST, VERSION, IndexName, check_name, index_template, template_name
-from sinks.elasticsearch.sink import INDEX
+from sinks.elasticsearch.index import MAX_NAME_SIZE, TEMPLATE_VERSION, IndexName, check_name, index_template, template_name
+from sinks.elasticsearch.sink import DEFAULT_INDEX
 
 CONTEXT = SinkContext("search", RECORD_FIELDS, MAPS)
 DATE = "2026-01-31"
@@ -26,7 +26,7 @@ def named(name: str = "Checkout", application: str = "easyTravel", category: str
 @pytest.mark.parametrize(
     ("text", "transaction", "expected"),
     [
-        (INDEX, named(), "bizevents-appmon-purepath-2026-01-31"),
+        (DEFAULT_INDEX, named(), "bizevents-appmon-purepath-2026-01-31"),
         ("bt-{name}", named("Checkout - PurePaths (all)"), "bt-checkout_-_purepaths_(all)"),
         ("bt-{name}", named('a\\b/c*d?e"f<g>h|i j,k#l:m'), "bt-a_b_c_d_e_f_g_h_i_j_k_l_m"),
         ("bt-{name}", named("a\nb\x00\u2028\xa0"), "bt-a_b___"),
@@ -39,8 +39,8 @@ def named(name: str = "Checkout", application: str = "easyTravel", category: str
     ],
 )
 def test_names_are_made_legal(text: str, transaction: Transaction, expected: str) -> None:
-    """Lower case, nothing that Elasticsearch forbids, none of its forbidden beginnings."""
-    assert IndexName(text).of(transaction, DATE) == expected
+    """Lower case, without characters and first characters that Elasticsearch forbids."""
+    assert IndexName(text).name_for(transaction, DATE) == expected
 
 
 @given(st.text(max_size=400), st.text(max_size=400))
@@ -48,8 +48,8 @@ def test_every_name_is_legal_and_matches_the_pattern(name: str, application: str
     """Whatever AppMon's users call their transactions."""
     for text in ("bt-{name}-{date}", "bt-{application}.{name}.end", "{name}"):
         index = IndexName(text)
-        found = index.of(named(name, application), DATE)
-        assert 0 < len(found.encode()) <= LONGEST
+        found = index.name_for(named(name, application), DATE)
+        assert 0 < len(found.encode()) <= MAX_NAME_SIZE
         assert found == found.lower()
         assert not set(found) & FORBIDDEN
         assert found[0] not in "-_+."
@@ -59,25 +59,25 @@ def test_every_name_is_legal_and_matches_the_pattern(name: str, application: str
 
 
 def test_long_names_are_cut_and_stay_apart() -> None:
-    """Two that differ past the cut are two indexes; the date is never cut, and neither is half a character left."""
+    """Names that differ only after the cut stay different. The date is never cut, nor is a character."""
     index = IndexName("bt-{name}-{date}")
-    first, second = (index.of(named("ä" * 300 + end), DATE) for end in "ab")
+    first, second = (index.name_for(named("ä" * 300 + end), DATE) for end in "ab")
     assert first != second
     assert first.endswith(DATE)
-    assert len(first.encode()) <= LONGEST
+    assert len(first.encode()) <= MAX_NAME_SIZE
 
 
 @pytest.mark.parametrize("text", ["", "x" * 256, "x" * 230 + "{name}"])
 def test_a_template_without_room_is_refused(text: str) -> None:
-    """Its own text, or what is left for its placeholders."""
-    with pytest.raises(ValueError, match=r"empty|too little"):
+    """If its own text is too long, or leaves too little for its placeholders."""
+    with pytest.raises(ValueError, match=r"empty|too long"):
         check_name(text)
     assert check_name("x" * 200 + "{name}")
 
 
 def test_the_template_says_what_the_field_table_says() -> None:
-    """Every field with a type of its own; dimensions as one field, measures as doubles however they look."""
-    template = index_template(IndexName(INDEX), data_stream=False, context=CONTEXT)
+    """Every field with its type; dimensions as one field, measures always as doubles."""
+    template = index_template(IndexName(DEFAULT_INDEX), data_stream=False, context=CONTEXT)
     assert template["index_patterns"] == ["bizevents-appmon-*-*"]
     mappings = template["template"]["mappings"]
     properties = mappings["properties"]
@@ -96,13 +96,13 @@ def test_the_template_says_what_the_field_table_says() -> None:
 
 
 def test_the_version_grows_with_the_template() -> None:
-    """Servers keep what they have unless the version is newer: who changes the template changes both lines here."""
-    made = json.dumps(index_template(IndexName(INDEX), data_stream=False, context=CONTEXT), sort_keys=True)
-    assert (VERSION, hashlib.sha256(made.encode()).hexdigest()[:16]) == (1, "d066fc91e0e1413d")
+    """Servers keep their template unless the version is newer, so a change of the template changes both values here."""
+    made = json.dumps(index_template(IndexName(DEFAULT_INDEX), data_stream=False, context=CONTEXT), sort_keys=True)
+    assert (TEMPLATE_VERSION, hashlib.sha256(made.encode()).hexdigest()[:16]) == (1, "d066fc91e0e1413d")
 
 
 def test_of_two_templates_the_closer_one_counts() -> None:
-    """Elasticsearch refuses two of one priority that match one index."""
+    """Elasticsearch refuses two templates of equal priority that match one index."""
     texts = ("bt-{name}", "bt-{category}-{date}", "bt-visit-{date}")
     priorities = [index_template(IndexName(text), False, CONTEXT)["priority"] for text in texts]
     assert priorities == sorted(set(priorities))

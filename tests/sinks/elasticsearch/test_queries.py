@@ -1,4 +1,4 @@
-"""The questions in docs/sinks/elasticsearch.md, asked as they stand there of what the sink wrote."""
+"""The queries in docs/sinks/elasticsearch.md, run as they are on records that the sink wrote."""
 
 import json
 import re
@@ -24,7 +24,7 @@ HOUR = 3_600_000
 
 
 class Written:
-    """Records of the last hours, written to a place of their own, and what the page's queries say of them."""
+    """Records of the last hours, written to a place of their own, and the answers to the page's queries."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -34,7 +34,7 @@ class Written:
         self.records: list[dict[str, Any]] = [json.loads(body) for body in self.batch.bodies]
 
     def buckets(self, *about: str) -> dict[str, dict[str, Any]]:
-        """Key -> bucket of the one query of the page whose aggregation is called that, and the one inside it, if named."""
+        """Key -> bucket of the query with that aggregation on the page, and of the nested aggregation if it is named."""
         ((path, query),) = [(path, query) for path, query in QUERIES if all(f'"{name}": {{' in query for name in about)]
         assert path.startswith("/bizevents-appmon-")
         path = path.replace("/bizevents-appmon", f"/{self.place.prefix}")
@@ -65,7 +65,7 @@ async def test_pages_by_a_dimension(written: Written) -> None:
 
 
 async def test_percentiles_of_duration(written: Written) -> None:
-    """Of PurePaths, in nanoseconds: between the least and the greatest, in order, and half of all below the middle."""
+    """Of PurePaths, in nanoseconds: ascending, between minimum and maximum, with half of the records below the median."""
     (bucket,) = written.buckets("transactions", "nanoseconds").values()
     durations = sorted(record["duration"] for record in written.records if record["event.category"] == "purepath")
     middle, late, last = bucket["nanoseconds"]["values"].values()
@@ -87,7 +87,7 @@ async def test_visits_by_country(written: Written) -> None:
 
 
 async def test_failures_of_each_transaction_over_time(written: Written) -> None:
-    """By the hour: all, and those that failed."""
+    """For each hour: all, and those that failed."""
     found: dict[tuple[str, int], tuple[int, int]] = {}
     for name, bucket in written.buckets("transactions", "over_time").items():
         for hour in bucket["over_time"]["buckets"]:
@@ -110,5 +110,5 @@ async def test_a_measure_by_a_dimension(written: Written) -> None:
 
 
 def test_every_question_of_the_page_is_asked_here() -> None:
-    """One test each."""
+    """There is one test for each query."""
     assert len(QUERIES) == 5

@@ -1,4 +1,4 @@
-"""The Elasticsearch sink at real servers: what is in an index, and everything that a server says no to."""
+"""The Elasticsearch sink with real servers: what is in an index, and everything that a server refuses."""
 
 import asyncio
 import math
@@ -18,7 +18,7 @@ NOBODY = {"index.routing.allocation.require._name": "nobody"}
 
 
 def both(number: int = 3) -> Batch:
-    """Records for two indexes in turn, of visits and of PurePaths; those of visits have even numbers."""
+    """Records for two indexes in turn: visits at even numbers, PurePaths at odd ones."""
     parts = [records({}, category="purepath" if place % 2 else "visit", prefix=f"p{place}") for place in range(number * 2)]
     return Batch.concat(parts)
 
@@ -46,7 +46,7 @@ def properties(place: Place) -> dict[str, Any]:
 
 
 async def test_fields_are_what_the_table_says(place: Place) -> None:
-    """On the server, with its own additions: measures are doubles, texts are keywords, dimensions one flattened field."""
+    """On the server: measures are doubles, texts are keywords, all dimensions are one flattened field."""
     batch = Batch.concat(
         [mapped(60), records({"appmon.measure.whole": 1, "environment": "production", "n": 7}, prefix="x")]
     )
@@ -68,7 +68,7 @@ async def test_fields_are_what_the_table_says(place: Place) -> None:
 
 
 async def test_what_does_not_fit_an_index_is_kept_all_the_same(place: Place) -> None:
-    """An address that is none, texts longer than Lucene's terms, and more measures than an index may have fields."""
+    """An invalid address, texts that are too long to index, and more measures than an index may have fields."""
     flood = [
         {f"appmon.measure.m{number}": number for number in range(start, start + 400)} for start in range(0, 2_000, 400)
     ]
@@ -94,7 +94,7 @@ async def test_each_record_is_there_once_however_often_it_is_written(place: Plac
 
 
 async def test_names_of_users_become_indexes(place: Place) -> None:
-    """Whatever is in them, Elasticsearch takes it."""
+    """Elasticsearch accepts every one of them."""
     names = [
         "Checkout - PurePaths",
         'a/b\\c*d?e"f<g>h|i j,k#l:m',
@@ -119,7 +119,7 @@ async def test_names_of_users_become_indexes(place: Place) -> None:
 
 
 async def test_a_mapping_conflict_is_that_records_dead_letter(place: Place) -> None:
-    """With Elasticsearch's reason; its neighbours are there."""
+    """With Elasticsearch's reason; its neighbors are there."""
     batch = records({}, {"duration": "long"}, {"timestamp": "yesterday"}, {"event.name": {"a": 1}}, {})
     async with opened(place.sink()) as sink:
         result = await sink.write(batch)
@@ -141,7 +141,7 @@ async def test_a_mapping_conflict_is_that_records_dead_letter(place: Place) -> N
 async def test_an_index_that_takes_nothing_waits_and_its_neighbours_go_on(
     place: Place, before: Sequence[Any], after: Sequence[Any], said: str
 ) -> None:
-    """Blocked or closed: no record is refused, a person is told, and it goes on when that is mended."""
+    """Blocked or closed: no record is refused, a person is told, and writing goes on when the index is usable again."""
     visits = f"/{index_of(place, 'visit')}"
 
     def tell(method: str, path: str, body: object = None) -> None:
@@ -163,7 +163,7 @@ async def test_an_index_that_takes_nothing_waits_and_its_neighbours_go_on(
 
 
 async def test_an_unassigned_primary_is_waited_for(place: Place) -> None:
-    """Its neighbours go on; when the shard is back, all is there once."""
+    """The other index is written to; when the shard is back, each record is there once."""
     visits = f"/{index_of(place, 'visit')}"
     batch = both()
     async with opened(place.sink(timeout="1500ms")) as sink:
@@ -190,7 +190,7 @@ async def test_an_unassigned_primary_is_waited_for(place: Place) -> None:
 async def test_a_cluster_that_takes_no_new_index_needs_a_person(
     place: Place, setting: str, value: object, said: str
 ) -> None:
-    """Nothing is refused, and nothing lost."""
+    """No record is refused, and none is lost."""
     place.server.must("PUT", f"/{place.prefix}-room", {})  # so that there is no room for another shard
     try:
         async with opened(place.sink()) as sink:
@@ -205,7 +205,7 @@ async def test_a_cluster_that_takes_no_new_index_needs_a_person(
 
 
 async def test_a_request_that_is_too_large_is_halved(place: Place) -> None:
-    """Beyond http.max_content_length; the halves are taken."""
+    """If it exceeds http.max_content_length. The halves are accepted."""
     batch = records(*[{"event.name": "x" * 1_000_000}] * 17)
     async with opened(place.sink()) as sink:
         with pytest.raises(BatchRefused, match="413"):
@@ -216,7 +216,7 @@ async def test_a_request_that_is_too_large_is_halved(place: Place) -> None:
 
 
 async def test_a_line_that_is_broken_refuses_the_whole_request(place: Place) -> None:
-    """Nothing of it is taken; the loop halves it."""
+    """No record is taken; the loop halves the batch."""
     batch = records({}, {}, {})
     async with opened(place.sink()) as sink:
         with pytest.raises(BatchRefused, match="HTTP 400"):
@@ -226,7 +226,7 @@ async def test_a_line_that_is_broken_refuses_the_whole_request(place: Place) -> 
 
 
 async def test_fewer_requests_at_once_when_elasticsearch_pushes_back(place: Place) -> None:
-    """Its memory for writes is full: 429, fewer at once until all is there, and then more again."""
+    """With 429 when its memory for writes is full. Once all records are there, more requests are sent again."""
     batches = [records(*[{"event.name": "x" * 1_000_000}] * 10, prefix=f"p{n}") for n in range(8)]
     refused = 0
     said: set[str] = set()

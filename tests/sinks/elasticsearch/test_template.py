@@ -6,37 +6,37 @@ import pytest
 from structlog.testing import capture_logs
 
 from sinks.base import Misconfigured
-from sinks.elasticsearch.index import VERSION
+from sinks.elasticsearch.index import TEMPLATE_VERSION
 from tests.sinks.drivers import opened
 from tests.sinks.drivers.elasticsearch import Place
 from tests.support.fakes import mapped
 
 
 def template_at(place: Place) -> tuple[str, dict[str, Any]]:
-    """Its name, and what of it was put there."""
+    """The name of the template, and what the server has of it."""
     (found,) = place.server.must("GET", f"/_index_template/btfeed-{place.prefix}*")["index_templates"]
     made = {key: value for key, value in found["index_template"].items() if "_date" not in key and key != "composed_of"}
     return found["name"], made
 
 
 async def test_an_older_template_is_replaced_and_a_newer_one_stays(place: Place) -> None:
-    """And one of the same version, which a person may have changed."""
+    """So does one of the same version, which a person may have changed."""
     async with opened(place.sink()):
         name, made = template_at(place)
-    assert made["version"] == VERSION
-    for version in (VERSION, VERSION + 1):
+    assert made["version"] == TEMPLATE_VERSION
+    for version in (TEMPLATE_VERSION, TEMPLATE_VERSION + 1):
         place.server.must("PUT", f"/_index_template/{name}", made | {"version": version, "_meta": {"by": "a person"}})
         async with opened(place.sink()):
             assert template_at(place)[1]["_meta"] == {"by": "a person"}
     unversioned = {key: value for key, value in made.items() if key != "version"}
-    for older in (made | {"version": VERSION - 1}, unversioned):
+    for older in (made | {"version": TEMPLATE_VERSION - 1}, unversioned):
         place.server.must("PUT", f"/_index_template/{name}", older | {"_meta": {"by": "a person"}})
         async with opened(place.sink()):
             assert template_at(place)[1] == made
 
 
 async def test_no_template_where_none_is_wanted(place: Place) -> None:
-    """manage_template = false leaves it to the user."""
+    """With manage_template = false, the sink installs none."""
     async with opened(place.sink(manage_template=False)) as sink:
         await sink.write(mapped(3))
     assert place.server.ask("GET", f"/_index_template/btfeed-{place.prefix}*")[1]["index_templates"] == []
@@ -44,17 +44,17 @@ async def test_no_template_where_none_is_wanted(place: Place) -> None:
 
 
 async def test_a_template_for_everybody_is_not_installed(place: Place) -> None:
-    """An index that begins with a placeholder: it says so, once, and works."""
+    """If the index starts with a placeholder. The sink says so once, and works."""
     settings = {"index": f"{{name}}-{place.prefix}-{{date}}"}
     with capture_logs() as logs:
         async with opened(place.sink(**settings)) as sink:
             await sink.open(None)
-    assert [(line["event"], line["log_level"]) for line in logs] == [("no index template is installed", "warning")]
+    assert [(line["event"], line["log_level"]) for line in logs] == [("index template not installed", "warning")]
     assert place.server.ask("GET", f"/_index_template/*{place.prefix}*")[1]["index_templates"] == []
 
 
 async def test_a_template_that_clashes_needs_a_person(place: Place) -> None:
-    """Two of equal priority for one index; what Elasticsearch says of it is told."""
+    """Two of equal priority for one index: the error has Elasticsearch's message."""
     async with opened(place.sink()):
         name, made = template_at(place)
     place.server.must("DELETE", f"/_index_template/{name}")
@@ -68,7 +68,7 @@ async def test_a_template_that_clashes_needs_a_person(place: Place) -> None:
 
 
 async def test_a_data_stream_is_made_and_keeps_each_record_once_but_for_a_rollover(place: Place) -> None:
-    """As the documentation says: the same record again after a rollover is there twice."""
+    """As documented, a record that is written again after a rollover is there twice."""
     stream = f"{place.prefix}-events"
     async with opened(place.sink(data_stream=stream)) as sink:
         await sink.write(mapped(10))
@@ -82,7 +82,7 @@ async def test_a_data_stream_is_made_and_keeps_each_record_once_but_for_a_rollov
 
 
 async def test_a_data_stream_without_a_template_makes_no_index_instead(place: Place) -> None:
-    """It waits for a person."""
+    """It is misconfigured."""
     async with opened(place.sink(data_stream=f"{place.prefix}-events", manage_template=False)) as sink:
         with pytest.raises(Misconfigured, match="requires a data stream"):
             await sink.write(mapped(3))

@@ -1,7 +1,7 @@
-"""The file sink stopped dead between any two steps, and opened again with the state that was saved last: every record once.
+"""The file sink crashes between any two steps, and opens again with the last saved state: each record is there once.
 
-The journal's part is played by `Model`: it saves the state with the cursor after a write, or crashes before it does, and
-then hands out the same records again.
+`Model` plays the journal: it saves the state with the cursor after a write, or crashes before it does, and then hands out
+the same records again.
 """
 
 import asyncio
@@ -32,11 +32,11 @@ RECORDS = mapped(60)
 
 
 class Crash(BaseException):
-    """The process is gone: nobody handles this."""
+    """The process is gone: nothing catches this."""
 
 
 class Disk:
-    """Counts the sink's steps, and at number `at` fails: before the step, in the middle of a write, or after the step."""
+    """Counts the sink's calls, and fails at number `at`: before the call, in the middle of a write, or after the call."""
 
     def __init__(self, at: int, when: str, error: BaseException) -> None:
         self.at = at
@@ -72,7 +72,7 @@ class Disk:
 
 
 class Model:
-    """A journal and its loop in front of file sinks in one directory."""
+    """A journal and its delivery loop, with file sinks in one directory."""
 
     def __init__(self, directory: Path, settings: dict[str, Any]) -> None:
         self.directory = directory / "files"
@@ -86,7 +86,7 @@ class Model:
         self.opened = False
 
     async def write(self, records: int, save: bool = True) -> None:
-        """Open if need be, then write so many; `save` is whether the journal saves it, and all that it could not before."""
+        """Open the sink if necessary, and write records. save: whether the journal saves the state now."""
         with mock.patch.object(time, "time", return_value=self.now):
             self.sink = self.sink or file_sink(self.directory, self.settings)
             if not self.opened:
@@ -114,7 +114,7 @@ class Model:
         self.written = self.cursor
 
     async def check(self) -> None:
-        """After a restart, what is in the files is what is before the cursor; finished files are as they were."""
+        """After a restart, the files hold the records before the cursor, and finished files are unchanged."""
         await self.restart()
         await self.write(0)
         found = [canonical(record) for path in sorted(self.directory.iterdir()) for record in read_records(path)]
@@ -126,7 +126,7 @@ class Model:
 
 
 async def script(model: Model) -> None:
-    """Begin, go on, rotate by size and by time, restart, and drop what was not saved."""
+    """Start, continue, rotate by size and by time, restart, and lose what was not saved."""
     for records in (3, 0, 4, 2):
         await model.write(records)
     model.now += 4000
@@ -180,7 +180,7 @@ def test_a_crash_at_any_step_loses_and_doubles_nothing(tmp_path: Path, quick: bo
 
 @pytest.mark.parametrize(("format", "when"), CASES)
 def test_an_error_at_any_step_is_tried_again(tmp_path: Path, quick: bool, format: str, when: str) -> None:
-    """An error of the disk, anywhere: Unavailable, and the same call again does what is left to do."""
+    """Any failing call makes the sink Unavailable, and writing again does what is left to do."""
 
     async def fail(at: int) -> None:
         model = Model(tmp_path / str(at), FORMATS[format])
@@ -214,7 +214,7 @@ OTHER = st.sampled_from([("restart",), ("later",), ("format",), ("check",)])
 @settings(UNHURRIED, max_examples=examples(120))
 @given(actions=st.lists(WRITE | CRASH | OTHER, max_size=25), format=st.sampled_from(sorted(FORMATS)))
 def test_any_sequence_of_writes_crashes_and_restarts(actions: list[tuple[Any, ...]], format: str) -> None:
-    """Whatever comes in whatever order, also while the settings change: the files hold what was saved, each once."""
+    """In any order, and while the settings change, the files hold exactly what was saved."""
 
     async def run(directory: Path) -> None:
         model = Model(directory, FORMATS[format])
@@ -242,6 +242,6 @@ def test_any_sequence_of_writes_crashes_and_restarts(actions: list[tuple[Any, ..
 
 
 async def crashing(model: Model) -> None:
-    """A write on a disk that may fail. Not saved: a crash after the write is one before the save."""
+    """Write to a disk that may fail. A crash after the write comes before its state is saved."""
     with suppress(Crash):
         await model.write(3, save=False)

@@ -1,4 +1,4 @@
-"""The file sink as its users see it: formats, rotation, names, what it does at start, and what it says of a bad disk."""
+"""The file sink as its users see it: formats, rotation, names, what it does at start, and disk errors."""
 
 import errno
 import json
@@ -13,46 +13,35 @@ import pytest
 from pydantic import ValidationError
 
 from btfeed.records.schema import MAPS, RECORD_FIELDS
-from sinks import file as module
 from sinks.base import Misconfigured, RecordField, SinkContext, Unavailable, WriteResult
 from sinks.batch import Batch
 from sinks.file import FileSettings, FileSink
 from tests.sinks.drivers.file import FORMATS, canonical, file_sink, only_file, read_records
+from tests.support.clock import FakeClock
 from tests.support.fakes import Rig, mapped
 from tests.support.harness import until_async
 
 NAME = re.compile(r"files-\d{8}T\d{6}Z-\d{4}\.(ndjson(\.gz|\.zst)?|avro)(\.open)?")
 
 
-class Clock:
-    """The sink's clock, which stands still unless it is moved."""
-
-    def __init__(self, now: float) -> None:
-        self.now = now
-
-    def time(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock(1_800_000_000.0)
-    monkeypatch.setattr(module, "time", clock)
-    return clock
+def clock() -> FakeClock:
+    """The clock of the sinks in a test."""
+    return FakeClock()
 
 
 async def write(sink: FileSink, batch: Batch) -> WriteResult:
-    """As the loop does, when the journal can save."""
+    """Write like the loop does while the journal can save."""
     result = await sink.write(batch)
     sink.saved(result.state or "")
     return result
 
 
 async def opened(
-    directory: Path, state: str | None = None, settings: dict[str, Any] | None = None, **named: str
+    directory: Path, state: str | None = None, settings: dict[str, Any] | None = None, **more: Any
 ) -> FileSink:
-    """A sink as the loop opens it: with a state saved before the first record."""
-    sink = file_sink(directory, settings, **named)
+    """A sink that was opened like the loop does: with a state saved before the first record."""
+    sink = file_sink(directory, settings, **more)
     await sink.open(state)
     await write(sink, Batch())
     return sink
@@ -67,7 +56,7 @@ def contents(directory: Path) -> list[bytes]:
 
 
 async def test_a_file_is_not_finished_before_its_length_is_saved(tmp_path: Path) -> None:
-    """It grows beyond its size while the journal can't save, and is finished by the first write after it could."""
+    """It grows beyond its size while the journal can't save. The first write after that finishes it."""
     sink = await opened(tmp_path, settings={"rotate_size": "1KiB"})
     for seed in range(4):
         result = await sink.write(mapped(9, seed))
@@ -80,7 +69,7 @@ async def test_a_file_is_not_finished_before_its_length_is_saved(tmp_path: Path)
 
 @pytest.mark.parametrize("settings", FORMATS.values(), ids=FORMATS)
 async def test_a_file_is_finished_by_its_size(tmp_path: Path, settings: dict[str, Any]) -> None:
-    """The write after the one that made it long enough, if only an empty one, gives it its final name; it parses alone."""
+    """The write after the one that exceeded it, even an empty one, finishes the file, which can be read by itself."""
     sink = await opened(tmp_path, settings=settings | {"rotate_size": "8KiB"})
     batches = [mapped(30, seed) for seed in range(6)]
     for batch in batches:
@@ -95,14 +84,14 @@ async def test_a_file_is_finished_by_its_size(tmp_path: Path, settings: dict[str
     assert found == [canonical(body) for batch in batches for body in batch.bodies]
 
 
-async def test_a_file_is_finished_by_its_age(tmp_path: Path, clock: Clock) -> None:
-    """The sink asks to be called again just then, and needs no record for it."""
-    sink = await opened(tmp_path, settings={"rotate_interval": "10m"})
+async def test_a_file_is_finished_by_its_age(tmp_path: Path, clock: FakeClock) -> None:
+    """The sink asks to be called again at that time, and needs no record for it."""
+    sink = await opened(tmp_path, settings={"rotate_interval": "10m"}, clock=clock)
     assert (await write(sink, Batch())).again_after is None
     assert (await write(sink, mapped(1))).again_after == 600
-    clock.now += 400
+    await clock.advance(400)
     assert (await write(sink, mapped(1, 1))).again_after == 200
-    clock.now += 200
+    await clock.advance(200)
     result = await write(sink, Batch())
     assert (result.again_after, json.loads(result.state or "")) == (None, {"file": None})
     (name,) = files(tmp_path)
@@ -110,20 +99,20 @@ async def test_a_file_is_finished_by_its_age(tmp_path: Path, clock: Clock) -> No
     await sink.close()
 
 
-async def test_the_age_counts_over_restarts(tmp_path: Path, clock: Clock) -> None:
-    """A file is finished rotate_interval after it was begun, whoever began it."""
-    sink = await opened(tmp_path)
+async def test_the_age_counts_over_restarts(tmp_path: Path, clock: FakeClock) -> None:
+    """A file is finished rotate_interval after it was started, whichever process started it."""
+    sink = await opened(tmp_path, clock=clock)
     state = (await write(sink, mapped(1))).state
     await sink.close()
-    clock.now += 3000
-    sink = file_sink(tmp_path)
+    await clock.advance(3000)
+    sink = file_sink(tmp_path, clock=clock)
     await sink.open(state)
     assert (await write(sink, Batch())).again_after == 600
     await sink.close()
 
 
 async def test_files_are_finished_without_any_traffic(tmp_path: Path) -> None:
-    """By the loop, in time, after a restart too."""
+    """The loop calls the sink in time, also after a restart."""
     sink = file_sink(tmp_path, {"rotate_interval": "300ms"})
     async with Rig(sink, serial=True) as rig:
         await rig.post(2)
@@ -139,7 +128,7 @@ async def test_files_are_finished_without_any_traffic(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("settings", FORMATS.values(), ids=FORMATS)
 async def test_what_was_not_saved_is_cut_off_at_start(tmp_path: Path, settings: dict[str, Any]) -> None:
-    """The file goes on where the state says, whatever is behind that."""
+    """Writing continues at the saved length, whatever is after it."""
     sink = await opened(tmp_path, settings=settings)
     state = (await write(sink, mapped(5))).state
     await write(sink, mapped(5, 1))
@@ -155,7 +144,7 @@ async def test_what_was_not_saved_is_cut_off_at_start(tmp_path: Path, settings: 
 
 
 async def test_a_file_that_was_begun_and_never_saved_is_removed(tmp_path: Path) -> None:
-    """Its records come again."""
+    """Its records are written again."""
     sink = file_sink(tmp_path)
     await sink.open(None)
     state = (await write(sink, Batch())).state
@@ -167,7 +156,7 @@ async def test_a_file_that_was_begun_and_never_saved_is_removed(tmp_path: Path) 
 
 
 async def test_files_of_a_journal_that_is_gone_are_finished(tmp_path: Path) -> None:
-    """Without any state nobody else has what is in them; they are kept, and not written to again."""
+    """Without any state they hold the only copy of their records. They are kept, and not written to again."""
     sink = await opened(tmp_path)
     await write(sink, mapped(5))
     await sink.close()
@@ -182,7 +171,7 @@ async def test_files_of_a_journal_that_is_gone_are_finished(tmp_path: Path) -> N
 @pytest.mark.parametrize("before", FORMATS)
 @pytest.mark.parametrize("after", FORMATS)
 async def test_other_settings_begin_another_file(tmp_path: Path, before: str, after: str) -> None:
-    """A file that was begun with another format or compression is finished, with what was saved, and parses."""
+    """A file with another format or compression is finished with what was saved, and can be read."""
     sink = await opened(tmp_path, settings=FORMATS[before])
     state = (await write(sink, mapped(5))).state
     await write(sink, mapped(5, 1))
@@ -196,7 +185,7 @@ async def test_other_settings_begin_another_file(tmp_path: Path, before: str, af
 
 
 async def test_another_schema_begins_another_file(tmp_path: Path) -> None:
-    """As after an update that knows a field more: all blocks of a file follow its one header."""
+    """All blocks of a file have the schema in its header, so an update with a new field starts a new file."""
     sink = await opened(tmp_path, settings={"format": "avro"})
     state = (await write(sink, mapped(5))).state
     await sink.close()
@@ -212,7 +201,7 @@ async def test_another_schema_begins_another_file(tmp_path: Path) -> None:
     ("one", "two"), [("a", "a-b"), ("a b", "a_b"), ("ä", "%C3%A4"), ("a", "a-20260131T120000Z-0001.x")]
 )
 async def test_sinks_in_one_directory_do_not_disturb_each_other(tmp_path: Path, one: str, two: str) -> None:
-    """Whatever their names have in common: nobody removes, finishes or goes on with another's file."""
+    """Whatever their names have in common, no sink removes, finishes or continues the file of another."""
     states: dict[str, str | None] = {}
     for seed in range(3):
         for name in (one, two):
@@ -224,9 +213,9 @@ async def test_sinks_in_one_directory_do_not_disturb_each_other(tmp_path: Path, 
     assert contents(tmp_path) == [body for seed in range(3) for body in mapped(4, seed).bodies] * 2
 
 
-async def test_a_name_is_not_given_twice(tmp_path: Path, clock: Clock) -> None:
-    """Also where finished files are taken away at once: a crash between two of them must not mistake one for the other."""
-    sink = await opened(tmp_path, settings={"rotate_size": "1B"})
+async def test_a_name_is_not_given_twice(tmp_path: Path, clock: FakeClock) -> None:
+    """Even if finished files are moved away at once: after a crash, one could be mistaken for another."""
+    sink = await opened(tmp_path, settings={"rotate_size": "1B"}, clock=clock)
     seen: list[str] = []
     state = None
     for seed in range(4):
@@ -238,28 +227,28 @@ async def test_a_name_is_not_given_twice(tmp_path: Path, clock: Clock) -> None:
     await write(sink, mapped(9))
     await sink.close()
     assert len(set(seen)) == 4
-    sink = await opened(tmp_path, state)
+    sink = await opened(tmp_path, state, clock=clock)
     assert files(tmp_path) == []
     await sink.close()
 
 
-async def test_a_name_that_the_state_knows_is_not_given_again(tmp_path: Path, clock: Clock) -> None:
-    """Not even in the second of a restart, with the finished file taken away: one would be mistaken for the other."""
-    sink = await opened(tmp_path, settings={"rotate_size": "1B"})
+async def test_a_name_that_the_state_knows_is_not_given_again(tmp_path: Path, clock: FakeClock) -> None:
+    """Even within the second of a restart, after the finished file was moved away."""
+    sink = await opened(tmp_path, settings={"rotate_size": "1B"}, clock=clock)
     state = (await write(sink, mapped(1))).state
     await write(sink, Batch())
     await sink.close()
     only_file(tmp_path).unlink()
-    sink = await opened(tmp_path, state)
+    sink = await opened(tmp_path, state, clock=clock)
     await write(sink, mapped(9, 1))
     await sink.close()
-    sink = await opened(tmp_path, state)
+    sink = await opened(tmp_path, state, clock=clock)
     assert files(tmp_path) == []
     await sink.close()
 
 
 async def test_a_file_shorter_than_it_was_is_kept_and_left(tmp_path: Path) -> None:
-    """Somebody cut it; what is left is finished, and a new file begun."""
+    """Another program truncated it: what is left is finished, and a new file is started."""
     sink = await opened(tmp_path)
     state = (await write(sink, mapped(5))).state
     await sink.close()
@@ -272,7 +261,7 @@ async def test_a_file_shorter_than_it_was_is_kept_and_left(tmp_path: Path) -> No
 
 
 async def test_a_file_that_is_removed_while_it_is_written_does_not_stop_the_sink(tmp_path: Path) -> None:
-    """The next file is begun when it would have been finished."""
+    """The next file is started when this one would have been finished."""
     sink = await opened(tmp_path, settings={"rotate_size": "1B"})
     await write(sink, mapped(1))
     only_file(tmp_path).unlink()
@@ -282,7 +271,7 @@ async def test_a_file_that_is_removed_while_it_is_written_does_not_stop_the_sink
 
 
 async def test_a_full_disk_leaves_no_partial_record(tmp_path: Path) -> None:
-    """A real limit in the middle of a write: Unavailable, the file as before; with room again all goes on."""
+    """A real limit in the middle of a write: Unavailable, and the file is as before. With space again, writing goes on."""
     sink = await opened(tmp_path)
     await write(sink, mapped(20))
     path = only_file(tmp_path)
@@ -301,7 +290,7 @@ async def test_a_full_disk_leaves_no_partial_record(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
 async def test_an_error_of_the_disk_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Half of a write, and then not even its undoing works: nothing of it stays in the file once the disk works again."""
+    """A write fails halfway, and so does undoing it. Once the disk works again, no part of it is in the file."""
     sink = await opened(tmp_path)
     await write(sink, mapped(3))
     failed = []
@@ -321,8 +310,8 @@ async def test_an_error_of_the_disk_passes(tmp_path: Path, monkeypatch: pytest.M
     assert contents(tmp_path) == mapped(3).bodies + mapped(1, 2).bodies
 
 
-async def test_what_a_person_must_mend_is_misconfigured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file where the directory should be, a name that is too long, missing rights; at open and at check alike."""
+async def test_what_needs_a_person_is_misconfigured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file in place of the directory, a name that is too long, missing permissions; at open and at check."""
     (tmp_path / "file").touch()
 
     def refuse(*arguments: object, **named: object) -> None:
@@ -340,7 +329,7 @@ async def test_what_a_person_must_mend_is_misconfigured(tmp_path: Path, monkeypa
 
 
 async def test_check_makes_no_directory(tmp_path: Path) -> None:
-    """It looks at the nearest one that there is."""
+    """It checks the nearest parent that exists."""
     sink = file_sink(tmp_path / "a" / "b")
     await sink.check()
     await sink.close()
@@ -349,6 +338,6 @@ async def test_check_makes_no_directory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("format", "compression"), [("ndjson", "deflate"), ("ndjson", "null"), ("avro", "gzip")])
 def test_a_compression_goes_with_its_format(format: str, compression: str) -> None:
-    """What does not is refused, with what would."""
-    with pytest.raises(ValidationError, match=f"{compression}' does not go with {format}; one of none, "):
+    """Others are rejected, with those that can be used."""
+    with pytest.raises(ValidationError, match=f"{format} files can't have compression '{compression}'; use none, "):
         FileSettings.model_validate({"format": format, "compression": compression})

@@ -1,4 +1,4 @@
-"""Avro in Kafka: what Confluent's own deserializer reads, and what a schema registry has to say."""
+"""Avro in Kafka: Confluent's deserializer reads it, and every answer of a schema registry has a meaning."""
 
 import json
 import ssl
@@ -9,8 +9,9 @@ import pytest
 
 from btfeed.records.schema import MAPS, RECORD_FIELDS
 from sinks.base import Misconfigured, SinkContext, Unavailable, WriteResult
-from sinks.kafka.registry import compatible, registered
+from sinks.kafka.registry import check_compatible, parse_schema_id
 from sinks.shared.avro import avro_schema
+from sinks.shared.http import Reply
 from tests.servers.kafka import Kafka
 from tests.servers.registry import PASSWORD, TOKEN, USER, RegistryServer
 from tests.sinks.drivers import opened
@@ -19,6 +20,7 @@ from tests.sinks.drivers.kafka import deserialize, headers, kafka_sink, new_topi
 from tests.support.certificates import Authority
 from tests.support.fakes import Rig, batch_of, mapped
 
+NOW = 1_700_000_000.0
 SCHEMA = avro_schema(SinkContext("kafka", RECORD_FIELDS, MAPS))
 
 
@@ -27,14 +29,14 @@ def avro(topic: str, registry: object) -> dict[str, object]:
 
 
 def put(registry: RegistryServer, subject: str, schema: dict[str, Any]) -> None:
-    """As if somebody had registered it before."""
+    """Register a schema, as another client would have done before."""
     number = len(registry.schemas) + 1
     registry.schemas[number] = json.dumps(schema)
     registry.subjects[subject] = [number]
 
 
 async def test_confluent_s_deserializer_reads_it(kafka: Kafka, registry: RegistryServer) -> None:
-    """Every field of every record, by the schema that was registered once for each topic."""
+    """Every field of every record, with the schema that was registered once for each topic."""
     prefix = new_topic()
     batch = mapped(60)
     settings = avro(prefix + ".{category}", registry.url) | {"create_topics": True}
@@ -51,7 +53,7 @@ async def test_confluent_s_deserializer_reads_it(kafka: Kafka, registry: Registr
 
 
 async def test_a_new_field_is_compatible(kafka: Kafka, registry: RegistryServer) -> None:
-    """What was registered before a field was added does not stand in the way, and is read on."""
+    """A schema from before a field was added does not prevent writing."""
     topic = kafka.make_topic(new_topic())
     for dropped in (field["name"] for field in SCHEMA["fields"] if "default" in field):
         older = SCHEMA | {"fields": [field for field in SCHEMA["fields"] if field["name"] != dropped]}
@@ -62,7 +64,7 @@ async def test_a_new_field_is_compatible(kafka: Kafka, registry: RegistryServer)
 
 
 async def test_an_incompatible_schema_is_misconfigured(kafka: Kafka, registry: RegistryServer) -> None:
-    """By check and by open, and where it comes while the sink is at work."""
+    """check and open say so, and so does a write if the schema appears later."""
     topic, later = kafka.make_topic(new_topic()), new_topic()
     other = {"type": "record", "name": "Occurrence", "namespace": "btfeed", "fields": [{"name": "x", "type": "long"}]}
     put(registry, f"{topic}-value", other)
@@ -79,7 +81,7 @@ async def test_an_incompatible_schema_is_misconfigured(kafka: Kafka, registry: R
 
 
 async def test_a_registry_that_fails_for_a_while_costs_nothing(kafka: Kafka, registry: RegistryServer) -> None:
-    """The loop tries again; each record arrives once."""
+    """The loop retries; each record arrives once."""
     topic = kafka.make_topic(new_topic() + "easyTravel")
     settings = avro(topic.removesuffix("easyTravel") + "{application}", registry.url)
     async with Rig(kafka_sink(kafka.bootstrap, settings)) as rig:
@@ -93,7 +95,7 @@ async def test_a_registry_that_fails_for_a_while_costs_nothing(kafka: Kafka, reg
 
 
 async def test_what_does_not_fit_is_a_dead_letter(kafka: Kafka, registry: RegistryServer) -> None:
-    """It alone; its neighbours arrive."""
+    """Only that record; its neighbors arrive."""
     topic = kafka.make_topic(new_topic())
     good = mapped(2).bodies
     async with opened(kafka_sink(kafka.bootstrap, avro(topic, registry.url))) as sink:
@@ -105,7 +107,7 @@ async def test_what_does_not_fit_is_a_dead_letter(kafka: Kafka, registry: Regist
 
 @pytest.mark.parametrize("credentials", [{"username": USER, "password": PASSWORD}, {"token": TOKEN}])
 async def test_credentials_and_tls(kafka: Kafka, tmp_path: Path, credentials: dict[str, str]) -> None:
-    """Basic or bearer, over a certificate that only `ca` trusts."""
+    """Basic or bearer, with a certificate that only `ca` trusts."""
     authority = Authority(tmp_path / "ca")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*map(str, authority.sign("registry")))
@@ -136,12 +138,13 @@ async def test_credentials_and_tls(kafka: Kafka, tmp_path: Path, credentials: di
     ],
 )
 def test_what_a_registry_answers(status: int, body: bytes, kind: type[Exception] | None) -> None:
-    """To a registration, and to the question before it; where it knows no such subject, nothing is in the way."""
-    compatible(404, {}, b'{"error_code":40401,"message":"Subject not found."}', "s")
+    """To a registration and to a compatibility check. An unknown subject is compatible with everything."""
+    check_compatible(Reply(404, {}, b'{"error_code":40401,"message":"Subject not found."}', NOW), "s")
+    reply = Reply(status, {}, body, NOW)
     if kind is None:
-        assert registered(status, {}, body, "s") == 7
+        assert parse_schema_id(reply, "s") == 7
         return
     with pytest.raises(kind):
-        registered(status, {}, body, "s")
+        parse_schema_id(reply, "s")
     with pytest.raises(kind):
-        compatible(status, {}, body, "s")
+        check_compatible(reply, "s")

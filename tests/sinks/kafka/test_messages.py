@@ -1,4 +1,4 @@
-"""Batches of messages as native code writes them, beside those of aiokafka's own builder, which says what is right."""
+"""Native code writes the same record batches as aiokafka's own builder, which is the reference."""
 
 import inspect
 import json
@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 import sinks
 from sinks import _messages
 from sinks.base import WriteResult
-from sinks.batch import Batch, Joined, cut_parts
+from sinks.batch import Batch, Joined, slice_parts
 from sinks.kafka import messages as _kafka_messages
-from sinks.kafka.builder import FinishedBatch
-from sinks.kafka.columns import numbers, packed
+from sinks.kafka.columns import pack_integers, pack_strings
+from sinks.kafka.finished_batch import FinishedBatch
 from sinks.kafka.messages import MessageBuilder, MessageFormat, Messages, NativeMessages, PlainMessages
-from sinks.shared.cloud_events import MAX_TEXT, Envelopes
+from sinks.shared.cloud_events import MAX_CACHED_SIZE, Envelopes
 from sinks.shared.optional import optional
 from tests.records.test_native_columns import overtakes
 from tests.servers.kafka import Kafka
@@ -50,19 +50,19 @@ def both(
     values: Sequence[bytes] | None = None,
     timestamps: Sequence[int] = (1_700_000_000_000,),
 ) -> tuple[Messages, Messages]:
-    """The native messages and the plain ones. Each has envelopes of its own: they remember."""
-    native = MessageBuilder(like).messages(batch, values, timestamps)
+    """Native and plain messages, each with envelopes of their own, since those have caches."""
+    native = MessageBuilder(like).build(batch, values, timestamps)
     assert isinstance(native, NativeMessages)
     own = MessageFormat(like.key, like.headers, like.compression, like.batch_size, Envelopes("application/json"))
     return native, PlainMessages(own, batch, values, timestamps)
 
 
 def batches(messages: Messages, like: MessageFormat, records: int) -> list[Any]:
-    """So many records, all in one partition, in batches that were sent by PRODUCER."""
-    (indexes,) = messages.lanes([("t", records)], {"t": 1}, {}).values()
+    """Batches of the first records, all in one partition, as PRODUCER would send them."""
+    (indexes,) = messages.by_partition([("t", records)], {"t": 1}, {}).values()
     codec, made = CODECS.index(like.compression), []
     while len(indexes):
-        one = messages.batch(indexes, lambda: BatchBuilder(like.batch_size, codec))
+        one = messages.next_batch(indexes, lambda: BatchBuilder(like.batch_size, codec))
         one._set_producer_state(*PRODUCER)
         made.append(one)
         indexes = indexes[one.record_count() :]
@@ -72,14 +72,14 @@ def batches(messages: Messages, like: MessageFormat, records: int) -> list[Any]:
 def equal(
     like: MessageFormat, batch: Batch, values: Sequence[bytes] | None = None, timestamps: Sequence[int] = (7,)
 ) -> int:
-    """The bytes are the same, wherever a batch is full; how many batches that are."""
+    """Check that both paths write the same bytes and end batches at the same record. Returns the number of batches."""
     found, expected = (batches(one, like, len(batch)) for one in both(like, batch, values, timestamps))
     assert [bytes(one._build()) for one in found] == [bytes(one._build()) for one in expected]
     return len(found)
 
 
 def read(data: bytes) -> list[Any]:
-    """The messages of a batch, by aiokafka's reader."""
+    """The messages of a batch, as aiokafka reads them."""
     (one,) = iter_batches(data)
     assert one.validate_crc()
     return [(record.offset, record.timestamp, record.key, record.value, record.headers) for record in one]
@@ -100,7 +100,7 @@ _times = st.sampled_from(["2026-01-31T12:00:00.000Z", "2026-01-31T12:00:00Z", ""
 
 
 def _body(id: str, kind: str, provider: str, name: str, time: str, order: str, more: str) -> bytes:
-    """A record with these fields in that order, each by its letter; those that are not named are left out."""
+    """A record with the fields in `order`, each given by its letter."""
     fields = {
         "k": ("event.kind", "BIZ_EVENT"),
         "i": ("event.id", id),
@@ -120,14 +120,14 @@ _rows = st.lists(st.tuples(_records, st.booleans(), _texts, st.integers(-(2**45)
 
 
 def _batch(rows: list[Any], cuts: list[int], joined: int) -> Batch:
-    """The rows as a batch, with parts that end at `cuts` and columns joined of two. Some ids are of no record."""
+    """The rows as a batch, with parts that end at `cuts` and columns joined of two. Some ids are not their record's."""
     bodies = [_body(*record) for record, _, _, _ in rows]
     ids = [record[0] if same else key for record, same, key, _ in rows]
     keys, times = [row[2] for row in rows], [row[3] for row in rows]
     sizes = [len(body) + 1 for body in bodies]
     whole = b"".join([body + b"\n" for body in bodies])
     ends = sorted({0, len(whole), *(cut % (len(whole) + 1) for cut in cuts)})
-    parts = [part for start, end in pairwise(ends) for part in cut_parts([whole], start, end - start)]
+    parts = [part for start, end in pairwise(ends) for part in slice_parts([whole], start, end - start)]
 
     def cut(column: list[Any]) -> Joined[Any]:
         return Joined([column[:joined], column[joined:]])
@@ -156,8 +156,7 @@ def test_the_bytes_are_those_of_aiokafka(
     event_time: bool,
     values: Any,
 ) -> None:
-    """Of records of all layouts, wherever they stand in memory; with every kind of key, header, value and time; and each
-    batch is full at the same record."""
+    """For records of all layouts in any number of parts, with every kind of key, header, value and timestamp."""
     batch = _batch(rows, cuts, joined)
     note(batch.ndjson)
     like = form(key=key, headers=with_headers, batch_size=batch_size)
@@ -167,14 +166,14 @@ def test_the_bytes_are_those_of_aiokafka(
 
 @pytest.mark.parametrize("batch_size", [1, 500, 2_000, 2**14, LARGE])
 def test_mapped_records(batch_size: int) -> None:
-    """As the native mapper hands them out, of several posts, cut and joined; the first of them twice."""
+    """Records from the native mapper, of several posts, sliced and joined, some of them twice."""
     whole = Batch.concat([mapped(150, 1), mapped(90, 2).slice(20, 70), mapped(150, 1)])
     for key in ("visit", "name", "id"):
         assert (equal(form(key=key, batch_size=batch_size), whole, None, whole.timestamps) > 1) == (batch_size < LARGE)
 
 
 def test_huge_records() -> None:
-    """One that is larger than a batch may be goes alone; so do its neighbours, where they have no room beside it."""
+    """A record larger than a batch is sent alone, and so are its neighbors if they don't fit beside it."""
     bodies = [b'{"n":%d}' % number for number in range(5)]
     bodies[2] = b'{"x":"%s"}' % (b"x" * 300_000)
     assert equal(form(batch_size=100_000), batch_of(bodies)) == 3
@@ -182,19 +181,19 @@ def test_huge_records() -> None:
 
 
 def test_long_names_are_not_remembered() -> None:
-    """Names may be as long as a post: what is remembered of ten thousand of them would fill the memory."""
-    record = ("post-1", "T", "p" * MAX_TEXT, "N", "2026-01-31T12:00:00.000Z", "kiypntm", "")
+    """Names may be as long as a post: ten thousand of them would fill the memory."""
+    record = ("post-1", "T", "p" * MAX_CACHED_SIZE, "N", "2026-01-31T12:00:00.000Z", "kiypntm", "")
     like = form()
     equal(like, _batch([(record, True, "key", 1)] * 3, [], 2))
     like.envelopes.headers("post-1", _body(*record))
-    assert like.envelopes._known == {}
+    assert like.envelopes._cache == {}
     like.envelopes.headers("post-1", _body(*record[:2], "p", *record[3:]))
-    assert len(like.envelopes._known) == 1
+    assert len(like.envelopes._cache) == 1
 
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_compressed_batches_say_the_same(codec: str) -> None:
-    """To aiokafka's reader; what compression would only lengthen is sent as it is."""
+    """As read by aiokafka. Records that compression would only lengthen are sent uncompressed."""
     many, one = mapped(200), batch_of([b"{}"])
     like = form(compression=codec)
     for batch in (many, one):
@@ -211,14 +210,14 @@ def test_compressed_batches_say_the_same(codec: str) -> None:
     assert iter_batches(tiny._build())[0].compression_type == 0
 
 
-def test_others_run_while_batches_are_made() -> None:
-    """The interpreter's lock is not held; see test_others_run_while_a_large_post_is_worked_on."""
+def test_other_threads_run_while_batches_are_built() -> None:
+    """Native code releases the interpreter's lock; see test_others_run_while_a_large_post_is_worked_on."""
     messages, _ = both(form(compression="zstd", batch_size=2**30), mapped(20_000))
-    (indexes,) = messages.lanes([("t", 20_000)], {"t": 1}, {}).values()
+    (indexes,) = messages.by_partition([("t", 20_000)], {"t": 1}, {}).values()
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1_000)
     try:
-        assert any(overtakes(lambda: messages.batch(indexes, lambda: None)) for _ in range(50))
+        assert any(overtakes(lambda: messages.next_batch(indexes, lambda: None)) for _ in range(50))
     finally:
         sys.setswitchinterval(interval)
 
@@ -230,57 +229,57 @@ def test_others_run_while_batches_are_made() -> None:
 @given(
     rows=_rows, partitions=st.integers(1, 7), without=st.sets(st.integers(0, 11)), key=st.sampled_from(["visit", "name"])
 )
-def test_lanes_are_the_same(rows: list[Any], partitions: int, without: set[int], key: str) -> None:
-    """Two topics in turn, keys of all lengths; records that are left out."""
+def test_both_paths_choose_the_same_partitions(rows: list[Any], partitions: int, without: set[int], key: str) -> None:
+    """For two topics in turn, keys of all lengths, and with records left out."""
     batch = _batch(rows, [], 0)
     runs = [(f"t{number % 2}", 1) for number in range(len(rows))]
     left_out = dict.fromkeys(without & set(range(len(rows))), "no")
-    found, expected = (one.lanes(runs, {"t0": partitions, "t1": 3}, left_out) for one in both(form(key=key), batch))
+    found, expected = (one.by_partition(runs, {"t0": partitions, "t1": 3}, left_out) for one in both(form(key=key), batch))
     assert {place: [*indexes] for place, indexes in found.items()} == {place: [*one] for place, one in expected.items()}
 
 
-def test_runs_are_told_by_the_object() -> None:
-    """Natively and plainly: as often as one stands there one behind the other."""
+def test_runs_are_of_the_same_object() -> None:
+    """Both paths compare business transactions by identity."""
     one, other = TRANSACTION, mapped(1).transactions[0]
     for transactions in ([one, one, other, one], [other] * 3, []):
-        found = [*_kafka_messages.runs_of(transactions)]
+        found = [*_kafka_messages.transaction_runs(transactions)]
         with patch.object(_kafka_messages, "native", None):
-            assert [*_kafka_messages.runs_of(transactions)] == found
+            assert [*_kafka_messages.transaction_runs(transactions)] == found
         assert [each for each, count in found for _ in range(count)] == transactions
 
 
 # Columns
 
 
-def test_columns_of_all_kinds_are_packed_alike() -> None:
-    """Those of the native mapper, their cuts, joins and plain lists."""
+def test_all_kinds_of_columns_are_packed_alike() -> None:
+    """Columns of the native mapper, slices, joined columns and plain lists."""
     batch = mapped(40)
     for column in (batch.ids, batch.ids[3:9], Joined([batch.ids, batch.keys[2:4]]), [*batch.ids], ["", "Zürich"], []):
-        assert packed(column) == packed([*column])
-    texts, lengths = packed(["", "Zürich"])
+        assert pack_strings(column) == pack_strings([*column])
+    texts, lengths = pack_strings(["", "Zürich"])
     assert (texts, [*memoryview(lengths).cast("q")]) == ("Zürich".encode(), [0, 7])
     for times in (batch.timestamps, batch.timestamps[5:9], Joined([batch.sizes, [1, -(2**63)]]), []):
-        assert [*memoryview(numbers(times)).cast("q")] == [*times]
+        assert [*memoryview(pack_integers(times)).cast("q")] == [*times]
 
 
 @pytest.mark.parametrize("sizes", [[3], [9], [2, 1], [-1, 5], [0, 4], [2**62, 2**62]])
-def test_columns_that_do_not_fit_are_refused(sizes: list[int]) -> None:
-    """Nothing is read that is not there."""
+def test_inconsistent_columns_are_rejected(sizes: list[int]) -> None:
+    """Native code reads nothing outside of its buffers."""
     odd = Batch(
         ["a"] * len(sizes), ["b"] * len(sizes), [0] * len(sizes), [TRANSACTION] * len(sizes), sizes, [memoryview(b"{}x\n")]
     )
     with pytest.raises(ValueError, match="lengths"):
-        MessageBuilder(form()).messages(odd, None, [0])
+        MessageBuilder(form()).build(odd, None, [0])
     batch = batch_of([b"{}", b"{}"])
     with pytest.raises(ValueError, match="equal length"):
-        MessageBuilder(form()).messages(batch, [b"one"], [0])
+        MessageBuilder(form()).build(batch, [b"one"], [0])
 
 
 # aiokafka
 
 
-def test_a_finished_batch_is_all_that_aiokafka_asks_for() -> None:
-    """Whatever its accumulator calls on a builder of a batch that it is given whole."""
+def test_a_finished_batch_has_the_interface_that_aiokafka_uses() -> None:
+    """It has every method that aiokafka's accumulator calls on a complete batch."""
     asked = set(re.findall(r"\b_?builder\.(\w+)\(", inspect.getsource(message_accumulator.MessageBatch)))
     asked |= set(re.findall(r"\bbuilder\.(\w+)\(", inspect.getsource(message_accumulator.MessageAccumulator)))
     assert {"_build", "_set_producer_state", "record_count", "closed"} <= asked
@@ -291,9 +290,9 @@ def test_a_finished_batch_is_all_that_aiokafka_asks_for() -> None:
 
 
 def test_a_finished_batch_is_sent_again_as_it_was() -> None:
-    """It is closed when it was sent, and its bytes do not change."""
+    """It is closed once it is built, and its bytes don't change."""
     batch = batch_of([b"{}"] * 3)
-    (made,) = batches(MessageBuilder(form()).messages(batch, None, [0]), form(), 3)
+    (made,) = batches(MessageBuilder(form()).build(batch, None, [0]), form(), 3)
     assert (made.closed(), made.record_count()) == (False, 3)
     made.close()
     sent = made._build()
@@ -306,8 +305,8 @@ def test_a_finished_batch_is_sent_again_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("found", [None, SimpleNamespace(INTERFACE=_kafka_messages.INTERFACE + 1)])
-def test_without_a_module_that_fits_the_plain_path_runs(found: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where none was built, or one for another version, or where the environment asks for it."""
+def test_the_plain_path_runs_without_a_usable_module(found: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the module was not built, or for another interface, or if the environment says so."""
     assert _kafka_messages.native is _messages
     monkeypatch.setitem(sys.modules, "sinks._messages", found)  # None: it can't be imported
     monkeypatch.delattr(sinks, "_messages")
@@ -319,8 +318,8 @@ def test_without_a_module_that_fits_the_plain_path_runs(found: object, monkeypat
     assert optional("sinks._messages", _kafka_messages.INTERFACE) is None
 
 
-def test_where_native_code_has_a_bug_the_plain_path_is_asked() -> None:
-    """A panic is an error of one call."""
+def test_the_plain_path_takes_over_after_a_panic() -> None:
+    """A panic in native code fails one call."""
     batch = mapped(30)
     found, expected = both(form(), batch)
     runs = [("t", 30)]
@@ -336,13 +335,13 @@ def test_where_native_code_has_a_bug_the_plain_path_is_asked() -> None:
         batch = lanes
 
     found._native = Broken()  # type: ignore[attr-defined]
-    assert found.lanes(runs, {"t": 4}, {}) == expected.lanes(runs, {"t": 4}, {})
+    assert found.by_partition(runs, {"t": 4}, {}) == expected.by_partition(runs, {"t": 4}, {})
     made = batches(found, form(), 30)
     assert isinstance(made[0], BatchBuilder)
     assert [bytes(one._build()) for one in made] == [bytes(one._build()) for one in batches(expected, form(), 30)]
 
 
-async def test_both_paths_bring_brokers_the_same(kafka: Kafka) -> None:
+async def test_both_paths_send_the_same_messages(kafka: Kafka) -> None:
     """The same messages in the same partitions, in the same order."""
     batch, topics = mapped(300), [kafka.make_topic(new_topic(), 3) for _ in range(2)]
     for topic, native in zip(topics, (_messages, None), strict=True):

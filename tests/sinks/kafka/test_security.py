@@ -1,4 +1,4 @@
-"""The Kafka sink at brokers that ask who it is: TLS, every mechanism of SASL, rights; and what `check` says of the rest."""
+"""The Kafka sink with secured brokers: TLS, every SASL mechanism, privileges, and the messages of `check`."""
 
 import json
 import threading
@@ -19,7 +19,7 @@ CLIENT_SECRET = "SECRETOFCLIENT"
 
 
 class TokenServer:
-    """Gives `token` to whoever asks: `with TokenServer() as tokens`, at `tokens.url`."""
+    """An OAuth server that returns `token`: `with TokenServer() as tokens`, at `tokens.url`."""
 
     def __init__(self) -> None:
         self.token = bearer()
@@ -37,7 +37,7 @@ class TokenServer:
                 self.wfile.write(body)
 
             def log_message(self, *arguments: object) -> None:
-                """Says nothing."""
+                """Logs nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/"
@@ -56,7 +56,7 @@ def tokens() -> Iterator[TokenServer]:
 
 
 def security(kafka: Kafka, **more: object) -> dict[str, object]:
-    """TLS, trusting who signed the brokers' certificates."""
+    """TLS settings that trust the brokers' certificates."""
     assert kafka.authority
     return {"tls": True, "ca": str(kafka.authority.certificate)} | more
 
@@ -71,7 +71,7 @@ def oauth(kafka: Kafka, tokens: TokenServer) -> dict[str, object]:
 
 
 async def refusal(bootstrap: str, **settings: object) -> SinkError:
-    """What `check` says; `open` says the same."""
+    """The error of `check`. Asserts that `open` raises the same."""
     said: list[SinkError] = []
     for attempt in ("check", "open"):
         sink = kafka_sink(bootstrap, settings)
@@ -86,7 +86,7 @@ async def refusal(bootstrap: str, **settings: object) -> SinkError:
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
 async def test_logs_in_with_a_password(kafka: Kafka, mechanism: str) -> None:
-    """Over TLS, and delivers; with another password a person has to act."""
+    """Over TLS, and delivers. A wrong password is misconfigured."""
     topic = kafka.make_topic(new_topic())
     batch = mapped(30)
     async with opened(kafka_sink(kafka.sasl, {"topic": topic, "security": password(kafka, mechanism)})) as sink:
@@ -94,11 +94,11 @@ async def test_logs_in_with_a_password(kafka: Kafka, mechanism: str) -> None:
     assert values(read_topic(kafka, topic)) == batch.bodies
     said = await refusal(kafka.sasl, topic=topic, security=password(kafka, mechanism, "SECRETOTHER"))
     assert isinstance(said, Misconfigured)
-    assert f"refuses user '{USER}'" in str(said)
+    assert f"rejects user '{USER}'" in str(said)
 
 
 async def test_logs_in_with_a_token(kafka: Kafka, tokens: TokenServer) -> None:
-    """From whoever gives them, one for all connections; one that has ended is a person's matter."""
+    """One token for all connections. An expired one is misconfigured."""
     topic = kafka.make_topic(new_topic())
     batch = mapped(30)
     async with opened(kafka_sink(kafka.sasl, {"topic": topic, "security": oauth(kafka, tokens)})) as sink:
@@ -111,18 +111,18 @@ async def test_logs_in_with_a_token(kafka: Kafka, tokens: TokenServer) -> None:
     assert "token" in str(said)
 
 
-async def test_no_token_is_no_delivery(kafka: Kafka, tokens: TokenServer) -> None:
-    """Whoever gives them is down."""
+async def test_is_unavailable_without_a_token(kafka: Kafka, tokens: TokenServer) -> None:
+    """The sink is unavailable while the OAuth server is down."""
     settings = oauth(kafka, tokens) | {
         "oauth": {"client_id": "c", "client_secret": CLIENT_SECRET, "token_url": f"http://127.0.0.1:{free_ports(1)[0]}"}
     }
     said = await refusal(kafka.sasl, security=settings)
     assert type(said) is Unavailable
-    assert str(said).startswith("no token")
+    assert str(said).startswith("no OAuth token")
 
 
-async def test_shows_a_certificate_of_its_own(kafka: Kafka) -> None:
-    """To a broker that asks for one; without it there is no connection."""
+async def test_shows_its_client_certificate(kafka: Kafka) -> None:
+    """To a broker that requires one; without it there is no connection."""
     topic = kafka.make_topic(new_topic())
     assert kafka.authority
     certificate, key = map(str, kafka.authority.sign("client"))
@@ -130,21 +130,21 @@ async def test_shows_a_certificate_of_its_own(kafka: Kafka) -> None:
     async with opened(kafka_sink(kafka.tls, {"topic": topic, "security": own})) as sink:
         assert await sink.write(mapped(3)) == WriteResult([])
     assert "security.certificate" in str(await refusal(kafka.tls, topic=topic, security=security(kafka)))
-    assert "can't take certificates" in str(
+    assert f"certificate {key}, key {certificate}: " in str(
         await refusal(kafka.tls, security=security(kafka, certificate=key, key=certificate))
     )
 
 
-async def test_rights_that_are_missing_are_misconfigured(kafka: Kafka) -> None:
-    """To see a topic, or to write to it, which is found out without writing; also when they go while it runs."""
+async def test_missing_privileges_are_misconfigured(kafka: Kafka) -> None:
+    """To see a topic or to write to it, which is found out without writing; also if they are withdrawn later."""
     login = password(kafka, "SCRAM-SHA-512")
     hidden, read_only, later = (kafka.make_topic(new_topic()) for _ in range(3))
-    kafka.allow(hidden, "somebody", AclOperation.ALL)
+    kafka.allow(hidden, "other", AclOperation.ALL)
     kafka.allow(read_only, USER, AclOperation.DESCRIBE)
     for topic in (hidden, read_only):
         said = await refusal(kafka.sasl, topic=topic, security=login)
         assert isinstance(said, Misconfigured)
-        assert f"not authorised for topic {topic}" in str(said)
+        assert f"not authorized for topic {topic}" in str(said)
         assert read_topic(kafka, topic) == []
     async with opened(kafka_sink(kafka.sasl, {"topic": later, "security": login})) as sink:
         await sink.write(mapped(3))
@@ -157,22 +157,22 @@ async def test_rights_that_are_missing_are_misconfigured(kafka: Kafka) -> None:
 
 
 async def test_check_says_what_is_wrong(kafka: Kafka) -> None:
-    """Nobody there, no such host, another protocol than the port speaks, a certificate that nobody trusts."""
-    nobody = f"127.0.0.1:{free_ports(1)[0]}"
-    assert "no connection" in str(await refusal(nobody))
-    assert "no such host" in str(await refusal("no.such.host.invalid:9092"))
-    assert "does it want security.tls" in str(await refusal(kafka.tls))
+    """No server, an unknown host, a wrong protocol, a certificate that is not trusted."""
+    closed_port = f"127.0.0.1:{free_ports(1)[0]}"
+    assert "can't connect" in str(await refusal(closed_port))
+    assert "unknown host" in str(await refusal("no.such.host.invalid:9092"))
+    assert "does it need security.tls" in str(await refusal(kafka.tls))
     assert "does that port speak TLS" in str(await refusal(kafka.bootstrap, security={"tls": True}))
     assert "certificate is not trusted" in str(await refusal(kafka.sasl, security={"tls": True}))
     sasl = {"sasl": "PLAIN", "username": "u", "password": "SECRET"}
-    assert "does not take PLAIN" in str(await refusal(kafka.bootstrap, security=sasl))
+    assert "does not accept PLAIN" in str(await refusal(kafka.bootstrap, security=sasl))
     topic = kafka.make_topic(new_topic())
-    async with opened(kafka_sink(f"{nobody},{kafka.bootstrap}", {"topic": topic})):
+    async with opened(kafka_sink(f"{closed_port},{kafka.bootstrap}", {"topic": topic})):
         """One that is there will do."""
 
 
 async def test_check_does_not_wait_for_ever(kafka: Kafka) -> None:
-    """A broker that takes connections and never answers."""
+    """For a broker that accepts connections and never replies."""
     broker = kafka.nodes[0]
     broker.pause()
     try:
@@ -180,11 +180,11 @@ async def test_check_does_not_wait_for_ever(kafka: Kafka) -> None:
     finally:
         broker.resume()
     assert type(said) is Unavailable
-    assert "no answer in time" in str(said)
+    assert "no reply in time" in str(said)
 
 
-async def test_topics_that_could_not_be_made_are_misconfigured(kafka: Kafka) -> None:
-    """More replicas than brokers; nothing is made by asking."""
+async def test_topics_that_could_not_be_created_are_misconfigured(kafka: Kafka) -> None:
+    """For example with more replicas than brokers. Asking creates nothing."""
     topic = new_topic()
     said = await refusal(kafka.bootstrap, topic=topic, create_topics=True, replication_factor=3)
     assert isinstance(said, Misconfigured)
@@ -196,7 +196,7 @@ async def test_topics_that_could_not_be_made_are_misconfigured(kafka: Kafka) -> 
 
 
 async def test_a_registry_that_is_down_is_unavailable(kafka: Kafka, registry: RegistryServer) -> None:
-    """And one that wants other credentials is misconfigured."""
+    """One that rejects the credentials is misconfigured."""
     topic = kafka.make_topic(new_topic())
     avro = {"topic": topic, "format": "avro"}
     registry.locked = True

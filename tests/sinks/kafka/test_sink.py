@@ -1,4 +1,4 @@
-"""The Kafka sink at a real broker: its settings, what its messages say, where they go, and what becomes of odd ones."""
+"""The Kafka sink with a real broker: its settings, its messages, their partitions, and records that brokers refuse."""
 
 import json
 import random
@@ -8,16 +8,15 @@ from typing import Any
 
 import pytest
 from aiokafka import errors
-from aiokafka.partitioner import murmur2
 
 from btfeed import config
 from btfeed.faults import ConfigError
 from sinks.base import BatchRefused, Misconfigured, OutcomeUnknown, Unavailable, WriteResult
 from sinks.batch import Batch
-from sinks.kafka import murmur2 as _murmur2
-from sinks.kafka.producer import verdict
+from sinks.kafka.partitions import partition_of
+from sinks.kafka.producer import send_error
 from sinks.kafka.sink import KafkaSettings
-from sinks.kafka.topics import legal
+from sinks.kafka.topics import legal_topic_name
 from tests.servers.kafka import Kafka, tool
 from tests.sinks.drivers import opened
 from tests.sinks.drivers.kafka import headers, kafka_sink, new_topic, read_topic, values
@@ -38,25 +37,25 @@ REGISTRY = "http://registry"
         ({"bootstrap_servers": "kafka://one:9092"}, "bootstrap_servers: write servers like"),
         ({"bootstrap_servers": ["one:9092", 7]}, "bootstrap_servers: write servers like"),
         ({"topic": "a.{date}"}, "topic: unknown placeholder {date}"),
-        ({"key": "visits"}, "key: Input should be"),
-        ({"compression": "brotli"}, "compression: Input should be"),
-        ({"format": "avro"}, ': format = "avro" needs schema_registry'),
-        ({"schema_registry": REGISTRY}, ': format = "avro" needs schema_registry'),
-        ({"format": "avro", "schema_registry": "http://u:SECRET@x"}, "schema_registry.url: only scheme"),
+        ({"key": "visits"}, "key: must be"),
+        ({"compression": "brotli"}, "compression: must be"),
+        ({"format": "avro"}, ': schema_registry is needed by format = "avro"'),
+        ({"schema_registry": REGISTRY}, ': schema_registry is needed by format = "avro"'),
+        ({"format": "avro", "schema_registry": "http://u:SECRET@x"}, "schema_registry.url: invalid URL: only scheme"),
         ({"format": "avro", "schema_registry": {"url": REGISTRY, "username": "u"}}, "schema_registry: username and"),
-        ({"partitions": 3}, ": partitions and replication_factor are of topics that are made"),
-        ({"timeout": "1s", "request_timeout": "2s"}, ": timeout is not less than request_timeout"),
+        ({"partitions": 3}, ": partitions and replication_factor are for new topics"),
+        ({"timeout": "1s", "request_timeout": "2s"}, ": timeout must not be less than request_timeout"),
         ({"security": {"sasl": "PLAIN", "username": "u"}}, "security: PLAIN needs username and password"),
         ({"security": {"username": "u", "password": "SECRET"}}, "security: only PLAIN and SCRAM take username"),
-        ({"security": {"sasl": "OAUTHBEARER"}}, "security: OAUTHBEARER needs oauth"),
-        ({"security": {"sasl": "GSSAPI"}}, "security.sasl: Input should be"),
-        ({"security": {"ca": "ca.pem"}}, "security: ca, certificate and key are of no use without tls"),
+        ({"security": {"sasl": "OAUTHBEARER"}}, "security: oauth is needed by sasl OAUTHBEARER"),
+        ({"security": {"sasl": "GSSAPI"}}, "security.sasl: must be"),
+        ({"security": {"ca": "ca.pem"}}, "security: ca, certificate and key need tls = true"),
         ({"security": {"tls": True, "key": "k.pem"}}, "security: certificate and key go together"),
         ({"topik": "x"}, "topik: unknown key; did you mean topic?"),
     ],
 )
 def test_a_wrong_table_is_refused(table: dict[str, Any], fault: str) -> None:
-    """With its path, and without the secret."""
+    """With the path of the fault, and without secrets."""
     with pytest.raises(ConfigError) as raised:
         config.parse({"sinks": {"k": {"type": "kafka"} | BROKERS | table}}, {})
     (found,) = raised.value.faults
@@ -65,7 +64,7 @@ def test_a_wrong_table_is_refused(table: dict[str, Any], fault: str) -> None:
 
 
 def test_servers_and_registry_have_a_short_form() -> None:
-    """Servers as a list or as one text; a registry by its url alone."""
+    """Servers as a list or as one string; a registry as its URL alone."""
     for servers in ("one:9092, [::1]:9093", ["one:9092", "[::1]:9093"]):
         assert KafkaSettings.model_validate({"bootstrap_servers": servers}).bootstrap_servers == "one:9092,[::1]:9093"
     found = KafkaSettings.model_validate({**BROKERS, "format": "avro", "schema_registry": REGISTRY})
@@ -74,7 +73,7 @@ def test_servers_and_registry_have_a_short_form() -> None:
 
 
 def test_one_batch_at_a_time_by_default_and_linger_beside_it() -> None:
-    """Order would not survive two; the keys of delivery may stand in the sink's own table."""
+    """Two would not keep the order. The keys of `delivery` may stand in the sink's own table."""
     table = {"type": "kafka", "linger": "1s", "max_records": 7} | BROKERS
     delivery = config.parse({"sinks": {"k": table}}, {}).sinks["k"].common.delivery
     assert (delivery.in_flight, delivery.linger, delivery.max_records) == (1, 1.0, 7)
@@ -88,21 +87,20 @@ def test_one_batch_at_a_time_by_default_and_linger_beside_it() -> None:
     ],
 )  # fmt: skip
 def test_topics_get_legal_names(name: str, topic: str) -> None:
-    """Letters, digits, `._-`, 249 of them at most, neither `.` nor `..`."""
-    assert legal(name) == topic
+    """Letters, digits and `._-`, at most 249 of them, and neither `.` nor `..`."""
+    assert legal_topic_name(name) == topic
 
 
 # Keys and partitions
 
 
-def test_hashes_are_those_of_murmur2() -> None:
-    """Of keys of all lengths and bytes, as aiokafka computes them one by one; and a few that Kafka's own tests name."""
-    rng = random.Random(7)
-    keys = [rng.randbytes(rng.randrange(40)) for _ in range(2_000)]
-    assert _murmur2.hashes(keys) == [murmur2(key) & 0x7FFFFFFF for key in keys]
-    assert _murmur2.hashes([]) == []
-    known = {b"21": -973932308, b"foobar": -790332482, b"a-little-bit-long-string": -985981536}
-    assert _murmur2.hashes([*known]) == [value & 0x7FFFFFFF for value in known.values()]
+@pytest.mark.parametrize(
+    ("key", "murmur2"), [(b"21", -973932308), (b"foobar", -790332482), (b"a-little-bit-long-string", -985981536)]
+)
+def test_a_partition_is_the_hash_without_its_sign_modulo_the_partitions(key: bytes, murmur2: int) -> None:
+    """With the hashes that Kafka's own tests expect."""
+    for partitions in (1, 7, 1000):
+        assert partition_of(key, partitions) == (murmur2 & 0x7FFFFFFF) % partitions
 
 
 async def test_partitions_are_those_of_the_java_client(kafka: Kafka) -> None:
@@ -121,7 +119,7 @@ async def test_partitions_are_those_of_the_java_client(kafka: Kafka) -> None:
 
 
 async def test_a_key_keeps_its_order(kafka: Kafka) -> None:
-    """Over several writes and small batches, whatever they are cut into."""
+    """Over several writes and in small batches."""
     topic = kafka.make_topic(new_topic(), 4)
     batches = [mapped(300, seed) for seed in range(3)]
     expected: dict[str, list[bytes]] = defaultdict(list)
@@ -137,8 +135,8 @@ async def test_a_key_keeps_its_order(kafka: Kafka) -> None:
 
 
 @pytest.mark.parametrize("key", ["visit", "name", "id"])
-async def test_keys_are_what_was_asked_for(kafka: Kafka, key: str) -> None:
-    """The visit's id or the event's; event.name as the record has it; event.id."""
+async def test_keys_are_as_configured(kafka: Kafka, key: str) -> None:
+    """The visit's id or else the event's, event.name as in the record, or event.id."""
     topic = kafka.make_topic(new_topic())
     batch = mapped(60)
     async with opened(kafka_sink(kafka.bootstrap, {"topic": topic, "key": key})) as sink:
@@ -153,7 +151,7 @@ async def test_keys_are_what_was_asked_for(kafka: Kafka, key: str) -> None:
 
 
 async def test_headers_are_cloud_events(kafka: Kafka) -> None:
-    """In binary mode, with what each record says itself; also where records are laid out in another way."""
+    """In binary mode, with the record's own values, also if its fields are in another order."""
     topic = kafka.make_topic(new_topic())
     odd = batch_of(
         [
@@ -187,7 +185,7 @@ async def test_headers_are_cloud_events(kafka: Kafka) -> None:
 
 
 async def test_kafka_s_own_consumer_reads_it(kafka: Kafka) -> None:
-    """kafka-console-consumer, from the broker's jars: each record a line, unchanged."""
+    """kafka-console-consumer, from the broker's jars, prints each record as a line, unchanged."""
     topic = kafka.make_topic(new_topic(), 2)
     batch = mapped(40)
     async with opened(kafka_sink(kafka.bootstrap, {"topic": topic, "headers": "none", "compression": "lz4"})) as sink:
@@ -198,7 +196,7 @@ async def test_kafka_s_own_consumer_reads_it(kafka: Kafka) -> None:
 
 @pytest.mark.parametrize("compression", ["none", "gzip", "snappy", "lz4", "zstd"])
 async def test_compression(kafka: Kafka, compression: str) -> None:
-    """Each is one that others can read."""
+    """Another client can read each kind."""
     topic = kafka.make_topic(new_topic())
     batch = mapped(500)
     async with opened(kafka_sink(kafka.bootstrap, {"topic": topic, "compression": compression})) as sink:
@@ -206,8 +204,8 @@ async def test_compression(kafka: Kafka, compression: str) -> None:
     assert values(read_topic(kafka, topic)) == batch.bodies
 
 
-async def test_the_time_of_a_message(kafka: Kafka) -> None:
-    """When it was sent, so that a broker does not take what is old for expired; or that of the event."""
+async def test_a_message_has_the_configured_timestamp(kafka: Kafka) -> None:
+    """When it was sent, so that brokers don't delete old events at once; or the event's."""
     batch = mapped(3)
     for choice in ("sent", "event"):
         topic = kafka.make_topic(new_topic())
@@ -225,7 +223,7 @@ async def test_the_time_of_a_message(kafka: Kafka) -> None:
 
 
 async def test_a_topic_for_each_category(kafka: Kafka) -> None:
-    """Made as configured where that is allowed; a template's illegal characters are replaced."""
+    """Created as configured. Illegal characters in the template are replaced."""
     prefix = new_topic()
     settings = {"topic": prefix + "/{category}", "create_topics": True, "partitions": 5, "replication_factor": 1}
     batch = mapped(60)
@@ -240,20 +238,20 @@ async def test_a_topic_for_each_category(kafka: Kafka) -> None:
 
 
 async def test_a_missing_topic_is_misconfigured(kafka: Kafka) -> None:
-    """By its name, before anything is sent; this broker would make it for whoever asks, and is not asked."""
+    """It is named before anything is sent. It is not created, although this broker creates topics automatically."""
     here, missing = kafka.make_topic(new_topic() + ".purepath"), new_topic()
     batch = mapped(60)
     for topic in (missing, missing + "-{category}"):
-        with pytest.raises(Misconfigured, match=rf"there is no topic {missing}.*create_topics"):
+        with pytest.raises(Misconfigured, match=rf"not exist: {missing}.*create_topics"):
             await opened(kafka_sink(kafka.bootstrap, {"topic": topic})).__aenter__()
     async with opened(kafka_sink(kafka.bootstrap, {"topic": here.removesuffix("purepath") + "{category}"})) as sink:
-        with pytest.raises(Misconfigured, match=r"there is no topic .*user_action, .*visit"):
+        with pytest.raises(Misconfigured, match=r"topics do not exist: .*user_action, .*visit"):
             await sink.write(batch)
     assert kafka.partitions(missing) == {}
     assert read_topic(kafka, here) == []
 
 
-async def test_a_topic_that_is_made_later_mends_it(kafka: Kafka) -> None:
+async def test_delivery_goes_on_once_the_topic_is_created(kafka: Kafka) -> None:
     """The loop waits, says why, and goes on by itself."""
     prefix = new_topic()
     async with Rig(kafka_sink(kafka.bootstrap, {"topic": prefix + "{application}"})) as rig:
@@ -268,8 +266,8 @@ async def test_a_topic_that_is_made_later_mends_it(kafka: Kafka) -> None:
 # Odd records
 
 
-async def test_one_that_is_too_large_is_a_dead_letter(kafka: Kafka) -> None:
-    """It alone: its neighbours arrive once and in order, in few more requests."""
+async def test_a_record_that_is_too_large_is_a_dead_letter(kafka: Kafka) -> None:
+    """Only that record: its neighbors arrive once and in order, with few more requests."""
     topic = kafka.make_topic(new_topic(), max_message_bytes="50000")
     bodies = [b'{"event.id":"post-%d"}' % number for number in range(300)]
     bodies[123] = b'{"event.id":"post-123","x":"%s"}' % random.Random(1).randbytes(60_000).hex().encode()
@@ -283,8 +281,8 @@ async def test_one_that_is_too_large_is_a_dead_letter(kafka: Kafka) -> None:
     assert values(read_topic(kafka, topic)) == bodies[:123] + bodies[124:] + bodies[:1]
 
 
-async def test_one_that_is_too_far_ahead_is_a_dead_letter(kafka: Kafka) -> None:
-    """Brokers take no message that is more than an hour ahead by its own time."""
+async def test_a_record_that_is_too_far_ahead_is_a_dead_letter(kafka: Kafka) -> None:
+    """Brokers refuse messages with a timestamp more than an hour ahead."""
     topic = kafka.make_topic(new_topic())
     batch = batch_of([b'{"n":%d}' % number for number in range(20)])
     at = [4_000_000_000_000 if number == 7 else 1_700_000_000_000 for number in range(20)]
@@ -317,6 +315,6 @@ async def test_one_that_is_too_far_ahead_is_a_dead_letter(kafka: Kafka) -> None:
         (errors.KafkaConnectionError("gone"), False, Unavailable),
     ],
 )
-def test_what_errors_mean(error: Exception, sent: bool, kind: type[Exception]) -> None:
-    """The batch's fault, a person's, or the brokers' state; and whether it may have been taken."""
-    assert type(verdict(error, "t", sent)) is kind
+def test_each_error_has_a_meaning(error: Exception, sent: bool, kind: type[Exception]) -> None:
+    """Which sink error each of aiokafka's errors becomes, depending on whether the batch was sent."""
+    assert type(send_error(error, "t", sent)) is kind

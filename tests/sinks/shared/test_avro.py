@@ -1,4 +1,4 @@
-"""Records as Avro: typed, with measures and dimensions as maps, and one odd record refused alone."""
+"""Records as Avro: typed, with measures and dimensions as maps, and records that don't fit refused alone."""
 
 import json
 from datetime import UTC, datetime
@@ -9,9 +9,9 @@ import fastavro
 import pytest
 
 from btfeed.posts.post import digest
-from btfeed.records import mapper as transcode
-from btfeed.records.plan import RecordSettings
+from btfeed.records.mapper import create_mapper
 from btfeed.records.schema import MAPS, RECORD_FIELDS
+from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
 from sinks.base import SinkContext
 from sinks.batch import Batch
@@ -24,7 +24,7 @@ HEAD = {"event.kind": "BIZ_EVENT", "event.id": "x-0", "timestamp": "2026-01-31T1
 
 
 async def written(directory: Path, batch: Batch, **settings: str) -> tuple[list[dict[str, Any]], dict[int, str]]:
-    """What is in the file after `batch`, and what was refused."""
+    """The content of the file after writing `batch`, and what was refused."""
     sink = file_sink(directory, {"format": "avro"} | settings)
     await sink.open(None)
     result = await sink.write(batch)
@@ -34,10 +34,10 @@ async def written(directory: Path, batch: Batch, **settings: str) -> tuple[list[
 
 @pytest.mark.parametrize("kind", posts.SAMPLES)
 async def test_every_field_comes_back_as_what_it_was(tmp_path: Path, kind: str) -> None:
-    """AppMon's samples and the user's attributes, read by fastavro, are the JSON records again."""
+    """AppMon's samples with user attributes, read by fastavro, are the same JSON records."""
     attributes = {"environment": "prod", "number": 7, "share": 0.5, "on": True, "user.name": 3}
     body = posts.SAMPLES[kind]()
-    mapper = transcode.mapper(RecordSettings.model_validate({"attributes": attributes}), ValidationSettings())
+    mapper = create_mapper(RecordSettings.model_validate({"attributes": attributes}), ValidationSettings())
     batch = mapper.map(body, digest(body)).batch
     records, refused = await written(tmp_path, batch)
     assert [json_of(record) for record in records] == [canonical(line) for line in batch.bodies]
@@ -46,9 +46,9 @@ async def test_every_field_comes_back_as_what_it_was(tmp_path: Path, kind: str) 
 
 
 async def test_types_are_those_of_the_field_table(tmp_path: Path) -> None:
-    """Timestamps are timestamps, numbers numbers, lists lists; what is absent is null; maps have the user's own names."""
+    """Timestamps, numbers and lists keep their types, absent fields are null, and maps have the user's names."""
     body = posts.sample_visit()
-    batch = transcode.mapper(RecordSettings(), ValidationSettings()).map(body, digest(body)).batch
+    batch = create_mapper(RecordSettings(), ValidationSettings()).map(body, digest(body)).batch
     ((record,), _) = await written(tmp_path, batch)
     assert record["timestamp"] == datetime(2013, 1, 16, 10, 5, 57, 840_000, UTC)
     assert record["appmon_visit_converted_by"] == ["conv", "by"]
@@ -62,14 +62,14 @@ async def test_types_are_those_of_the_field_table(tmp_path: Path) -> None:
     [("none", "null"), ("null", "null"), ("deflate", "deflate"), ("zstandard", "zstandard"), ("zstd", "zstandard")],
 )
 async def test_the_codec_is_in_the_header(tmp_path: Path, compression: str, codec: str) -> None:
-    """By the name that Avro has for it; every reader finds it there."""
+    """With its name in Avro, so that every reader finds it."""
     await written(tmp_path, mapped(3), compression=compression)
     with only_file(tmp_path).open("rb") as file:
         assert fastavro.reader(file).codec == codec
 
 
 def test_the_schema_has_every_field() -> None:
-    """With a name that Avro takes, a default that makes a new one compatible, and a doc that says where it is from."""
+    """With a legal name, a default that makes new fields compatible, and a doc with the record's field."""
     schema = avro_schema(CONTEXT)
     fields = {field["name"]: field for field in schema["fields"]}
     assert len(fields) == len(RECORD_FIELDS) + len(MAPS) + 1
@@ -81,14 +81,14 @@ def test_the_schema_has_every_field() -> None:
 
 @pytest.mark.parametrize("value", [True, 1, -(2**63), 2**64 - 1, 0.5, "text"])
 def test_what_does_not_fit_a_field_is_an_attribute(value: object) -> None:
-    """A constant, or a hash in a number's place, keeps its own name and type."""
+    """A constant, or a hash in place of a number, keeps its name and type."""
     record = avro_converter(CONTEXT)(json.dumps(HEAD | {"appmon.visit.converted_by": value, "my.own": value}).encode())
     assert record["attributes"] == {"appmon.visit.converted_by": value, "my.own": value}
     assert type(record["attributes"]["my.own"]) is type(value)
 
 
 async def test_the_first_and_the_last_moment_fit(tmp_path: Path) -> None:
-    """All that a record may say as its time."""
+    """All timestamps that a record may have."""
     moments = ["0001-01-01T00:00:00.000Z", "9999-12-31T23:59:59.999Z"]
     batch = batch_of([json.dumps(HEAD | {"timestamp": moment}).encode() for moment in moments])
     records, refused = await written(tmp_path, batch)
@@ -99,7 +99,7 @@ async def test_the_first_and_the_last_moment_fit(tmp_path: Path) -> None:
 @pytest.mark.parametrize("odd", [{"my.own": None}, {"duration": 2**70}, {"timestamp": "soon"}, {"event.id": None}])
 @pytest.mark.parametrize("place", [0, 3, 299])
 async def test_a_record_that_does_not_fit_is_refused_alone(tmp_path: Path, odd: dict[str, Any], place: int) -> None:
-    """By its index and with a reason, in the one write that a serial sink has; its neighbours are there once."""
+    """By its index and with a reason, in the same write; its neighbors are there once."""
     records: list[dict[str, Any]] = [HEAD | {"event.id": f"x-{number}"} for number in range(300)]
     records[place] |= odd
     batch = batch_of([json.dumps(record).encode() for record in records])
@@ -110,7 +110,7 @@ async def test_a_record_that_does_not_fit_is_refused_alone(tmp_path: Path, odd: 
 
 
 async def test_a_bug_in_writing_is_not_blamed_on_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where each record fits by itself, the error is raised as it is, and nothing is written."""
+    """If each record fits by itself, the error is raised unchanged, and nothing is written."""
     sink = file_sink(tmp_path, {"format": "avro"})
     await sink.open(None)
     state = (await sink.write(mapped(2))).state
@@ -119,7 +119,7 @@ async def test_a_bug_in_writing_is_not_blamed_on_records(tmp_path: Path, monkeyp
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(sink._encode, "_blocks", broken)
+        patch.setattr(sink._encoder, "_blocks", broken)
         with pytest.raises(ZeroDivisionError):
             await sink.write(mapped(2, 1))
     assert (await sink.write(Batch())).state == state
@@ -127,7 +127,7 @@ async def test_a_bug_in_writing_is_not_blamed_on_records(tmp_path: Path, monkeyp
 
 
 def test_a_context_of_few_fields() -> None:
-    """The schema is made from what the sink is told, whatever that is."""
+    """The schema has the fields in the SinkContext."""
     context = SinkContext("x", RECORD_FIELDS[:2], MAPS[:1])
     assert [field["name"] for field in avro_schema(context)["fields"]] == [
         "event_kind", "event_id", "appmon_measure", "attributes",

@@ -1,0 +1,87 @@
+"""The table [sinks.NAME] of the configuration: what every sink can have, and the keys of its type."""
+
+import difflib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import sinks
+from btfeed.delivery.batching import DeliverySettings, FilterSettings
+from btfeed.faults import Faults, validate
+from sinks.base import SinkType
+from sinks.settings import Settings
+
+
+class CommonSettings(Settings):
+    """Keys that every sink can have, whatever its type.
+
+    type      type of the sink
+    start     where a new sink begins: with the oldest post in the journal, or with the next one to arrive
+    delivery  how records are batched and retried, see below
+    filter    which records the sink gets, see below
+    """
+
+    type: str
+    start: Literal["oldest", "latest"] = "oldest"
+    delivery: DeliverySettings = DeliverySettings()
+    filter: FilterSettings = FilterSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class SinkConfig:
+    """One configured sink: what is common to all sinks, its type, and the settings of that type."""
+
+    common: CommonSettings
+    type: SinkType
+    settings: Settings
+
+
+def parse_sink(name: str, table: Any, faults: Faults) -> SinkConfig | None:
+    """The sink that [sinks.NAME] describes, or None if something is wrong with it, which is then in `faults`."""
+    path = ("sinks", name)
+    if not name:
+        faults.add(path, "a sink needs a name: write [sinks.NAME]")
+    if not isinstance(table, dict):
+        faults.add(path, f'must be a table with a type: write [sinks.{name}] and below it, for example, type = "file"')
+        return None
+    sink_type = _sink_type(table, path, faults)
+    if sink_type is None:
+        return None
+    common = {key: value for key, value in table.items() if key in CommonSettings.model_fields}
+    limits = {key: value for key, value in table.items() if key in sink_type.delivery}
+    own = {key: value for key, value in table.items() if key not in common and key not in limits}
+    _merge_delivery(sink_type, common, limits, path, faults)
+    common_settings = validate(CommonSettings, common, path, faults)
+    own_settings = validate(sink_type.settings, own, path, faults, also=tuple(CommonSettings.model_fields))
+    return SinkConfig(common_settings, sink_type, own_settings) if common_settings and own_settings else None
+
+
+def _sink_type(table: dict[str, Any], path: tuple[str, ...], faults: Faults) -> SinkType | None:
+    name = table.get("type")
+    try:
+        return sinks.load(name if isinstance(name, str) else "")
+    except LookupError:
+        known = sinks.types()
+    choice = f"known types: {', '.join(known)}"
+    close = difflib.get_close_matches(name, known, n=1) if isinstance(name, str) else []
+    if "type" not in table:
+        faults.add((*path, "type"), f"is required; {choice}")
+    elif close:
+        faults.add((*path, "type"), f"unknown sink type {name!r}; did you mean {close[0]!r}? {choice.capitalize()}")
+    else:  # what resembles no type is not shown: it may come from a variable that holds a secret
+        faults.add((*path, "type"), f"unknown sink type; {choice}")
+    return None
+
+
+def _merge_delivery(
+    sink_type: SinkType, common: dict[str, Any], limits: dict[str, Any], path: tuple[str, ...], faults: Faults
+) -> None:
+    """Complete `common["delivery"]`: the defaults of the type, and `limits`, which are set in the sink's own table."""
+    delivery = common.get("delivery", {})
+    if not isinstance(delivery, dict):
+        return  # for `validate` to report
+    for key in limits.keys() & delivery.keys():
+        faults.add((*path, key), f"is also set in [{'.'.join(path)}.delivery]: remove one of the two")
+    delivery = common["delivery"] = {**sink_type.delivery, **limits, **delivery}
+    in_flight = delivery.get("in_flight")
+    if sink_type.serial and isinstance(in_flight, int) and in_flight > 1:
+        faults.add((*path, "delivery", "in_flight"), f"must be 1: a {common['type']} sink writes one batch at a time")

@@ -1,0 +1,103 @@
+"""The [record] table of the configuration: templates, attributes and privacy. [validation] is declared in validation.py."""
+
+import re
+from collections.abc import Iterator
+from math import isfinite
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, model_validator
+
+from btfeed.records.schema import BY_RECORD, MAPS, RECORD_FIELDS, VALUES
+from sinks.settings import Secret, Settings
+from sinks.template import template
+
+_NEEDED = ("event.kind", "event.id", "timestamp")
+_TYPES = {field.name: field.type for field in RECORD_FIELDS}
+_MAP_PREFIXES = tuple(prefix.name for prefix in MAPS)
+_TEMPLATE = template("name", "application", "system_profile", "server", "category")
+
+
+def _known_field(name: str) -> str:
+    if name in _NEEDED:
+        raise ValueError(f"every record needs {name}: remove it from this list")
+    prefix = next((prefix for prefix in _MAP_PREFIXES if name.startswith(prefix)), None)
+    if prefix is None and name not in _TYPES:
+        raise ValueError(f"unknown record field {name!r}: docs/record.md lists the fields")
+    if prefix and not re.fullmatch("[a-z0-9]+(_[a-z0-9]+)*", name.removeprefix(prefix)):
+        raise ValueError(f"invalid record field {name!r}: after {prefix}, use a-z, 0-9 and single _, as records do")
+    return name
+
+
+def _text_field(name: str) -> str:
+    if _TYPES.get(name, "string") not in ("string", "strings") or name.startswith(VALUES.record):
+        raise ValueError(f"{name} is not a text field: only text can be hashed; use drop instead")
+    return name
+
+
+class PrivacySettings(Settings):
+    """Applied before anything leaves the process.
+
+    drop     record fields to leave out
+    hash     text fields to replace by the first 32 hex digits of their HMAC-SHA-256
+    key      secret key of the HMAC
+    mask_ip  set the last octet of an IPv4 client.ip, or the last 80 bits of an IPv6 one, to zero
+    """
+
+    drop: list[Annotated[str, AfterValidator(_known_field)]] = []
+    hash: list[Annotated[str, AfterValidator(_known_field), AfterValidator(_text_field)]] = []
+    key: Secret = Secret("")
+    mask_ip: bool = False
+
+    @model_validator(mode="after")
+    def _key_for_hash(self) -> "PrivacySettings":
+        if self.hash and not self.key:
+            raise ValueError('hash needs a key: set for example key = "${BTFEED_HASH_KEY}"')
+        return self
+
+
+def _flat(table: object) -> object:
+    """Joins nested tables to dotted names: TOML reads `dt.entity.host = "x"` as three tables."""
+    if not isinstance(table, dict):
+        raise ValueError("attributes must be a table: write names and constants under [record.attributes]")
+    leaves = list(_leaves(table, ""))
+    flat = dict(leaves)
+    if len(flat) < len(leaves):
+        raise ValueError("a name is given twice, with its dots in quotes and without: remove one")
+    invalid = [name for name, value in flat.items() if not _is_constant(value)]
+    if invalid:
+        raise ValueError(f"invalid value of {', '.join(invalid)}: use text, a boolean or a finite 64-bit number")
+    return flat
+
+
+def _leaves(table: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _is_constant(value: object) -> bool:
+    if isinstance(value, float):
+        return isfinite(value)
+    return isinstance(value, str) or (isinstance(value, int) and -(2**63) <= value < 2**64)
+
+
+class RecordSettings(Settings):
+    """What records say.
+
+    provider, type   templates of event.provider and event.type, with the placeholders {name}, {application},
+                     {system_profile}, {server} and {category}
+    attributes       constants to add to every record; fields of the feed override attributes of the same name
+    privacy          what to drop, hash or mask
+    """
+
+    provider: Annotated[str, _TEMPLATE] = "{application}"
+    type: Annotated[str, _TEMPLATE] = "{name}"
+    attributes: Annotated[dict[str, Any], BeforeValidator(_flat)] = {}
+    privacy: PrivacySettings = PrivacySettings()
+
+    def fallbacks(self) -> dict[str, object]:
+        """The attributes with the name of a field of occurrences: a record has them if its occurrence lacks the field."""
+        given = self.attributes.items()
+        return {name: value for name, value in given if name in BY_RECORD or name.startswith(_MAP_PREFIXES)}

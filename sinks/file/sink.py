@@ -1,0 +1,214 @@
+"""Files of records, as NDJSON or Avro object container files. Each record is there once, even after kill -9.
+
+`NAME-20260131T120000Z-0001.ndjson.open` is being written, `NAME-20260131T120000Z-0001.ndjson` is finished: complete, and
+never touched again. An atomic rename finishes a file.
+
+Invariants
+- A write appends to the open file, syncs it, and returns the file's name and length as the sink's state. The delivery
+  loop saves the state with the cursor in one transaction, and then calls `saved`.
+- `open` cuts the open file to the saved length. The records after it are not covered by the cursor, so they are written
+  again.
+- A file is finished only at the start of a write, when its whole length is saved. After a crash between the rename and
+  the next save, `open` finds no file with the saved name, and starts a new one. A file that was started with other
+  settings is finished by `open`.
+- An open file that the state does not name was started but never saved: `open` removes it. A state is saved before the
+  first record is written, so if there is no state at all, the journal is new. Such files then hold the only copy of their
+  records, and are finished instead.
+- What a failed append left is cut off before the next append.
+"""
+
+import asyncio
+import errno
+import json
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote
+
+import structlog
+from pydantic import model_validator
+
+from sinks.base import Misconfigured, SinkContext, SinkType, Unavailable, WriteResult
+from sinks.batch import Batch
+from sinks.file.encoding import AVRO_CODECS, NDJSON_SUFFIXES, AvroEncoder, Encoder, NdjsonEncoder
+from sinks.file.open_file import OPEN_SUFFIX, OpenFile, create_directory, sync_directory
+from sinks.settings import Seconds, Settings, Size
+from sinks.shared.files import check_writable
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+_OPEN_FILE_NAME = re.compile(r"-\d{8}T\d{6}Z-\d{4,}\.(ndjson(\.gz|\.zst)?|avro)\.open")
+"""What follows the prefix in the name of an open file."""
+_PERMANENT = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
+"""Errors that stay until a person acts."""
+
+
+class FileSettings(Settings):
+    """Records in files.
+
+    directory        where to write files; created if it doesn't exist
+    format           `ndjson`: one JSON object a line; `avro`: object container files
+    compression      for ndjson: none, gzip, zstd; for avro: none (or null), deflate, zstandard (or zstd)
+    rotate_size      finish a file when it has this size
+    rotate_interval  finish a file when it is this old
+    """
+
+    directory: str = "btfeed-data/files"
+    format: Literal["ndjson", "avro"] = "ndjson"
+    compression: Literal["none", "gzip", "zstd", "null", "deflate", "zstandard"] = "none"
+    rotate_size: Size = 256 * 2**20
+    rotate_interval: Seconds = 3600.0
+
+    @model_validator(mode="after")
+    def _compression_of_format(self) -> "FileSettings":
+        known = NDJSON_SUFFIXES if self.format == "ndjson" else AVRO_CODECS
+        if self.compression not in known:
+            raise ValueError(f"{self.format} files can't have compression {self.compression!r}; use {', '.join(known)}")
+        return self
+
+
+class FileSink:
+    """Writes one file at a time, on a thread of its own: a cancelled call has ended before the next one starts."""
+
+    def __init__(self, settings: FileSettings, context: SinkContext) -> None:
+        self._settings = settings
+        self._clock = context.clock
+        self._directory = Path(settings.directory)
+        self._prefix = quote(context.name, safe="")  # distinct names have distinct prefixes
+        self._encoder: Encoder = (
+            NdjsonEncoder(settings.compression)
+            if settings.format == "ndjson"
+            else AvroEncoder(settings.compression, context)
+        )
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"sink-{context.name}")
+        self._file: OpenFile | None = None
+        self._opened_with: str | None = None  # the name of the file in the state that `open` got
+        self._state: str | None = None  # the last state that was returned
+        self._saved_state: str | None = None  # the last state that the journal has saved
+        self._numbers = count(1)
+
+    async def open(self, state: str | None) -> None:
+        await self._run(self._open, state)
+
+    async def check(self) -> None:
+        await self._run(check_writable, self._directory)
+
+    async def write(self, batch: Batch) -> WriteResult:
+        return await self._run(self._write, batch)
+
+    def saved(self, state: str) -> None:
+        self._saved_state = state
+
+    async def close(self) -> None:
+        """The open file keeps its name: the next `open` continues it."""
+        await self._run(self._close)
+        self._thread.shutdown(wait=False)
+
+    async def _run(self, function: Callable[..., T], *arguments: Any) -> T:
+        with _sink_errors(self._directory):
+            return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+    # On the thread
+
+    def _open(self, state: str | None) -> None:
+        self._close()
+        create_directory(self._directory)
+        check_writable(self._directory)
+        saved = json.loads(state) if state else None
+        self._opened_with = saved["file"] if saved else None
+        self._state = self._saved_state = state
+        for path in sorted(self._directory.glob(f"{self._prefix}-*{OPEN_SUFFIX}")):
+            if not _OPEN_FILE_NAME.fullmatch(path.name[len(self._prefix) :]):
+                continue  # it belongs to a sink whose name starts like this one's
+            if not saved:
+                log.warning("finishing a file of an unknown journal; its last record may be incomplete", file=str(path))
+                self._file = OpenFile(path, path.stat().st_size, 0.0)
+                self._finish()
+            elif path.name == self._opened_with:
+                self._resume(path, saved["length"], saved["opened"])
+            else:
+                path.unlink()
+
+    def _resume(self, path: Path, length: int, opened: float) -> None:
+        size = path.stat().st_size
+        file = self._file = OpenFile(path, min(length, size), opened)
+        file.truncate()
+        if size < length:
+            log.error("file is shorter than what was written to it", file=str(path), length=size, written=length)
+            self._finish()
+        elif not (path.name.endswith(f".{self._encoder.suffix}{OPEN_SUFFIX}") and self._encoder.resume(file.head())):
+            self._finish()  # it was written with other settings, or with another schema
+
+    def _write(self, batch: Batch) -> WriteResult:
+        if self._file and self._is_due(self._file) and self._saved_state == self._state:
+            self._finish()
+        refused: dict[int, str] = {}
+        if len(batch):
+            if self._file is None:
+                self._file = self._create()
+            parts, refused = self._encoder.encode(batch)
+            self._file.append(parts)
+            log.debug("batch written", file=self._file.path.name, records=len(batch), length=self._file.length)
+        file = self._file
+        if file is None:
+            self._state = json.dumps({"file": None})
+            return WriteResult(state=self._state)
+        self._state = json.dumps({"file": file.path.name, "length": file.length, "opened": file.opened})
+        age = self._clock.time() - file.opened
+        again_after = 0.0 if self._is_due(file) else max(0.0, self._settings.rotate_interval - age)
+        return WriteResult(refused=refused, state=self._state, again_after=again_after)
+
+    def _is_due(self, file: OpenFile) -> bool:
+        """Whether to finish `file`."""
+        too_old = self._clock.time() >= file.opened + self._settings.rotate_interval
+        return file.length >= self._settings.rotate_size or too_old
+
+    def _create(self) -> OpenFile:
+        now = self._clock.time()
+        stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
+        for number in self._numbers:
+            final = self._directory / f"{self._prefix}-{stamp}-{number:04}.{self._encoder.suffix}"
+            path = final.with_name(final.name + OPEN_SUFFIX)
+            if path.name != self._opened_with and not final.exists() and not path.exists():
+                break
+        file = OpenFile(path, 0, now)
+        try:
+            sync_directory(self._directory)
+            file.append([self._encoder.header()])
+        except OSError:
+            file.close()
+            path.unlink(missing_ok=True)
+            raise
+        log.debug("file opened", file=path.name)
+        return file
+
+    def _finish(self) -> None:
+        assert self._file
+        self._file.finish()
+        log.debug("file finished", file=self._file.path.name, length=self._file.length)
+        self._close()
+
+    def _close(self) -> None:
+        if self._file:
+            file, self._file = self._file, None
+            file.close()
+
+
+@contextmanager
+def _sink_errors(directory: Path) -> Iterator[None]:
+    """Turns OSError into a sink error: Misconfigured for missing permissions and the like, Unavailable for a full disk."""
+    try:
+        yield
+    except OSError as error:
+        kind = Misconfigured if error.errno in _PERMANENT else Unavailable
+        raise kind(f"can't write to {directory}: {error}") from error
+
+
+SINK = SinkType(FileSettings, FileSink, serial=True, delivery={"max_records": 20_000, "max_bytes": "20MiB"})

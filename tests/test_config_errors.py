@@ -1,0 +1,179 @@
+"""What a wrong configuration is told."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from btfeed import config
+from btfeed.faults import ConfigError
+
+
+def faults(tables: dict[str, Any], environment: dict[str, str] | None = None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        config.parse(tables, environment or {})
+    assert str(caught.value) == "\n".join(caught.value.faults)
+    return caught.value.faults
+
+
+def test_all_errors_are_reported_at_once() -> None:
+    """Otherwise a user would have to start btfeed once for each error."""
+    tables = {
+        "receiver": {"listen": "4321", "max_body": 5, "max_occurrences": 1.5, "lisen": "x", "tls": {"key": "k"}},
+        "admin": 5,
+        "jornal": {},
+        "journal": {"retention": "1 week", "when_full": "wait"},
+        "record": {"type": "{nam}", "attributes": {"a": {"b": [1]}}},
+        "sinks": {
+            "a": {"type": "file", "delivery": {"max_recods": 1, "in_flight": 2}, "rotate_sise": "1MiB"},
+            "b": {"type": "fil"},
+            "c": {},
+            "d": 3,
+        },
+    }
+    found = faults(tables)
+    assert {fault.partition(": ")[0] for fault in found} == {
+        "receiver.listen", "receiver.max_body", "receiver.max_occurrences", "receiver.lisen", "receiver.tls.certificate",
+        "admin", "jornal", "journal.retention", "journal.when_full", "record.type", "record.attributes",
+        "sinks.a.delivery.max_recods", "sinks.a.delivery.in_flight", "sinks.a.rotate_sise", "sinks.b.type",
+        "sinks.c.type", "sinks.d",
+    }  # fmt: skip
+    assert len(found) == 17
+
+
+@pytest.mark.parametrize(
+    ("tables", "fault"),
+    [
+        ({"reciever": {}}, "reciever: unknown key; did you mean receiver?"),
+        ({"receiver": {"lisen": "x"}}, "receiver.lisen: unknown key; did you mean listen?"),
+        (
+            {"receiver": {"zzz": "x"}},
+            "receiver.zzz: unknown key; known keys: listen, path, max_body, max_occurrences, ",
+        ),
+        ({"receiver": {"basic_auth": {"username": "u"}}}, "receiver.basic_auth.password: is required"),
+        (
+            {"receiver": {"basic_auth": {"username": "u", "password": "p", "pasword": ""}}},
+            "receiver.basic_auth.pasword: unknown key; did you mean password?",
+        ),
+        ({"receiver": {"tls": {"certificate": "c"}}}, "receiver.tls.key: is required"),
+        ({"receiver": 3}, "receiver: must be a table: write [receiver] and its keys below"),
+        ({"receiver": {"tls": "server.pem"}}, "receiver.tls: must be a table: write [receiver.tls] and its keys below"),
+        ({"receiver": {"path": "bt"}}, "receiver.path: invalid path: start it with / and leave out ? and #"),
+        ({"receiver": {"path": 1}}, 'receiver.path: must be text in quotes, for example "value"'),
+        ({"receiver": {"max_occurrences": 0}}, "receiver.max_occurrences: must be at least 1"),
+        ({"receiver": {"max_occurrences": True}}, "receiver.max_occurrences: must be an integer, for example 10"),
+        ({"receiver": {"bearer_tokens": "a"}}, 'receiver.bearer_tokens: must be a list, for example ["a", "b"]'),
+        ({"receiver": {"bearer_tokens": [""]}}, "receiver.bearer_tokens.0: must not be empty"),
+        ({"record": {"privacy": {"mask_ip": 1}}}, "record.privacy.mask_ip: must be true or false"),
+        ({"record": {"privacy": {"hash": ["client.ip"]}}}, "record.privacy: hash needs a key"),
+        ({"record": {"privacy": {"drop": ["event.id"]}}}, "record.privacy.drop.0: every record needs event.id"),
+        (
+            {"record": {"privacy": {"drop": ["clientip"]}}},
+            "record.privacy.drop.0: unknown record field 'clientip': docs/record.md lists the fields",
+        ),
+        (
+            {"record": {"privacy": {"hash": ["duration"], "key": "k"}}},
+            "record.privacy.hash.0: duration is not a text field: only text can be hashed",
+        ),
+        ({"record": {"provider": "{app}"}}, "record.provider: unknown placeholder {app}; known are {name}, {application}"),
+        (
+            {"record": {"attributes": {"a": float("nan")}}},
+            "record.attributes: invalid value of a: use text, a boolean or a finite 64-bit number",
+        ),
+        ({"sinks": 3}, "sinks: must be a table: write [sinks.NAME] for each sink"),
+        ({"sinks": {"": {"type": "file"}}}, "sinks.: a sink needs a name: write [sinks.NAME]"),
+        (
+            {"sinks": {"a": {"type": "fiel"}}},
+            "sinks.a.type: unknown sink type 'fiel'; did you mean 'file'? Known types: bizevents, elasticsearch, file, ",
+        ),
+        ({"sinks": {"a": {"type": "xyz"}}}, "sinks.a.type: unknown sink type; known types: bizevents, "),
+        ({"sinks": {"a": {"type": 3}}}, "sinks.a.type: unknown sink type; known types: bizevents, "),
+        ({"sinks": {"a": {"directory": "x"}}}, "sinks.a.type: is required; known types: bizevents, "),
+        (
+            {"sinks": {"a": "file"}},
+            "sinks.a: must be a table with a type: write [sinks.a] and below it, for example, type = ",
+        ),
+        ({"sinks": {"a": {"type": "file", "filtr": {}}}}, "sinks.a.filtr: unknown key; did you mean filter?"),
+        (
+            {"sinks": {"a": {"type": "file", "delivery": {"in_flight": 2}}}},
+            "sinks.a.delivery.in_flight: must be 1: a file sink writes one batch at a time",
+        ),
+        ({"sinks": {"a": {"type": "file", "compression": "lz4"}}}, 'sinks.a.compression: must be "none", "gzip", '),
+        ({"sinks": {"a": {"type": "file", "compression": "deflate"}}}, "sinks.a: ndjson files can't have compression"),
+        (
+            {"sinks": {"a": {"type": "file", "filter": {"category": ["x"]}}}},
+            'sinks.a.filter.category.0: must be "purepath", ',
+        ),
+    ],
+)
+def test_an_error_says_where_what_and_how_to_fix_it(tables: dict[str, Any], fault: str) -> None:
+    """One line with the path of the key, what is wrong, and what to write."""
+    (found,) = faults(tables)
+    assert found.startswith(fault)
+
+
+@pytest.mark.parametrize("size", [5, "5", "MiB", "5 mib", "-1B", "1e3B", "", True])
+def test_a_size_has_a_number_and_a_unit(size: object) -> None:
+    """A number without a unit is an error: it could be bytes or megabytes."""
+    assert faults({"journal": {"max_size": size}})[0].startswith('journal.max_size: write a size as a string like "64MiB"')
+
+
+@pytest.mark.parametrize("time", [5, "5", "h", "1w", "-1s", "1 h x", "", 1.5])
+def test_a_time_has_a_number_and_a_unit(time: object) -> None:
+    """A number without a unit is an error: it could be seconds or milliseconds."""
+    assert faults({"journal": {"retention": time}})[0].startswith("journal.retention: write a time as a string like")
+
+
+@pytest.mark.parametrize("address", ["4321", ":4321", "host", "host:x", "host:70000", "::1:80", "host:80/path", ""])
+def test_an_address_has_a_host_and_a_port(address: str) -> None:
+    """An address that the operating system would reject or misread is an error."""
+    assert faults({"admin": {"listen": address}}) == [
+        "admin.listen: invalid address: write host:port, for example 127.0.0.1:4321 or [::]:4321"
+    ]
+
+
+def test_a_missing_variable_is_one_error() -> None:
+    """It is named, wherever it is used, and errors that follow from it are not reported."""
+    tables = {
+        "receiver": {"listen": "${LISTEN}", "bearer_tokens": ["${A}", "${B}"]},
+        "record": {"privacy": {"hash": ["user.name"], "key": "${KEY}"}},
+    }
+    assert faults(tables, {"A": "a"}) == [
+        "receiver.listen: environment variable LISTEN is not set",
+        "receiver.bearer_tokens.1: environment variable B is not set",
+        "record.privacy.key: environment variable KEY is not set",
+    ]
+
+
+def test_secrets_are_never_in_an_error() -> None:
+    """More people read logs and terminals than the environment."""
+    secret = "hunter2"
+    tables = {
+        "receiver": {
+            "listen": "${S}", "path": "${S}", "max_body": "${S}", "header_timeout": "${S}", "max_occurrences": "${S}",
+            "basic_auth": "${S}", "bearer_tokens": {"a": "${S}"}, "tls": ["${S}"], "unknown": "${S}",
+        },
+        "validation": {"missing": "${S}"},
+        "record": {"privacy": {"key": ["${S}"], "mask_ip": "${S}"}, "attributes": {"a": ["${S}"]}},
+        "sinks": {"a": {"type": "${S}"}, "b": {"type": "file", "format": "${S}", "start": "${S}"}},
+    }  # fmt: skip
+    assert secret not in "\n".join(faults(tables, {"S": secret})).lower()
+
+
+def test_invalid_toml_is_reported_with_file_and_line(tmp_path: Path) -> None:
+    """And with the column."""
+    path = tmp_path / "btfeed.toml"
+    path.write_text('[receiver]\nlisten "127.0.0.1:1"\n')
+    with pytest.raises(ConfigError, match=r"btfeed\.toml is not valid TOML: .*line 2, column 8"):
+        config.load(path, {})
+    path.write_bytes(b"# \xff\n")
+    with pytest.raises(ConfigError, match=r"btfeed\.toml is not valid TOML: .*utf-8"):
+        config.load(path, {})
+
+
+def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
+    """Such as a missing one or a directory."""
+    with pytest.raises(ConfigError, match=r"can\'t read .*nowhere\.toml: No such file or directory"):
+        config.load(tmp_path / "nowhere.toml", {})
+    with pytest.raises(ConfigError, match="Is a directory"):
+        config.load(tmp_path, {})
