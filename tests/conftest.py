@@ -7,7 +7,7 @@ server or tool, with fewer examples and repetitions.
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,13 +16,6 @@ from hypothesis import settings
 
 from btfeed import native
 from tests.servers import installed
-from tests.servers.bizevents import BizeventsServer
-from tests.servers.elasticsearch import Elasticsearch
-from tests.servers.elasticsearch import shared as shared_elasticsearch
-from tests.servers.kafka import Kafka
-from tests.servers.kafka import shared as shared_kafka
-from tests.servers.registry import RegistryServer
-from tests.sinks.drivers.elasticsearch import Place
 from tests.support.harness import Server
 
 TESTS = Path(__file__).parent
@@ -139,14 +132,6 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture
-def dynatrace() -> Iterator[BizeventsServer]:
-    """A stand-in for Dynatrace that keeps events of any age."""
-    with BizeventsServer() as running:
-        running.silent_drop = False
-        yield running
-
-
 @pytest.fixture(scope="session")
 def java() -> Path:
     """The bin directory of a JDK."""
@@ -157,30 +142,3 @@ def java() -> Path:
 def strace() -> str:
     """The path of strace."""
     return installed.strace()
-
-
-@pytest.fixture(scope="session")
-def kafka() -> Kafka:
-    """One broker for all tests that leave it as they found it."""
-    return shared_kafka()
-
-
-@pytest.fixture
-def registry() -> Iterator[RegistryServer]:
-    """A stand-in for a schema registry, empty."""
-    with RegistryServer() as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
-def elasticsearch() -> Callable[..., Elasticsearch]:
-    """Gives one node of each kind for all tests: `elasticsearch(version, secured=True)`."""
-    return shared_elasticsearch
-
-
-@pytest.fixture
-def place(elasticsearch: Callable[..., Elasticsearch]) -> Iterator[Place]:
-    """Unused index names on Elasticsearch 9 without security."""
-    found = Place(elasticsearch())
-    yield found
-    found.close()

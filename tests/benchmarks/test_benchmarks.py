@@ -147,9 +147,10 @@ def test_every_stage_can_be_measured() -> None:
     assert len(names) >= 13
 
 
-def test_what_grows_is_measured() -> None:
+def test_what_grows_is_measured(quick: bool) -> None:
     """Everything that grows has its costs; a server that starts with a backlog has its first answer."""
-    cases = {case.key: case for case in run("growth")}
+    largest = replace(TINY, backlogs=(1,), transactions=(20,), sinks=(2,), connections=(2,))
+    cases = {case.key: case for case in run("growth", largest if quick else TINY)}
     assert {case.name for case in cases.values()} == {"business transactions", "file sinks", "connections", "backlog"}
     waiting = cases["growth: backlog (mebibytes 1)"]
     assert waiting.median("journal_mib") >= 1
