@@ -213,7 +213,7 @@ MALFORMED = whole("illegal_argument_exception", "Malformed action/metadata line 
         (403, whole("security_exception", "action is unauthorized"), Misconfigured, "role"),
         (403, whole("cluster_block_exception", "[FORBIDDEN/6/cluster read-only (api)];"), Misconfigured, "read-only"),
         (404, {"error": "no handler"}, Misconfigured, "no handler; unexpected answer"),
-        (302, "", Misconfigured, "check `hosts`"),
+        (302, "", Misconfigured, "check that `hosts` are"),
         (429, whole("circuit_breaking_exception", "Data too large"), Unavailable, "Data too large"),
         (503, whole("cluster_block_exception", "no master"), Unavailable, "no master"),
         (500, whole("x", "y"), OutcomeUnknown, "y"),
