@@ -132,17 +132,17 @@ def _prepare(prefix: str, batch: Batch) -> Prepared:
 
 
 async def _send(
-    producer: Any, messages: PlainMessages, headers: Sequence[list[Header]], lanes: Sequence[PartitionQueue]
+    producer: Any, messages: PlainMessages, headers: Sequence[list[Header]], queues: Sequence[PartitionQueue]
 ) -> None:
-    async def lane(one: PartitionQueue) -> None:
+    async def send(queue: PartitionQueue) -> None:
         made = producer.create_batch()
         stamp = time.time_ns() // 1_000_000
-        for index in one.pending:
+        for index in queue.pending:
             key, value = messages.keys[index], messages.values[index]
             assert made.append(timestamp=stamp, key=key, value=value, headers=headers[index])
-        await (await producer.send_batch(made, one.topic, partition=one.partition))
+        await (await producer.send_batch(made, queue.topic, partition=queue.partition))
 
-    await asyncio.gather(*map(lane, lanes))
+    await asyncio.gather(*map(send, queues))
 
 
 # Elasticsearch

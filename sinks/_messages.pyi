@@ -29,7 +29,7 @@ class Messages:
     def __new__(
         cls, writer: Writer, ids: Packed, keys: Packed, bodies: Records, values: Packed | None, timestamps: Buffer
     ) -> Messages: ...
-    def lanes(
+    def by_partition(
         self, runs: Sequence[tuple[int, int]], partitions: Sequence[int], without: Sequence[int]
     ) -> list[tuple[int, int, bytes]]:
         """(topic, partition, indexes as native 32-bit integers) for each partition with records.

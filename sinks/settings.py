@@ -59,8 +59,8 @@ Seconds = Annotated[float, BeforeValidator(_seconds)]
 Secret = SecretStr
 """A text that must not be shown: its repr and str are asterisks, `get_secret_value()` returns it. In TOML a plain string.
 
-Secrets are kept out of logs and messages in three places: here, in errors of the configuration (`hide_input_in_errors`,
-and `load` in sinks/__init__.py), and in what other systems send (sinks/shared/redaction.py). The tests of redaction plant
+Secrets are kept out of logs and messages in three places: here, in errors of the configuration (`hide_input_in_errors`
+and btfeed/faults.py), and in what other systems send (sinks/shared/redaction.py). The tests of redaction plant
 secrets and look for them.
 """
 RequiredSecret = Annotated[Secret, AfterValidator(_not_empty)]

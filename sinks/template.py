@@ -1,4 +1,4 @@
-"""Templates such as `appmon.{category}`: names of topics and indexes that depend on the record."""
+"""Templates such as `appmon.{category}`, for texts that depend on the business transaction: topics, indexes, event.type."""
 
 import re
 from dataclasses import dataclass

@@ -314,6 +314,6 @@ def test_examples_run(name: str, server: Server, tmp_path: Path) -> None:
     for block in blocks(text, "sh"):
         command = ["bash", "-euo", "pipefail", "-c", block]
         result = subprocess.run(
-            command, cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=60, check=False
+            command, cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=300, check=False
         )
         assert result.returncode == 0, block + result.stdout + result.stderr

@@ -1,14 +1,15 @@
 """The --config option that several commands have."""
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from btfeed import config as configuration
 from btfeed.commands.terminal import count, fail
-from btfeed.config import Config
 from btfeed.faults import ConfigError
+
+if TYPE_CHECKING:
+    from btfeed.config import Config
 
 ConfigFile = Annotated[
     Optional[Path],
@@ -16,8 +17,10 @@ ConfigFile = Annotated[
 ]
 
 
-def load(path: Path | None) -> Config:
+def load(path: Path | None) -> "Config":
     """The configuration in `path`, or the default one. Exits with status 2 if it has faults."""
+    from btfeed import config as configuration  # slow to import, and not needed by every command
+
     try:
         return configuration.load(path)
     except ConfigError as error:

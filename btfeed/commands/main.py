@@ -8,25 +8,25 @@ from http.client import HTTPException
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import uvloop
 
 from btfeed import native
 from btfeed.address import host_and_port
-from btfeed.app.check import check as run_checks
-from btfeed.app.serve import serve as run_server
 from btfeed.commands.config_file import ConfigFile, load
 from btfeed.commands.dead_letters import dead_letters
 from btfeed.commands.terminal import count, fail
 from btfeed.commands.traffic import traffic
-from btfeed.config import Config
 from btfeed.journal.base import JournalError
 from btfeed.posts import files as postfile
 from btfeed.posts.post import Malformed
 from btfeed.records import describe
 from btfeed.telemetry import logs
+
+if TYPE_CHECKING:
+    from btfeed.config import Config
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -65,6 +65,8 @@ def serve(
             f"unknown log level {log_level!r}: use DEBUG, INFO, WARNING or ERROR", param_hint="--log-level"
         )
     logs.configure(log_level.upper())
+    from btfeed.app.serve import serve as run_server  # slow to import, and not needed by every command
+
     try:
         uvloop.run(run_server(loaded))
     except (JournalError, OSError) as error:  # ssl.SSLError is an OSError
@@ -77,6 +79,8 @@ def check(config: ConfigFile = None) -> None:
     loaded = load(config)
     logs.configure()
     typer.echo(f"configuration: ok, {config or 'the default'}")
+    from btfeed.app.check import check as run_checks
+
     results = asyncio.run(run_checks(loaded))
     for result in results:
         typer.echo(f"{result.path}: failed, {result.failure}" if result.failure else f"{result.path}: ok, {result.what}")
@@ -120,7 +124,7 @@ def status(
     typer.echo(text if as_json else "\n".join(_status_lines(json.loads(text))))
 
 
-def _fetch_status(config: Config) -> bytes:
+def _fetch_status(config: "Config") -> bytes:
     host, port = host_and_port(config.admin.listen)
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
     without_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))

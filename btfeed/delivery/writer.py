@@ -3,7 +3,7 @@
 too old (max_age)             dead letter, before each attempt
 refused by the sink           dead letter
 sink unavailable, or a bug    written again, after a pause (retry.py)
-batch refused as a whole      written again in halves, until the refused record is alone
+batch refused as a whole      written again in halves, until the refused record is alone (Kafka: per partition, in the sink)
 outcome unknown               written again, or dead letters if the sink must not get them twice
 """
 

@@ -7,11 +7,12 @@ Where is it decided ...
   how times, durations and invalid values are written?            encoding
   what measures and dimensions are called?                        names
   what all records of a business transaction share: event.type,
-    event.provider and other templates, attributes, the server?   transaction
+    event.provider, attributes, the server?                       transaction
   which fields are missing or unexpected?                         validation
   what happens to such occurrences, and what is counted?          plain_mapper
   what is hashed and masked, and how?                             privacy
-  which settings [record] has, and which values are accepted?     settings ([validation]: validation)
+  which settings [record] has, and which values and
+    placeholders are accepted?                                    settings ([validation]: validation)
   what mapping a post gives to delivery?                          result
   whether the native or the plain mapper runs?                    mapper
   how `btfeed inspect` shows a post?                              describe

@@ -35,7 +35,7 @@ class IndexName:
         self.text = text
 
     def name_for(self, transaction: Transaction, date: str) -> str:
-        """The index for records of this transaction. date: such as 2013-01-16."""
+        """The index for records of this transaction. date: the day of the record's timestamp in UTC, such as 2013-01-16."""
         values = {name: str(getattr(transaction, name)) for name in PLACEHOLDERS[:-1]} | {"date": date}
         values = {name: _clean(value) or _EMPTY for name, value in values.items()}
         name = self._fill(transaction, values)

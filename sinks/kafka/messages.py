@@ -19,7 +19,7 @@ from sinks.kafka.partitions import partition_of
 from sinks.shared.cloud_events import Envelopes, Header
 from sinks.shared.optional import optional
 
-INTERFACE = 1
+INTERFACE = 2
 """The interface of sinks._messages that this module calls. A module with another one is not used."""
 
 Key = Literal["visit", "name", "id"]
@@ -136,7 +136,7 @@ class NativeMessages:
         numbers = {topic: number for number, topic in enumerate(topics)}
         try:
             numbered = [(numbers[topic], count) for topic, count in runs]
-            found = self._native.lanes(numbered, [*partitions.values()], sorted(without))
+            found = self._native.by_partition(numbered, [*partitions.values()], sorted(without))
         except RuntimeError:  # a panic in native code
             return self._plain().by_partition(runs, partitions, without)
         return {(topics[topic], partition): memoryview(indexes).cast("I") for topic, partition, indexes in found}

@@ -1,4 +1,7 @@
-"""Removes secrets from what other systems send, before it gets into a log, an error message or a dead letter."""
+"""Removes secrets from what other systems send, before it gets into a log, an error message or a dead letter.
+
+`Secret` in sinks/settings.py says how secrets of the configuration stay hidden elsewhere.
+"""
 
 from collections import deque
 from typing import Any

@@ -17,9 +17,10 @@ def client_context(
 ) -> ssl.SSLContext:
     """A context that trusts the certificates in `ca` and, if `trust_system`, the system's. `certificate`: the client's own.
 
-    Raises TlsFileError.
+    TLS 1.2 or later. Raises TlsFileError.
     """
     context = ssl.create_default_context() if trust_system else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     if ca:
         try:
             context.load_verify_locations(ca)

@@ -19,7 +19,7 @@ from sinks.batch import Batch
 from tests.support import posts
 from tests.support.clock import FastClock, settle
 from tests.support.fakes import FakeSink, mapper, post
-from tests.support.harness import until_async
+from tests.support.harness import DEADLINE, until_async
 
 
 class MovingOutlets:
@@ -169,4 +169,4 @@ async def test_the_error_of_a_delivery_is_raised() -> None:
         case.outlets[0].cursor = broken  # type: ignore[method-assign]
         await case.moving.begin(case.outlets[0])
         with pytest.raises(ZeroDivisionError):
-            await asyncio.wait_for(case.deliveries.failed(), 5)
+            await asyncio.wait_for(case.deliveries.failed(), DEADLINE)

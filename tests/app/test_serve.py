@@ -23,7 +23,7 @@ from sinks.base import SinkContext, SinkType, WriteResult
 from sinks.batch import Batch
 from sinks.settings import Settings
 from tests.support import posts
-from tests.support.harness import until_async
+from tests.support.harness import DEADLINE, until_async
 
 
 class FakeSink:
@@ -85,14 +85,14 @@ class Case:
 
     async def post(self, body: bytes) -> int:
         def run() -> int:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", body, timeout=10) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", body, timeout=DEADLINE) as answer:
                 return int(answer.status)
 
         return await asyncio.to_thread(run)
 
     async def status(self) -> dict[str, Any]:
         def run() -> dict[str, Any]:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/status", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/status", timeout=DEADLINE) as answer:
                 return dict(json.load(answer))
 
         return await asyncio.to_thread(run)

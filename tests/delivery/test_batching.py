@@ -18,7 +18,7 @@ from btfeed.telemetry.metrics import Metrics
 from tests.support import posts
 from tests.support.clock import FakeClock, FastClock, settle
 from tests.support.fakes import FaultyOutlet, mapped, mapper, post
-from tests.support.harness import until_async
+from tests.support.harness import DEADLINE, until_async
 
 SOON = 1.0
 """Seconds to wait for a slice, by a fast clock."""
@@ -139,7 +139,7 @@ async def test_an_old_post_does_not_linger() -> None:
     """One that was received longer ago than `linger` is in a batch at once."""
     bench = Bench(clock=FakeClock(), linger="30s")
     await bench.post(1, received=bench.clock.time() - 60)
-    assert await asyncio.wait_for(bench.batcher.next(5), 5)
+    assert await asyncio.wait_for(bench.batcher.next(5), DEADLINE)
 
 
 async def test_a_post_from_the_future_lingers_from_now() -> None:

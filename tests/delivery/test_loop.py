@@ -20,7 +20,7 @@ from sinks.batch import Batch
 from tests.support import posts
 from tests.support.clock import FakeClock, FastClock, settle
 from tests.support.fakes import FakeSink, Rig, SerialFakeSink, mapper, post
-from tests.support.harness import until_async
+from tests.support.harness import DEADLINE, until_async
 
 
 async def test_every_record_is_written_once_and_the_cursor_is_behind_it() -> None:
@@ -215,7 +215,7 @@ async def test_a_delivery_ends_when_its_partition_is_gone(method: str) -> None:
     rig.outlet.error = OutletGone("another process has it")
     async with rig:
         await rig.post(3)
-        await asyncio.wait_for(rig.task, 5)
+        await asyncio.wait_for(rig.task, DEADLINE)
         assert (rig.outlet.commits, sink.closed, rig.delivery.status.state) == ([], 1, "stopped")
 
 
@@ -231,7 +231,7 @@ async def test_a_delivery_whose_partition_goes_in_the_middle_of_a_write_ends() -
         await rig.post(3)
         await until_async(lambda: sink.at_once == 1, "a write is in progress")
         rig.outlet.error, rig.outlet.failing = OutletGone("another process has it"), {"retries"}
-        await asyncio.wait_for(rig.task, 5)
+        await asyncio.wait_for(rig.task, DEADLINE)
     assert (rig.outlet.commits, sink.closed) == ([], 1)
 
 

@@ -9,7 +9,7 @@ from sinks.base import OutcomeUnknown, Unavailable, WriteResult
 from sinks.batch import Batch
 from tests.support.clock import FakeClock, settle
 from tests.support.fakes import FakeSink, Rig, SerialFakeSink
-from tests.support.harness import until_async
+from tests.support.harness import DEADLINE, until_async
 
 
 async def hang(batch: Batch) -> WriteResult:
@@ -27,7 +27,7 @@ async def test_a_stop_ends_pauses(stage: str) -> None:
             await rig.post(2)
             await until_async(lambda: rig.delivery.status.state == "unavailable", "a pause")
         rig.delivery.stop()
-        await asyncio.wait_for(rig.task, 5)
+        await asyncio.wait_for(rig.task, DEADLINE)
     assert sink.closed == 1
     assert all(commit.cursor == Cursor(1) for commit in rig.outlet.commits)
 
@@ -40,7 +40,7 @@ async def test_nothing_new_is_written_after_a_stop(serial: bool) -> None:
         await rig.post(5)
         await until_async(lambda: rig.delivery.status.state == "unavailable", "a pause")
         rig.delivery.stop()
-        await asyncio.wait_for(rig.task, 5)
+        await asyncio.wait_for(rig.task, DEADLINE)
     assert len(sink.writes) == 1 + serial
     assert sink.bodies == []
 
@@ -51,7 +51,7 @@ async def test_a_stop_before_the_start() -> None:
     rig = Rig(sink)
     rig.delivery.stop()
     async with rig:
-        await asyncio.wait_for(rig.task, 5)
+        await asyncio.wait_for(rig.task, DEADLINE)
     assert (sink.opened_with, sink.closed) == ([], 1)
 
 
@@ -107,6 +107,6 @@ async def test_a_stop_in_a_pause_saves_what_must_not_be_written_twice() -> None:
         await rig.post(2)
         await until_async(lambda: rig.delivery.status.state == "unavailable", "a pause")
         rig.delivery.stop()
-        await asyncio.wait_for(rig.task, 5)
+        await asyncio.wait_for(rig.task, DEADLINE)
     assert rig.cursor == Cursor(2)
     assert len(rig.dead_letters) == 2

@@ -13,7 +13,7 @@ from btfeed.journal.memory import MemoryJournal
 from btfeed.posts.post import Post
 from btfeed.telemetry.metrics import Metrics
 from tests.journal.journals import post
-from tests.support.harness import until_async
+from tests.support.harness import DEADLINE, until_async
 
 
 class Driver(Protocol):
@@ -109,7 +109,7 @@ async def opened(driver: Driver, *sinks: str, **starts: str) -> AsyncIterator[Op
         yield found
     finally:
         await journal.close()
-        await asyncio.wait_for(asyncio.gather(*found.running, return_exceptions=True), 5)
+        await asyncio.wait_for(asyncio.gather(*found.running, return_exceptions=True), DEADLINE)
 
 
 async def read_all(outlet: Outlet, seq: int | None = None) -> list[Entry]:

@@ -33,7 +33,7 @@ from tests.journal.drivers import (
 )
 from tests.journal.journals import dead_letter, post
 from tests.support.clock import settle
-from tests.support.harness import until_async
+from tests.support.harness import DEADLINE, until_async
 from tests.support.posts import mixed
 
 
@@ -85,7 +85,7 @@ async def test_wait_returns_with_the_post(driver: Driver) -> None:
         await it.fill(range(30))
         for outlet in it.outlets["a"]:
             last = (await read_all(outlet))[-1].seq
-            await asyncio.wait_for(outlet.wait(last), 5)
+            await asyncio.wait_for(outlet.wait(last), DEADLINE)
             waiting = asyncio.create_task(outlet.wait(last + 1))
             await settle()
             assert not waiting.done()
@@ -94,7 +94,7 @@ async def test_wait_returns_with_the_post(driver: Driver) -> None:
                 assert not waiting.done()
                 await it.fill(range(number, number + 1))
                 number += 1
-            await asyncio.wait_for(waiting, 5)
+            await asyncio.wait_for(waiting, DEADLINE)
 
 
 async def test_posts_survive_a_restart(driver: Driver) -> None:
@@ -340,7 +340,7 @@ async def test_outlets_can_be_left(driver: Driver) -> None:
     """Cancelling `run` ends it, and others go on."""
     async with opened(driver, "a", "b") as it:
         it.running[0].cancel()
-        await asyncio.wait(it.running[:1], timeout=5)
+        await asyncio.wait(it.running[:1], timeout=DEADLINE)
         assert it.running[0].cancelled()
         assert not it.running[1].done()
         await it.fill(range(30))

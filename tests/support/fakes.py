@@ -21,7 +21,7 @@ from sinks.batch import Batch, Transaction
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 from tests.support import posts
 from tests.support.clock import FastClock
-from tests.support.harness import until_async
+from tests.support.harness import DEADLINE, until_async
 
 TRANSACTION = Transaction("Checkout", "easyTravel", "production", "appmon-01", "purepath")
 
@@ -218,7 +218,7 @@ class Rig:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.delivery.stop()
-        _, late = await asyncio.wait([self.task], timeout=5)
+        _, late = await asyncio.wait([self.task], timeout=DEADLINE)
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
         self.mapped_posts.close()

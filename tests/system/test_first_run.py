@@ -37,7 +37,7 @@ def is_free(port: int) -> bool:
 
 def first_run(directory: Path, *prefix: str) -> "subprocess.CompletedProcess[str]":
     command = [*prefix, sys.executable, str(ROOT / "examples" / "first_run.py")]
-    return subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_it_runs_twice_in_the_same_place(alone: list[str], tmp_path: Path) -> None:

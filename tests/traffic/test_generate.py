@@ -19,7 +19,7 @@ from btfeed.traffic.sending import ScheduledPost
 from btfeed.traffic.visits import FIRST_VISIT_ID, REVENUE
 from tests.support.fakes import mapper
 
-VISITS = 10_000
+VISITS = 5_000
 Z = 4.5
 """Standard deviations that a share may be off. Chance exceeds that once in 100,000 times, and the seed is fixed."""
 SHIPPED = list(profile.shipped())

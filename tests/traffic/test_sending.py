@@ -20,6 +20,7 @@ from btfeed.traffic.sending import (
 )
 from tests.support import posts
 from tests.support.clock import FakeClock
+from tests.support.harness import DEADLINE
 from tests.support.sending import free_port, send_all
 
 MALFORMED = b"\x0a\xff\xff\xff"
@@ -170,7 +171,7 @@ async def test_posts_are_sent_over_several_connections_at_the_same_time(receiver
     handle = receiver.handle
 
     async def wait_for_the_others(request: web.BaseRequest) -> web.Response:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE):
             await together.wait()
         return await handle(request)
 

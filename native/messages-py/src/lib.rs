@@ -16,7 +16,7 @@ use pyo3::types::{PyBytes, PyList};
 use memory::{Bytes, Memory, Packed, i64s, i64s_to_bytes, u32s, u32s_to_bytes};
 
 /// The version of this interface, which the Kafka sink checks. Increment it with every change that Python can see.
-const INTERFACE: u32 = 1;
+const INTERFACE: u32 = 2;
 
 /// The Python object that decodes records: `Envelopes` in sinks/shared/cloud_events.py.
 struct Envelopes<'e>(&'e Py<PyAny>);
@@ -137,7 +137,7 @@ impl Messages {
     }
 
     /// Groups records by partition: (topic, partition, indexes as native 32-bit integers) for each partition with records.
-    fn lanes<'py>(
+    fn by_partition<'py>(
         &self,
         py: Python<'py>,
         runs: Vec<(usize, usize)>,
@@ -145,15 +145,15 @@ impl Messages {
         without: Vec<usize>,
     ) -> PyResult<Vec<(usize, usize, Bound<'py, PyBytes>)>> {
         let assign = || Ok(partition::assign(&self.keys.column(), &runs, &partitions, &without));
-        let mut lanes = Vec::new();
+        let mut grouped = Vec::new();
         for (topic, partitions) in py.detach(|| catch_panic(assign))?.into_iter().enumerate() {
             for (partition, indexes) in partitions.into_iter().enumerate() {
                 if !indexes.is_empty() {
-                    lanes.push((topic, partition, u32s_to_bytes(py, &indexes)?));
+                    grouped.push((topic, partition, u32s_to_bytes(py, &indexes)?));
                 }
             }
         }
-        Ok(lanes)
+        Ok(grouped)
     }
 
     /// Writes a batch of the messages at `indexes`, as many as fit.

@@ -47,7 +47,7 @@ def fault(request: pytest.FixtureRequest) -> tuple[str, int]:
 
 async def _refused(opened: Journal, number: int) -> None:
     with pytest.raises(JournalUnavailable):
-        await asyncio.wait_for(opened.append(post(number)), 5)
+        await asyncio.wait_for(opened.append(post(number)), DEADLINE)
 
 
 async def _healed(opened: Journal) -> None:
@@ -74,7 +74,7 @@ async def test_no_post_waits_while_the_disk_fails(tmp_path: Path, disk: FaultyDi
     """A hundred posts at once are refused together, long before they would time out."""
     async with journal(tmp_path, vfs=disk.name) as opened:
         with disk.failing(*fault):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(DEADLINE):
                 outcomes = await asyncio.gather(*(opened.append(post(n)) for n in range(100)), return_exceptions=True)
         assert all(isinstance(outcome, JournalUnavailable) for outcome in outcomes)
 
@@ -101,7 +101,7 @@ async def test_closing_on_a_failing_disk(tmp_path: Path, disk: FaultyDisk, fault
         taken = await fill(opened, range(5))
         with disk.failing(*fault):
             await _refused(opened, 5)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(DEADLINE):
                 await opened.close()
     async with journal(tmp_path) as opened:
         assert (await opened.bodies())[:5] == taken

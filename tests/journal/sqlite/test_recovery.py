@@ -93,7 +93,7 @@ async def test_readers_behind_damaged_posts_wait(tmp_path: Path) -> None:
         assert await opened.outlet("a").read(4, 1) == []
         assert not waiting.done()
         await opened.append(post(99))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(DEADLINE):
             await waiting
         assert [entry.seq for entry in await opened.outlet("a").read(4, 1)] == [9]
 

@@ -324,15 +324,15 @@ def test_the_plain_path_takes_over_after_a_panic() -> None:
     found, expected = both(form(), batch)
     runs = [("t", 30)]
     with pytest.raises(RuntimeError, match="panic"):
-        found._native.lanes([(0, 30)], [0], [])  # type: ignore[attr-defined]  # modulo zero
+        found._native.by_partition([(0, 30)], [0], [])  # type: ignore[attr-defined]  # modulo zero
     with pytest.raises(RuntimeError, match="panic"):
         found._native.batch(memoryview(bytes(3 * [255] + [0])), LARGE, True, False)  # type: ignore[attr-defined]
 
     class Broken:
-        def lanes(self, *_: object) -> None:
+        def by_partition(self, *_: object) -> None:
             raise RuntimeError("a panic")
 
-        batch = lanes
+        batch = by_partition
 
     found._native = Broken()  # type: ignore[attr-defined]
     assert found.by_partition(runs, {"t": 4}, {}) == expected.by_partition(runs, {"t": 4}, {})
