@@ -1,6 +1,6 @@
 """Sinks deliver records to other systems. The `type` in a table [sinks.NAME] names a module or package in here.
 
-Read `base` first: it is the whole contract. It builds on `batch`, `settings` (with sizes, times and secrets) and `template`;
+Read `base` first: it is the whole contract. It builds on `batch`, `settings` (also sizes, times, secrets) and `template`.
 `shared` is what several sinks use. Everything that offers a SinkType as SINK is a sink: `file`, `bizevents`, `kafka`,
 `elasticsearch`. Other Python packages add sinks with entry points in the group `btfeed.sinks`: the type's name, and where
 its SINK is.
