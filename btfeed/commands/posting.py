@@ -110,7 +110,7 @@ def client_tls(ca: Path | None, insecure: bool) -> ssl.SSLContext | None:
     if not ca and not insecure:
         return None
     try:
-        context = client_context(ca, trust_system=ca is None)
+        context = client_context(ca, ca_only=True)
     except OSError as error:
         raise typer.BadParameter(str(error), param_hint="--ca") from None
     if insecure:

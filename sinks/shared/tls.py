@@ -13,19 +13,18 @@ class TlsFileError(OSError):
 
 
 def client_context(
-    ca: File | None = None, certificate: File | None = None, key: File | None = None, *, trust_system: bool = True
+    ca: File | None = None, certificate: File | None = None, key: File | None = None, *, ca_only: bool = False
 ) -> ssl.SSLContext:
-    """A context that trusts the certificates in `ca` and, if `trust_system`, the system's. `certificate`: the client's own.
+    """A context that trusts the certificates in `ca` and, unless `ca_only`, the system's. `certificate`: the client's own.
 
-    TLS 1.2 or later. Raises TlsFileError.
+    TLS versions are Python's default, 1.2 or later. Raises TlsFileError.
     """
-    context = ssl.create_default_context() if trust_system else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if ca:
-        try:
+    try:
+        context = ssl.create_default_context(cafile=ca if ca_only else None)
+        if ca and not ca_only:
             context.load_verify_locations(ca)
-        except OSError as error:  # ssl.SSLError is an OSError
-            raise TlsFileError(f"can't load trusted certificates from {ca}: {error}") from error
+    except OSError as error:  # ssl.SSLError is an OSError
+        raise TlsFileError(f"can't load trusted certificates from {ca}: {error}") from error
     if certificate:
         _load_certificate(context, certificate, key)
     return context
