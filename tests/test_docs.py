@@ -306,11 +306,12 @@ def test_examples_run(name: str, server: Server, tmp_path: Path) -> None:
             (tmp_path / "posts" / f"{number}.bin").write_bytes(make())
     (tmp_path / "btfeed-data").symlink_to(server.directory / "journal")
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    text = TEXT[ROOT / "docs" / f"{name}.md"].replace("http://127.0.0.1:4321/", server.url + "/")
     with socket.socket() as one, socket.socket() as other:
+        ports = {"4321": str(server.port)}
         for probe, port in ((one, "4330"), (other, "4331")):
             probe.bind(("127.0.0.1", 0))
-            text = text.replace(port, str(probe.getsockname()[1]))
+            ports[port] = str(probe.getsockname()[1])
+    text = re.sub(r"(?<=:)(?:4321|4330|4331)\b", lambda match: ports[match[0]], TEXT[ROOT / "docs" / f"{name}.md"])
     for block in blocks(text, "sh"):
         command = ["bash", "-euo", "pipefail", "-c", block]
         result = subprocess.run(

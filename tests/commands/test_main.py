@@ -92,8 +92,8 @@ def test_serve_logs_to_stderr_and_ends_with_0_on_sigterm(tmp_path: Path) -> None
         assert server.stop() == 0
         events = [event["event"] for event in server.events()]
         assert len(events) == len(server.log().splitlines())
-    assert events[0] == "listening"
-    assert events[-2:] == ["stopping", "stopped"]
+    own = ("listening", "stopping", "stopped")  # those of sinks come in between, when they come
+    assert [event for event in events if event in own] == list(own)
 
 
 def test_serve_names_an_address_that_is_in_use(server: Server, tmp_path: Path) -> None:
