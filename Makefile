@@ -6,7 +6,7 @@ CRATES := $(shell find native -name target -prune -o -type f \( -name '*.rs' -o 
 WHY_PLAIN := $(if $(CARGO),cargo failed: try cargo build --manifest-path native/Cargo.toml,cargo is not installed)
 SANITIZED := cd native && MUTATIONS=2000000 SEED=$$(date +%s) RUSTFLAGS='-Zsanitizer=address -Cdebug-assertions' \
 	cargo +nightly test --quiet --release -p transcoder --test mutations --target $$(rustc -vV | sed -n 's/host: //p')
-PARALLEL := -n 2 --dist loadgroup
+PARALLEL := -n 2 --dist loadscope
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .PHONY: help setup servers run test test-quick test-native chaos lint docs proto lock bench bench-full bench-compare bench-peers \

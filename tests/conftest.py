@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import structlog
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from btfeed import native
 from tests.servers import installed
@@ -71,13 +73,10 @@ def _module(path: Path) -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark each test with what it needs, and with its xdist group: a process runs whole modules, and one process runs all
-    tests that use Elasticsearch, because a node takes long to start."""
+    """Mark each test with what it needs, and leave out what the quick form doesn't run."""
     for item in items:
-        needs = _needs(item)
-        for need in needs:
+        for need in _needs(item):
             item.add_marker(need)
-        item.add_marker(pytest.mark.xdist_group("elasticsearch" if "elasticsearch" in needs else _module(item.path)))
     if config.getoption("quick"):
         unwanted = [item for item in items if _needs(item) & installed.NEEDS.keys() or _repeats(item)]
         config.hook.pytest_deselected(items=unwanted)
@@ -88,6 +87,18 @@ def _repeats(item: pytest.Item) -> bool:
     """Whether the test runs with its first seed already."""
     call = getattr(item, "callspec", None)
     return call is not None and call.indices.get("seed", 0) > 0
+
+
+class _Scheduler(LoadScopeScheduling):
+    """A process runs whole modules, since their tests share what is costly to make, and one process runs all tests of
+    Elasticsearch, since a node takes long to start."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "elasticsearch" if "elasticsearch" in nodeid else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return _Scheduler(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
