@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from btfeed.admin.server import AdminSettings
+from btfeed.admin.settings import AdminSettings
 from btfeed.delivery.sink_config import SinkConfig, parse_sink
 from btfeed.faults import ConfigError, Faults, validate
 from btfeed.journal.create import JournalSettings

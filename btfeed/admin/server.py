@@ -9,11 +9,11 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from btfeed import native
-from btfeed.address import Address, host_and_port
+from btfeed.address import host_and_port
+from btfeed.admin.settings import AdminSettings
 from btfeed.journal.base import Backlog, Backlogs, JournalError
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.sink_status import SinkStatus
-from sinks.settings import Settings
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
 log = structlog.get_logger()
@@ -22,16 +22,6 @@ BACKLOG_TIMEOUT = 2.0
 """Seconds to wait for the journal's figures. /status and /metrics answer without them afterwards."""
 IDLE_TIMEOUT = 60.0
 """Seconds after which a connection without a complete request header is closed."""
-
-
-class AdminSettings(Settings):
-    """Where health, metrics and status are served. It does not ask for credentials: keep it on the loopback interface, or
-    put a proxy with access control in front of it.
-
-    listen  address and port to listen on
-    """
-
-    listen: Address = "127.0.0.1:4322"
 
 
 class Admin:

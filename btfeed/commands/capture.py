@@ -5,21 +5,21 @@ import json
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
-import uvloop
 
 from btfeed.address import host_and_port
 from btfeed.commands import terminal
 from btfeed.commands.posting import CONNECTION, CaOption, InsecureOption, JsonOption, client_tls, open_writer
 from btfeed.commands.terminal import count, fail
 from btfeed.posts import files as postfile
-from btfeed.receiving.settings import TlsSettings
 from btfeed.signals import stop_on_signals
 from btfeed.telemetry import logs
-from btfeed.traffic.capture import FORWARD_CONNECTIONS, Capture, CaptureSummary
-from btfeed.traffic.sending import HttpTarget, explain
+
+if TYPE_CHECKING:
+    from btfeed.traffic.capture import CaptureSummary
+    from btfeed.traffic.http_target import HttpTarget
 
 
 def capture(
@@ -47,6 +47,12 @@ def capture(
 
     Listens in place of the server that AppMon posts to. With --forward, that server gets the posts as well.
     """
+    import uvloop  # all are slow to import, and not needed by every command
+
+    from btfeed.receiving.settings import TlsSettings
+    from btfeed.traffic.capture import FORWARD_CONNECTIONS
+    from btfeed.traffic.http_target import HttpTarget
+
     if forward:
         terminal.check_url(forward, "--forward")
     try:
@@ -70,8 +76,11 @@ def capture(
 
 
 async def _capture(
-    out: Path, host: str, port: int, target: HttpTarget | None, max_posts: int | None, tls: ssl.SSLContext | None
-) -> CaptureSummary:
+    out: Path, host: str, port: int, target: "HttpTarget | None", max_posts: int | None, tls: ssl.SSLContext | None
+) -> "CaptureSummary":
+    from btfeed.traffic.capture import Capture
+    from btfeed.traffic.http_target import explain
+
     stop = stop_on_signals()
     writer = open_writer(out, new=True)
     capturing = Capture(writer, stop, forward=target, max_posts=max_posts, tls=tls)
@@ -86,7 +95,7 @@ async def _capture(
     return await capturing.run()
 
 
-def _lines(summary: CaptureSummary, out: Path, forward: str | None) -> Iterator[str]:
+def _lines(summary: "CaptureSummary", out: Path, forward: str | None) -> Iterator[str]:
     forwarded = f", {summary.forwarded} forwarded" if forward else ""
     yield f"{count(summary.posts, 'post')} captured ({summary.bytes} bytes) in {out}{forwarded}"
     for reason, number in summary.not_forwarded.items():

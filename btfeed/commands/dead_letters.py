@@ -7,17 +7,18 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Optional
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Optional
 
 import typer
 
 from btfeed.commands.config_file import ConfigFile, load
 from btfeed.commands.terminal import fail
-from btfeed.config import Config
-from btfeed.journal import create as journals
 from btfeed.journal.base import DeadLetter, DeadLetters, JournalError, Selection
 from btfeed.posts import files as postfile
 from btfeed.records.encoding import rfc3339
+
+if TYPE_CHECKING:
+    from btfeed.config import Config
 
 dead_letters = typer.Typer(no_args_is_help=True, help="List, export and retry what could not be delivered.")
 
@@ -29,7 +30,9 @@ EXPORTED_AT_A_TIME = 1_000
 
 
 @contextmanager
-def _opened(config: Config) -> Iterator[DeadLetters]:
+def _opened(config: "Config") -> Iterator[DeadLetters]:
+    from btfeed.journal import create as journals  # slow to import, and not needed by every command
+
     try:
         with journals.dead_letters(config.journal) as opened:
             yield opened

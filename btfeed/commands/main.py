@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import uvloop
 
 from btfeed import native
 from btfeed.address import host_and_port
@@ -65,7 +64,9 @@ def serve(
             f"unknown log level {log_level!r}: use DEBUG, INFO, WARNING or ERROR", param_hint="--log-level"
         )
     logs.configure(log_level.upper())
-    from btfeed.app.serve import serve as run_server  # slow to import, and not needed by every command
+    import uvloop  # both are slow to import, and not needed by every command
+
+    from btfeed.app.serve import serve as run_server
 
     try:
         uvloop.run(run_server(loaded))

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Annotated, Optional, TextIO
 
 import typer
-import uvloop
 
 from btfeed.commands import terminal
 from btfeed.commands.moments import moment
 from btfeed.commands.terminal import fail
 from btfeed.posts import files as postfile
 from btfeed.signals import stop_on_signals
-from btfeed.traffic.sending import FileTarget, HttpTarget, Outcome, ScheduledPost, Sender, SendSummary, Target
+from btfeed.traffic.sending import FileTarget, Outcome, ScheduledPost, Sender, SendSummary, Target
 from sinks.shared.clock import SYSTEM_CLOCK
 from sinks.shared.tls import client_context
 
@@ -94,6 +93,8 @@ def create_target(
     if out is not None:
         return FileTarget(open_writer(out), flush=paced)
     terminal.check_url(url)
+    from btfeed.traffic.http_target import HttpTarget  # slow to import, and not needed to write to a file
+
     basic_auth = (name, password) if user else None
     return HttpTarget(url, connections=connections, basic_auth=basic_auth, tls=client_tls(ca, insecure))
 
@@ -137,6 +138,8 @@ class SendJob:
         read_in_thread: bool = False,
     ) -> tuple[SendSummary, bool]:
         """Send the posts, show the progress and print the summary. Returns it, and whether a signal ended the run early."""
+        import uvloop  # slow to import, and not needed by every command
+
         stop = asyncio.Event()
         with _rejects_file(self.rejects) as write_reject:
             sender = Sender(

@@ -27,7 +27,6 @@ from btfeed.commands.posting import (
 )
 from btfeed.commands.terminal import fail
 from btfeed.journal.base import JournalError
-from btfeed.journal.create import archive
 from btfeed.posts import files as postfile
 from btfeed.traffic.replay import FileSource, JournalRange, PostSource, Schedule, SourceError
 
@@ -115,6 +114,8 @@ def replay(
         try:
             source: PostSource
             if journal:
+                from btfeed.journal.create import archive  # slow to import, and not needed for files
+
                 source = JournalRange(archive(journal, parse_moment(begin, "--from"), parse_moment(end, "--to")))
             else:
                 paths = postfile.find(map(Path, sources))

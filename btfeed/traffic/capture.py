@@ -19,7 +19,7 @@ from btfeed.http.response import Response
 from btfeed.http.server import HttpServer
 from btfeed.posts.files import PostFileError, Writer
 from btfeed.telemetry.metrics import Metrics
-from btfeed.traffic.sending import APPMON_TIMEOUT, HttpTarget
+from btfeed.traffic.http_target import APPMON_TIMEOUT, HttpTarget
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
 MAX_BODY_BYTES = 64 * 2**20

@@ -12,7 +12,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from btfeed.address import host_and_port
-from btfeed.admin.server import BACKLOG_TIMEOUT, Admin, AdminSettings
+from btfeed.admin.server import BACKLOG_TIMEOUT, Admin
+from btfeed.admin.settings import AdminSettings
 from btfeed.journal.base import Backlog, JournalUnavailable
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.sink_status import SinkStatus

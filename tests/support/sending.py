@@ -3,8 +3,9 @@
 import socket
 from collections.abc import Callable, Iterable, Iterator
 
+from btfeed.traffic.http_target import HttpTarget
 from btfeed.traffic.replay import Recorded, Schedule
-from btfeed.traffic.sending import HttpTarget, Sender, SendSummary
+from btfeed.traffic.sending import Sender, SendSummary
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from btfeed.posts import files as postfile
 from btfeed.traffic.capture import BODY_TIMEOUT, FORWARD_TIMEOUT, Capture
-from btfeed.traffic.sending import HttpTarget
+from btfeed.traffic.http_target import HttpTarget
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 from tests.support import posts
 from tests.support.clock import FakeClock

@@ -8,10 +8,10 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
+from btfeed.traffic.http_target import HttpTarget
 from btfeed.traffic.sending import (
     FIRST_RETRY_DELAY,
     MAX_ATTEMPTS,
-    HttpTarget,
     LatencyHistogram,
     Outcome,
     ScheduledPost,
