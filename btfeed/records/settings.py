@@ -1,12 +1,13 @@
 """The [record] table of the configuration: templates, attributes and privacy. [validation] is declared in validation.py."""
 
-import re
+import unicodedata
 from collections.abc import Iterator
 from math import isfinite
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, model_validator
 
+from btfeed.records.names import normalize
 from btfeed.records.schema import BY_RECORD, MAPS, RECORD_FIELDS, VALUES
 from sinks.settings import Secret, Settings
 from sinks.template import template
@@ -23,9 +24,17 @@ def _known_field(name: str) -> str:
     prefix = next((prefix for prefix in _MAP_PREFIXES if name.startswith(prefix)), None)
     if prefix is None and name not in _TYPES:
         raise ValueError(f"unknown record field {name!r}: docs/record.md lists the fields")
-    if prefix and not re.fullmatch("[a-z0-9]+(_[a-z0-9]+)*", name.removeprefix(prefix)):
-        raise ValueError(f"invalid record field {name!r}: after {prefix}, use a-z, 0-9 and single _, as records do")
-    return name
+    return _named_field(prefix, name.removeprefix(prefix)) if prefix else name
+
+
+def _named_field(prefix: str, name: str) -> str:
+    """The record field of a measure or dimension. Records have names in NFC; an editor may write them in another form."""
+    normal = normalize(name)
+    if not normal:
+        raise ValueError(f"no record has {prefix + name!r}: write {prefix}NAME, as docs/record.md describes")
+    if unicodedata.normalize("NFC", name) != normal:
+        raise ValueError(f"no record has {prefix + name!r}: write {prefix + normal}, as records do")
+    return prefix + normal
 
 
 def _text_field(name: str) -> str:

@@ -7,6 +7,8 @@ policies of [validation], and no privacy or attributes.
 
 import hashlib
 import math
+import re
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -181,5 +183,5 @@ def _names(names: list[str], count: int) -> list[str]:
 
 
 def _normal(name: str) -> str:
-    plain = "".join(letter if letter in "abcdefghijklmnopqrstuvwxyz0123456789" else " " for letter in name.lower())
-    return "_".join(plain.split())
+    lower = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).lower())
+    return re.sub("_+", "_", "".join("_" if unicodedata.category(c)[0] in "CPSZ" else c for c in lower)).strip("_")

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import unicodedata
 from typing import Any
 
 import pytest
@@ -111,12 +112,25 @@ def test_an_unknown_field_is_rejected(how: str, name: str) -> None:
         PrivacySettings.model_validate({how: [name], "key": "k"})
 
 
-@pytest.mark.parametrize("name", ["", "Customer segment", "page_", "a__b", "a.b", "page\n"])
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [("", "NAME"), ("...", "NAME"), ("Customer segment", "customer_segment"), ("page_", "page"), ("a__b", "a_b"),
+     ("a.b", "a_b"), ("page\n", "page"), ("Größe", "größe"), ("売 上", "売_上")],
+)  # fmt: skip
 @pytest.mark.parametrize("prefix", ["appmon.measure.", "appmon.dimension."])
-def test_a_name_that_no_measure_or_dimension_has_is_rejected(prefix: str, name: str) -> None:
-    """Names are given as records have them, not as AppMon's users wrote them."""
-    with pytest.raises(ValidationError, match=rf"invalid record field .*: after {prefix}, use a-z, 0-9 and single _"):
+def test_a_name_that_no_measure_or_dimension_has_is_rejected(prefix: str, name: str, instead: str) -> None:
+    """Names are given as records have them, not as AppMon's users wrote them. The message says how records write it."""
+    with pytest.raises(ValidationError, match=rf"no record has .*: write {prefix}{instead}, as "):
         PrivacySettings(drop=[prefix + name])
+
+
+@pytest.mark.parametrize("name", ["größe", "売上", "ราคา", "٤٢", "größe_2"])
+def test_names_of_any_script_are_protected(name: str) -> None:
+    """In whichever Unicode form an editor wrote them: records have NFC."""
+    for written in (name, unicodedata.normalize("NFD", name)):
+        fields = {"drop": ["appmon.measure." + written], "hash": ["appmon.dimension." + written]}
+        settings = PrivacySettings.model_validate(fields | {"key": "k"})
+        assert (settings.drop, settings.hash) == (["appmon.measure." + name], ["appmon.dimension." + name])
 
 
 @pytest.mark.parametrize("name", ["appmon.dimension.page", "appmon.dimension.2", "appmon.dimension.a_2", "event.type"])

@@ -31,9 +31,10 @@ RECORDS: dict[str, dict[str, Any]] = {
     "plain": {},
     "private": {
         "privacy": {
-            "drop": ["url.query", "appmon.dimension.a", "appmon.measure.a", "appmon.visit.converted", "appmon.server"],
+            "drop": ["url.query", "appmon.dimension.a", "appmon.measure.a", "appmon.visit.converted", "appmon.server",
+                     "appmon.measure.größe", "appmon.dimension.売上"],
             "hash": ["user.name", "client.ip", "appmon.visit.id", "event.outcome", "event.name", "appmon.dimension.2",
-                     "appmon.visit.converted_by", "url.full"],
+                     "appmon.dimension.größe", "appmon.visit.converted_by", "url.full"],
             "key": "k",
             "mask_ip": True,
         }
@@ -44,6 +45,7 @@ RECORDS: dict[str, dict[str, Any]] = {
         "type": "{name}-{application}-{system_profile}",
         "attributes": {
             "environment": 'pro"d', "appmon.measure.a": 1.5, "appmon.dimension.a_2": "d", "appmon.dimension.3": True,
+            "appmon.measure.売上": 2.5,
             "duration": -1, "client.ip": "none", "appmon.visit.id": 7, "end_time": "never", "appmon.cpu_time_ms": 1e300,
             "timestamp": 1, "event.id": "x", "event.name": "y", "appmon.measure.": 2,
         },

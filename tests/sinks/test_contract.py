@@ -11,10 +11,13 @@ import pytest
 import pytest_asyncio
 
 import sinks
+from btfeed.posts.bt_pb2 import BusinessTransactions
+from btfeed.posts.post import digest
 from sinks.base import Misconfigured, SerialSink, Sink, Unavailable
 from sinks.batch import Batch
 from tests.sinks.drivers import Driver, drivers, drivers_of
-from tests.support.fakes import batch_of, mapped
+from tests.support.fakes import batch_of, mapped, mapper
+from tests.support.posts import mixed
 
 
 @pytest_asyncio.fixture(params=sorted(drivers()))
@@ -79,6 +82,23 @@ async def test_each_record_arrives_once_and_unchanged(driver: Driver) -> None:
         await session.write(batch.slice(20, 21))
         await session.write(batch.take([*range(21, 30), *range(31, 50)]))
         await session.write(batch.slice(30, 31))
+    await assert_has(driver, batch)
+
+
+async def test_names_of_every_script_arrive(driver: Driver) -> None:
+    """Users choose the names of measures and dimensions, in their language."""
+    names = ["Größe", "売上", "قیمت", "ราคา", "वज़न", "ΟΔΟΣ", "٤٢", "Ⅳ", "\u0301", "❤️", "𝐀", "x" * 300]
+    post = BusinessTransactions.FromString(mixed(3))
+    for transaction in post.businessTransactions:
+        transaction.measureNames[:] = transaction.dimensionNames[:] = names
+        for occurrence in transaction.occurrences:
+            occurrence.values[:] = range(len(names))
+            occurrence.dimensions[:] = names
+    body = post.SerializeToString()
+    batch = mapper().map(body, digest(body)).batch
+    assert "appmon.measure.größe" in json.loads(batch.body(0))
+    async with Session(driver) as session:
+        await session.write(batch)
     await assert_has(driver, batch)
 
 

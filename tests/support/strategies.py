@@ -22,7 +22,10 @@ START = posts.START
 _INT64 = st.integers(-(2**63), 2**63 - 1)
 _times = st.one_of(st.integers(START, START + 10**9), st.integers(-62135596800001, 253402300800001), _INT64)
 _doubles = st.one_of(st.sampled_from([0.0, -0.0, 1.0, 14.5, 0.0078125]), st.floats(), st.floats(-1e13, 1e13))
-_texts = st.one_of(st.sampled_from(["", "a", "A", "a_2", "Page (URL)", "2", "é", "x:null,"]), st.text(max_size=8))
+_SCRIPTS = ["Größe(€)", "GRO\u0308SSE", "売上", "قیمت", "ราคา", "वज़न", "ΟΔΟΣ", "İ", "H\u0331", "٤٢", "\u1112\u1161", "❤️"]
+_texts = st.one_of(
+    st.sampled_from(["", "a", "A", "a_2", "Page (URL)", "2", "é", "x:null,", *_SCRIPTS]), st.text(max_size=8)
+)
 _values: dict[str, st.SearchStrategy[Any]] = {
     "int32": st.integers(-(2**31), 2**31 - 1),
     "int64": _INT64,
