@@ -14,10 +14,11 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from btfeed.admin.settings import AdminSettings
-from btfeed.delivery.sink_config import SinkConfig, parse_sink
+from btfeed.delivery.sink_config import SinkConfig, check_filters, parse_sink
 from btfeed.faults import ConfigError, Faults, validate
 from btfeed.journal.create import JournalSettings
 from btfeed.receiving.settings import ReceiverSettings
+from btfeed.records.privacy import Privacy
 from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
 from sinks.settings import Settings
@@ -72,6 +73,8 @@ def parse(tables: Mapping[str, Any], environment: Mapping[str, str]) -> Config:
     sections = validate(Sections, tables, (), faults)
     found = {name: parse_sink(name, table, faults) for name, table in sink_tables.items()}
     sinks = {name: sink for name, sink in found.items() if sink}
+    if sections:
+        check_filters(sinks, Privacy(sections.record.privacy), faults)
     if faults or sections is None:
         raise ConfigError([f"{path}: {message}" for path, message in faults.items()])
     return Config(sections.receiver, sections.admin, sections.journal, sections.validation, sections.record, sinks)

@@ -9,7 +9,7 @@ from typing import TypeVar, overload
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """What templates and filters know of a record: its business transaction."""
+    """What templates and filters know of a record: its business transaction, as the record shows it."""
 
     name: str
     application: str

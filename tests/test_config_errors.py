@@ -145,6 +145,44 @@ def test_a_missing_variable_is_one_error() -> None:
     ]
 
 
+HASHES = '["78da91511e675587f5b9df78bedebaf5", "2fb39898cf6b5cadbde2377d14dbc733"]'
+
+
+@pytest.mark.parametrize(
+    ("privacy", "wanted", "message"),
+    [
+        ({"drop": ["event.name"]}, {"name": ["n"]},
+         "name: matches nothing, because record.privacy drops event.name: remove one of them"),
+        ({"drop": ["event.category"]}, {"category": ["visit"]},
+         "category: matches nothing, because record.privacy drops event.category: remove one of them"),
+        ({"hash": ["event.category"]}, {"category": ["visit"]},
+         "category: matches nothing, because record.privacy hashes event.category: remove one of them"),
+        ({"hash": ["appmon.application"]}, {"application": ["a", "b"]},
+         f"application: matches nothing, because record.privacy hashes appmon.application: write the hashes, {HASHES}"),
+    ],
+)  # fmt: skip
+def test_a_filter_by_values_that_no_record_has_is_an_error(
+    privacy: dict[str, Any], wanted: dict[str, Any], message: str
+) -> None:
+    """Such a sink would get nothing, without a word. Filters see what privacy leaves in records."""
+    sink = {"type": "file", "filter": wanted}
+    tables = {"record": {"privacy": privacy | {"key": "k"}}, "sinks": {"s": sink, "t": {"type": "file"}}}
+    assert faults(tables) == [f"sinks.s.filter.{message}"]
+
+
+@pytest.mark.parametrize(
+    ("privacy", "wanted"),
+    [
+        ({"drop": ["event.name"]}, {"name": [""], "application": ["a"]}),
+        ({"hash": ["event.name"]}, {"name": ["78da91511e675587f5b9df78bedebaf5", ""], "category": ["visit"]}),
+    ],
+)
+def test_filters_by_protected_values_are_taken(privacy: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Hashes, nothing, and fields that are not protected."""
+    sink = {"type": "file", "filter": wanted}
+    config.parse({"record": {"privacy": privacy | {"key": "k"}}, "sinks": {"s": sink}}, {})
+
+
 def test_secrets_are_never_in_an_error() -> None:
     """More people read logs and terminals than the environment."""
     secret = "hunter2"

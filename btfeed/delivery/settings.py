@@ -32,9 +32,9 @@ class DeliverySettings(Settings):
 class FilterSettings(Settings):
     """Which records a sink gets: those that match every list. An empty list matches all.
 
-    category     purepath, user_action, visit or unknown
-    application  the application's name, as AppMon sends it
-    name         the business transaction's name
+    category     event.category: purepath, user_action, visit or unknown
+    application  appmon.application as records have it, so the hash if record.privacy hashes it
+    name         event.name as records have it
     """
 
     category: list[Literal["purepath", "user_action", "visit", "unknown"]] = []

@@ -1,12 +1,16 @@
 """The table [sinks.NAME] of the configuration: what every sink can have, and the keys of its type."""
 
 import difflib
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import sinks
 from btfeed.delivery.settings import DeliverySettings, FilterSettings
 from btfeed.faults import Faults, validate
+from btfeed.records.privacy import Privacy
+from btfeed.records.schema import TRANSACTION_FIELDS
 from sinks.base import SinkType
 from sinks.settings import Settings
 
@@ -85,3 +89,25 @@ def _merge_delivery(
     in_flight = delivery.get("in_flight")
     if sink_type.serial and isinstance(in_flight, int) and in_flight > 1:
         faults.add((*path, "delivery", "in_flight"), f"must be 1: a {common['type']} sink writes one batch at a time")
+
+
+def check_filters(sinks: Mapping[str, SinkConfig], privacy: Privacy, faults: Faults) -> None:
+    """Report filters by values that privacy leaves in no record: such a sink would get nothing."""
+    for name, sink in sinks.items():
+        for key in FilterSettings.model_fields:
+            wanted: list[str] = getattr(sink.common.filter, key)
+            fault = _unmatchable(TRANSACTION_FIELDS[key], wanted, privacy)
+            if fault:
+                faults.add(("sinks", name, "filter", key), fault)
+
+
+def _unmatchable(field: str, wanted: list[str], privacy: Privacy) -> str:
+    """What is wrong with filtering by these values, or an empty text. An absent field is an empty text in filters."""
+    if field in privacy.dropped and any(wanted):
+        return f"matches nothing, because record.privacy drops {field}: remove one of them"
+    if field not in privacy.protected or all(not value or re.fullmatch("[0-9a-f]{32}", value) for value in wanted):
+        return ""
+    if field == TRANSACTION_FIELDS["category"]:
+        return f"matches nothing, because record.privacy hashes {field}: remove one of them"
+    hashes = ", ".join(f'"{privacy.protect(field, value)}"' for value in wanted)
+    return f"matches nothing, because record.privacy hashes {field}: write the hashes, [{hashes}]"

@@ -132,7 +132,7 @@ class NativeMapper:
         constants = b"," + msgspec.json.encode(compiled.constants)[1:-1] if compiled.constants else b""
         measures = _names(compiled, False, len(compiled.measure_names))
         dimensions = _names(compiled, True, len(compiled.dimension_names))
-        category = _CATEGORIES.index(compiled.transaction.category)
+        category = _CATEGORIES.index(compiled.category)
         return compiled, category, b'"' + constants, compiled.invalid_utf8, measures, dimensions
 
 

@@ -90,7 +90,7 @@ class _PostMapping:
         return MappingResult(batch, self._refused, self._counts)
 
     def _map_transaction(self, message: BusinessTransaction, compiled: CompiledTransaction) -> None:
-        self._counts.occurrences[compiled.transaction.category] += len(message.occurrences)
+        self._counts.occurrences[compiled.category] += len(message.occurrences)
         self._counts.invalid_utf8 += compiled.invalid_utf8
         self._count_unknown_fields(message)
         most_values = max((len(occurrence.values) for occurrence in message.occurrences), default=0)
@@ -112,7 +112,7 @@ class _PostMapping:
         reasons, dropped = self._validate(values, compiled)
 
         start = values.pop(START_TIME)
-        ends = compiled.transaction.category == VISIT and END_TIME in values
+        ends = compiled.category == VISIT and END_TIME in values
         if ends and (DURATION not in values or DURATION.record in dropped):  # the feed has no duration for visits
             values[DURATION] = values[END_TIME] - start
             dropped.discard(DURATION.record)
@@ -135,10 +135,9 @@ class _PostMapping:
                 short.add(field)
             if count != len(names):
                 self._counts.mismatches[field.name, "fewer" if field in short else "more"] += 1
-        transaction = compiled.transaction
         reasons, dropped = [], set()
-        for violation in violations(transaction.category, set(values), short):
-            self._counts.violations[transaction.name, violation.field, violation.rule] += 1
+        for violation in violations(compiled.category, set(values), short):
+            self._counts.violations[compiled.transaction.name, violation.field, violation.rule] += 1
             policy = self._validation.missing if violation.rule == "missing" else self._validation.unexpected
             if policy == "dead-letter":
                 reasons.append(str(violation))

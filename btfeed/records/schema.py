@@ -142,6 +142,15 @@ CONSTANTS = (
 )
 """The fields that come from the post and the business transaction. They stand before those of the occurrence."""
 
+TRANSACTION_FIELDS = {
+    "name": "event.name",
+    "application": "appmon.application",
+    "system_profile": "appmon.system_profile",
+    "server": "appmon.server",
+    "category": "event.category",
+}
+"""What templates and filters call a field -> its name in a record. They get the value that the record has."""
+
 MAPS = (
     RecordField(VALUES.record, "double", "Measures of the business transaction, by normalised name."),
     RecordField(DIMENSIONS.record, "string", "Dimensions of the business transaction, by normalised name."),

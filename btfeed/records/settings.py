@@ -8,14 +8,14 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, model_validator
 
 from btfeed.records.names import normalize
-from btfeed.records.schema import BY_RECORD, MAPS, RECORD_FIELDS, VALUES
+from btfeed.records.schema import BY_RECORD, MAPS, RECORD_FIELDS, TRANSACTION_FIELDS, VALUES
 from sinks.settings import Secret, Settings
 from sinks.template import template
 
 _NEEDED = ("event.kind", "event.id", "timestamp")
 _TYPES = {field.name: field.type for field in RECORD_FIELDS}
 _MAP_PREFIXES = tuple(prefix.name for prefix in MAPS)
-_TEMPLATE = template("name", "application", "system_profile", "server", "category")
+_TEMPLATE = template(*TRANSACTION_FIELDS)
 
 
 def _known_field(name: str) -> str:
@@ -44,7 +44,8 @@ def _text_field(name: str) -> str:
 
 
 class PrivacySettings(Settings):
-    """Applied before anything leaves the process.
+    """Applied before anything leaves the process. Templates and filters get the protected values: nothing if a field is
+    dropped, the hash if it is hashed.
 
     drop     record fields to leave out
     hash     text fields to replace by the first 32 hex digits of their HMAC-SHA-256

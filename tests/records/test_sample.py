@@ -46,10 +46,10 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
 DIGESTS = {
     ("examples", "default"): "964ee0ecb88464e03862e65de4a56c2dabdd32a37720f668a5e83a11f991f0bf",
     ("examples", "attributes"): "ab7a7191817dfba2f344f8b07c47f7d6f4d036cece9762fe73687e19768c6524",
-    ("examples", "private"): "ce8eea7e4cc183fc625f0024ecb8617decdfdb94402c7e09b1e852879f38322f",
+    ("examples", "private"): "5b70f2585be93479ce00a3608c79b407557f99eac7dd12cc6d6ee03b5881b217",
     ("generated", "default"): "46c9f8f9ee1e833fe0e54f5270c9f76c82760d3cbe44b9b00a00f47949e62e3d",
     ("generated", "attributes"): "454cf8b21f6dbea9b9e4ae37173b2980dcbee680ea479e85a5b7c0a2e6ae6cb3",
-    ("generated", "private"): "38708ab07cd9d6fd06748503173c4b946494f4a71ca605af067e2af8cd336ee8",
+    ("generated", "private"): "4359542bc2eebb157c962f39db03f5ab3b8775f710707deb177f5c334b2e0883",
 }
 """SHA-256 of all that the posts become."""
 GENERATED = "e2d2f71da0290df9e9ca3943635edd4dca3165dd35c8a744ae0e38898c383df0"

@@ -51,6 +51,15 @@ RECORDS: dict[str, dict[str, Any]] = {
         },
         "privacy": {"mask_ip": True, "drop": ["appmon.dimension.a"]},
     },
+    "anonymous": {
+        "provider": "{category}/{server}/{application}",
+        "type": "{name}-{application}-{system_profile}",
+        "privacy": {
+            "drop": ["event.category", "appmon.application"],
+            "hash": ["event.name", "event.type", "appmon.server", "appmon.system_profile"],
+            "key": "k",
+        },
+    },
 }  # fmt: skip
 MUTANTS = 10
 """Of each body that Hypothesis makes, including the body itself."""
