@@ -59,6 +59,7 @@ mask_ip = true
 type = "file"
 start = "latest"
 directory = "archive"
+mode = "0640"
 format = "avro"
 compression = "deflate"
 rotate_size = "1GiB"
@@ -131,10 +132,11 @@ def test_defaults_of_the_journal_validation_and_record() -> None:
 
 
 def test_defaults_of_a_file_sink() -> None:
-    """Uncompressed NDJSON, rotated after 256 MiB or an hour; batches of 20,000 records or 20 MiB; all categories."""
+    """Private and uncompressed NDJSON, a new file after 256 MiB or an hour; batches of 20,000 or 20 MiB; all categories."""
     (sink,) = config.load(None, {}).sinks.values()
     assert dump(sink.settings) == {
         "directory": "btfeed-data/files",
+        "mode": "0600",
         "format": "ndjson",
         "compression": "none",
         "rotate_size": 268_435_456,
@@ -216,6 +218,7 @@ def test_every_key_of_a_sink_is_read(tmp_path: Path) -> None:
     sink = load(tmp_path / "btfeed.toml", EVERY_KEY, {"PASSWORD": "p", "TOKEN": "t", "KEY": "k"}).sinks["archive"]
     assert dump(sink.settings) == {
         "directory": "archive",
+        "mode": "0640",
         "format": "avro",
         "compression": "deflate",
         "rotate_size": 2**30,

@@ -8,6 +8,7 @@ from pathlib import Path
 import structlog
 
 from sinks.batch import slice_parts
+from sinks.shared.private import create_file, sync_directory
 
 log = structlog.get_logger()
 
@@ -21,13 +22,16 @@ HEAD_SIZE = 2**20
 
 
 class OpenFile:
-    """A file that is appended to. length: the bytes that are durably in it. opened: seconds since the epoch."""
+    """A file that is appended to. length: the bytes that are durably in it. opened: seconds since the epoch.
 
-    def __init__(self, path: Path, length: int, opened: float) -> None:
+    mode: that of a new file. None: it exists.
+    """
+
+    def __init__(self, path: Path, length: int, opened: float, mode: int | None = None) -> None:
         self.path = path
         self.length = length
         self.opened = opened
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC) if mode is None else create_file(path, mode)
         self._dirty = False  # there may be bytes after `length`
 
     def append(self, parts: Sequence[bytes | memoryview]) -> None:
@@ -79,23 +83,6 @@ class OpenFile:
 
     def close(self) -> None:
         os.close(self._descriptor)
-
-
-def create_directory(directory: Path) -> None:
-    """Create `directory` and its parents, durably."""
-    if not directory.is_dir():
-        create_directory(directory.parent)
-        directory.mkdir(exist_ok=True)
-        sync_directory(directory.parent)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make new, renamed and removed names in `directory` durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _release_pages(descriptor: int, offset: int, size: int) -> None:

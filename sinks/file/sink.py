@@ -36,9 +36,10 @@ from pydantic import model_validator
 from sinks.base import Misconfigured, SinkContext, SinkType, Unavailable, WriteResult
 from sinks.batch import Batch
 from sinks.file.encoding import AVRO_CODECS, NDJSON_SUFFIXES, AvroEncoder, Encoder, NdjsonEncoder
-from sinks.file.open_file import OPEN_SUFFIX, OpenFile, create_directory, sync_directory
+from sinks.file.open_file import OPEN_SUFFIX, OpenFile
 from sinks.settings import Seconds, Settings, Size
 from sinks.shared.files import check_writable
+from sinks.shared.private import create_directory, sync_directory
 
 log = structlog.get_logger()
 
@@ -54,6 +55,7 @@ class FileSettings(Settings):
     """Records in files.
 
     directory        where to write files; created if it doesn't exist
+    mode             who may read new files: "0600" btfeed's user, "0640" its group too, "0644" everyone
     format           `ndjson`: one JSON object per line; `avro`: object container files
     compression      for ndjson: none, gzip, zstd; for avro: none (or null), deflate, zstandard (or zstd)
     rotate_size      finish a file when it has this size
@@ -61,6 +63,7 @@ class FileSettings(Settings):
     """
 
     directory: str = "btfeed-data/files"
+    mode: Literal["0600", "0640", "0644"] = "0600"
     format: Literal["ndjson", "avro"] = "ndjson"
     compression: Literal["none", "gzip", "zstd", "null", "deflate", "zstandard"] = "none"
     rotate_size: Size = 256 * 2**20
@@ -81,6 +84,7 @@ class FileSink:
         self._settings = settings
         self._clock = context.clock
         self._directory = Path(settings.directory)
+        self._mode = int(settings.mode, 8)
         self._prefix = quote(context.name, safe="")  # distinct names have distinct prefixes
         self._encoder: Encoder = (
             NdjsonEncoder(settings.compression)
@@ -119,7 +123,7 @@ class FileSink:
 
     def _open(self, state: str | None) -> None:
         self._close()
-        create_directory(self._directory)
+        create_directory(self._directory, self._mode)
         check_writable(self._directory)
         saved = json.loads(state) if state else None
         self._opened_with = saved["file"] if saved else None
@@ -178,7 +182,7 @@ class FileSink:
             path = final.with_name(final.name + OPEN_SUFFIX)
             if path.name != self._opened_with and not final.exists() and not path.exists():
                 break
-        file = OpenFile(path, 0, now)
+        file = OpenFile(path, 0, now, self._mode)
         try:
             sync_directory(self._directory)
             file.append([self._encoder.begin()])

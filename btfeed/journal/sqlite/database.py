@@ -10,6 +10,7 @@ Rows are not trusted: whatever a damaged file contains, a method raises apsw.Err
 All methods are synchronous. The journal's thread calls them (worker.py), and commands do on connections of their own.
 """
 
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -24,6 +25,7 @@ from btfeed.journal.sqlite.layout import APPLICATION, PAGE_SIZE, SCHEMA, VERSION
 from btfeed.journal.sqlite.settings import TUNING, Tuning
 from btfeed.posts.post import Post
 from btfeed.posts.post import digest as digest_of
+from sinks.shared.private import create_file
 
 FILE = "journal.db"
 DAMAGE = (apsw.CorruptError, apsw.NotADBError)
@@ -35,6 +37,9 @@ class JournalDatabase:
     """Methods raise apsw.Error. `dead_letters` has the statements on dead letters."""
 
     def __init__(self, path: Path, vfs: str | None, flags: int = _READ_WRITE, tuning: Tuning = TUNING) -> None:
+        if flags & apsw.SQLITE_OPEN_CREATE:
+            with suppress(OSError):  # it exists, or SQLite will say what is wrong. The log gets the mode of the file
+                os.close(create_file(path))
         self.db = apsw.Connection(str(path), flags, vfs)
         self.db.set_busy_timeout(5_000)
         self.dead_letters = DeadLetterTable(self.db)

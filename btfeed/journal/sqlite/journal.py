@@ -6,6 +6,7 @@ A post is durable when `append` returns: write-ahead log, synchronous=FULL, and 
 
 import asyncio
 import fcntl
+import os
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -19,6 +20,7 @@ from btfeed.journal.sqlite.worker import JournalWorker
 from btfeed.posts.post import Post
 from btfeed.telemetry.metrics import Metrics
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
+from sinks.shared.private import create_directory, open_file
 
 
 class SqliteJournal:
@@ -52,8 +54,8 @@ class SqliteJournal:
         fails."""
         directory = self._directory
         try:
-            directory.mkdir(parents=True, exist_ok=True)
-            lock = (directory / "lock").open("w")
+            create_directory(directory)
+            lock = os.fdopen(open_file(directory / "lock"), "w")
         except OSError as error:
             raise JournalUnavailable(f"can't use {directory}: {error}") from None
         try:

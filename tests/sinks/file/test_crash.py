@@ -26,7 +26,7 @@ from tests.sinks.drivers.file import FORMATS, canonical, file_sink, read_records
 from tests.support.fakes import mapped
 from tests.support.strategies import UNHURRIED, examples
 
-STEPS = ("open", "pwritev", "fdatasync", "fsync", "ftruncate", "rename", "unlink", "mkdir")
+STEPS = ("open", "pwritev", "fdatasync", "fsync", "ftruncate", "rename", "unlink", "mkdir", "fchmod", "chmod")
 """Everything of the system that the sink changes anything with."""
 RECORDS = mapped(60)
 

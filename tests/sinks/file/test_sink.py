@@ -67,6 +67,23 @@ async def test_a_file_is_not_finished_before_its_length_is_saved(tmp_path: Path)
     await sink.close()
 
 
+@pytest.mark.parametrize(
+    ("mode", "file", "directory"), [("0600", 0o600, 0o700), ("0640", 0o640, 0o750), ("0644", 0o644, 0o755)]
+)
+async def test_the_mode_says_who_may_read_the_records(tmp_path: Path, mode: str, file: int, directory: int) -> None:
+    """Finished files and the open one, by default for btfeed's user alone. A file that is continued keeps its mode."""
+    home = tmp_path / "new" / "files"
+    settings = {"rotate_size": "1KiB"} | ({} if mode == "0600" else {"mode": mode})
+    sink = await opened(home, settings=settings)
+    for seed in range(3):
+        result = await write(sink, mapped(9, seed))
+    await sink.close()
+    await opened(home, result.state, settings | {"mode": "0644"})
+    assert len(files(home)) > 1
+    assert {path.stat().st_mode & 0o777 for path in home.iterdir()} == {file}
+    assert {path.stat().st_mode & 0o777 for path in (home, home.parent)} == {directory}
+
+
 @pytest.mark.parametrize("settings", FORMATS.values(), ids=FORMATS)
 async def test_a_file_is_finished_by_its_size(tmp_path: Path, settings: dict[str, Any]) -> None:
     """The write after the one that exceeded it, even an empty one, finishes the file, which can be read by itself."""
