@@ -2,12 +2,92 @@
 
 import asyncio
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def stop_on_signals(stop: asyncio.Event | None = None) -> asyncio.Event:
     """Let SIGTERM and SIGINT set `stop`, or a new event, and return it. Call this inside the running event loop."""
     stop = stop or asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOP_SIGNALS:
         loop.add_signal_handler(number, stop.set)
     return stop
+
+
+class Interrupted(BaseException):
+    """A signal arrived while the next item of an Interruptible was computed or read."""
+
+
+class StopSignals:
+    """SIGTERM and SIGINT for a run that takes what it works on from an iterator.
+
+    An iterator may compute for minutes or wait for standard input, and no callback of the event loop runs meanwhile. So the
+    handler runs at once, outside of the loop, and interrupts the iterator.
+
+    requested  whether a signal has arrived
+    event      is set then, for what waits in the event loop
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.event = asyncio.Event()
+        self.in_iterator = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        """Handle the signals. Enter this in the main thread."""
+        before = {number: signal.signal(number, self._on_signal) for number in STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def in_loop(self) -> Iterator[None]:
+        """Set `event` in the running event loop, also for a signal that came earlier."""
+        self._loop = asyncio.get_running_loop()
+        if self.requested:
+            self.event.set()
+        try:
+            yield
+        finally:
+            self._loop = None
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        if self._loop:
+            self._loop.call_soon_threadsafe(self.event.set)
+        if self.in_iterator:
+            self.in_iterator = False
+            raise Interrupted
+
+
+class Interruptible(Generic[T]):
+    """The items of an iterator, until a signal arrives. Use it in the main thread."""
+
+    def __init__(self, items: Iterator[T], stop: StopSignals) -> None:
+        self._items = items
+        self._stop = stop
+
+    def __iter__(self) -> "Interruptible[T]":
+        return self
+
+    def __next__(self) -> T:
+        try:
+            self._stop.in_iterator = True
+            if self._stop.requested:
+                raise StopIteration
+            return next(self._items)
+        except Interrupted:
+            raise StopIteration from None
+        finally:
+            self._stop.in_iterator = False

@@ -11,7 +11,8 @@ import typer
 
 from btfeed.address import host_and_port
 from btfeed.commands import terminal
-from btfeed.commands.posting import CONNECTION, CaOption, InsecureOption, JsonOption, client_tls, open_writer
+from btfeed.commands.outputs import open_outputs
+from btfeed.commands.posting import CONNECTION, CaOption, InsecureOption, JsonOption, client_tls
 from btfeed.commands.terminal import count, fail
 from btfeed.posts import files as postfile
 from btfeed.signals import stop_on_signals
@@ -68,6 +69,7 @@ def capture(
     target = HttpTarget(forward, connections=FORWARD_CONNECTIONS, tls=client_tls(ca, insecure)) if forward else None
     logs.configure()
     try:
+        postfile.check_writable(out)
         summary = uvloop.run(_capture(out, host, port, target, max_posts, tls))
     except postfile.PostFileError as error:
         fail(f"cannot capture: {error}")
@@ -82,7 +84,7 @@ async def _capture(
     from btfeed.traffic.http_target import explain
 
     stop = stop_on_signals()
-    writer = open_writer(out, new=True)
+    writer = postfile.Writer(out, open_outputs({"--out": out}, new=True)["--out"])
     capturing = Capture(writer, stop, forward=target, max_posts=max_posts, tls=tls)
     try:
         host, port = await capturing.start(host, port)

@@ -3,15 +3,16 @@
 import base64
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from btfeed.commands.config_file import ConfigFile, load
+from btfeed.commands.outputs import open_outputs
 from btfeed.commands.terminal import fail
 from btfeed.journal.base import DeadLetter, DeadLetters, JournalError, Selection
 from btfeed.posts import files as postfile
@@ -56,15 +57,18 @@ def list_dead_letters(
 def export(
     config: ConfigFile = None,
     sink: SinkName = None,
-    posts: Annotated[Optional[Path], typer.Option(help="Write the bodies of rejected posts here, as *.btposts.")] = None,
+    posts: Annotated[
+        Optional[Path], typer.Option(help="Write the bodies of rejected posts to this *.btposts or *.btposts.gz file.")
+    ] = None,
     delete: Annotated[bool, typer.Option("--delete", help="Delete what was exported.")] = False,
 ) -> None:
     """Print one JSON object per line: records as they are, rejected posts in base64."""
-    with _opened(load(config)) as kept, _created(posts) as file:
+    loaded = load(config)
+    with _opened(loaded) as kept, _writing(posts, [*_files(loaded), *([config] if config else [])]) as writer:
         selected = kept.select(Selection(sink))
-        while exported := [_export(each, file) for each in islice(selected, EXPORTED_AT_A_TIME)]:
-            if file:
-                file.flush()
+        while exported := [_export(each, writer) for each in islice(selected, EXPORTED_AT_A_TIME)]:
+            if writer:
+                writer.flush()
             sys.stdout.flush()
             if delete:
                 kept.delete(exported)
@@ -90,17 +94,30 @@ def retry(
         fail(f"{found - marked} can't be retried: their sinks are not configured, or they have no valid timestamp")
 
 
-def _created(path: Path | None) -> AbstractContextManager[BinaryIO | None]:
+@contextmanager
+def _writing(path: Path | None, inputs: Iterable[Path]) -> Iterator[postfile.Writer | None]:
+    """A new post file at `path`, if given."""
     try:
-        return path.open("wb") if path else nullcontext()
-    except OSError as error:
-        fail(f"{path}: {error.strerror}")
+        if path == postfile.STANDARD:
+            raise typer.BadParameter("standard output is for the JSON: name a file", param_hint="--posts")
+        if path:
+            postfile.check_writable(path)
+        file = open_outputs({"--posts": path}, inputs).get("--posts")
+        with closing(postfile.Writer(path, file)) if path else nullcontext() as writer:
+            yield writer
+    except postfile.PostFileError as error:
+        fail(str(error))
 
 
-def _export(dead_letter: DeadLetter, file: BinaryIO | None) -> int:
-    """Print it, and write a post's body to `file`. Returns its id."""
-    if dead_letter.kind == "post" and file:
-        postfile.write_delimited(file, dead_letter.body)
+def _files(config: "Config") -> Iterator[Path]:
+    """The files of the journal."""
+    yield from (path for path in Path(config.journal.directory).rglob("*") if path.is_file())
+
+
+def _export(dead_letter: DeadLetter, writer: postfile.Writer | None) -> int:
+    """Print it, and write a post's body with `writer`. Returns its id."""
+    if dead_letter.kind == "post" and writer:
+        writer.write(dead_letter.body)
     typer.echo(json.dumps(_described(dead_letter) | _content(dead_letter), ensure_ascii=False))
     return dead_letter.id
 

@@ -16,7 +16,6 @@ from btfeed.commands.posting import (
     RetryOption,
     SendJob,
     UserOption,
-    create_target,
     now,
     parse_moment,
 )
@@ -110,8 +109,9 @@ def generate(
     if end is None and not live and flows is None:
         end = now()
     options = GenerateOptions(loaded, seed, begin, end, flows, rate, time_scale, bulk_size, live)
-    target = create_target(url, out, connections, user, ca, insecure, paced=live)
-    summary, stopped = SendJob(target, out, connections, retry, rejects, json_output).run(generate_posts(options))
+    job = SendJob(url, out, connections, user, ca, insecure, retry, rejects, json_output)
+    inputs = [] if profile in profiles.shipped() else [Path(profile)]
+    summary, stopped = job.run(generate_posts(options), inputs, paced=live)
     if stopped and not live:
         fail("stopped by a signal: the remaining posts were not sent")
     if summary.refused or summary.unknown:

@@ -1,22 +1,22 @@
 """What `replay` and `generate` have in common: their options for sending posts, and how they send them."""
 
-import asyncio
 import base64
 import json
 import ssl
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Optional, TextIO
+from typing import Annotated, BinaryIO, Optional
 
 import typer
 
 from btfeed.commands import terminal
 from btfeed.commands.moments import moment
+from btfeed.commands.outputs import open_outputs
 from btfeed.commands.terminal import fail
 from btfeed.posts import files as postfile
-from btfeed.signals import stop_on_signals
+from btfeed.signals import Interruptible, StopSignals
 from btfeed.traffic.sending import FileTarget, Outcome, ScheduledPost, Sender, SendSummary, Target
 from sinks.shared.clock import SYSTEM_CLOCK
 from sinks.shared.tls import client_context
@@ -83,30 +83,6 @@ def parse_moment(text: str | None, option: str) -> int | None:
         raise typer.BadParameter(str(error), param_hint=option) from None
 
 
-def create_target(
-    url: str, out: Path | None, connections: int, user: str | None, ca: Path | None, insecure: bool, paced: bool
-) -> Target:
-    """The file `out` if given, otherwise `url`. paced: posts are due at different times, so each is flushed to the file."""
-    name, colon, password = (user or ":").partition(":")
-    if not colon:
-        raise typer.BadParameter("write it as NAME:PASSWORD", param_hint="--user")
-    if out is not None:
-        return FileTarget(open_writer(out), flush=paced)
-    terminal.check_url(url)
-    from btfeed.traffic.http_target import HttpTarget  # slow to import, and not needed to write to a file
-
-    basic_auth = (name, password) if user else None
-    return HttpTarget(url, connections=connections, basic_auth=basic_auth, tls=client_tls(ca, insecure))
-
-
-def open_writer(out: Path, new: bool = False) -> postfile.Writer:
-    """new: fail if the file exists."""
-    try:
-        return postfile.Writer(out, new=new)
-    except postfile.PostFileError as error:
-        fail(str(error))
-
-
 def client_tls(ca: Path | None, insecure: bool) -> ssl.SSLContext | None:
     if not ca and not insecure:
         return None
@@ -119,61 +95,146 @@ def client_tls(ca: Path | None, insecure: bool) -> ssl.SSLContext | None:
     return context
 
 
-@dataclass(frozen=True, slots=True)
 class SendJob:
-    """How a command sends its posts. out: the file of `target`, if it is one."""
+    """How a command sends its posts. Raises BadParameter if an option is wrong."""
 
-    target: Target
-    out: Path | None
-    connections: int
-    retry: bool
-    rejects: Path | None
-    json_output: bool
+    def __init__(
+        self,
+        url: str,
+        out: Path | None,
+        connections: int,
+        user: str | None,
+        ca: Path | None,
+        insecure: bool,
+        retry: bool,
+        rejects: Path | None,
+        json_output: bool,
+    ) -> None:
+        self._out = postfile.standard(out) if out else None
+        self._connections = 1 if out else connections
+        self._retry = retry
+        self._rejects = rejects
+        self._json_output = json_output
+        self._inputs = [ca] if ca else []
+        self._url_target: Target | None = None
+        credentials = _credentials(user)
+        if self._out is None:
+            terminal.check_url(url)
+            self._url_target = _url_target(url, connections, credentials, client_tls(ca, insecure))
+        else:
+            _check_name(self._out)
 
     def run(
         self,
         posts: Iterator[ScheduledPost],
+        inputs: Iterable[Path] = (),
+        *,
+        broken: Sequence[str] = (),
+        paced: bool = False,
         done: Callable[[], float] = lambda: 0,
         total: float | None = None,
-        read_in_thread: bool = False,
+        blocking: bool = False,
     ) -> tuple[SendSummary, bool]:
-        """Send the posts, show the progress and print the summary. Returns it, and whether a signal ended the run early."""
-        import uvloop  # slow to import, and not needed by every command
+        """Send the posts, show the progress and print the summary. Returns it, and whether a signal ended the run early.
 
-        stop = asyncio.Event()
-        with _rejects_file(self.rejects) as write_reject:
-            sender = Sender(
-                self.target, connections=1 if self.out else self.connections, retry=self.retry, on_refused=write_reject,
-                on_done=lambda: update(), stop=stop, read_in_thread=read_in_thread,
-            )  # fmt: skip
-            with terminal.progress(sender, done, total) as update:
-                try:
-                    summary = uvloop.run(_until_stopped(sender, posts, stop))
-                except (postfile.PostFileError, OSError) as error:
-                    fail(str(error))
-        to_stdout = self.out == postfile.STANDARD
-        verb = "accepted" if self.out is None else f"written to {'stdout' if to_stdout else self.out}"
-        terminal.show(summary, verb, self.json_output, err=to_stdout)
-        return summary, stop.is_set()
+        inputs    the files that `posts` are read from
+        broken    what could not be read so far
+        paced     posts are due at different times, so each is flushed to the file
+        blocking  reading the next post may block, as on standard input
+        """
+        stop = StopSignals()
+        try:
+            with stop.handled():
+                in_thread = blocking and self._url_target is not None  # answers arrive meanwhile
+                started = posts if in_thread else _begin(Interruptible(posts, stop), stop, broken)
+                files = open_outputs({"--out": self._out, "--rejects": self._rejects}, [*inputs, *self._inputs])
+                target = self._url_target or self._file_target(files["--out"], paced)
+                with _writing_rejects(self._rejects, files.get("--rejects")) as write_reject:
+                    sender = Sender(
+                        target, connections=self._connections, retry=self._retry, on_refused=write_reject,
+                        on_done=lambda: update(), stop=stop.event, read_in_thread=in_thread,
+                    )  # fmt: skip
+                    with terminal.progress(sender, done, total) as update:
+                        _send(sender, started, stop)
+                self._show(sender.summary)
+        except (postfile.PostFileError, OSError) as error:
+            fail(str(error))
+        return sender.summary, stop.requested
+
+    def _file_target(self, file: BinaryIO, paced: bool) -> Target:
+        assert self._out
+        return FileTarget(postfile.Writer(self._out, file), flush=paced)
+
+    def _show(self, summary: SendSummary) -> None:
+        to_stdout = self._out == postfile.STANDARD
+        verb = "accepted" if self._out is None else f"written to {'stdout' if to_stdout else self._out}"
+        terminal.show(summary, verb, self._json_output, err=to_stdout)
 
 
-async def _until_stopped(sender: Sender, posts: Iterator[ScheduledPost], stop: asyncio.Event) -> SendSummary:
-    stop_on_signals(stop)
-    return await sender.send(posts)
+def _send(sender: Sender, posts: Iterator[ScheduledPost], stop: StopSignals) -> None:
+    import uvloop  # slow to import, and not needed by every command
+
+    async def send() -> None:
+        with stop.in_loop():
+            await sender.send(posts)
+
+    uvloop.run(send())
+
+
+def _credentials(user: str | None) -> tuple[str, str] | None:
+    if user is None:
+        return None
+    name, colon, password = user.partition(":")
+    if not colon:
+        raise typer.BadParameter("write it as NAME:PASSWORD", param_hint="--user")
+    return name, password
+
+
+def _url_target(url: str, connections: int, basic_auth: tuple[str, str] | None, tls: ssl.SSLContext | None) -> Target:
+    from btfeed.traffic.http_target import HttpTarget  # slow to import, and not needed to write to a file
+
+    return HttpTarget(url, connections=connections, basic_auth=basic_auth, tls=tls)
+
+
+def _check_name(out: Path) -> None:
+    try:
+        postfile.check_writable(out)
+    except postfile.PostFileError as error:
+        fail(str(error))
+
+
+def _begin(posts: Iterator[ScheduledPost], stop: StopSignals, broken: Sequence[str]) -> Iterator[ScheduledPost]:
+    """`posts`, after the first one has been read. Exits if there is none: then the outputs stay as they are."""
+    first = next(posts, None)
+    if first is None and broken:
+        fail("\n".join(broken))
+    if first is None and stop.requested:
+        fail("stopped by a signal before the first post")
+    return posts if first is None else chain([first], posts)
 
 
 @contextmanager
-def _rejects_file(path: Path | None) -> Iterator[Callable[[bytes, Outcome], None]]:
-    """Yields a function that writes a refused post to the file at `path`, if one is given."""
+def _writing_rejects(path: Path | None, file: BinaryIO | None) -> Iterator[Callable[[bytes, Outcome], None]]:
+    """Yields a function that writes a refused post to the file, if one is given. It raises PostFileError."""
+
+    def write(body: bytes, outcome: Outcome) -> None:
+        if file:
+            reject = {"status": outcome.status, "answer": outcome.reason, "body": base64.b64encode(body).decode()}
+            with _named(path):
+                file.write(json.dumps(reject, ensure_ascii=False).encode() + b"\n")
+
     try:
-        opened: AbstractContextManager[TextIO | None] = path.open("w", encoding="utf-8") if path else nullcontext()
-    except OSError as error:
-        fail(f"{path}: {error.strerror}")
-    with opened as file:
-
-        def write(body: bytes, outcome: Outcome) -> None:
-            if file:
-                reject = {"status": outcome.status, "answer": outcome.reason, "body": base64.b64encode(body).decode()}
-                file.write(json.dumps(reject, ensure_ascii=False) + "\n")
-
         yield write
+    finally:
+        if file:
+            with _named(path):
+                file.close()
+
+
+@contextmanager
+def _named(path: Path | None) -> Iterator[None]:
+    """Turns an OSError into a PostFileError with the name of the file."""
+    try:
+        yield
+    except OSError as error:
+        raise postfile.PostFileError(f"{path}: {error.strerror}") from None

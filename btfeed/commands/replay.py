@@ -3,7 +3,7 @@
 import re
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Literal, Optional
 
@@ -21,7 +21,6 @@ from btfeed.commands.posting import (
     RetryOption,
     SendJob,
     UserOption,
-    create_target,
     now,
     parse_moment,
 )
@@ -110,22 +109,24 @@ def replay(
     sources, url = _separate_url(list(sources or ()), url)
     _check_usage(sources, url, out, journal, bool(begin or end))
     schedule = Schedule(rate, unit, _parse_speed(speed, rate), loop, now if shift_to_now else None)
-    with ExitStack() as stack:
+    job = SendJob(url, out, connections, user, ca, insecure, retry, rejects, json_output)
+    again = shift_to_now or loop != 1  # standard input can only be read once
+    with tempfile.TemporaryFile() if again else nullcontext() as copy:
         try:
             source: PostSource
             if journal:
-                from btfeed.journal.create import archive  # slow to import, and not needed for files
-
-                source = JournalRange(archive(journal, parse_moment(begin, "--from"), parse_moment(end, "--to")))
+                source = _journal_source(journal, begin, end)
+                inputs = [path for path in journal.rglob("*") if path.is_file()]
             else:
-                paths = postfile.find(map(Path, sources))
-                source = FileSource(_rereadable(paths, stack) if shift_to_now or loop != 1 else paths)
+                inputs = postfile.find(map(Path, sources))
+                source = FileSource(inputs, copy)
         except (postfile.PostFileError, SourceError, JournalError) as error:
             fail(str(error))
-        target = create_target(url, out, connections, user, ca, insecure, paced=bool(rate or schedule.speed))
-        job = SendJob(target, out, connections, retry, rejects, json_output)
-        total = source.total * loop if source.total and loop else None
-        summary, stopped = job.run(schedule.posts(source), _done_over_all_loops(source), total, source.blocking)
+        summary, stopped = job.run(
+            schedule.posts(source), inputs, broken=source.broken, paced=bool(rate or schedule.speed),
+            done=_done_over_all_loops(source), total=source.total * loop if source.total and loop else None,
+            blocking=source.blocking,
+        )  # fmt: skip
     if source.broken:
         fail("\n".join(source.broken))
     if stopped:
@@ -163,6 +164,13 @@ def _check_usage(sources: list[str], url: str, out: Path | None, journal: Path |
         terminal.check_url(url)
 
 
+def _journal_source(directory: Path, begin: str | None, end: str | None) -> JournalRange:
+    """Raises BadParameter, JournalError or SourceError."""
+    from btfeed.journal.create import archive  # slow to import, and not needed for files
+
+    return JournalRange(archive(directory, parse_moment(begin, "--from"), parse_moment(end, "--to")))
+
+
 def _parse_speed(text: str | None, rate: float | None) -> float | None:
     """None means as fast as possible. Raises BadParameter."""
     if text is None or text == "max":
@@ -190,18 +198,3 @@ def _done_over_all_loops(source: PostSource) -> Callable[[], float]:
         return earlier_loops + last
 
     return done
-
-
-def _rereadable(paths: list[Path], stack: ExitStack) -> list[Path]:
-    """`paths`, with standard input replaced by a temporary copy, so that it can be read more than once."""
-    if postfile.STANDARD not in paths:
-        return paths
-    directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    copy = directory / "stdin.btposts"
-    writer = postfile.Writer(copy)
-    try:
-        for body in postfile.read(postfile.STANDARD):
-            writer.write(body)
-    finally:
-        writer.close()
-    return [copy if path == postfile.STANDARD else path for path in paths]

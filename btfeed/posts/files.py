@@ -1,10 +1,12 @@
 """Posts in files: `*.bin` holds one raw body, `*.btposts` many, each after its length as a protobuf varint.
 
 Both may be gzipped (`*.bin.gz`, `*.btposts.gz`). `-` is standard input or output in the format of
-`*.btposts`; gzip on standard input is detected.
+`*.btposts`, also as /dev/stdin and /dev/stdout; gzip on standard input is detected.
 """
 
+import errno
 import gzip
+import os
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -27,27 +29,59 @@ class PostFileError(Exception):
     """The file cannot be read or written, or has another format than its name says."""
 
 
+def standard(path: Path) -> Path:
+    """`path`, or STANDARD if it is the name of a standard stream."""
+    return STANDARD if str(path) in ("/dev/stdin", "/dev/stdout") else path
+
+
 def is_post_file(path: Path) -> bool:
     """Whether `path` has a name that post files have."""
     return path.name.removesuffix(".gz").endswith(SUFFIXES)
 
 
 def find(sources: Iterable[Path]) -> list[Path]:
-    """The post files among `sources` and, sorted, those of the directories among them. Raises PostFileError."""
+    """The post files among `sources` and, sorted, those of the directories among them.
+
+    Raises PostFileError, also if one of them does not exist or must not be read.
+    """
     found: list[Path] = []
-    for source in sources:
-        if source.is_dir():
-            inside = sorted(path for path in source.rglob("*") if is_post_file(path) and path.is_file())
-            if not inside:
-                raise PostFileError(f"{source}: no {_NAMES} in this directory")
-            found += inside
-        elif source == STANDARD or is_post_file(source):
-            found.append(source)
-        else:
+    for source in map(standard, sources):
+        try:
+            found += _find(source)
+        except OSError as error:
+            raise PostFileError(f"{error.filename or source}: {error.strerror}") from None
+    return found
+
+
+def _find(source: Path) -> list[Path]:
+    if source == STANDARD:
+        return [source]
+    if not source.is_dir():
+        if not is_post_file(source):
             raise PostFileError(
                 f"{source}: not a post file: use a name that ends with .bin, .btposts, .bin.gz or .btposts.gz"
             )
-    return found
+        _check_readable(source)
+        return [source]
+    inside = []
+    for folder, _, names in os.walk(source, onerror=_raise):
+        inside += [path for name in names if is_post_file(path := Path(folder, name)) and path.is_file()]
+    if not inside:
+        raise PostFileError(f"{source}: no {_NAMES} in this directory")
+    for path in inside:
+        _check_readable(path)
+    return sorted(inside)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _check_readable(path: Path) -> None:
+    """Raises OSError. A FIFO is not opened for this: its writer would notice."""
+    path.stat()
+    if not os.access(path, os.R_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 def read(path: Path, progress: Callable[[int], object] = lambda position: None) -> Iterator[bytes]:
@@ -57,7 +91,7 @@ def read(path: Path, progress: Callable[[int], object] = lambda position: None) 
             file = _plain(path, raw)
             position = raw.tell if raw.seekable() else lambda: 0
             one = path.name.removesuffix(".gz").endswith(".bin")
-            bodies = iter([file.read()]) if one else _delimited(path, file)
+            bodies = iter([file.read()]) if one else read_delimited(path, file)
             for body in bodies:
                 progress(position())
                 yield body
@@ -71,10 +105,14 @@ def read(path: Path, progress: Callable[[int], object] = lambda position: None) 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    if path == STANDARD:
-        yield sys.stdin.buffer
-    else:
+    if path != STANDARD:
         with path.open("rb") as file:
+            yield file
+    elif sys.stdin is None:
+        raise PostFileError("standard input is closed")
+    else:
+        # Not sys.stdin.buffer: Python aborts at its end if a thread still reads from that.
+        with open(sys.stdin.fileno(), "rb", closefd=False) as file:
             yield file
 
 
@@ -88,16 +126,21 @@ def _plain(path: Path, raw: BinaryIO) -> BinaryIO:
     return cast("BinaryIO", gzip.GzipFile(fileobj=raw)) if zipped else raw
 
 
+def check_writable(path: Path) -> None:
+    """Raises PostFileError unless Writer writes files of this name."""
+    if path != STANDARD and not path.name.removesuffix(".gz").endswith(".btposts"):
+        raise PostFileError(f"{path}: use a name that ends with .btposts or .btposts.gz")
+
+
 class Writer:
     """Writes a `*.btposts` file, gzipped if its name ends with .gz. Methods raise PostFileError."""
 
-    def __init__(self, path: Path, *, new: bool = False) -> None:
-        """new: the file must not exist yet."""
-        if path != STANDARD and not path.name.removesuffix(".gz").endswith(".btposts"):
-            raise PostFileError(f"{path}: use a name that ends with .btposts or .btposts.gz")
+    def __init__(self, path: Path, opened: BinaryIO | None = None) -> None:
+        """opened: the file at `path`, opened for writing and empty. By default it is opened here."""
+        check_writable(path)
         self._path = path
         try:
-            self.raw: BinaryIO = sys.stdout.buffer if path == STANDARD else path.open("xb" if new else "wb")
+            self.raw = opened or (sys.stdout.buffer if path == STANDARD else cast("BinaryIO", path.open("wb")))
         except OSError as error:
             raise PostFileError(f"{path}: {error.strerror}") from None
         self._file = self.raw
@@ -145,7 +188,8 @@ def varint(value: int) -> bytes:
     return bytes(written)
 
 
-def _delimited(path: Path, file: BinaryIO) -> Iterator[bytes]:
+def read_delimited(path: Path, file: BinaryIO) -> Iterator[bytes]:
+    """The bodies in an open `*.btposts` file that is not gzipped. path: its name in errors."""
     start = 0
     while True:
         length = shift = 0

@@ -7,7 +7,7 @@ sent: at which rate or speed, how many times over, and whether the times in the 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import BinaryIO, Literal, Protocol
 
 from btfeed.journal.base import Archive, Damaged, JournalError
 from btfeed.posts import files as postfile
@@ -50,13 +50,18 @@ class PostSource(Protocol):
 
 
 class FileSource:
-    """Post files. If a file is damaged, the posts before the damage are read, then the next file."""
+    """Post files. If a file is damaged, the posts before the damage are read, then the next file.
 
-    def __init__(self, paths: list[Path]) -> None:
+    copy  an empty file that keeps what is read from standard input, if the posts are read more than once
+    """
+
+    def __init__(self, paths: list[Path], copy: BinaryIO | None = None) -> None:
         self._paths = paths
+        self._copy = copy
+        self._copied = False
         self.broken: list[str] = []
         self.blocking = postfile.STANDARD in paths
-        self.total = None if self.blocking else sum(path.stat().st_size for path in paths if path.exists())
+        self.total = None if self.blocking else sum(map(_size, paths))
         self.done = 0
 
     def posts(self) -> Iterator[Recorded]:
@@ -67,12 +72,29 @@ class FileSource:
                 self.done = before + position
 
             try:
-                for body in postfile.read(path, on_position):
+                copied = path == postfile.STANDARD and self._copy
+                for body in self._read_standard(copied) if copied else postfile.read(path, on_position):
                     yield Recorded(body)
             except postfile.PostFileError as error:
                 _note(self.broken, str(error))
-            before += path.stat().st_size if path.exists() else 0
+            before += _size(path)
         self.done = before
+
+    def _read_standard(self, copy: BinaryIO) -> Iterator[bytes]:
+        if self._copied:
+            copy.seek(0)
+            yield from postfile.read_delimited(postfile.STANDARD, copy)
+            return
+        try:
+            for body in postfile.read(postfile.STANDARD):
+                postfile.write_delimited(copy, body)
+                yield body
+        finally:
+            self._copied = True
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _note(broken: list[str], what: str) -> None:

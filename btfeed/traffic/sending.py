@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from threading import Thread
 from typing import Any, Protocol, Self
 
 from btfeed.posts.files import PostFileError, Writer
@@ -243,7 +244,31 @@ class Sender:
         if not self._read_in_thread:
             return next(posts, None)
         async with self._reading:
-            return await asyncio.to_thread(next, posts, None)
+            return None if self._stop.is_set() else await self._next_from_thread(posts)
+
+    async def _next_from_thread(self, posts: Iterator[ScheduledPost]) -> ScheduledPost | None:
+        """The next post, or None after a stop: then the thread, which may wait for ever, is left to itself."""
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[ScheduledPost | None] = loop.create_future()
+
+        def set_found(post: ScheduledPost | None, error: Exception | None) -> None:
+            if not found.done():
+                found.set_exception(error) if error else found.set_result(post)
+
+        def read() -> None:
+            post = error = None
+            try:
+                post = next(posts, None)
+            except Exception as raised:  # noqa: BLE001 - raised again in the event loop
+                error = raised
+            with suppress(RuntimeError):  # the event loop has ended
+                loop.call_soon_threadsafe(set_found, post, error)
+
+        Thread(target=read, daemon=True).start()
+        stopped = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait((found, stopped), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        return found.result() if found.done() else None
 
     async def _pause(self, seconds: float) -> None:
         """Wait, but no longer than until `stop` is set."""

@@ -57,12 +57,17 @@ def test_a_damaged_file_is_reported_and_the_others_are_sent(server: Server, tmp_
         postfile.write_delimited(file, posts.sample_visit())
         file.write(b"\x7fcut off")
     (tmp_path / "2.bin").write_bytes(posts.sample_visit())
-    result = invoke("replay", tmp_path, tmp_path / "gone.bin", server.url)
+    result = invoke("replay", tmp_path, server.url)
     assert result.exit_code == 1
     assert result.stdout.startswith("2 posts accepted (2 occurrences) in ")
-    cut_off, gone = result.stderr.splitlines()
-    assert re.match(r".*/1\.btposts: the post at byte \d+ is cut off", cut_off)
-    assert gone == f"{tmp_path / 'gone.bin'}: No such file or directory"
+    assert re.fullmatch(r".*/1\.btposts: the post at byte \d+ is cut off.*\n", result.stderr)
+
+
+def test_a_source_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
+    """It is reported before anything is sent."""
+    result = invoke("replay", EXAMPLES, tmp_path / "gone.bin", f"http://127.0.0.1:{free_port()}/")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"{tmp_path / 'gone.bin'}: No such file or directory\n"
 
 
 @pytest.mark.parametrize("name", ["posts.txt", "empty"])

@@ -99,6 +99,7 @@ def test_a_directory_is_searched_to_the_bottom(tmp_path: Path) -> None:
         (tmp_path / "posts" / name).write_bytes(b"")
     (tmp_path / "posts" / "folder.bin").mkdir()
     last = tmp_path / "0.bin"
+    last.write_bytes(b"")
     found = find([tmp_path / "posts", last])
     assert found == [*(tmp_path / "posts" / name for name in ("a.btposts", "b.bin", "deep/er/0.bin")), last]
 

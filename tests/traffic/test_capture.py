@@ -29,7 +29,7 @@ async def capturing(
     """A running capture and its URL. It is stopped at the end."""
     stop = asyncio.Event()
     target = HttpTarget(forward) if forward else None
-    capture = Capture(postfile.Writer(path, new=True), stop, forward=target, clock=clock)
+    capture = Capture(postfile.Writer(path), stop, forward=target, clock=clock)
     _, port = await capture.start("127.0.0.1", 0)
     run = asyncio.create_task(capture.run())
     try:
