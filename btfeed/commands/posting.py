@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, BinaryIO, Optional
+from urllib.parse import urlsplit
 
 import typer
 
@@ -17,6 +18,7 @@ from btfeed.commands.outputs import open_outputs
 from btfeed.commands.terminal import fail
 from btfeed.posts import files as postfile
 from btfeed.signals import Interruptible, StopSignals
+from btfeed.telemetry import logs
 from btfeed.traffic.sending import FileTarget, Outcome, ScheduledPost, Sender, SendSummary, Target
 from sinks.shared.clock import SYSTEM_CLOCK
 from sinks.shared.tls import client_context
@@ -120,6 +122,8 @@ class SendJob:
         credentials = _credentials(user)
         if self._out is None:
             terminal.check_url(url)
+            if credentials and "@" in urlsplit(url).netloc:
+                raise typer.BadParameter("the URL has credentials already: leave one of them out", param_hint="--user")
             self._url_target = _url_target(url, connections, credentials, client_tls(ca, insecure))
         else:
             _check_name(self._out)
@@ -142,6 +146,7 @@ class SendJob:
         paced     posts are due at different times, so each is flushed to the file
         blocking  reading the next post may block, as on standard input
         """
+        logs.configure()
         stop = StopSignals()
         try:
             with stop.handled():

@@ -29,7 +29,8 @@ def check_url(url: str, option: str = "URL") -> None:
     try:
         parts = urlsplit(url)
         port_is_valid = parts.port != 0
-    except ValueError as error:  # of the port, or of the brackets around an IPv6 address
+        (parts.hostname or "").encode("idna")
+    except ValueError as error:  # of the port, of the brackets around an IPv6 address, or of the host
         raise typer.BadParameter(f"invalid URL {url!r}: {error}", param_hint=option) from None
     if parts.scheme not in ("http", "https") or not url.startswith(f"{parts.scheme}://"):
         raise typer.BadParameter(f"invalid URL {url!r}: start it with http:// or https://", param_hint=option)

@@ -1,23 +1,36 @@
 """Sends posts to a URL as AppMon does. Commands import this only when they do so, because aiohttp is slow to import."""
 
+import asyncio
 import base64
 import os
 import ssl
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
+from urllib.parse import unquote, urlsplit
 
 import aiohttp
+import structlog
 
 from btfeed.traffic.sending import Outcome
 
+log = structlog.get_logger()
+
 APPMON_TIMEOUT = 10.0
 """How long AppMon waits for a connection, and for data of an answer, in seconds."""
+EXCHANGE_TIMEOUT = 300.0
+"""Seconds for a post and its answer together. A server may send a little all the time, and never end."""
 MAX_REASON_LENGTH = 200
 """Characters of an answer's body that are kept as the reason."""
+MAX_ANSWER_BYTES = 2**16
+"""Bytes of an answer's body that are read. After a longer one, the connection is closed."""
 
 
 class HttpTarget:
-    """Posts to a URL as AppMon's client does: kept-alive connections, octet-stream, preemptive Basic auth, no redirects."""
+    """Posts to a URL as AppMon's client does: kept-alive connections, octet-stream, preemptive Basic auth, no redirects.
+
+    Credentials in the URL are sent as Basic auth, and take the place of others.
+    """
 
     measures_latency = True
 
@@ -30,20 +43,24 @@ class HttpTarget:
         tls: ssl.SSLContext | None = None,
         timeout: float = APPMON_TIMEOUT,
     ) -> None:
-        self._url = url
+        self._url, in_url = _without_credentials(url)
+        basic_auth = in_url or basic_auth
         self._connections = connections
         self._timeout = timeout
         self._tls: ssl.SSLContext | bool = tls or True
-        self._headers = {"Content-Type": "application/octet-stream"}
+        self._own_headers = {}
         if basic_auth:
-            self._headers["Authorization"] = "Basic " + base64.b64encode(":".join(basic_auth).encode()).decode()
+            credentials = base64.b64encode(":".join(basic_auth).encode(errors="surrogateescape")).decode()
+            self._own_headers["Authorization"] = f"Basic {credentials}"
+        self._logged: set[type[Exception]] = set()
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._connections, ssl=self._tls),
-            timeout=aiohttp.ClientTimeout(connect=self._timeout, sock_read=self._timeout),
-            headers=self._headers,
+            timeout=aiohttp.ClientTimeout(total=EXCHANGE_TIMEOUT, connect=self._timeout, sock_read=self._timeout),
             skip_auto_headers=["Accept-Encoding"],
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
         )
         return self
 
@@ -53,15 +70,36 @@ class HttpTarget:
         await self._session.close()
 
     async def send(self, body: bytes, headers: dict[str, str] | None = None) -> Outcome:
+        """Send a post. Whatever fails is its outcome. headers: in addition to those of each post."""
+        sent = {"Content-Type": "application/octet-stream", **(headers or {}), **self._own_headers}
         try:
-            async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as response:
-                text = " ".join((await response.text(errors="replace")).split())[:MAX_REASON_LENGTH]
+            return await self._send(body, sent)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            return Outcome(None, self._describe(error), sent=False)
+            return Outcome(None, printable(self._describe(error)), sent=False)
         except (aiohttp.ClientError, TimeoutError) as error:
-            return Outcome(None, self._describe(error))
-        status = f"{response.status} {response.reason}"
+            return Outcome(None, printable(self._describe(error)))
+        except Exception as error:
+            if type(error) not in self._logged:
+                self._logged.add(type(error))
+                log.exception("bug in sending a post; its outcome is unknown")
+            return Outcome(None, printable(f"bug: {type(error).__name__}: {error}"))
+
+    async def _send(self, body: bytes, headers: dict[str, str]) -> Outcome:
+        async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as response:
+            text = printable(await self._text(response))
+        status = printable(f"{response.status} {response.reason or ''}")
         return Outcome(response.status, f"{status}: {text}" if text else status)
+
+    async def _text(self, response: aiohttp.ClientResponse) -> str:
+        """The start of the answer's body. The status tells the outcome: a body that is broken or late changes nothing."""
+        body = b""
+        with suppress(aiohttp.ClientError, TimeoutError):
+            async with asyncio.timeout(self._timeout):
+                while len(body) < MAX_ANSWER_BYTES and (part := await response.content.read(MAX_ANSWER_BYTES)):
+                    body += part
+        if not response.content.at_eof():
+            response.close()
+        return body.decode(errors="replace")
 
     def _describe(self, error: Exception) -> str:
         """Why there is no answer, in words."""
@@ -75,11 +113,28 @@ class HttpTarget:
                 return f"cannot connect to {error.host}:{error.port}: {explain(os_error)}"
             case aiohttp.ConnectionTimeoutError():
                 return f"cannot connect within {self._timeout:g} s"
-            case TimeoutError():
+            case aiohttp.ServerTimeoutError():
                 return f"no answer within {self._timeout:g} s"
+            case TimeoutError():
+                return f"no complete answer within {EXCHANGE_TIMEOUT:g} s"
             case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
                 return "connection lost before the answer"
         return f"no valid HTTP answer: {error}"
+
+
+def _without_credentials(url: str) -> tuple[str, tuple[str, str] | None]:
+    """The URL without credentials, and those that it had. aiohttp sends no post if they are in both URL and header."""
+    parts = urlsplit(url)
+    if parts.username is None:
+        return url, None
+    user, password = (unquote(part, errors="surrogateescape") for part in (parts.username, parts.password or ""))
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), (user, password)
+
+
+def printable(text: str) -> str:
+    """The start of what a server sent, in one line and without control characters."""
+    shown = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in " ".join(text.split()))
+    return shown[:MAX_REASON_LENGTH]
 
 
 def explain(error: OSError) -> str:

@@ -21,6 +21,8 @@ from typing import Any, Protocol, Self
 from btfeed.posts.files import PostFileError, Writer
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
+MAX_REASONS = 100
+"""Different reasons that are counted apart. A server may word every answer differently."""
 MAX_ATTEMPTS = 8
 """How often a post is sent at most with `retry`."""
 FIRST_RETRY_DELAY = 0.1
@@ -83,6 +85,11 @@ class LatencyHistogram:
         return None
 
 
+def count_reason(counts: Counter[str], reason: str) -> None:
+    """Count a post by reason, or among the others once there are MAX_REASONS."""
+    counts[reason if reason in counts or len(counts) < MAX_REASONS else "other reasons"] += 1
+
+
 @dataclass(slots=True)
 class SendSummary:
     """The outcomes of all posts.
@@ -109,9 +116,9 @@ class SendSummary:
             self.bytes += len(post.body)
             self.occurrences += post.occurrences
         elif outcome.unknown:
-            self.unknown[outcome.reason] += 1
+            count_reason(self.unknown, outcome.reason)
         else:
-            self.refused[outcome.reason] += 1
+            count_reason(self.refused, outcome.reason)
 
     @property
     def posts_per_second(self) -> float:

@@ -1,17 +1,23 @@
 """Sending: what goes over the wire, when, and how outcomes are counted."""
 
 import asyncio
+import base64
 import socket
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Any
 
+import aiohttp
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from structlog.testing import capture_logs
 
-from btfeed.traffic.http_target import HttpTarget
+from btfeed.traffic.http_target import MAX_REASON_LENGTH, HttpTarget
 from btfeed.traffic.sending import (
     FIRST_RETRY_DELAY,
     MAX_ATTEMPTS,
+    MAX_REASONS,
     LatencyHistogram,
     Outcome,
     ScheduledPost,
@@ -293,3 +299,110 @@ def test_the_summary_for_json_lists_all_reasons() -> None:
     found = summary.as_dict()
     assert (found["posts"], found["occurrences"], found["bytes"]) == (1, 5, 3)
     assert (found["refused"], found["unknown"], found["answers"]) == (2, 1, {"lost": 1, "400 Bad": 2})
+
+
+# Whatever a server does
+
+
+async def answering(first: bytes) -> AsyncIterator[str]:
+    """The URL of a server that answers the first request with these bytes, and closes the connection if they are cut off.
+
+    Further requests get a 200.
+    """
+    left = [first]
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                header = await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(1)
+                assert b"Content-Length: 1\r\n" in header
+                given = left.pop() if left else b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+                writer.write(given)
+                if given in CUT_OFF:
+                    break
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+
+
+BAD = b"HTTP/1.1 400 Bad\r\nContent-Length: 2\r\n"
+CUT_OFF = (b"", b"HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nok")
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (BAD + b"Content-Type: text/plain; charset=klingon\r\n\r\nno", "400 Bad: no"),
+        (BAD + b"Content-Type: text/plain; charset=hex\r\n\r\nno", "400 Bad: no"),
+        (BAD + b'Content-Type: ;;;charset="\r\n\r\nno', "400 Bad: no"),
+        (BAD + b"Content-Encoding: gzip\r\n\r\nno", "400 Bad: no"),
+        (BAD + b"X: \xff\xfe\r\nSet-Cookie: \xff=;;\r\n\r\n\xe4!", "400 Bad: \N{REPLACEMENT CHARACTER}!"),
+        (BAD + b"\r\n\x1b[", "400 Bad: \N{REPLACEMENT CHARACTER}["),
+        (BAD.replace(b"Bad", b"B\xe4d") + b"\r\nno", "400 B\N{REPLACEMENT CHARACTER}d: no"),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://[\r\nContent-Length: 0\r\n\r\n", ""),
+        (b"HTTP/1.1 503 No\r\nContent-Length: 200000\r\n\r\n" + b"x" * 200_000, "503 No: " + "x" * MAX_REASON_LENGTH),
+        (CUT_OFF[2], ""),
+        (CUT_OFF[0], "connection lost before the answer"),
+        (CUT_OFF[1], "no valid HTTP answer: "),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", "no valid HTTP answer: "),
+    ],
+)
+async def test_whatever_a_server_answers_the_next_post_is_sent(answer: bytes, outcome: str) -> None:
+    """The status decides, if there is one. Reasons are text that can be printed anywhere. No outcome: accepted."""
+    async for url in answering(answer):
+        summary = await send_all([b"1", b"2"], url)
+    reasons = list(summary.refused + summary.unknown)
+    assert summary.posts == 2 - len(reasons)
+    assert len(reasons) == bool(outcome)
+    for reason in reasons:
+        assert reason.startswith(outcome)
+        assert reason.isprintable()
+
+
+async def test_an_unforeseen_exception_is_the_outcome_of_its_post(
+    receiver: RecordingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is logged once with its traceback, and the others are sent."""
+    post = aiohttp.ClientSession.post
+
+    def fail_on_odd(session: aiohttp.ClientSession, url: str, *, data: bytes, **options: Any) -> Any:
+        if data in (b"1", b"3"):
+            raise LookupError(f"odd {data!r}")
+        return post(session, url, data=data, **options)
+
+    monkeypatch.setattr(aiohttp.ClientSession, "post", fail_on_odd)
+    with capture_logs() as logged:
+        summary = await send_all([b"1", b"2", b"3", b"4"], receiver.url)
+    assert receiver.bodies == [b"2", b"4"]
+    assert (summary.posts, summary.unknown) == (2, {"bug: LookupError: odd b'1'": 1, "bug: LookupError: odd b'3'": 1})
+    assert [(line["event"], line["exc_info"]) for line in logged] == [
+        ("bug in sending a post; its outcome is unknown", True)
+    ]
+
+
+@pytest.mark.parametrize("other", [None, ("b", "c")])
+async def test_credentials_in_the_url_are_sent_as_basic_auth(
+    other: tuple[str, str] | None, receiver: RecordingServer
+) -> None:
+    """Decoded, and in place of others. aiohttp would refuse to send a post with both."""
+    url = receiver.url.replace("//", "//us%20er:p%40ss@")
+    assert (await send_all([b"1"], url, basic_auth=other)).posts == 1
+    assert receiver.requests[0].headers["Authorization"] == "Basic " + base64.b64encode(b"us er:p@ss").decode()
+
+
+async def test_cookies_are_not_kept(receiver: RecordingServer) -> None:
+    """AppMon keeps none."""
+    receiver.answer = lambda number: web.Response(headers={"Set-Cookie": "a=b"})
+    assert (await send_all([b"1", b"2"], receiver.url.replace("127.0.0.1", "localhost"))).posts == 2
+    assert "Cookie" not in receiver.requests[1].headers
+
+
+def test_reasons_without_end_do_not_fill_the_memory() -> None:
+    """Once there are many, further ones are counted together."""
+    summary = SendSummary()
+    for number in range(2 * MAX_REASONS):
+        summary.add(ScheduledPost(b""), Outcome(400, f"400 request {number}"))
+    assert len(summary.refused) == MAX_REASONS + 1
+    assert (summary.refused.total(), summary.refused["other reasons"]) == (2 * MAX_REASONS, MAX_REASONS)
