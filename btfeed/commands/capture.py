@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -19,8 +18,7 @@ from btfeed.signals import stop_on_signals
 from btfeed.telemetry import logs
 
 if TYPE_CHECKING:
-    from btfeed.traffic.capture import CaptureSummary
-    from btfeed.traffic.http_target import HttpTarget
+    from btfeed.traffic.capture import Capture, CaptureSummary
 
 
 def capture(
@@ -51,48 +49,44 @@ def capture(
     import uvloop  # all are slow to import, and not needed by every command
 
     from btfeed.receiving.settings import TlsSettings
-    from btfeed.traffic.capture import FORWARD_CONNECTIONS
+    from btfeed.traffic.capture import FORWARD_CONNECTIONS, Capture
     from btfeed.traffic.http_target import HttpTarget
 
     if forward:
         terminal.check_url(forward, "--forward")
     try:
-        host, port = host_and_port(listen)
+        host_and_port(listen)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--listen") from None
-    tls = None
-    try:
-        if certificate:
-            tls = TlsSettings(certificate=str(certificate), key=str(key or certificate)).context()
-    except OSError as error:
-        fail(f"cannot capture: {error}")
+    out = postfile.standard(out)
+    tls = TlsSettings(certificate=str(certificate), key=str(key or certificate)) if certificate else None
     target = HttpTarget(forward, connections=FORWARD_CONNECTIONS, tls=client_tls(ca, insecure)) if forward else None
     logs.configure()
     try:
         postfile.check_writable(out)
-        summary = uvloop.run(_capture(out, host, port, target, max_posts, tls))
-    except postfile.PostFileError as error:
+        if tls:
+            tls.context()
+        file = open_outputs({"--out": out}, filter(None, (certificate, key, ca)), new=True)["--out"]
+        stop = asyncio.Event()
+        capturing = Capture(postfile.Writer(out, file), stop, listen=listen, forward=target, max_posts=max_posts, tls=tls)
+        summary = uvloop.run(_run(capturing, stop, listen, out))
+    except (postfile.PostFileError, OSError) as error:
         fail(f"cannot capture: {error}")
     text = json.dumps(summary.as_dict(), ensure_ascii=False) if json_output else "\n".join(_lines(summary, out, forward))
     typer.echo(text, err=out == postfile.STANDARD)
 
 
-async def _capture(
-    out: Path, host: str, port: int, target: "HttpTarget | None", max_posts: int | None, tls: ssl.SSLContext | None
-) -> "CaptureSummary":
-    from btfeed.traffic.capture import Capture
+async def _run(capturing: "Capture", stop: asyncio.Event, listen: str, out: Path) -> "CaptureSummary":
     from btfeed.traffic.http_target import explain
 
-    stop = stop_on_signals()
-    writer = postfile.Writer(out, open_outputs({"--out": out}, new=True)["--out"])
-    capturing = Capture(writer, stop, forward=target, max_posts=max_posts, tls=tls)
+    stop_on_signals(stop)
     try:
-        host, port = await capturing.start(host, port)
-    except OSError as error:
-        writer.close()
-        if out != postfile.STANDARD:
+        host, port = await capturing.start()
+    except (OSError, UnicodeError) as error:
+        capturing.close()
+        if await asyncio.to_thread(out.is_file):
             await asyncio.to_thread(out.unlink)  # empty; the next attempt would fail because it exists
-        fail(f"cannot listen on {host}:{port}: {explain(error)}")
+        fail(f"cannot listen on {listen}: {explain(error) if isinstance(error, OSError) else error}")
     typer.echo(f"listening on {host}:{port}", err=True)
     return await capturing.run()
 
@@ -100,5 +94,7 @@ async def _capture(
 def _lines(summary: "CaptureSummary", out: Path, forward: str | None) -> Iterator[str]:
     forwarded = f", {summary.forwarded} forwarded" if forward else ""
     yield f"{count(summary.posts, 'post')} captured ({summary.bytes} bytes) in {out}{forwarded}"
+    for reason, number in summary.refused.items():
+        yield f"{count(number, 'request')} refused: {reason}"
     for reason, number in summary.not_forwarded.items():
         yield f"{count(number, 'post')} not forwarded: {reason}"

@@ -10,6 +10,7 @@ import logging
 import resource
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 
 import structlog
 
@@ -45,11 +46,21 @@ class Receiver:
     """Receives posts until `stop`. stopping: new posts are answered 503."""
 
     def __init__(
-        self, settings: ReceiverSettings, journal: Intake, metrics: Metrics, *, clock: Clock = SYSTEM_CLOCK
+        self,
+        settings: ReceiverSettings,
+        journal: Intake,
+        metrics: Metrics,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        accept_all: bool = False,
+        on_stored: Callable[[Request, bytes], object] = lambda request, body: None,
     ) -> None:
+        """accept_all: take posts at any path, whatever they contain. on_stored: called before a post is answered."""
         self.stopping = False
         self._settings = settings
         self._path = settings.path.encode()
+        self._accept_all = accept_all
+        self._on_stored = on_stored
         self._journal = journal
         self._metrics = metrics
         self._debug = log.is_enabled_for(logging.DEBUG)
@@ -140,6 +151,7 @@ class Receiver:
                     self._metrics.empty_requests.inc()
                     return
                 await self._store(body, request.peer)
+                self._on_stored(request, body)
             except Rejected as rejected:
                 if rejected.body:
                     await self._keep(rejected)
@@ -155,7 +167,7 @@ class Receiver:
     def _is_connection_test(self, request: Request) -> bool:
         """GET and HEAD are AppMon's "Test connection". Raises Rejected for other paths and methods."""
         is_test = request.method in ("GET", "HEAD")
-        if request.path != self._path and not (is_test and request.path == b"/"):
+        if not self._accept_all and request.path != self._path and not (is_test and request.path == b"/"):
             raise Rejected("not_found", f"no such path: send posts to {self._settings.path} (receiver.path)")
         if not is_test and request.method != "POST":
             raise Rejected("method", f"method {request.method} is not allowed: use POST", {"Allow": "GET, HEAD, POST"})
@@ -164,11 +176,7 @@ class Receiver:
     async def _store(self, body: bytes, peer: str) -> None:
         """Validate the body and append it to the journal. Raises Rejected."""
         try:
-            if len(body) > VALIDATED_ON_LOOP:
-                async with self._validating_large:
-                    occurrences = await asyncio.to_thread(admission.admit, body, self._settings.max_occurrences)
-            else:
-                occurrences = admission.admit(body, self._settings.max_occurrences)
+            occurrences = 0 if self._accept_all else await self._admit(body)
             digest = await self._journal.append(Post(body, time.time_ns() // 1_000_000, peer))
         except Malformed as error:
             raise Rejected("malformed", str(error), body=body) from None
@@ -191,6 +199,13 @@ class Receiver:
         self._recent_digests[digest] = None
         if len(self._recent_digests) > DUPLICATE_WINDOW:
             self._recent_digests.popitem(last=False)
+
+    async def _admit(self, body: bytes) -> int:
+        """The number of occurrences. Raises Malformed or TooManyOccurrences."""
+        if len(body) <= VALIDATED_ON_LOOP:
+            return admission.admit(body, self._settings.max_occurrences)
+        async with self._validating_large:
+            return await asyncio.to_thread(admission.admit, body, self._settings.max_occurrences)
 
     async def _keep(self, rejected: Rejected) -> None:
         """Keep the body of a rejected post with the dead letters."""

@@ -4,14 +4,15 @@ import asyncio
 import gzip
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from btfeed.posts import files as postfile
-from btfeed.traffic.capture import BODY_TIMEOUT, FORWARD_TIMEOUT, Capture
+from btfeed.receiving.settings import ReceiverSettings
+from btfeed.traffic.capture import FORWARD_TIMEOUT, Capture
 from btfeed.traffic.http_target import HttpTarget
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 from tests.support import posts
@@ -29,8 +30,8 @@ async def capturing(
     """A running capture and its URL. It is stopped at the end."""
     stop = asyncio.Event()
     target = HttpTarget(forward) if forward else None
-    capture = Capture(postfile.Writer(path), stop, forward=target, clock=clock)
-    _, port = await capture.start("127.0.0.1", 0)
+    capture = Capture(postfile.Writer(path), stop, listen="127.0.0.1:0", forward=target, clock=clock)
+    _, port = await capture.start()
     run = asyncio.create_task(capture.run())
     try:
         yield capture, f"http://127.0.0.1:{port}/"
@@ -67,12 +68,38 @@ async def test_a_connection_test_is_answered_and_not_written(tmp_path: Path) -> 
 
 
 async def test_a_gzipped_body_is_written_decompressed(tmp_path: Path) -> None:
-    """So that it can be replayed. A broken one is refused."""
-    async with capturing(tmp_path / "a.btposts") as (_, url), aiohttp.ClientSession() as session:
-        for body, status in ((gzip.compress(BODIES[1]), 200), (b"\x1f\x8bbroken", 400)):
-            async with session.post(url, data=body, headers={"Content-Encoding": "gzip"}) as answer:
+    """So that it can be replayed. A broken one is refused as the receiver does it, and written as it arrived."""
+    broken = b"\x1f\x8bbroken"
+    async with capturing(tmp_path / "a.btposts") as (capture, url), aiohttp.ClientSession() as session:
+        for body, status in ((gzip.compress(BODIES[1]), 200), (broken, 400), (BODIES[0], 200)):
+            encoding = {} if body == BODIES[0] else {"Content-Encoding": "gzip"}
+            async with session.post(url, data=body, headers=encoding) as answer:
                 assert answer.status == status
-    assert list(postfile.read(tmp_path / "a.btposts")) == [BODIES[1]]
+    assert list(postfile.read(tmp_path / "a.btposts")) == [BODIES[1], broken, BODIES[0]]
+    assert (capture.summary.posts, capture.summary.refused) == (3, {"bad_gzip": 1})
+
+
+async def test_requests_are_taken_as_the_receiver_takes_them(tmp_path: Path) -> None:
+    """At any path. A client that expects 100 Continue gets it. What the receiver refuses is refused, and counted."""
+    async with capturing(tmp_path / "a.btposts") as (capture, url):
+        host, port = url.removeprefix("http://").rstrip("/").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"POST /any/path?at=all HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"hello")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+        async with aiohttp.ClientSession(skip_auto_headers=["Content-Encoding"]) as session:
+            for headers, status in (
+                ({"Content-Encoding": "br"}, 415),
+                ({"Content-Encoding": "X-GZIP"}, 200),
+                ({"Content-Length": str(2**27)}, 413),
+            ):
+                body = gzip.compress(b"zipped") if status == 200 else b""
+                async with session.post(url, data=body, headers=headers, skip_auto_headers=["Content-Type"]) as answer:
+                    assert answer.status == status
+    assert list(postfile.read(tmp_path / "a.btposts")) == [b"hello", b"zipped"]
+    assert capture.summary.refused == {"encoding": 1, "too_large": 1}
 
 
 async def test_a_full_disk_is_answered_503_and_ends_the_capture(tmp_path: Path) -> None:
@@ -80,8 +107,8 @@ async def test_a_full_disk_is_answered_503_and_ends_the_capture(tmp_path: Path) 
     (tmp_path / "a.btposts").symlink_to("/dev/full")
     writer = postfile.Writer(tmp_path / "a.btposts")
     stop = asyncio.Event()
-    capture = Capture(writer, stop)
-    _, port = await capture.start("127.0.0.1", 0)
+    capture = Capture(writer, stop, listen="127.0.0.1:0")
+    _, port = await capture.start()
     run = asyncio.create_task(capture.run())
     summary = await send_all([BODIES[0]], f"http://127.0.0.1:{port}/")
     assert [reason.partition(":")[0] for reason in summary.refused] == ["503 Service Unavailable"]
@@ -116,22 +143,49 @@ async def test_posts_that_cannot_be_forwarded_are_captured_all_the_same(tmp_path
     assert list(postfile.read(tmp_path / "a.btposts")) == BODIES
 
 
-async def test_a_body_that_does_not_arrive_in_time_is_answered_400(tmp_path: Path) -> None:
+async def test_the_connection_of_a_body_that_does_not_arrive_in_time_is_closed(tmp_path: Path) -> None:
     """One second before the deadline, the request is still open."""
-    clock = FakeClock()
+    clock, timeout = FakeClock(), ReceiverSettings().body_timeout
     async with capturing(tmp_path / "a.btposts", clock=clock) as (capture, url):
         host, port = url.removeprefix("http://").rstrip("/").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab")
         await until_async(lambda: clock.deadlines, "it waits for the body")
-        await clock.advance(BODY_TIMEOUT - 1)
-        answer = asyncio.create_task(reader.readuntil(b"\r\n"))
+        await clock.advance(timeout - 1)
+        closed = asyncio.create_task(reader.read())
         await clock.advance(0.9)
-        assert not answer.done()
+        assert not closed.done()
         await clock.advance(0.1)
-        assert (await answer).startswith(b"HTTP/1.1 400 ")
+        with suppress(ConnectionResetError):
+            assert await closed == b""
         writer.close()
-    assert capture.summary.posts == 0
+    assert (capture.summary.posts, capture.summary.refused) == (0, {"slow_body": 1})
+
+
+async def test_whatever_happens_in_forwarding_the_capture_goes_on(tmp_path: Path) -> None:
+    """Credentials in the URL come first; a header that is not UTF-8 is left out; odd answers are counted."""
+    seen: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 400 B\xe4d\r\nContent-Type: text/plain; charset=klingon\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as other:
+        forward = f"http://c:d@127.0.0.1:{other.sockets[0].getsockname()[1]}/"
+        async with capturing(tmp_path / "a.btposts", forward) as (capture, url):
+            await send_all([BODIES[0]], url, basic_auth=("a", "b"))
+            host, port = url.removeprefix("http://").rstrip("/").split(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            header = b"POST / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\r\nContent-Type: \xff\r\n"
+            writer.write(header + b"Content-Length: 1\r\n\r\nx")
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+            writer.close()
+            await until_async(lambda: capture.summary.not_forwarded.total() == 2, "both are tried")
+    assert list(postfile.read(tmp_path / "a.btposts")) == [BODIES[0], b"x"]
+    for request in seen:
+        assert b"Authorization: Basic Yzpk\r\n" in request
+        assert b"Content-Type: application/octet-stream\r\n" in request
 
 
 async def test_posts_that_are_not_forwarded_when_it_ends_are_counted(tmp_path: Path) -> None:
@@ -139,12 +193,13 @@ async def test_posts_that_are_not_forwarded_when_it_ends_are_counted(tmp_path: P
     clock, stop = FakeClock(), asyncio.Event()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         target = HttpTarget(f"http://127.0.0.1:{silent.getsockname()[1]}/")
-        capture = Capture(postfile.Writer(tmp_path / "a.btposts"), stop, forward=target, clock=clock)
-        _, port = await capture.start("127.0.0.1", 0)
+        writer = postfile.Writer(tmp_path / "a.btposts")
+        capture = Capture(writer, stop, listen="127.0.0.1:0", forward=target, clock=clock)
+        _, port = await capture.start()
         run = asyncio.create_task(capture.run())
         await send_all([BODIES[0]] * 6, f"http://127.0.0.1:{port}/")
         stop.set()
-        await until_async(lambda: clock.deadlines == 7, "it waits for the other server")
+        await until_async(lambda: clock.deadlines == 1, "it waits for the other server")
         await clock.advance(FORWARD_TIMEOUT - 1)
         assert not run.done()
         await clock.advance(1)
