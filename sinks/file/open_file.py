@@ -1,18 +1,18 @@
 """The file being written: appends that are complete and durable or leave no trace, and the rename that finishes it."""
 
+import errno
 import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-
-import structlog
+from typing import NamedTuple
 
 from sinks.batch import slice_parts
 from sinks.shared.private import create_file, sync_directory
 
-log = structlog.get_logger()
-
 OPEN_SUFFIX = ".open"
+RESCUE = "if you still have it, move it back and remove .open from its name"
+GONE = f"it was deleted or moved; {RESCUE}"
 IOV_MAX = 1024
 """Buffers that one pwritev takes."""
 WRITEBACK_SIZE = 4 * 2**20
@@ -21,18 +21,56 @@ HEAD_SIZE = 2**20
 """Bytes from the start of a file that hold its header."""
 
 
-class OpenFile:
-    """A file that is appended to. length: the bytes that are durably in it. opened: seconds since the epoch.
+class Loss(NamedTuple):
+    """What became of an open file. left: the bytes that can be finished, None if it is not there."""
 
-    mode: that of a new file. None: it exists.
+    what: str
+    left: int | None = None
+
+
+class OpenFile:
+    """A file that is appended to.
+
+    length   the bytes that are durably in it
+    records  how many records these are
+    opened   when it was started, in seconds since the epoch
+    due      when to finish it, by the monotonic clock
+    ended    nothing may be appended: it has to be finished first
     """
 
-    def __init__(self, path: Path, length: int, opened: float, mode: int | None = None) -> None:
+    def __init__(
+        self, path: Path, length: int, opened: float = 0.0, due: float = 0.0, records: int = 0, mode: int | None = None
+    ) -> None:
+        """mode: that of a new file. None: it exists."""
         self.path = path
         self.length = length
+        self.records = records
         self.opened = opened
+        self.due = due
+        self.ended = False
+        self._final = path.with_name(path.name.removesuffix(OPEN_SUFFIX))
         self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC) if mode is None else create_file(path, mode)
+        self._held = os.fstat(self._descriptor)
         self._dirty = False  # there may be bytes after `length`
+
+    def loss(self) -> Loss | None:
+        """What another program did to the file. None if it is where it was, and not shorter."""
+        if self.path == self._final:
+            return None  # a finished file may be moved
+        found = _stat(self.path)
+        if found is None and self._is_held(_stat(self._final)):  # a rename succeeded after all, or another program did it
+            self.path, self.ended = self._final, True
+            return None
+        if found is None:
+            return Loss(GONE)
+        if not self._is_held(found):
+            return Loss(f"another file has taken its place; {RESCUE}")
+        if found.st_size < self.length:
+            return Loss(f"it was truncated to {found.st_size} of {self.length} bytes", found.st_size)
+        return None
+
+    def _is_held(self, found: os.stat_result | None) -> bool:
+        return found is not None and os.path.samestat(found, self._held)
 
     def append(self, parts: Sequence[bytes | memoryview]) -> None:
         """Append all of `parts` durably, or nothing. Raises OSError.
@@ -66,16 +104,17 @@ class OpenFile:
 
     def finish(self) -> None:
         """Give the file its final name. May be called again if it raises OSError."""
-        self.truncate()
-        os.fdatasync(self._descriptor)
-        final = self.path.with_name(self.path.name.removesuffix(OPEN_SUFFIX))
-        if self.path != final:
-            try:
-                self.path.rename(final)
-            except FileNotFoundError:
-                log.error("file removed while it was being written", file=str(self.path))
-            self.path = final
-        sync_directory(final.parent)
+        self.ended = True
+        if self._dirty or self.path != self._final:
+            self.truncate()
+            os.fdatasync(self._descriptor)
+        if self.path != self._final:
+            if self._final.exists():  # another program made it, and a rename would replace it
+                raise FileExistsError(errno.EEXIST, "can't finish a file under a name that is taken", str(self._final))
+            self.path.rename(self._final)
+            self.path = self._final
+        with suppress(FileNotFoundError):  # the directory was removed with the finished file
+            sync_directory(self._final.parent)
 
     def head(self) -> bytes:
         """The file's first bytes, including its header."""
@@ -83,6 +122,14 @@ class OpenFile:
 
     def close(self) -> None:
         os.close(self._descriptor)
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    """None if nothing is there. Raises other errors."""
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _release_pages(descriptor: int, offset: int, size: int) -> None:

@@ -15,12 +15,16 @@ Invariants
   first record is written, so if there is no state at all, the journal is new. Such files then hold the only copy of their
   records, and are finished instead.
 - What a failed append left is cut off before the next append.
+- Each write first checks that the path still leads to the file that is held. If another program deleted, moved, replaced
+  or truncated it, the sink logs and counts how many records were in it, and starts a new file. `open` does the same for
+  the file that the state names. The state lists the names of lost files: `open` finishes one that was brought back.
 """
 
 import asyncio
 import errno
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -36,7 +40,7 @@ from pydantic import model_validator
 from sinks.base import Misconfigured, SinkContext, SinkType, Unavailable, WriteResult
 from sinks.batch import Batch
 from sinks.file.encoding import AVRO_CODECS, NDJSON_SUFFIXES, AvroEncoder, Encoder, NdjsonEncoder
-from sinks.file.open_file import OPEN_SUFFIX, OpenFile
+from sinks.file.open_file import GONE, OPEN_SUFFIX, OpenFile
 from sinks.settings import Seconds, Settings, Size
 from sinks.shared.files import check_writable
 from sinks.shared.private import create_directory, sync_directory
@@ -47,6 +51,8 @@ T = TypeVar("T")
 
 _OPEN_FILE_NAME = re.compile(r"-\d{8}T\d{6}Z-\d{4,}\.(ndjson(\.gz|\.zst)?|avro)\.open")
 """What follows the prefix in the name of an open file."""
+_MAX_LOST_NAMES = 100
+"""Names of lost files in the state."""
 _PERMANENT = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
 """Errors that stay until a person acts."""
 
@@ -96,6 +102,8 @@ class FileSink:
         self._opened_with: str | None = None  # the name of the file in the state that `open` got
         self._state: str | None = None  # the last state that was returned
         self._saved_state: str | None = None  # the last state that the journal has saved
+        self._lost: Counter[str] = Counter()  # not returned in a result yet
+        self._lost_names: list[str] = []  # open files that another program took, and may bring back
         self._numbers = count(1)
 
     async def open(self, state: str | None) -> None:
@@ -128,30 +136,47 @@ class FileSink:
         saved = json.loads(state) if state else None
         self._opened_with = saved["file"] if saved else None
         self._state = self._saved_state = state
-        for path in sorted(self._directory.glob(f"{self._prefix}-*{OPEN_SUFFIX}")):
-            if not _OPEN_FILE_NAME.fullmatch(path.name[len(self._prefix) :]):
-                continue  # it belongs to a sink whose name starts like this one's
-            if not saved:
-                log.warning("finishing a file of an unknown journal; its last record may be incomplete", file=str(path))
-                self._file = OpenFile(path, path.stat().st_size, 0.0)
+        self._lost.clear()
+        self._lost_names = saved.get("lost", []) if saved else []
+        for path in self._open_files():
+            if not saved or path.name in self._lost_names:
+                log.warning("finishing an open file of unknown length; its last record may be incomplete", file=str(path))
+                self._file = OpenFile(path, path.stat().st_size)
                 self._finish()
-            elif path.name == self._opened_with:
-                self._resume(path, saved["length"], saved["opened"])
-            else:
+            elif path.name != self._opened_with:
+                log.info("removing an open file whose records will be written again", file=str(path))
                 path.unlink()
+        if saved and saved["file"]:
+            self._resume(self._directory / saved["file"], saved["length"], saved["opened"], saved.get("records", 0))
 
-    def _resume(self, path: Path, length: int, opened: float) -> None:
-        size = path.stat().st_size
-        file = self._file = OpenFile(path, min(length, size), opened)
-        file.truncate()
-        if size < length:
-            log.error("file is shorter than what was written to it", file=str(path), length=size, written=length)
+    def _open_files(self) -> list[Path]:
+        """The open files of this sink, and not of one whose name starts like this one's."""
+        found = sorted(self._directory.glob(f"{self._prefix}-*{OPEN_SUFFIX}"))
+        return [path for path in found if _OPEN_FILE_NAME.fullmatch(path.name[len(self._prefix) :])]
+
+    def _resume(self, path: Path, length: int, opened: float, records: int) -> None:
+        """Continue with the file that the state names, unless it was finished since. records: 0 if unknown."""
+        if not path.exists():
+            final = path.with_name(path.name.removesuffix(OPEN_SUFFIX))
+            if not final.exists():
+                self._count_loss(path, f"{GONE}. If it had been finished and moved, nothing is lost", records)
+            elif (size := final.stat().st_size) < length:
+                self._count_loss(final, f"it was truncated to {size} of {length} bytes", records)
+            return
+        age = self._clock.time() - opened
+        rest = self._settings.rotate_interval - age if age >= 0 else 0.0  # below 0: the clock was ahead then
+        file = self._file = OpenFile(path, length, opened, self._clock.monotonic() + rest, records)
+        self._check_open_file()
+        suits = path.name.endswith(f".{self._encoder.suffix}{OPEN_SUFFIX}") and self._encoder.resume(file.head())
+        if file.ended or not suits:  # not `suits`: it was written with other settings, or with another schema
             self._finish()
-        elif not (path.name.endswith(f".{self._encoder.suffix}{OPEN_SUFFIX}") and self._encoder.resume(file.head())):
-            self._finish()  # it was written with other settings, or with another schema
+        else:
+            file.truncate()
 
     def _write(self, batch: Batch) -> WriteResult:
-        if self._file and self._is_due(self._file) and self._saved_state == self._state:
+        self._check_open_file()
+        file = self._file
+        if file and (file.ended or (self._is_due(file) and self._saved_state == self._state)):
             self._finish()
         refused: dict[int, str] = {}
         if len(batch):
@@ -159,30 +184,55 @@ class FileSink:
                 self._file = self._create()
             parts, refused = self._encoder.encode(batch)
             self._file.append(parts)
+            self._file.records += len(batch) - len(refused)
             log.debug("batch written", file=self._file.path.name, records=len(batch), length=self._file.length)
+        return self._result(refused)
+
+    def _result(self, refused: dict[int, str]) -> WriteResult:
+        lost, self._lost = dict(self._lost), Counter()
+        more = {"lost": self._lost_names} if self._lost_names else {}
         file = self._file
         if file is None:
-            self._state = json.dumps({"file": None})
-            return WriteResult(state=self._state)
-        self._state = json.dumps({"file": file.path.name, "length": file.length, "opened": file.opened})
-        age = self._clock.time() - file.opened
-        again_after = 0.0 if self._is_due(file) else max(0.0, self._settings.rotate_interval - age)
-        return WriteResult(refused=refused, state=self._state, again_after=again_after)
+            self._state = json.dumps({"file": None} | more)
+            return WriteResult(state=self._state, flagged=lost)
+        saved = {"file": file.path.name, "length": file.length, "opened": file.opened, "records": file.records}
+        self._state = json.dumps(saved | more)
+        again_after = 0.0 if self._is_due(file) else file.due - self._clock.monotonic()
+        return WriteResult(refused=refused, state=self._state, again_after=again_after, flagged=lost)
 
     def _is_due(self, file: OpenFile) -> bool:
         """Whether to finish `file`."""
-        too_old = self._clock.time() >= file.opened + self._settings.rotate_interval
-        return file.length >= self._settings.rotate_size or too_old
+        return file.length >= self._settings.rotate_size or self._clock.monotonic() >= file.due
+
+    def _check_open_file(self) -> None:
+        """Let go of the open file if another program has changed it. What is left of it is to be finished."""
+        file = self._file
+        loss = file.loss() if file else None
+        if file is None or loss is None:
+            return
+        self._count_loss(file.path, loss.what, file.records)
+        if loss.left is None:
+            self._close()
+        else:
+            file.length, file.ended = loss.left, True
+
+    def _count_loss(self, path: Path, what: str, records: int) -> None:
+        """Report that another program took the open file at `path`, which had that many records."""
+        log.error("open file lost", file=str(path), what=what, records=records)
+        self._lost_names = [*self._lost_names, path.name][-_MAX_LOST_NAMES:]
+        self._lost.update(lost_files=1, lost_records=records)
 
     def _create(self) -> OpenFile:
+        create_directory(self._directory, self._mode)  # another program may have removed it
         now = self._clock.time()
         stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
         for number in self._numbers:
             final = self._directory / f"{self._prefix}-{stamp}-{number:04}.{self._encoder.suffix}"
             path = final.with_name(final.name + OPEN_SUFFIX)
-            if path.name != self._opened_with and not final.exists() and not path.exists():
+            known = path.name == self._opened_with or path.name in self._lost_names
+            if not known and not final.exists() and not path.exists():
                 break
-        file = OpenFile(path, 0, now, self._mode)
+        file = OpenFile(path, 0, now, self._clock.monotonic() + self._settings.rotate_interval, mode=self._mode)
         try:
             sync_directory(self._directory)
             file.append([self._encoder.begin()])

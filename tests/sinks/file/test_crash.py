@@ -8,7 +8,6 @@ import asyncio
 import os
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -23,6 +22,7 @@ from sinks.base import Unavailable
 from sinks.batch import Batch
 from sinks.file import FileSink
 from tests.sinks.drivers.file import FORMATS, canonical, file_sink, read_records
+from tests.support.clock import FakeClock
 from tests.support.fakes import mapped
 from tests.support.strategies import UNHURRIED, examples
 
@@ -80,21 +80,21 @@ class Model:
         self.state: str | None = None
         self.cursor = 0  # records before it are delivered
         self.written = 0  # records before it were written since the start
-        self.now = 1_800_000_000.0
+        self.clock = FakeClock()
         self.finished: dict[str, bytes] = {}
         self.sink: FileSink | None = None
         self.opened = False
 
     async def write(self, records: int, save: bool = True) -> None:
         """Open the sink if necessary, and write records. save: whether the journal saves the state now."""
-        with mock.patch.object(time, "time", return_value=self.now):
-            self.sink = self.sink or file_sink(self.directory, self.settings)
-            if not self.opened:
-                await self.sink.open(self.state)
-                self._save((await self.sink.write(Batch())).state)
-                self.opened = True
-            batch = RECORDS.slice(self.written, self.written + records)
-            result = await self.sink.write(batch)
+        self.sink = self.sink or file_sink(self.directory, self.settings, clock=self.clock)
+        if not self.opened:
+            await self.sink.open(self.state)
+            self._save((await self.sink.write(Batch())).state)
+            self.opened = True
+        batch = RECORDS.slice(self.written, self.written + records)
+        result = await self.sink.write(batch)
+        assert not result.flagged
         assert not result.refused
         self.written += len(batch)
         if save:
@@ -129,7 +129,7 @@ async def script(model: Model) -> None:
     """Start, continue, rotate by size and by time, restart, and lose what was not saved."""
     for records in (3, 0, 4, 2):
         await model.write(records)
-    model.now += 4000
+    model.clock.now += 4000
     await model.write(0)
     await model.write(2)
     await model.write(4, save=False)
@@ -229,7 +229,7 @@ def test_any_sequence_of_writes_crashes_and_restarts(actions: list[tuple[Any, ..
                     await crashing(model)
                 await model.restart()
             elif action == "later":
-                model.now += 2000
+                model.clock.now += 2000
             elif action == "format":
                 await model.restart()
                 model.settings |= FORMATS["ndjson-gzip" if model.settings["format"] == "avro" else "avro-deflate"]

@@ -277,16 +277,6 @@ async def test_a_file_shorter_than_it_was_is_kept_and_left(tmp_path: Path) -> No
     assert contents(tmp_path) == mapped(5).bodies[:2] + mapped(5, 1).bodies
 
 
-async def test_a_file_that_is_removed_while_it_is_written_does_not_stop_the_sink(tmp_path: Path) -> None:
-    """The next file is started when this one would have been finished."""
-    sink = await opened(tmp_path, settings={"rotate_size": "1B"})
-    await write(sink, mapped(1))
-    only_file(tmp_path).unlink()
-    await write(sink, mapped(1, 1))
-    assert contents(tmp_path) == mapped(1, 1).bodies
-    await sink.close()
-
-
 async def test_a_full_disk_leaves_no_partial_record(tmp_path: Path) -> None:
     """A real limit in the middle of a write: Unavailable, and the file is as before. With space again, writing goes on."""
     sink = await opened(tmp_path)
