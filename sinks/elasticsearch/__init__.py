@@ -1,3 +1,3 @@
-"""The Elasticsearch sink. Read sink, bulk (requests and replies), index (names and the template) and limiter."""
+"""The Elasticsearch sink. Read sink, bulk (requests and replies), index (names and the template), limiter and hosts."""
 
 from sinks.elasticsearch.sink import SINK as SINK

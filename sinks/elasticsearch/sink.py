@@ -27,6 +27,7 @@ from pydantic import AfterValidator, Field, model_validator
 from sinks.base import Misconfigured, OutcomeUnknown, SinkContext, SinkType, Unavailable, WriteResult
 from sinks.batch import Batch
 from sinks.elasticsearch.bulk import bulk_request, describe_error, verdict
+from sinks.elasticsearch.hosts import HostPool
 from sinks.elasticsearch.index import (
     PLACEHOLDERS,
     TEMPLATE_VERSION,
@@ -313,6 +314,7 @@ def connect(settings: ElasticsearchSettings) -> AsyncElasticsearch:
         connections_per_node=64,  # the largest delivery.in_flight
         max_retries=0,
         retry_on_status=(),
+        node_pool_class=HostPool,
     )
 
 

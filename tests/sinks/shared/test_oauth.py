@@ -52,6 +52,19 @@ async def test_a_token_is_used_for_most_of_its_life() -> None:
     assert client.requests == 2
 
 
+@pytest.mark.parametrize("change", [-86_400.0, 86_400.0])
+async def test_a_token_lives_as_long_if_the_clock_is_set(change: float) -> None:
+    """Back or forward: its lifetime counts from when it was requested."""
+    client, clock = FakeClient("one", "two"), FakeClock()
+    tokens = tokens_from(client, clock)
+    await tokens.token()
+    clock.epoch += change
+    await clock.advance(79.9)
+    assert await tokens.token() == "one"
+    await clock.advance(0.1)
+    assert await tokens.token() == "two"
+
+
 async def test_a_server_may_return_the_same_token_again() -> None:
     """As servers do that keep tokens. It is not mistaken for a repeated secret, and still removed from other replies."""
     client, clock = FakeClient("same", "same"), FakeClock()
