@@ -7,11 +7,13 @@ nothing is written, and the exit status is 1 if a page is out of date.
 """
 
 import ast
+import difflib
 import inspect
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -28,6 +30,12 @@ from sinks.settings import Seconds, Secret, Settings, Size
 
 ROOT = Path(__file__).parent.parent
 DOCS = Path(__file__).parent
+
+
+class NotDocumented(Exception):
+    """The tables can't be made. The message says what is missing, and where."""
+
+
 BLOCK = re.compile(r"^(<!-- generated: (.+?) -->\n).*?^(<!-- end -->)", re.DOTALL | re.MULTILINE)
 
 
@@ -95,6 +103,9 @@ def settings(model: type[Settings], defaults: dict[str, Any] | None = None) -> I
     hints = get_type_hints(model, include_extras=True)
     said = meanings(model)
     for key, field in model.model_fields.items():
+        if key not in said:
+            place = f"{model.__module__}.{model.__qualname__}"
+            raise NotDocumented(f"{place}: its docstring does not explain the key {key}; add the line `{key}  MEANING`")
         what = kind(hints[key])
         default = "required" if field.is_required() else written(field.get_default(call_default_factory=True), what)
         default = f'`"{defaults[key]}"`' if defaults and key in defaults else default
@@ -158,22 +169,32 @@ def shown(field: Field) -> str:
 
 
 def sections() -> dict[str, type[Settings]]:
-    """The tables of the configuration, by path."""
+    """The tables of the configuration that do not depend on the type of a sink, by path."""
     found: dict[str, type[Settings]] = {}
-
-    def add(path: str, model: type[Settings]) -> None:
-        found[path] = model
-        for name, hint in get_type_hints(model).items():
-            for inner in (hint, *get_args(hint)):
-                if isinstance(inner, type) and issubclass(inner, Settings):
-                    add(f"{path}.{name}", inner)
-
     for name, hint in get_type_hints(Sections).items():
         if isinstance(hint, type) and issubclass(hint, Settings):
-            add(name, hint)
-    add("sinks.NAME", CommonSettings)
-    for name in sinks.types():
-        add(f"sinks.NAME, type {name}", sinks.load(name).settings)
+            found |= _with_inner(name, hint)
+    return found | _with_inner("sinks.NAME", CommonSettings)
+
+
+def sink_blocks(name: str) -> dict[str, Callable[[], Iterator[str]]]:
+    """The generated blocks that document a type of sink, by their names."""
+    try:
+        sink_type = sinks.load(name)
+    except Exception as error:
+        raise NotDocumented(f"can't import sinks.{name}: {error!r}") from error
+    tables = _with_inner(f"sinks.NAME, type {name}", sink_type.settings)
+    made = {f"settings {path}": partial(settings, model) for path, model in tables.items()}
+    return made | ({f"delivery of {name}": partial(delivery, sink_type.delivery)} if sink_type.delivery else {})
+
+
+def _with_inner(path: str, model: type[Settings]) -> dict[str, type[Settings]]:
+    """A table and those inside it, by path."""
+    found = {path: model}
+    for name, hint in get_type_hints(model).items():
+        for inner in (hint, *get_args(hint)):
+            if isinstance(inner, type) and issubclass(inner, Settings):
+                found |= _with_inner(f"{path}.{name}", inner)
     return found
 
 
@@ -243,28 +264,40 @@ def tables() -> dict[str, Callable[[], Iterator[str]]]:
         "figures": figures.tables,
         "figures-short": figures.short,
     }
+    made |= {f"settings {path}": partial(settings, model) for path, model in sections().items()}
+    made |= {f"profile{path}": partial(settings, model) for path, model in profile_sections().items()}
     for name in sinks.types():
-        made[f"delivery of {name}"] = lambda name=name: delivery(sinks.load(name).delivery)  # type: ignore[misc]
-    for path, model in sections().items():
-        made[f"settings {path}"] = lambda model=model: settings(model)  # type: ignore[misc]
-    for path, model in profile_sections().items():
-        made[f"profile{path}"] = lambda model=model: settings(model)  # type: ignore[misc]
+        made |= sink_blocks(name)
     return made
 
 
-def generate(text: str) -> str:
-    """`text` with its generated blocks up to date."""
-    made = tables()
-    return BLOCK.sub(lambda block: f"{block[1]}\n" + "\n".join(made[block[2]]()) + f"\n\n{block[3]}", text)
+def generate(text: str, made: Mapping[str, Callable[[], Iterator[str]]]) -> str:
+    """`text` with its generated blocks up to date. made: all of them, by name. Raises NotDocumented."""
+
+    def replaced(block: re.Match[str]) -> str:
+        if block[2] not in made:
+            close = difflib.get_close_matches(block[2], made, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise NotDocumented(f"there is no table for <!-- generated: {block[2]} -->{hint}")
+        return f"{block[1]}\n" + "\n".join(made[block[2]]()) + f"\n\n{block[3]}"
+
+    return BLOCK.sub(replaced, text)
 
 
 def main() -> None:
     stale = []
+    try:
+        made = tables()
+    except NotDocumented as error:
+        sys.exit(str(error))
     for path in (ROOT / "README.md", *sorted(DOCS.rglob("*.md"))):
         text = path.read_text(encoding="utf-8")
-        new = generate(text)
+        try:
+            new = generate(text, made)
+        except NotDocumented as error:
+            sys.exit(f"{path.relative_to(ROOT)}: {error}")
         if new != text:
-            stale.append(str(path))
+            stale.append(str(path.relative_to(ROOT)))
             if "--check" not in sys.argv:
                 path.write_text(new, encoding="utf-8")
     if stale and "--check" in sys.argv:

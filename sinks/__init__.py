@@ -17,13 +17,14 @@ GROUP = "btfeed.sinks"
 
 
 def types() -> list[str]:
-    """The values that `type` may have. Imports every module in this package: see `load` for a single one."""
-    return sorted({*filter(_find, _modules()), *entry_points(group=GROUP).names})
+    """The values that `type` may have. Imports every module in this package; one that can't be imported is included, and
+    `load` raises why."""
+    return sorted({*filter(_may_offer, modules()), *entry_points(group=GROUP).names})
 
 
 def load(name: str) -> SinkType:
     """The sink type with this name. Raises LookupError, without the name, since that may be a misplaced secret."""
-    found = _find(name) if name in _modules() else None
+    found = _find(name) if name in modules() else None
     if found is None:
         found = next((entry.load() for entry in entry_points(group=GROUP, name=name)), None)
     if found is None:
@@ -31,8 +32,16 @@ def load(name: str) -> SinkType:
     return found
 
 
-def _modules() -> list[str]:
+def modules() -> list[str]:
+    """The names of the modules and packages in this package."""
     return [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
+
+
+def _may_offer(module: str) -> bool:
+    try:
+        return _find(module) is not None
+    except Exception:  # noqa: BLE001 - whatever it is, it must not hide the other types
+        return True
 
 
 def _find(module: str) -> SinkType | None:

@@ -29,8 +29,12 @@ from btfeed.records.validation import ValidationSettings
 from btfeed.telemetry.metrics import Metrics
 from btfeed.traffic import profile
 from btfeed.traffic.generate import GenerateOptions, generate
-from docs.generate import profile_sections, sections
+from docs.generate import NotDocumented, profile_sections, sections, sink_blocks
+from docs.generate import generate as tables_filled_in
+from docs.generate import metrics as metrics_table
+from docs.generate import settings as settings_table
 from sinks.base import SinkType
+from sinks.settings import Settings
 from tests.sinks import test_contract as test_sink_contract
 from tests.support import posts
 from tests.support.harness import Server
@@ -95,7 +99,26 @@ def test_tables_made_from_the_code_are_up_to_date() -> None:
     """Settings, metrics, modules and the record are what the code says."""
     command = [sys.executable, "-m", "docs.generate", "--check"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (result.returncode, result.stderr) == (0, "")
+    if result.returncode or result.stderr:
+        pytest.fail(f"python -m docs.generate --check: {result.stderr}", pytrace=False)
+
+
+def test_what_is_missing_from_a_table_is_said() -> None:
+    """A key without a meaning, by the class that has it, and a table that does not exist, with the name that was meant."""
+
+    class Undocumented(Settings):
+        """Keys of a test.
+
+        one  the first
+        """
+
+        one: int = 1
+        two: int = 2
+
+    with pytest.raises(NotDocumented, match=r"test_docs.*Undocumented: its docstring does not explain the key two; add"):
+        list(settings_table(Undocumented))
+    with pytest.raises(NotDocumented, match=r"no table for <!-- generated: metric -->; did you mean 'metrics'\?"):
+        tables_filled_in("<!-- generated: metric -->\n<!-- end -->", {"metrics": metrics_table})
 
 
 @each_page
@@ -284,11 +307,32 @@ def test_every_sink_has_a_page(name: str) -> None:
 
 def test_every_table_of_the_configuration_is_documented() -> None:
     """Each has a generated table on the page on the configuration, or on that on profiles."""
-    for page, tables in (("configuration.md", sections()), ("generate.md", profile_sections())):
-        prefix = "settings " if page == "configuration.md" else "profile"
-        named = set(re.findall(r"<!-- generated: (.+?) -->", TEXT[ROOT / "docs" / page]))
-        missing = sorted({prefix + name for name in tables} - named)
-        assert not missing, f"add to docs/{page}, with `<!-- end -->` below: <!-- generated: {missing[0]} -->"
+    assert_generated("configuration.md", {f"settings {name}" for name in sections()})
+    assert_generated("generate.md", {f"profile{name}" for name in profile_sections()})
+
+
+@pytest.mark.parametrize("name", sinks.types())
+def test_every_key_of_a_sink_is_documented(name: str) -> None:
+    """Its tables with all of their keys, and its defaults of [sinks.NAME.delivery] if it has any."""
+    made = sink_blocks(name)
+    for table in made.values():
+        list(table())  # raises NotDocumented
+    assert_generated("configuration.md", set(made))
+
+
+def assert_generated(page: str, blocks: set[str]) -> None:
+    """The page has these generated blocks."""
+    missing = sorted(blocks - set(re.findall(r"<!-- generated: (.+?) -->", TEXT[ROOT / "docs" / page])))
+    assert not missing, f"add to docs/{page}, with `<!-- end -->` below: <!-- generated: {missing[0]} -->"
+
+
+@pytest.mark.parametrize("name", sinks.types())
+def test_every_sink_says_how_often_a_record_is_delivered(name: str) -> None:
+    """In a row of the page on reliability, which links the sink's page."""
+    section = (
+        TEXT[ROOT / "docs" / "reliability.md"].partition("## How often is a record delivered?")[2].partition("\n## ")[0]
+    )
+    assert f"](sinks/{name}.md" in section, f"add a row for {name} to docs/reliability.md, How often is a record delivered?"
 
 
 def test_the_changelog_names_the_version() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import traceback
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import cast
@@ -18,6 +19,11 @@ from sinks.batch import Batch
 from tests.sinks.drivers import Driver, drivers, drivers_of
 from tests.support.fakes import batch_of, mapped, mapper
 from tests.support.posts import mixed
+
+DRIVERS = Path(__file__).parent / "drivers"
+SHARED = {"base", "batch", "settings", "shared", "template"}
+"""Modules in `sinks` that are no sinks."""
+GUIDE = "see docs/sinks/writing-a-sink.md"
 
 
 @pytest_asyncio.fixture(params=sorted(drivers()))
@@ -65,13 +71,43 @@ async def assert_has(driver: Driver, *batches: Batch) -> None:
     assert sorted(await driver.read()) == sorted(expected)
 
 
+@pytest.mark.parametrize("name", sorted({*sinks.modules()} - SHARED))
+def test_every_module_offers_a_sink(name: str) -> None:
+    """As SINK. A module that can't be imported fails here alone, and says why."""
+    wrong = None
+    try:
+        sinks.load(name)
+    except LookupError:
+        wrong = f"sinks.{name} offers no sink: end it with SINK = SinkType(...); {GUIDE}"
+    except Exception:  # noqa: BLE001 - shown
+        wrong = f"can't import sinks.{name}:\n{traceback.format_exc()}"
+    if wrong:
+        pytest.fail(wrong, pytrace=False)
+
+
 @pytest.mark.parametrize("name", sinks.types())
 def test_every_type_of_sink_has_a_driver(name: str) -> None:
     """Without one, this suite would not test it. A missing driver fails here alone, and says what to add."""
     file = f"tests/sinks/drivers/{name}.py"
-    if not (Path(__file__).parents[2] / file).exists():
-        pytest.fail(f'the sink type {name!r} has no driver: add {file}; see "Add a sink" in CONTRIBUTING.md', pytrace=False)
-    assert drivers_of(name), f"{file} offers no DRIVERS"
+    wrong = None
+    try:
+        wrong = None if drivers_of(name) else f"DRIVERS in {file} is empty"
+    except Exception:  # noqa: BLE001 - shown
+        wrong = f"can't use {file}:\n{traceback.format_exc()}"
+    if not (DRIVERS / f"{name}.py").exists():
+        wrong = f"the sink type {name!r} has no driver: add {file}; {GUIDE}"
+    if wrong:
+        pytest.fail(wrong, pytrace=False)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in DRIVERS.glob("[a-z]*.py") if path.stem != "fakes"))
+def test_every_driver_is_for_a_type_of_sink(name: str) -> None:
+    """Otherwise, nothing runs it. It has the type's name."""
+    if name not in sinks.types():
+        message = (
+            f"tests/sinks/drivers/{name}.py is for no type of sink: sinks.{name} is missing, or offers no SINK; {GUIDE}"
+        )
+        pytest.fail(message, pytrace=False)
 
 
 async def test_each_record_arrives_once_and_unchanged(driver: Driver) -> None:

@@ -13,9 +13,23 @@ from sinks.settings import Settings
 def test_everything_that_offers_a_sink_is_a_type() -> None:
     """A module or a package, but not the modules that sinks are built on."""
     assert {"bizevents", "elasticsearch", "file", "kafka"} <= set(sinks.types())
-    for name in sinks.types():
-        assert isinstance(sinks.load(name), SinkType)
-        assert issubclass(sinks.load(name).settings, Settings)
+
+
+@pytest.mark.parametrize("name", sinks.types())
+def test_a_type_is_loaded_by_its_name(name: str) -> None:
+    """As a SinkType with settings."""
+    assert isinstance(sinks.load(name), SinkType)
+    assert issubclass(sinks.load(name).settings, Settings)
+
+
+def test_a_module_that_cannot_be_imported_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts as a type, and loading it says what is wrong with it."""
+    (tmp_path / "broken.py").write_text("import no_such_module\n")
+    before = sinks.types()
+    monkeypatch.setattr(sinks, "__path__", [*sinks.__path__, str(tmp_path)])
+    assert sinks.types() == sorted([*before, "broken"])
+    with pytest.raises(ImportError, match="no_such_module"):
+        sinks.load("broken")
 
 
 @pytest.mark.parametrize("name", ["", "base", "shared", "shared.http", "_messages", "kafka.sink", "no_such", "os", 7, None])

@@ -49,8 +49,10 @@ Create = Callable[[Path], Driver]
 
 
 def drivers_of(name: str) -> Mapping[str, Create]:
-    """The drivers of a sink type, by `TYPE-VARIANT`. Raises what importing their module raises."""
+    """The drivers of a sink type, by `TYPE-VARIANT`. Raises LookupError, or what importing their module raises."""
     module = importlib.import_module(f"{__name__}.{name}")
+    if not hasattr(module, "DRIVERS"):
+        raise LookupError("it offers no DRIVERS")
     return {f"{name}-{variant}": create for variant, create in module.DRIVERS.items()}
 
 
