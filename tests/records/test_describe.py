@@ -8,8 +8,8 @@ import pytest
 
 from btfeed.posts.post import Malformed, digest, event_id_prefix
 from btfeed.records import describe as inspect
+from tests.records.mapping import START, occurrence, transaction
 from tests.support import posts, wire
-from tests.support.records import START, occurrence, transaction
 
 
 def described(body: bytes) -> dict[str, Any]:

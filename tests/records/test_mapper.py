@@ -7,9 +7,9 @@ import pytest
 
 from btfeed.posts.bt_pb2 import BtOccurrence
 from btfeed.posts.post import Malformed, digest, event_id_prefix
+from tests.records.mapping import START, mapped, occurrence, parsed, raw, records, single, transaction
 from tests.support import posts, wire
 from tests.support.fieldtable import CATEGORIES, ROWS, Row
-from tests.support.records import START, mapped, occurrence, parsed, raw, records, single, transaction
 
 PUREPATH, USER_ACTION, VISIT = range(3)
 

@@ -22,8 +22,8 @@ from btfeed.records.result import MappingResult
 from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
 from sinks.shared.optional import optional
+from tests.records.mapping import equal
 from tests.support import posts, wire
-from tests.support.records import equal
 
 BTFEED = Path(sys.executable).parent / "btfeed"
 

@@ -15,9 +15,9 @@ from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
 from sinks.base import SinkContext
 from sinks.elasticsearch.index import TEMPLATE_VERSION, IndexName, index_template
+from tests.records.mapping import occurrence, transaction
 from tests.support.fieldtable import ROWS
 from tests.support.posts import START
-from tests.support.records import occurrence, transaction
 from tests.support.wire import post
 
 DOCS = Path(__file__).parents[2] / "docs" / "record.md"

@@ -12,9 +12,9 @@ from btfeed.records.mapper import create_mapper
 from btfeed.records.result import MappingResult
 from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
+from tests.records.mapping import equal, mapped, parsed
 from tests.records.oracle import expect
 from tests.support import strategies
-from tests.support.records import equal, mapped, parsed
 from tests.support.strategies import UNHURRIED, examples
 
 POLICIES = [("report", "report"), ("report", "drop"), ("dead-letter", "report"), ("report", "dead-letter")]

@@ -13,9 +13,9 @@ from sinks.batch import Batch, Transaction
 from sinks.elasticsearch.index import IndexName
 from sinks.shared.cloud_events import Envelopes
 from sinks.template import Template
+from tests.records.mapping import mapped, occurrence, parsed, transaction
 from tests.support import wire
 from tests.support.fieldtable import ROWS
-from tests.support.records import mapped, occurrence, parsed, transaction
 
 NEEDED = {"event.kind", "event.id", "timestamp"}
 TEXTS = [field.name for field in RECORD_FIELDS if field.type in ("string", "strings")] + ["appmon.dimension.d"]

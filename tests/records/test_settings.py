@@ -15,8 +15,8 @@ from btfeed.records.mapper import create_mapper
 from btfeed.records.schema import BY_RECORD
 from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
+from tests.records.mapping import START, mapped, occurrence, parsed, records, single, transaction
 from tests.support import posts, wire
-from tests.support.records import START, mapped, occurrence, parsed, records, single, transaction
 
 PUREPATH, USER_ACTION, VISIT = range(3)
 
@@ -353,7 +353,7 @@ def test_wide_occurrences_that_all_differ_take_little_memory() -> None:
     """30 occurrences with about 20,000 dimensions each, in less than 250 MiB."""
     script = """if True:
         from tests.support.harness import peak_memory
-        from tests.support.records import mapped
+        from tests.records.mapping import mapped
         from tests.support.wire import NAME, START_TIME, field, transaction
         wide = [field(6, START_TIME + b"\\x3a\\x01x" * (20_000 - place)) for place in range(30)]
         assert len(mapped(transaction(NAME + b"".join(wide))).batch) == 30

@@ -23,8 +23,8 @@ from btfeed.records.mapper import NativeMapper
 from btfeed.records.plain_mapper import PlainMapper
 from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
+from tests.records.mapping import equal
 from tests.support import strategies
-from tests.support.records import equal
 from tests.support.strategies import UNHURRIED
 
 RECORDS: dict[str, dict[str, Any]] = {
