@@ -11,6 +11,7 @@ Where is it decided ...
   which fields are missing or unexpected?                         validation
   what happens to such occurrences, and what is counted?          plain_mapper
   what is hashed and masked, and how?                             privacy
+  which attributes may be added to records?                       attributes
   which settings [record] has, and which values and
     placeholders are accepted?                                    settings ([validation]: validation)
   what mapping a post gives to delivery?                          result

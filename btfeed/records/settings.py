@@ -1,12 +1,11 @@
 """The [record] table of the configuration: templates, attributes and privacy. [validation] is declared in validation.py."""
 
 import unicodedata
-from collections.abc import Iterator
-from math import isfinite
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, model_validator
 
+from btfeed.records.attributes import flat_attributes
 from btfeed.records.names import normalize
 from btfeed.records.schema import BY_RECORD, MAPS, RECORD_FIELDS, TRANSACTION_FIELDS, VALUES
 from sinks.settings import Secret, Settings
@@ -65,47 +64,19 @@ class PrivacySettings(Settings):
         return self
 
 
-def _flat(table: object) -> object:
-    """Joins nested tables to dotted names: TOML reads `dt.entity.host = "x"` as three tables."""
-    if not isinstance(table, dict):
-        raise ValueError("must be a table: write names and constants under [record.attributes]")
-    leaves = list(_leaves(table, ""))
-    flat = dict(leaves)
-    if len(flat) < len(leaves):
-        raise ValueError("a name is set twice, as a quoted key with dots and as nested tables: remove one")
-    invalid = [name for name, value in flat.items() if not _is_constant(value)]
-    if invalid:
-        raise ValueError(f"invalid value of {', '.join(invalid)}: use text, a boolean or a finite 64-bit number")
-    return flat
-
-
-def _leaves(table: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def _is_constant(value: object) -> bool:
-    if isinstance(value, float):
-        return isfinite(value)
-    return isinstance(value, str) or (isinstance(value, int) and -(2**63) <= value < 2**64)
-
-
 class RecordSettings(Settings):
     """What records say.
 
     provider    template of event.provider, with {name}, {application}, {system_profile}, {server} and {category};
                 an empty text becomes `appmon`
     type        template of event.type, with the same placeholders
-    attributes  constants to add to every record; fields of the feed override attributes of the same name
+    attributes  constants to add to every record, see below
     privacy     what to drop, hash or mask
     """
 
     provider: Annotated[str, _TEMPLATE] = "{application}"
     type: Annotated[str, _TEMPLATE] = "{name}"
-    attributes: Annotated[dict[str, Any], BeforeValidator(_flat)] = {}
+    attributes: Annotated[dict[str, Any], BeforeValidator(flat_attributes)] = {}
     privacy: PrivacySettings = PrivacySettings()
 
     def fallbacks(self) -> dict[str, object]:

@@ -173,7 +173,7 @@ def test_addresses_are_masked_alike(given_addresses: list[str]) -> None:
     """Also text that is almost an address, which is left out and counted."""
     occurrences = [BtOccurrence(startTime=0, clientIP=address) for address in given_addresses]
     transaction = wire.field(1, wire.NAME + b"".join(wire.field(6, one.SerializeToString()) for one in occurrences))
-    twins_of(("overridden", "report", "report")).agree(transaction)
+    twins_of(("attributes", "report", "report")).agree(transaction)
     twins_of(("private", "report", "report")).agree(transaction)
 
 

@@ -32,7 +32,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     ),
     "private": (
         {
-            "attributes": {"client": {"ip": "hidden"}, "duration": -1, "appmon": {"measure": {"revenue": 0.5}}},
+            "attributes": {"deployment": {"ring": -1, "share": 0.5}, "canary": True},
             "privacy": {
                 "drop": ["url.full", "appmon.dimension.page", "appmon.measure.count"],
                 "hash": ["event.name", "user.name", "client.ip", "appmon.visit.id", "appmon.visit.converted_by"],
@@ -46,10 +46,10 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
 DIGESTS = {
     ("examples", "default"): "964ee0ecb88464e03862e65de4a56c2dabdd32a37720f668a5e83a11f991f0bf",
     ("examples", "attributes"): "ab7a7191817dfba2f344f8b07c47f7d6f4d036cece9762fe73687e19768c6524",
-    ("examples", "private"): "5b70f2585be93479ce00a3608c79b407557f99eac7dd12cc6d6ee03b5881b217",
+    ("examples", "private"): "b15b5a7779be65f2385004728d3704b0fb0c24bc485b137a973c3e981fe0ef00",
     ("generated", "default"): "46c9f8f9ee1e833fe0e54f5270c9f76c82760d3cbe44b9b00a00f47949e62e3d",
     ("generated", "attributes"): "454cf8b21f6dbea9b9e4ae37173b2980dcbee680ea479e85a5b7c0a2e6ae6cb3",
-    ("generated", "private"): "4359542bc2eebb157c962f39db03f5ab3b8775f710707deb177f5c334b2e0883",
+    ("generated", "private"): "fc9e1a822d01ac4c900029ff07c8ea30f50e802b56d62d6ca77ee33cd8220637",
 }
 """SHA-256 of all that the posts become."""
 GENERATED = "e2d2f71da0290df9e9ca3943635edd4dca3165dd35c8a744ae0e38898c383df0"

@@ -12,7 +12,6 @@ from pydantic import ValidationError
 
 from btfeed.posts.post import digest
 from btfeed.records.mapper import create_mapper
-from btfeed.records.schema import BY_RECORD
 from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
 from tests.records.mapping import START, mapped, occurrence, parsed, records, single, transaction
@@ -51,14 +50,6 @@ def test_the_key_is_the_visit() -> None:
     """So that the records of a visit stay together. Without a visit id, the key is event.id."""
     result = mapped(wire.post(transaction(occurrence(visitId=8589934592), occurrence(), occurrence(visitId=0))))
     assert result.batch.keys == ["8589934592", result.batch.ids[1], "0"]
-
-
-def test_an_attribute_is_not_a_key() -> None:
-    """Otherwise all records without a visit would share a key."""
-    settings = {"attributes": {"appmon.visit.id": 7}}
-    result = mapped(wire.post(transaction(occurrence(), occurrence(visitId=1))), settings)
-    assert result.batch.keys == [result.batch.ids[0], "1"]
-    assert [parsed(body)["appmon.visit.id"] for body in result.batch.bodies] == [7, "1"]
 
 
 # The business transaction
@@ -182,26 +173,6 @@ def test_attributes_are_added_to_every_record() -> None:
     body = posts.mixed(20)
     without, records_with = records(body), records(body, {"attributes": table})
     assert [record | expected for record in without] == records_with
-
-
-def test_attributes_never_override_what_the_feed_says() -> None:
-    """They are used if the feed does not have the field."""
-    names = {*BY_RECORD, "event.kind", "event.id", "event.type", "event.category", "event.name", "appmon.application"}
-    measures = {"appmon.measure.measurekey": "x", "appmon.dimension.splittingkey": "x", "appmon.measure.other": "x"}
-    attributes = dict.fromkeys(names, "x") | measures
-    for sample in posts.SAMPLES.values():
-        (without,), (record,) = records(sample()), records(sample(), {"attributes": attributes})
-        assert record == attributes | without
-
-
-@pytest.mark.parametrize(
-    "attributes",
-    [{"a": None}, {"a": [1]}, {"a": float("nan")}, {"a": 2**64}, {"a.b": 1, "a": {"b": 2}}, "a", {"a": {"b": [1]}}],
-)
-def test_attributes_must_be_values_that_a_record_can_hold(attributes: Any) -> None:
-    """A name must not have two values either."""
-    with pytest.raises(ValidationError, match=r"invalid value of a|a name is set twice|must be a table"):
-        RecordSettings.model_validate({"attributes": attributes})
 
 
 # Privacy

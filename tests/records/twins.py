@@ -40,14 +40,11 @@ RECORDS: dict[str, dict[str, Any]] = {
         }
     },
     "dropping": {"privacy": {"drop": ["duration", "appmon.visit.id", "appmon.visit.converted_by", "end_time"]}},
-    "overridden": {
+    "attributes": {
         "provider": "{category}/{server}",
         "type": "{name}-{application}-{system_profile}",
         "attributes": {
-            "environment": 'pro"d', "appmon.measure.a": 1.5, "appmon.dimension.a_2": "d", "appmon.dimension.3": True,
-            "appmon.measure.売上": 2.5,
-            "duration": -1, "client.ip": "none", "appmon.visit.id": 7, "end_time": "never", "appmon.cpu_time_ms": 1e300,
-            "timestamp": 1, "event.id": "x", "event.name": "y", "appmon.measure.": 2,
+            "environment": 'pro"d', "ring": 7, "share": 1e30, "canary": True, "appmon.release": "2026.1", "größe 売上": -1,
         },
         "privacy": {"mask_ip": True, "drop": ["appmon.dimension.a"]},
     },

@@ -35,7 +35,7 @@ async def written(directory: Path, batch: Batch, **settings: str) -> tuple[list[
 @pytest.mark.parametrize("kind", posts.SAMPLES)
 async def test_every_field_comes_back_as_what_it_was(tmp_path: Path, kind: str) -> None:
     """AppMon's samples with user attributes, read by fastavro, are the same JSON records."""
-    attributes = {"environment": "prod", "number": 7, "share": 0.5, "on": True, "user.name": 3}
+    attributes = {"environment": "prod", "number": 7, "share": 0.5, "on": True, "user.department": 3}
     body = posts.SAMPLES[kind]()
     mapper = create_mapper(RecordSettings.model_validate({"attributes": attributes}), ValidationSettings())
     batch = mapper.map(body, digest(body)).batch
