@@ -53,7 +53,9 @@ _OPEN_FILE_NAME = re.compile(r"-\d{8}T\d{6}Z-\d{4,}\.(ndjson(\.gz|\.zst)?|avro)\
 """What follows the prefix in the name of an open file."""
 _MAX_LOST_NAMES = 100
 """Names of lost files in the state."""
-_PERMANENT = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
+_PERMANENT = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP,
+}  # fmt: skip
 """Errors that stay until a person acts."""
 
 
@@ -131,8 +133,8 @@ class FileSink:
 
     def _open(self, state: str | None) -> None:
         self._close()
+        check_writable(self._directory)  # as `check` does
         create_directory(self._directory, self._mode)
-        check_writable(self._directory)
         saved = json.loads(state) if state else None
         self._opened_with = saved["file"] if saved else None
         self._state = self._saved_state = state

@@ -318,13 +318,17 @@ async def test_an_error_of_the_disk_passes(tmp_path: Path, monkeypatch: pytest.M
 
 
 async def test_what_needs_a_person_is_misconfigured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file in place of the directory, a name that is too long, missing permissions; at open and at check."""
+    """A file or a symbolic link to nowhere in place of the directory, a name that is too long, missing permissions; at open
+    and at check."""
     (tmp_path / "file").touch()
 
     def refuse(*arguments: object, **named: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    for directory in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("x" * 300), tmp_path / "denied"):
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("file", "file/below", "x" * 300, "dangling", "dangling/below", "loop", "loop/below", "denied"):
+        directory = tmp_path / name
         if directory.name == "denied":
             monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
         sink = file_sink(directory)
