@@ -24,6 +24,7 @@ Errors
     JournalError
     ├── JournalFull         the size limit is reached; space comes back when sinks catch up
     ├── JournalUnavailable  the disk or broker failed, or the journal is closed; the journal recovers by itself if it can
+    │   └── JournalInUse    another process has it
     └── OutletGone          another process owns the partition now: stop, and save nothing more
 """
 
@@ -132,6 +133,10 @@ class JournalFull(JournalError):
 
 class JournalUnavailable(JournalError):
     """The disk or the broker failed, or the journal is closed."""
+
+
+class JournalInUse(JournalUnavailable):
+    """Another process has the journal."""
 
 
 class OutletGone(JournalError):

@@ -9,13 +9,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from btfeed.journal.base import Archive, DeadLetters, Journal
+from btfeed.journal.sqlite import check
 from btfeed.journal.sqlite.archive import SqliteArchive
 from btfeed.journal.sqlite.dead_letters import open_dead_letters
 from btfeed.journal.sqlite.journal import SqliteJournal
 from btfeed.journal.sqlite.settings import SqliteSettings
 from btfeed.telemetry.metrics import Metrics
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
-from sinks.shared.files import check_writable
 
 JournalSettings = SqliteSettings
 """The [journal] table: the settings of any backend, told apart by `type`."""
@@ -47,8 +47,8 @@ def archive(source: JournalSettings | Path, begin: int | None = None, end: int |
     return SqliteArchive(source if isinstance(source, Path) else Path(source.directory), begin, end)
 
 
-def checks(settings: JournalSettings) -> Iterator[tuple[str, str, Awaitable[None]]]:
-    """What `btfeed check` tries: the key in [journal], what is true if it succeeds, and the attempt, which raises OSError
-    or JournalUnavailable."""
+def checks(settings: JournalSettings) -> Iterator[tuple[str, str, Awaitable[str]]]:
+    """What `btfeed check` tries: the key in [journal], what is true if it succeeds, and the attempt. It returns what else a
+    user should know, or an empty text. It raises JournalInUse, or JournalUnavailable if the journal could not be opened."""
     directory = Path(settings.directory)
-    yield "directory", f"{directory} can be written", asyncio.to_thread(check_writable, directory)
+    yield "directory", f"{directory} can be written", asyncio.to_thread(check.check_journal, directory)

@@ -13,9 +13,10 @@ All methods are synchronous. The journal's thread calls them (worker.py), and co
 import os
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import apsw
 
@@ -36,10 +37,10 @@ _READ_WRITE = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
 class JournalDatabase:
     """Methods raise apsw.Error. `dead_letters` has the statements on dead letters."""
 
-    def __init__(self, path: Path, vfs: str | None, flags: int = _READ_WRITE, tuning: Tuning = TUNING) -> None:
+    def __init__(self, path: Path | str, vfs: str | None, flags: int = _READ_WRITE, tuning: Tuning = TUNING) -> None:
         if flags & apsw.SQLITE_OPEN_CREATE:
             with suppress(OSError):  # it exists, or SQLite will say what is wrong. The log gets the mode of the file
-                os.close(create_file(path))
+                os.close(create_file(Path(path)))
         self.db = apsw.Connection(str(path), flags, vfs)
         self.db.set_busy_timeout(5_000)
         self.dead_letters = DeadLetterTable(self.db)
@@ -73,6 +74,23 @@ class JournalDatabase:
         database.keep_log_on_close()
         return database
 
+    @classmethod
+    def check(cls, directory: Path) -> None:
+        """Raise what `open` would raise, as far as that can be known without writing anything."""
+        path = directory / FILE
+        check_header(path, None)
+        if not path.exists():
+            return
+        if path.with_name(f"{FILE}-shm").exists():
+            database = cls(path, None, apsw.SQLITE_OPEN_READONLY)
+        else:  # a connection that looked for a log would make that file
+            uri = f"file:{quote(str(path.absolute()))}?immutable=1"
+            database = cls(uri, None, apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+        with closing(database):
+            database.keep_log_on_close()
+            if database._known_version() == VERSION:
+                check_schema(database.db)
+
     def _set_up(self) -> None:
         self.db.execute(f"PRAGMA page_size={PAGE_SIZE}")
         mode = self._one("PRAGMA journal_mode=WAL")
@@ -82,21 +100,22 @@ class JournalDatabase:
         self.db.execute("PRAGMA cell_size_check=ON")
         self.db.execute(f"PRAGMA wal_autocheckpoint={self._tuning.checkpoint_pages}")
         self.db.execute(f"PRAGMA journal_size_limit={self._tuning.log_limit}")
-        self._check_version()
+        if self._known_version() < VERSION:
+            identity = f"PRAGMA user_version={VERSION}; PRAGMA application_id={APPLICATION + VERSION}"
+            self.db.execute(f"BEGIN IMMEDIATE; {SCHEMA} {identity}; COMMIT")
         check_schema(self.db)
         self._inodes = _inodes(self.db)
 
-    def _check_version(self) -> None:
-        version, application = self._one("PRAGMA user_version"), self._one("PRAGMA application_id")
+    def _known_version(self) -> int:
+        """The version of the layout, 0 for a new file. Raises apsw.Error if it is not one that this btfeed knows."""
+        version, application = int(self._one("PRAGMA user_version")), self._one("PRAGMA application_id")
         if application != (version and APPLICATION + version):
             raise apsw.CorruptError(f"layout {version} with application id {application:#x} is not a journal")
         if version > VERSION:
             raise apsw.SQLError(
                 f"the journal was written by a newer btfeed (layout {version}, this one supports {VERSION}): upgrade btfeed"
             )
-        if version < VERSION:
-            identity = f"PRAGMA user_version={VERSION}; PRAGMA application_id={APPLICATION + VERSION}"
-            self.db.execute(f"BEGIN IMMEDIATE; {SCHEMA} {identity}; COMMIT")
+        return version
 
     def keep_log_on_close(self) -> None:
         """Leave the write-ahead log as it is when this connection closes, instead of moving it into the file."""

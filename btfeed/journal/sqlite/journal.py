@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from btfeed.journal.base import Backlog, Commit, Cursor, DeadLetter, Entry, JournalUnavailable, Outlet
+from btfeed.journal.sqlite.check import LOCK, cant_open, check_directory, in_use
 from btfeed.journal.sqlite.post_log import PostLog
 from btfeed.journal.sqlite.recent import RecentPosts
 from btfeed.journal.sqlite.settings import TUNING, SqliteSettings, Tuning
@@ -53,9 +54,10 @@ class SqliteJournal:
         """Lock the directory and open the journal. Raises JournalUnavailable if another process uses it or the disk
         fails."""
         directory = self._directory
+        check_directory(directory)
         try:
             create_directory(directory)
-            lock = os.fdopen(open_file(directory / "lock"), "w")
+            lock = os.fdopen(open_file(directory / LOCK), "w")
         except OSError as error:
             raise JournalUnavailable(f"can't use {directory}: {error}") from None
         try:
@@ -63,10 +65,10 @@ class SqliteJournal:
             await self._thread.start()
         except BlockingIOError:
             lock.close()
-            raise JournalUnavailable(f"{directory} is in use by another btfeed") from None
+            raise in_use(directory) from None
         except Exception as error:  # noqa: BLE001 - whatever it is, the journal is not open
             lock.close()
-            raise JournalUnavailable(f"can't open the journal in {directory}: {error}") from None
+            raise cant_open(directory, error) from None
         self._lock = lock
 
     @property

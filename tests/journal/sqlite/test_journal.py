@@ -172,7 +172,7 @@ async def test_a_second_process_is_refused(tmp_path: Path) -> None:
     async with journal(tmp_path) as opened:
         second = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True)
         assert second.returncode
-        assert f"JournalUnavailable: {tmp_path} is in use by another btfeed" in second.stderr
+        assert f"JournalInUse: {tmp_path} is in use by another btfeed" in second.stderr
         await opened.append(post(1))
     await asyncio.to_thread(subprocess.run, command, check=True)
 
