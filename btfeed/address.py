@@ -1,7 +1,11 @@
-"""Addresses to listen on: host:port."""
+"""Addresses to listen on: host:port. What they mean is decided here, for the servers and for `btfeed check`."""
 
-from contextlib import suppress
-from typing import Annotated
+import asyncio
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
@@ -28,3 +32,51 @@ def _checked(value: str) -> str:
 
 Address = Annotated[str, AfterValidator(_checked)]
 """host:port in the configuration. Port 0 means any free port."""
+
+
+async def listen(address: str, protocol: Callable[[], asyncio.BaseProtocol], **options: Any) -> asyncio.Server:
+    """Listen on each IP address that the host stands for. options: of `loop.create_server`. Raises OSError."""
+    host, port = host_and_port(address)
+    with _readable_error(host):
+        return await asyncio.get_running_loop().create_server(protocol, host, port, **options)
+
+
+async def check_free(address: str) -> None:
+    """Raise OSError if a server could not listen there now. Takes no connection."""
+    (await listen(address, asyncio.Protocol, start_serving=False)).close()
+
+
+async def clash(one: str, other: str) -> bool:
+    """Whether two servers can't listen on these addresses at the same time. Raises OSError if a host can't be resolved."""
+    (_, port), (_, other_port) = host_and_port(one), host_and_port(other)
+    if port != other_port or not port:
+        return False
+    hosts, others = await _resolve(one), await _resolve(other)
+    return bool(hosts & others) or any(host.is_unspecified for host in hosts | others)
+
+
+async def is_exposed(address: str) -> bool:
+    """Whether other machines can reach a server that listens there. False if the host can't be resolved."""
+    try:
+        return not all(host.is_loopback for host in await _resolve(address))
+    except OSError:
+        return False
+
+
+async def _resolve(address: str) -> set[IPv4Address | IPv6Address]:
+    """The IP addresses that the host stands for. Raises OSError."""
+    host, port = host_and_port(address)
+    with _readable_error(host):
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    hosts = {ip_address(str(place[0])) for *_, place in found}
+    return {getattr(host, "ipv4_mapped", None) or host for host in hosts}
+
+
+@contextmanager
+def _readable_error(host: str) -> Iterator[None]:
+    """Names the host in the error that it can't be resolved."""
+    try:
+        yield
+    except socket.gaierror as error:
+        raise OSError(f"can't resolve {host}: {error.strerror}") from None

@@ -1,5 +1,6 @@
 """The admin listener: GET /healthz, /readyz, /metrics and /status."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from btfeed import native
-from btfeed.address import host_and_port
+from btfeed.address import listen
 from btfeed.admin.settings import AdminSettings
 from btfeed.journal.base import Backlog, Backlogs, JournalError
 from btfeed.telemetry.metrics import Metrics
@@ -59,16 +60,19 @@ class Admin:
             ]
         )
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=IDLE_TIMEOUT)
+        self._listener: asyncio.Server | None = None
 
     async def start(self) -> tuple[str, int]:
         """Start listening. Returns the host and port in use. Raises OSError."""
         await self._runner.setup()
-        host, port = host_and_port(self._settings.listen)
-        await web.TCPSite(self._runner, host, port).start()
-        host, port, *_ = self._runner.addresses[0]
+        assert self._runner.server
+        self._listener = await listen(self._settings.listen, self._runner.server)
+        host, port, *_ = self._listener.sockets[0].getsockname()
         return host, port
 
     async def stop(self) -> None:
+        if self._listener:
+            self._listener.close()
         await self._runner.cleanup()
 
     async def _healthz(self, request: web.Request) -> web.Response:

@@ -1,35 +1,55 @@
-"""What `btfeed check` tries: everything that `serve` would need, without changing anything."""
+"""What `btfeed check` tries: everything that `serve` would need, without changing anything.
+
+Each check runs the code that decides when the server starts: the same settings, the same call that listens, the journal's
+and the sinks' own checks. A server may be running with the same configuration. Its journal and its ports are then in use,
+which is no failure: the next start will find them free.
+"""
 
 import asyncio
+import errno
 from collections.abc import Awaitable
 from dataclasses import dataclass
+from typing import Literal
 
-from btfeed.app.parts import create_sink
+from btfeed.address import check_free
+from btfeed.app.advice import advice
+from btfeed.app.parts import check_addresses, create_sink
 from btfeed.config import Config
 from btfeed.delivery.sink_config import SinkConfig
 from btfeed.journal import create as journals
-from btfeed.journal.base import JournalError
+from btfeed.journal.base import JournalError, JournalInUse
 from sinks.base import SinkError
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Something that `serve` needs. path: in the configuration. what: what is true if it succeeded. failure: why it did
-    not, None if it did."""
+    """Something that `serve` needs, or that a person should look at.
+
+    path     in the configuration
+    what     what is true if there is no failure
+    failure  why `serve` could not start or deliver, None if it could
+    verdict  of what is true: "in use" by a running server, or "warning" if it is probably not meant
+    """
 
     path: str
     what: str
     failure: str | None = None
+    verdict: Literal["ok", "in use", "warning"] = "ok"
 
 
 async def check(config: Config) -> list[Check]:
     """Try everything that `serve` would need."""
-    found = []
+    found = [Check(item.path, f"{item.event}: {item.hint}", verdict="warning") async for item in advice(config)]
     if config.receiver.tls:
         load = asyncio.to_thread(config.receiver.tls.context)
         found.append(await _check("receiver.tls", "certificate and key can be loaded", load))
     for key, what, attempt in journals.checks(config.journal):
         found.append(await _check(f"journal.{key}", what, attempt))
+    is_running = any(each.verdict == "in use" for each in found)
+    found.append(await _check_listener("receiver.listen", config.receiver.listen, is_running))
+    distinct = await _check("admin.listen", "another address than the receiver's", check_addresses(config))
+    free = await _check_listener("admin.listen", config.admin.listen, is_running)
+    found.append(distinct if distinct.failure else free)
     for name, sink in config.sinks.items():
         article = "an" if sink.common.type[0] in "aeiou" else "a"
         what = f"{article} {sink.common.type} sink that could open"
@@ -38,15 +58,32 @@ async def check(config: Config) -> list[Check]:
 
 
 async def _check(path: str, what: str, attempt: Awaitable[object]) -> Check:
+    """attempt: if it returns a text, that is a warning."""
     try:
-        await attempt
+        note = await attempt
+    except JournalInUse:
+        return Check(path, "by a btfeed that is running", verdict="in use")
     except (OSError, JournalError) as error:
         return Check(path, what, str(error))
     except SinkError as error:
         return Check(path, what, f"{type(error).__name__.lower()}: {error}")
     except Exception as error:  # noqa: BLE001 - one check that fails must not prevent the others
         return Check(path, what, f"a bug: {error!r}")
-    return Check(path, what)
+    return Check(path, note, verdict="warning") if isinstance(note, str) and note else Check(path, what)
+
+
+async def _check_listener(path: str, address: str, is_running: bool) -> Check:
+    """is_running: whether a server has the journal, and so probably the port."""
+    free = f"{address} is free"
+    try:
+        await check_free(address)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            return Check(path, free, str(error))
+        if is_running:
+            return Check(path, f"{address}, probably by that btfeed", verdict="in use")
+        return Check(path, free, f"{address} is in use by another program: stop it, or choose another port")
+    return Check(path, free)
 
 
 async def _check_sink(name: str, config: SinkConfig) -> None:

@@ -16,8 +16,9 @@ from importlib.metadata import version
 import structlog
 
 from btfeed.admin.server import Admin
+from btfeed.app.advice import advice
 from btfeed.app.deliveries import Deliveries
-from btfeed.app.parts import create_delivery
+from btfeed.app.parts import check_addresses, create_delivery
 from btfeed.config import Config
 from btfeed.delivery.loop import Delivery
 from btfeed.delivery.mapped_posts import MappedPosts
@@ -39,7 +40,10 @@ would delay each post, which takes several turns."""
 
 
 async def serve(config: Config, stop: asyncio.Event | None = None, grace: float = GRACE) -> None:
-    """Run until `stop` is set, or SIGTERM or SIGINT arrives. Raises JournalError, OSError or ssl.SSLError at start."""
+    """Run until `stop` is set, or SIGTERM or SIGINT arrives. Raises JournalError, OSError or ssl.SSLError at start.
+
+    Whatever is decided here at start, `check` finds out beforehand, with the same code.
+    """
     stop = stop or stop_on_signals()
     sys.setswitchinterval(SWITCH_INTERVAL)
     metrics = Metrics()
@@ -56,6 +60,7 @@ async def serve(config: Config, stop: asyncio.Event | None = None, grace: float 
         metrics,
         version("btfeed"),
     )
+    await check_addresses(config)
     async with AsyncExitStack() as stack:  # what is entered last is left first
         await journal.open()
         stack.push_async_callback(journal.close)
@@ -67,8 +72,8 @@ async def serve(config: Config, stop: asyncio.Event | None = None, grace: float 
         host, port = await receiver.start()
         stack.push_async_callback(receiver.stop)
         log.info("listening", host=host, port=port, admin_host=admin_host, admin_port=admin_port)
-        if not config.sinks:
-            log.warning("no sinks configured: posts are kept for their retention, and not delivered")
+        async for item in advice(config):
+            log.warning(item.event, setting=item.path, hint=item.hint)
         await _until(stop, deliveries)
         log.info("stopping")
     log.info("stopped")

@@ -1,6 +1,5 @@
 """The command line: serve, check, inspect, status, and the commands of the other modules."""
 
-import asyncio
 import json
 import urllib.request
 from collections.abc import Iterator
@@ -80,11 +79,14 @@ def check(config: ConfigFile = None) -> None:
     loaded = load(config)
     logs.configure()
     typer.echo(f"configuration: ok, {config or 'the default'}")
+    import uvloop  # both are slow to import, and not needed by every command
+
     from btfeed.app.check import check as run_checks
 
-    results = asyncio.run(run_checks(loaded))
+    results = uvloop.run(run_checks(loaded))  # the event loop of the server
     for result in results:
-        typer.echo(f"{result.path}: failed, {result.failure}" if result.failure else f"{result.path}: ok, {result.what}")
+        verdict, text = ("failed", result.failure) if result.failure else (result.verdict, result.what)
+        typer.echo(f"{result.path}: {verdict}, {text}")
     if any(result.failure for result in results):
         raise typer.Exit(1)
 

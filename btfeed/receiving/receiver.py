@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import structlog
 
-from btfeed.address import host_and_port
+from btfeed.address import listen
 from btfeed.http.limits import Limits
 from btfeed.http.request import Request
 from btfeed.http.response import RETRY_AFTER, Response
@@ -82,12 +82,10 @@ class Receiver:
         """Start listening. Returns the host and port in use. Raises OSError."""
         settings = self._settings
         _allow_open_files(settings.max_connections + OTHER_OPEN_FILES)
-        host, port = host_and_port(settings.listen)
         tls = settings.tls.context() if settings.tls else None
-        self._listener = await asyncio.get_running_loop().create_server(
+        self._listener = await listen(
+            settings.listen,
             self._server,
-            host,
-            port,
             ssl=tls,
             ssl_handshake_timeout=settings.header_timeout if tls else None,
             ssl_shutdown_timeout=settings.header_timeout if tls else None,

@@ -77,3 +77,8 @@ class ReceiverSettings(Settings):
     max_connections: Annotated[int, Field(ge=1)] = 1_000
     max_in_flight: Size = 64 * 2**20
     queue_timeout: Seconds = 5.0
+
+    @property
+    def asks_for_credentials(self) -> bool:
+        """Whether a client must prove who it is."""
+        return bool(self.basic_auth or self.bearer_tokens or (self.tls and self.tls.client_ca))

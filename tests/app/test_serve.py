@@ -13,7 +13,7 @@ import structlog
 from structlog.testing import LogCapture
 
 from btfeed import config
-from btfeed.app import check, deliveries, parts
+from btfeed.app import deliveries, parts
 from btfeed.app import serve as app
 from btfeed.config import Config
 from btfeed.delivery.loop import Delivery
@@ -55,6 +55,7 @@ class Case:
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sink = FakeSink()
+        self.host = "127.0.0.1"
         self.port, self.admin_port = free_port(), free_port()
         self.directory = directory
         self.stop = asyncio.Event()
@@ -65,8 +66,8 @@ class Case:
 
     def config(self, sinks: bool = True) -> Config:
         tables = {
-            "receiver": {"listen": f"127.0.0.1:{self.port}"},
-            "admin": {"listen": f"127.0.0.1:{self.admin_port}"},
+            "receiver": {"listen": f"{self.host}:{self.port}"},
+            "admin": {"listen": f"{self.host}:{self.admin_port}"},
             "journal": {"directory": str(self.directory)},
         }
         parsed = config.parse(tables, {})
@@ -197,6 +198,29 @@ async def test_what_was_started_is_stopped_if_a_port_is_taken(case: Case, which:
     await serving
 
 
+async def test_the_receiver_and_the_admin_listener_need_two_ports(case: Case) -> None:
+    """The error names both settings. Nothing was started."""
+    case.admin_port = case.port
+    with pytest.raises(OSError, match=rf"receiver.listen and admin.listen both need 127.0.0.1:{case.port}: choose another"):
+        await app.serve(case.config(), case.stop)
+    assert list(case.directory.iterdir()) == []
+
+
+async def test_listening_for_other_machines_without_credentials_is_logged(case: Case) -> None:
+    """For the receiver and the admin listener. It is not for a receiver that asks for credentials."""
+    case.host = "0.0.0.0"
+    serving = case.serve()
+    await case.listening()
+    warned = "other machines can connect, without credentials"
+    await until_async(lambda: case.told().count(warned) == 2, "both warned of")
+    found = {entry["setting"]: entry for entry in case.events if entry["event"] == warned}
+    assert {entry["log_level"] for entry in found.values()} == {"warning"}
+    assert found["receiver.listen"]["hint"].startswith("set basic_auth, bearer_tokens or tls.client_ca")
+    assert found["admin.listen"]["hint"].startswith("listen on 127.0.0.1")
+    case.stop.set()
+    await serving
+
+
 async def test_two_servers_on_one_journal_are_refused(case: Case) -> None:
     """The second says so and changes nothing."""
     serving = case.serve()
@@ -221,29 +245,6 @@ async def test_a_server_without_sinks_says_so_and_takes_posts(case: Case) -> Non
     await until_async(lambda: len(case.sink.ids) == 5, "delivered to the sink that is new")
     case.stop.set()
     await again
-
-
-async def test_check_goes_on_after_a_bug_in_a_sink(case: Case, tmp_path: Path) -> None:
-    """It is reported as a bug, and the sink is closed."""
-
-    async def fail() -> None:
-        raise ZeroDivisionError("oh")
-
-    case.sink.check = fail  # type: ignore[method-assign]
-    found = await check.check(case.config())
-    assert [(check.path, check.failure) for check in found] == [
-        ("journal.directory", None),
-        ("sinks.fake", "a bug: ZeroDivisionError('oh')"),
-    ]
-    assert case.sink.closed
-
-
-async def test_check_creates_no_directory(case: Case, tmp_path: Path) -> None:
-    """A check run as root leaves nothing that the server could not write."""
-    case.directory = tmp_path / "not" / "there"
-    (journal, _) = await check.check(case.config())
-    assert journal == check.Check("journal.directory", f"{case.directory} can be written")
-    assert not (tmp_path / "not").exists()
 
 
 def test_a_sink_gets_its_name_and_every_field(case: Case) -> None:

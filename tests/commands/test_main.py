@@ -123,15 +123,49 @@ def test_serve_does_not_share_a_journal(server: Server, tmp_path: Path) -> None:
 
 
 def test_check_lists_its_checks_and_changes_nothing(tmp_path: Path) -> None:
-    """Without a configuration file it checks the default. It creates no journal."""
-    result = run("check", cwd=tmp_path)
+    """It creates no journal, and no directory."""
+    listen = 'listen = "127.0.0.1:0"\n'
+    config = write_config(
+        tmp_path / "btfeed.toml",
+        f'[receiver]\n{listen}[admin]\n{listen}[sinks.files]\ntype = "file"\ndirectory = "files"\n',
+    )
+    result = run("check", "-c", str(config), cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.splitlines() == [
+        f"configuration: ok, {config}",
+        "journal.directory: ok, btfeed-data can be written",
+        "receiver.listen: ok, 127.0.0.1:0 is free",
+        "admin.listen: ok, 127.0.0.1:0 is free",
+        "sinks.files: ok, a file sink that could open",
+    ]
+    assert list(tmp_path.iterdir()) == [config]
+
+
+def test_check_takes_the_default_without_a_configuration_file(tmp_path: Path) -> None:
+    """Whether its ports are free depends on what else runs on this machine."""
+    lines = run("check", cwd=tmp_path).stdout.splitlines()
+    assert [line for line in lines if ".listen" not in line] == [
         "configuration: ok, the default",
         "journal.directory: ok, btfeed-data can be written",
         "sinks.files: ok, a file sink that could open",
     ]
-    assert not list(tmp_path.rglob("*.db"))
+    assert {line.partition(":")[0] for line in lines if ".listen" in line} == {"receiver.listen", "admin.listen"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_of_a_running_server_succeeds(server: Server) -> None:
+    """What the server has is in use, which the next start does not mind. Warnings don't change the exit status."""
+    config = server.directory / "same.toml"
+    write_config(config, server.config.read_text().replace("127.0.0.1:0", f"127.0.0.1:{server.port}", 1))
+    result = run("check", "-c", str(config))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[1:] == [
+        "journal.directory: in use, by a btfeed that is running",
+        f"receiver.listen: in use, 127.0.0.1:{server.port}, probably by that btfeed",
+        "admin.listen: ok, 127.0.0.1:0 is free",
+        "sinks.files: ok, a file sink that could open",
+    ]
+    server.post(posts.sample_visit())
 
 
 def test_check_lists_each_failure_and_exits_with_1(tmp_path: Path) -> None:
@@ -139,15 +173,19 @@ def test_check_lists_each_failure_and_exits_with_1(tmp_path: Path) -> None:
     file = write_config(tmp_path / "file", "")
     config = write_config(
         tmp_path / "btfeed.toml",
-        f'[receiver]\ntls = {{ certificate = "{file}", key = "{file}" }}\n[journal]\ndirectory = "{file}"\n'
+        '[admin]\nlisten = "127.0.0.1:0"\n[receiver]\nlisten = "0.0.0.0:0"\n'
+        f'tls = {{ certificate = "{file}", key = "{file}" }}\n[journal]\ndirectory = "{file}"\n'
         f'[sinks.bad]\ntype = "file"\ndirectory = "{file}"\n[sinks.good]\ntype = "file"\ndirectory = "{tmp_path / "x"}"\n',
     )
     result = run("check", "-c", str(config))
     assert result.returncode == 1
     assert [line.partition(",")[0] for line in result.stdout.splitlines()] == [
         "configuration: ok",
+        "receiver.listen: warning",
         "receiver.tls: failed",
         "journal.directory: failed",
+        "receiver.listen: ok",
+        "admin.listen: ok",
         "sinks.bad: failed",
         "sinks.good: ok",
     ]

@@ -1,0 +1,30 @@
+"""What works, but is probably not meant: `serve` logs it, and `btfeed check` shows it."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from btfeed.address import is_exposed
+from btfeed.config import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """path: of the setting. event: what is so, as logged. hint: what to do."""
+
+    path: str
+    event: str
+    hint: str
+
+
+async def advice(config: Config) -> AsyncIterator[Advice]:
+    """Everything about the configuration that a person should look at."""
+    if not config.sinks:
+        event = "no sinks configured: posts are kept for their retention, and not delivered"
+        yield Advice("sinks", event, "add a table [sinks.NAME]")
+    exposed = "other machines can connect, without credentials"
+    if not config.receiver.asks_for_credentials and await is_exposed(config.receiver.listen):
+        hint = "set basic_auth, bearer_tokens or tls.client_ca, or listen on 127.0.0.1"
+        yield Advice("receiver.listen", exposed, hint)
+    if await is_exposed(config.admin.listen):
+        hint = "listen on 127.0.0.1, or let a firewall or a proxy decide who may ask"
+        yield Advice("admin.listen", exposed, hint)

@@ -1,0 +1,204 @@
+"""What `btfeed check` finds: whatever would keep `serve` from starting, and what is probably not meant."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from btfeed import config
+from btfeed.app.check import Check, check
+from btfeed.app.serve import serve
+from btfeed.config import Config
+from btfeed.delivery.sink_config import CommonSettings, SinkConfig
+from btfeed.journal.base import JournalError
+from sinks.base import SinkType
+from sinks.settings import Settings
+from tests.journal.journals import journal
+from tests.support.harness import DEADLINE
+
+FREE = "127.0.0.1:0"
+
+
+def configured(directory: Path, **tables: dict[str, Any]) -> Config:
+    """A configuration with everything in `directory`, on free ports, changed by `tables`."""
+    given = {"receiver": {"listen": FREE}, "admin": {"listen": FREE}, "journal": {"directory": str(directory / "journal")}}
+    sinks = {"files": {"type": "file", "directory": str(directory / "files")}}
+    merged = {name: given.get(name, {}) | tables.get(name, {}) for name in (*given, "record")}
+    return config.parse({"sinks": sinks} | merged | {"sinks": tables.get("sinks", sinks)}, {})
+
+
+async def found(parsed: Config, verdict: str = "failed") -> dict[str, str]:
+    """What the check says with this verdict, by the path in the configuration."""
+    checks = await check(parsed)
+    return {
+        each.path: each.failure or each.what for each in checks if ("failed" if each.failure else each.verdict) == verdict
+    }
+
+
+async def starts(parsed: Config) -> bool:
+    """Whether a server starts. It is stopped at once."""
+    stop = asyncio.Event()
+    stop.set()
+    try:
+        async with asyncio.timeout(DEADLINE):
+            await serve(parsed, stop)
+    except (JournalError, OSError):
+        return False
+    return True
+
+
+def content(directory: Path) -> list[Path]:
+    return list(directory.iterdir())
+
+
+@contextmanager
+def taken_port() -> Iterator[str]:
+    """An address that another program listens on."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        yield "{}:{}".format(*other.getsockname())
+
+
+async def test_each_check_is_listed(tmp_path: Path) -> None:
+    """In the order of the configuration."""
+    assert await check(configured(tmp_path)) == [
+        Check("journal.directory", f"{tmp_path / 'journal'} can be written"),
+        Check("receiver.listen", f"{FREE} is free"),
+        Check("admin.listen", f"{FREE} is free"),
+        Check("sinks.files", "a file sink that could open"),
+    ]
+
+
+async def test_nothing_is_left_behind(tmp_path: Path) -> None:
+    """A check run as root leaves no directory that the server could not write. What is checked can be started."""
+    parsed = configured(tmp_path)
+    await check(parsed)
+    assert content(tmp_path) == []
+    assert await starts(parsed)
+
+
+@pytest.mark.parametrize(
+    ("tables", "path", "failure"),
+    [
+        ({"receiver": {"listen": "TAKEN"}}, "receiver.listen", "TAKEN is in use by another program: stop it, or choose"),
+        ({"admin": {"listen": "TAKEN"}}, "admin.listen", "TAKEN is in use by another program: stop it, or choose another"),
+        ({"receiver": {"listen": "192.0.2.1:4321"}}, "receiver.listen", "[Errno 99]"),
+        ({"journal": {"directory": "DIRECTORY/dangling"}}, "journal.directory", "can't use DIRECTORY/dangling: [Errno 20]"),
+        ({"journal": {"directory": "DIRECTORY/loop/x"}}, "journal.directory", "can't use DIRECTORY/loop/x: [Errno 40]"),
+        (
+            {"journal": {"directory": "DIRECTORY/file"}},
+            "journal.directory",
+            "can't use DIRECTORY/file: [Errno 20] Not a dir",
+        ),
+        (
+            {"receiver": {"tls": {"certificate": "DIRECTORY/file", "key": "DIRECTORY/file"}}},
+            "receiver.tls",
+            "certificate DIRECTORY/file, key DIRECTORY/file: ",
+        ),
+    ],
+)
+async def test_what_would_keep_it_from_starting_is_found(
+    tmp_path: Path, tables: dict[str, Any], path: str, failure: str
+) -> None:
+    """The server does not start either."""
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").touch()
+    with taken_port() as taken:
+
+        def filled(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: filled(each) for key, each in value.items()}
+            return value.replace("TAKEN", taken).replace("DIRECTORY", str(tmp_path))
+
+        parsed = configured(tmp_path, **filled(tables))
+        failures = await found(parsed)
+        assert list(failures) == [path]
+        assert failures[path].startswith(filled(failure))
+        assert not await starts(parsed)
+
+
+async def test_one_port_for_both_listeners_is_found(tmp_path: Path) -> None:
+    """Also if the hosts are written differently. Two addresses with the same port are fine."""
+    with taken_port() as taken:
+        port = taken.rpartition(":")[2]
+    for other in ("127.0.0.1", "localhost", "0.0.0.0"):
+        parsed = configured(tmp_path, receiver={"listen": f"127.0.0.1:{port}"}, admin={"listen": f"{other}:{port}"})
+        assert await found(parsed) == {
+            "admin.listen": f"receiver.listen and admin.listen both need {other}:{port}: choose another port for one"
+        }
+        assert not await starts(parsed)
+    parsed = configured(tmp_path, receiver={"listen": f"127.0.0.1:{port}"}, admin={"listen": f"127.0.0.2:{port}"})
+    assert await found(parsed) == {}
+    assert await starts(parsed)
+
+
+async def test_a_running_server_is_no_failure(tmp_path: Path) -> None:
+    """Before an upgrade, the new version checks the configuration that the old one runs with. The server goes on."""
+    async with journal(tmp_path / "journal") as running:
+        with taken_port() as taken:
+            parsed = configured(tmp_path, receiver={"listen": taken})
+            assert await found(parsed) == {}
+            assert await found(parsed, "in use") == {
+                "journal.directory": "by a btfeed that is running",
+                "receiver.listen": f"{taken}, probably by that btfeed",
+            }
+        assert running.refusing is None
+
+
+async def test_a_configuration_without_sinks_is_a_warning(tmp_path: Path) -> None:
+    """Nothing would be delivered."""
+    parsed = configured(tmp_path, sinks={})
+    assert list(await found(parsed, "warning")) == ["sinks"]
+    assert await found(parsed) == {}
+
+
+async def test_listening_for_other_machines_without_credentials_is_a_warning(tmp_path: Path) -> None:
+    """Any credentials will do for the receiver. The admin listener asks for none."""
+    everywhere = {"listen": "0.0.0.0:0"}
+    tls = {"certificate": "server.pem", "key": "server.key"}
+    cases: list[tuple[dict[str, Any], list[str]]] = [
+        ({}, ["receiver.listen"]),
+        ({"tls": tls}, ["receiver.listen"]),
+        ({"tls": tls | {"client_ca": "ca.pem"}}, []),
+        ({"basic_auth": {"username": "u", "password": "p"}}, []),
+        ({"bearer_tokens": ["t"]}, []),
+    ]
+    for more, expected in cases:
+        assert list(await found(configured(tmp_path, receiver=everywhere | more), "warning")) == expected
+    warnings = await found(configured(tmp_path, admin=everywhere), "warning")
+    assert list(warnings) == ["admin.listen"]
+    assert warnings["admin.listen"].startswith("other machines can connect, without credentials: listen on 127.0.0.1")
+
+
+async def test_a_damaged_journal_is_a_warning(tmp_path: Path) -> None:
+    """It does not keep the server from starting."""
+    (tmp_path / "journal").mkdir()
+    (tmp_path / "journal" / "journal.db").write_bytes(b"damaged")
+    parsed = configured(tmp_path)
+    warnings = {"journal.directory": "the journal's file is damaged; a start copies what can be read to a new file"}
+    assert await found(parsed, "warning") == warnings
+    assert await starts(parsed)
+
+
+async def test_a_bug_in_a_sink_does_not_stop_the_check(tmp_path: Path) -> None:
+    """It is reported as a bug, and the sink is closed."""
+    closed = []
+
+    class Broken:
+        async def check(self) -> None:
+            raise ZeroDivisionError("oh")
+
+        async def close(self) -> None:
+            closed.append(self)
+
+    parsed = configured(tmp_path)
+    kind = SinkType(Settings, lambda settings, context: Broken())  # type: ignore[arg-type]
+    parsed.sinks["broken"] = SinkConfig(CommonSettings(type="broken"), kind, Settings())
+    assert await found(parsed) == {"sinks.broken": "a bug: ZeroDivisionError('oh')"}
+    assert len(closed) == 1
