@@ -41,8 +41,7 @@ class Roles(TypedDict):
     visit: int
 
 class Settings(TypedDict):
-    """What the configuration says. mask: record fields that hold an address. defaults: attributes that a field of the feed
-    overrides, as (name, JSON)."""
+    """What the configuration says. mask: record fields that hold an address."""
 
     head: bytes
     missing: str
@@ -51,7 +50,6 @@ class Settings(TypedDict):
     hash: list[str]
     key: bytes
     mask: list[str]
-    defaults: list[tuple[str, bytes]]
 
 Compiled: TypeAlias = tuple[P, int, bytes, int, Sequence[str], Sequence[str]]
 """Plan, category, tail, invalid_utf8, and the record fields of its measures and dimensions."""

@@ -90,7 +90,6 @@ class NativeMapper:
                 "hash": record.privacy.hash,
                 "key": record.privacy.key.get_secret_value().encode(),
                 "mask": [CLIENT_IP.record] if record.privacy.mask_ip else [],
-                "defaults": [(name, msgspec.json.encode(value)) for name, value in record.fallbacks().items()],
             },
             self._compile,
             _names,

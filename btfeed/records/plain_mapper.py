@@ -47,7 +47,6 @@ class PlainMapper:
     def __init__(self, record: RecordSettings, validation: ValidationSettings) -> None:
         self.compiler = TransactionCompiler(record)
         self.privacy = Privacy(record.privacy)
-        self.fallbacks = record.fallbacks()
         self.validation = validation
 
     def map(self, body: bytes, digest: bytes) -> MappingResult:
@@ -65,7 +64,6 @@ class _PostMapping:
     def __init__(self, mapper: PlainMapper, id_prefix: str) -> None:
         self._compiler = mapper.compiler
         self._privacy = mapper.privacy
-        self._fallbacks = mapper.fallbacks
         self._validation = mapper.validation
         self._id_prefix = id_prefix
         self._ordinal = 0
@@ -167,15 +165,12 @@ class _PostMapping:
                     fields[name] = protect(name, encoded) if name in protected else encoded
                 except ValueError:
                     self._counts.left_out[name] += 1
-                    if name in self._fallbacks:
-                        fields[name] = self._fallbacks[name]
 
     def _add_record(self, fields: Mapping[str, Any], start: int, compiled: CompiledTransaction, reason: str) -> None:
         """Adds a record to the batch or, if there is a reason, to the refused records."""
         event_id = f"{self._id_prefix}{self._ordinal}"
         key = fields.get(VISIT_ID.record, event_id)
-        fallbacks = {name: value for name, value in self._fallbacks.items() if name not in fields}
-        record = {"event.kind": EVENT_KIND, "event.id": event_id, **compiled.constants, **fallbacks, **fields}
+        record = {"event.kind": EVENT_KIND, "event.id": event_id, **compiled.constants, **fields}
         json = _to_json(record)
         if reason:
             refused = RefusedRecord(self._ordinal, event_id, key, start, compiled.transaction, reason, json)

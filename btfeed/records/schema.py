@@ -113,7 +113,6 @@ FIELDS = (
 
 BY_NUMBER = {field.number: field for field in FIELDS}
 BY_NAME = {field.name: field for field in FIELDS}
-BY_RECORD = {field.record: field for field in FIELDS}
 
 START_TIME = BY_NUMBER[1]
 END_TIME = BY_NUMBER[2]

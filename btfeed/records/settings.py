@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, model_validator
 
 from btfeed.records.attributes import flat_attributes
 from btfeed.records.names import normalize
-from btfeed.records.schema import BY_RECORD, MAPS, RECORD_FIELDS, TRANSACTION_FIELDS, VALUES
+from btfeed.records.schema import MAPS, RECORD_FIELDS, TRANSACTION_FIELDS, VALUES
 from sinks.settings import Secret, Settings
 from sinks.template import template
 
@@ -78,8 +78,3 @@ class RecordSettings(Settings):
     type: Annotated[str, _TEMPLATE] = "{name}"
     attributes: Annotated[dict[str, Any], BeforeValidator(flat_attributes)] = {}
     privacy: PrivacySettings = PrivacySettings()
-
-    def fallbacks(self) -> dict[str, object]:
-        """The attributes with the name of a field of occurrences: a record has them if its occurrence lacks the field."""
-        given = self.attributes.items()
-        return {name: value for name, value in given if name in BY_RECORD or name.startswith(_MAP_PREFIXES)}

@@ -40,8 +40,7 @@ class TransactionCompiler:
         self._type = Template(record.type)
         self._provider = Template(record.provider)
         self._privacy = Privacy(record.privacy)
-        elsewhere = {"event.kind", "event.id", *record.fallbacks()}
-        self._attributes = {name: value for name, value in record.attributes.items() if name not in elsewhere}
+        self._attributes = record.attributes
 
     def compile(self, message: BusinessTransaction, server: str | None) -> CompiledTransaction:
         """Ignores the occurrences of `message`. server: serverName of the post, None if it has none."""
@@ -56,9 +55,7 @@ class TransactionCompiler:
             "event.type": self._type.fill(transaction),
             "event.provider": self._provider.fill(transaction) or NO_PROVIDER,
         }
-        constants: dict[str, object] = {**self._protect(filled), **shown}
-        for name, value in self._attributes.items():
-            constants.setdefault(name, value)
+        constants: dict[str, object] = {**self._protect(filled), **shown, **self._attributes}
         names = tuple(texts(measures)), tuple(texts(dimensions))
         return CompiledTransaction(transaction, sent["event.category"], *names, constants, invalid_utf8)
 

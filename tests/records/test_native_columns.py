@@ -221,8 +221,7 @@ LISTS = [(6, "v", "double", "YYY", "m.", "measures"), (7, "d", "string", "YYY", 
 )
 def test_a_field_table_that_makes_no_sense_is_refused(fields: list[Any], error: str) -> None:
     """The message says what is wrong, so that no change of the schema goes unnoticed."""
-    settings = {"head": HEAD, "missing": "report", "unexpected": "report", "drop": [], "hash": [], "key": b"", "mask": [],
-                "defaults": []}  # fmt: skip
+    settings = {"head": HEAD, "missing": "report", "unexpected": "report", "drop": [], "hash": [], "key": b"", "mask": []}
     with pytest.raises(ValueError, match=error):
         _native.Transcoder(fields, _ROLES, settings, print, print)  # type: ignore[arg-type]
 

@@ -19,6 +19,7 @@ ENCODINGS = {
 }
 """The schema's encoding for each record_value of the table, and the type that sinks declare for it."""
 RECORDS = {field.name: field for field in schema.RECORD_FIELDS}
+BY_RECORD = {field.record: field for field in schema.FIELDS}
 PER_NAME = ("values", "dimensions")
 
 
@@ -41,7 +42,7 @@ def test_a_field_is_as_the_table_says(row: Row) -> None:
 @pytest.mark.parametrize("row", [row for row in ROWS if row.field not in PER_NAME], ids=lambda row: row.field)
 def test_a_record_field_is_as_the_table_says(row: Row) -> None:
     """Its name, its encoding, and the type that sinks declare."""
-    field = schema.BY_RECORD[row.record_field]
+    field = BY_RECORD[row.record_field]
     encoding, record_type = ENCODINGS[row.record_value]
     assert (field.number, field.encoding) == (row.tag, encoding)
     assert RECORDS[row.record_field].type == record_type
@@ -52,7 +53,7 @@ def test_measures_and_dimensions_are_prefixes(name: str, encoding: str) -> None:
     """Users choose the names of their fields, so sinks get the prefix."""
     row = BY_FIELD[name]
     prefix = row.record_field.removesuffix("<name>")
-    field = schema.BY_RECORD[prefix]
+    field = BY_RECORD[prefix]
     declared = {field.name: field.type for field in schema.MAPS}
     assert (field.number, field.encoding) == (row.tag, encoding)
     assert declared[prefix] == {"number": "double", "string": "string"}[row.record_value]

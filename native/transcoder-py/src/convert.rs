@@ -48,7 +48,6 @@ pub fn settings(table: &Bound<'_, PyDict>) -> PyResult<Settings> {
         hash: get(table, "hash")?,
         key: get(table, "key")?,
         mask: get(table, "mask")?,
-        defaults: get(table, "defaults")?,
     })
 }
 

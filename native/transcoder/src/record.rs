@@ -84,9 +84,6 @@ impl Records {
         // The policy drops the duration in the feed: the computed one is written at its position.
         let in_place = computed && occurrence.has(duration) && context.dropped >> duration & 1 == 1;
         let shown = occurrence.present & !context.dropped | u64::from(in_place) << duration;
-        if !table.settings.defaults.is_empty() {
-            self.defaults(context, occurrence, shown | u64::from(at_end) << duration);
-        }
         let hidden = occurrence.present & !shown;
         if hidden != 0 {
             self.check_hidden(table, occurrence, hidden);
@@ -268,35 +265,10 @@ impl Records {
         }
     }
 
-    /// Counts a value that can't be encoded. The attribute with the same name, if any, is written instead.
+    /// Counts a value that can't be encoded.
     #[cold]
     fn leave_out(&mut self, field: &RecordField) {
-        if let Some(default) = &field.default {
-            self.json.key(&field.key);
-            self.json.bytes(default);
-        }
         *self.issues.left_out.entry(field.name.clone()).or_default() += 1;
-    }
-
-    /// Writes the attributes that no field of the record overrides.
-    #[cold]
-    fn defaults(&mut self, context: &Context<'_>, occurrence: &Occurrence<'_>, shown: u64) {
-        let table = context.table;
-        let counts = [occurrence.values.len(), occurrence.dimensions.len()];
-        for (name, value) in &table.settings.defaults {
-            let in_field = table.fields.iter().any(|field| {
-                field.record == *name && shown >> field.number & 1 == 1 && !table.lists.contains(&field.number)
-            });
-            let in_list = context.lists.iter().zip(counts).any(|(list, count)| {
-                list.iter().take(count).any(|element| element.field.name == *name && !element.dropped)
-            });
-            if !in_field && !in_list {
-                self.json.byte(b',');
-                self.json.text(name.as_bytes());
-                self.json.byte(b':');
-                self.json.bytes(value);
-            }
-        }
     }
 
     /// Counts invalid UTF-8 in fields that are present but not written.

@@ -135,8 +135,6 @@ pub struct Settings {
     pub key: Vec<u8>,
     /// Record fields that hold an IP address to mask.
     pub mask: Vec<String>,
-    /// Attributes that a field of the feed may override: name, and value as JSON.
-    pub defaults: Vec<(String, Vec<u8>)>,
 }
 
 /// How to decode a field.
@@ -177,8 +175,6 @@ pub struct RecordField {
     pub hasher: Option<Arc<Hasher>>,
     /// Whether the value is an IP address to mask.
     pub masked: bool,
-    /// The attribute with the same name, as JSON. Written instead of a value that can't be encoded.
-    pub default: Option<Vec<u8>>,
 }
 
 /// The compiled field table and settings.
@@ -282,14 +278,12 @@ impl Table {
     #[must_use]
     pub fn record_field(&self, name: &str, encoding: Encoding) -> RecordField {
         let settings = &self.settings;
-        let default = settings.defaults.iter().find(|(given, _)| given == name);
         RecordField {
             name: name.to_owned(),
             key: Key::new(name),
             encoding,
             hasher: settings.hash.iter().any(|given| given == name).then(|| Arc::clone(&self.hasher)),
             masked: settings.mask.iter().any(|given| given == name),
-            default: default.map(|(_, json)| json.clone()),
         }
     }
 

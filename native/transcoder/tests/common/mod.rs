@@ -39,7 +39,6 @@ pub fn table(missing: Policy, unexpected: Policy) -> Table {
         hash: vec!["f8".to_owned(), "d.a".to_owned()],
         key: b"secret".to_vec(),
         mask: vec!["f25".to_owned()],
-        defaults: vec![("f15".to_owned(), b"0".to_vec()), ("m.a".to_owned(), b"\"none\"".to_vec())],
     };
     let roles = Roles { start_time: 1, end_time: 2, duration: 21, visit_id: 11, visit: 2 };
     Table::new(FIELDS.iter().map(field).collect(), roles, settings).expect("the table is valid")
