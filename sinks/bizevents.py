@@ -20,7 +20,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from sinks.base import BatchRefused, Misconfigured, OutcomeUnknown, SinkContext, SinkType, Unavailable, WriteResult
 from sinks.batch import Batch
-from sinks.settings import Seconds, Settings, Token
+from sinks.settings import Place, Seconds, Settings, Token
 from sinks.shared.cloud_events import SPEC_VERSION, read_head
 from sinks.shared.http import HttpClient, Reply, check_service_url, decode_json, describe_reply, error_message, shorten
 from sinks.shared.oauth import OAuthSettings, OAuthTokens
@@ -62,7 +62,7 @@ class BizeventsSettings(Settings):
     url: Annotated[str, AfterValidator(_environment_url)]
     api_token: Token | None = None
     oauth: OAuthSettings | None = None
-    ca: str | None = None
+    ca: Place | None = None
     gzip: bool = False
     cloud_events: bool = False
     on_unknown: Literal["retry", "dead-letter"] = "retry"

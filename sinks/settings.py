@@ -51,6 +51,16 @@ def _token(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _place(value: str) -> str:
+    if not value or "\0" in value:
+        raise ValueError(
+            "must be the name of a file or a directory, without NUL characters; a period is the current directory"
+        )
+    return value
+
+
+Place = Annotated[str, AfterValidator(_place)]
+"""The name of a file or a directory."""
 Size = Annotated[int, BeforeValidator(_size)]
 """A number of bytes, written "64MiB"."""
 Seconds = Annotated[float, BeforeValidator(_seconds)]

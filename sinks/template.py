@@ -36,6 +36,8 @@ def template(*placeholders: str) -> Any:
         if unknown:
             known = ", ".join(f"{{{name}}}" for name in placeholders)
             raise ValueError(f"unknown placeholder {{{min(unknown)}}}; known are {known}")
+        if set("{}") & set(re.sub(r"\{[^{}]*\}", "", text)):
+            raise ValueError("a brace has no partner: write a placeholder like {name}")
         return text
 
     return AfterValidator(check)

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from btfeed.address import Address
-from sinks.settings import RequiredSecret, Seconds, Secret, Settings, Size
+from sinks.settings import Place, RequiredSecret, Seconds, Settings, Size
 from sinks.shared.tls import server_context
 
 
@@ -24,7 +24,7 @@ class BasicAuth(Settings):
     """
 
     username: str
-    password: Secret
+    password: RequiredSecret
 
 
 class TlsSettings(Settings):
@@ -35,9 +35,9 @@ class TlsSettings(Settings):
     client_ca    PEM file with the CA of clients' certificates; if set, clients must have one
     """
 
-    certificate: str
-    key: str
-    client_ca: str | None = None
+    certificate: Place
+    key: Place
+    client_ca: Place | None = None
 
     def context(self) -> ssl.SSLContext:
         """The server's TLS context. Raises OSError if a file can't be used."""
@@ -66,16 +66,16 @@ class ReceiverSettings(Settings):
 
     listen: Address = "127.0.0.1:4321"
     path: Annotated[str, AfterValidator(_path)] = "/"
-    max_body: Size = 16 * 2**20
+    max_body: Annotated[Size, Field(ge=1)] = 16 * 2**20
     max_occurrences: Annotated[int, Field(ge=1)] = 100_000
     basic_auth: BasicAuth | None = None
     bearer_tokens: list[RequiredSecret] = []
     tls: TlsSettings | None = None
-    header_timeout: Seconds = 5.0
-    body_timeout: Seconds = 30.0
-    idle_timeout: Seconds = 75.0
+    header_timeout: Annotated[Seconds, Field(gt=0)] = 5.0
+    body_timeout: Annotated[Seconds, Field(gt=0)] = 30.0
+    idle_timeout: Annotated[Seconds, Field(gt=0)] = 75.0
     max_connections: Annotated[int, Field(ge=1)] = 1_000
-    max_in_flight: Size = 64 * 2**20
+    max_in_flight: Annotated[Size, Field(ge=1)] = 64 * 2**20
     queue_timeout: Seconds = 5.0
 
     @property

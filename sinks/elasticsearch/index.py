@@ -58,6 +58,8 @@ def check_name(text: str) -> str:
     literal = "".join(_PLACEHOLDER.split(text)[::2])
     if not text:
         raise ValueError("must not be empty")
+    if not (_PLACEHOLDER.search(text) or _clean(text).lstrip("-_+.")):
+        raise ValueError("must have other characters than - _ + and . because a name can't begin with these")
     if len(_clean(literal).encode()) > MAX_NAME_SIZE - 32 * len(_PLACEHOLDER.findall(text)):
         raise ValueError(f"is too long: a name has at most {MAX_NAME_SIZE} bytes, and each placeholder needs 32 of them")
     return text

@@ -37,7 +37,7 @@ from sinks.elasticsearch.index import (
     template_name,
 )
 from sinks.elasticsearch.limiter import WriteLimiter
-from sinks.settings import RequiredSecret, Seconds, Secret, Settings, Token
+from sinks.settings import Place, RequiredSecret, Seconds, Secret, Settings, Token
 from sinks.shared.http import Reply, basic_credentials, check_service_url, request_error
 from sinks.shared.redaction import Redactor
 from sinks.shared.tls import sink_context
@@ -110,7 +110,7 @@ class ElasticsearchSettings(Settings):
 
     hosts: Annotated[list[Annotated[str, AfterValidator(check_service_url)]], Field(min_length=1)]
     auth: AuthSettings | None = None
-    ca: str | None = None
+    ca: Place | None = None
     index: NameTemplate = DEFAULT_INDEX
     data_stream: NameTemplate | None = None
     manage_template: bool = True

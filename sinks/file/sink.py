@@ -41,7 +41,7 @@ from sinks.base import Misconfigured, SinkContext, SinkType, Unavailable, WriteR
 from sinks.batch import Batch
 from sinks.file.encoding import AVRO_CODECS, NDJSON_SUFFIXES, AvroEncoder, Encoder, NdjsonEncoder
 from sinks.file.open_file import GONE, OPEN_SUFFIX, OpenFile
-from sinks.settings import Seconds, Settings, Size
+from sinks.settings import Place, Seconds, Settings, Size
 from sinks.shared.files import check_writable
 from sinks.shared.private import create_directory, sync_directory
 
@@ -70,7 +70,7 @@ class FileSettings(Settings):
     rotate_interval  finish a file when it is this old
     """
 
-    directory: str = "btfeed-data/files"
+    directory: Place = "btfeed-data/files"
     mode: Literal["0600", "0640", "0644"] = "0600"
     format: Literal["ndjson", "avro"] = "ndjson"
     compression: Literal["none", "gzip", "zstd", "null", "deflate", "zstandard"] = "none"

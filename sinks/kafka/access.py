@@ -16,7 +16,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from pydantic import AfterValidator, model_validator
 
 from sinks.base import Misconfigured, SinkError, Unavailable
-from sinks.settings import Secret, Settings
+from sinks.settings import Place, Secret, Settings
 from sinks.shared.clock import Clock
 from sinks.shared.http import HttpClient, check_service_url
 from sinks.shared.oauth import OAuthSettings, OAuthTokens
@@ -52,9 +52,9 @@ class SecuritySettings(Settings):
     """
 
     tls: bool = False
-    ca: str | None = None
-    certificate: str | None = None
-    key: str | None = None
+    ca: Place | None = None
+    certificate: Place | None = None
+    key: Place | None = None
     sasl: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
     username: str | None = None
     password: Secret | None = None

@@ -15,7 +15,7 @@ import msgspec
 from pydantic import AfterValidator, model_validator
 
 from sinks.base import Misconfigured, SinkContext, Unavailable
-from sinks.settings import Secret, Settings, Token
+from sinks.settings import Place, Secret, Settings, Token
 from sinks.shared.avro import avro_converter, avro_schema
 from sinks.shared.clock import Clock
 from sinks.shared.http import HttpClient, Reply, basic_credentials, check_service_url, decode_json, describe_reply
@@ -43,7 +43,7 @@ class RegistrySettings(Settings):
     username: str | None = None
     password: Secret | None = None
     token: Token | None = None
-    ca: str | None = None
+    ca: Place | None = None
 
     @model_validator(mode="after")
     def _one_credential(self) -> "RegistrySettings":

@@ -18,7 +18,7 @@ from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal
 
 import structlog
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from sinks.base import BatchRefused, Misconfigured, OutcomeUnknown, SinkContext, SinkError, SinkType, WriteResult
 from sinks.batch import Batch, Transaction
@@ -27,7 +27,7 @@ from sinks.kafka.messages import Compression, Key, MessageBuilder, MessageFormat
 from sinks.kafka.partition_queue import PartitionQueue
 from sinks.kafka.producer import Producer
 from sinks.kafka.registry import AvroValues, RegistrySettings
-from sinks.kafka.topics import NewTopics, legal_topic_name, missing_topics_message
+from sinks.kafka.topics import NewTopics, check_topic, legal_topic_name, missing_topics_message
 from sinks.settings import Seconds, Settings, Size
 from sinks.shared.cloud_events import Envelopes
 from sinks.template import Template, template
@@ -36,18 +36,21 @@ log = structlog.get_logger()
 
 CATEGORIES = ("purepath", "user_action", "visit", "unknown")
 """The values of {category}, so that topics are known before the first record."""
+PLACEHOLDERS = ("category", "name", "application", "system_profile", "server")
+"""What a topic's name may depend on."""
 CLOSE_TIMEOUT = 3.0
 """Seconds that `close` waits for replies."""
 RETIRED_PRODUCER_TIMEOUT = 60.0
 """Seconds that a retired producer may still get replies, while the next one runs."""
-_SERVER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s,:\[\]/]+):[0-9]{1,5}")
+_SERVER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s,:\[\]/]+):([0-9]{1,5})")
 
 
 def _servers(value: object) -> object:
     """Servers as one string, separated by commas. Also takes a list."""
     listed = value if isinstance(value, list) else value.split(",") if isinstance(value, str) else [value]
     servers = [server.strip() if isinstance(server, str) else "" for server in listed]
-    if not servers or not all(_SERVER.fullmatch(server) for server in servers):
+    matches = [_SERVER.fullmatch(server) for server in servers]
+    if not servers or not all(match and 0 < int(match[2]) < 2**16 for match in matches):
         raise ValueError('write servers like "one:9092,two:9092"')
     return ",".join(servers)
 
@@ -78,7 +81,7 @@ class KafkaSettings(Settings):
     """
 
     bootstrap_servers: Annotated[str, BeforeValidator(_servers)]
-    topic: Annotated[str, template("category", "name", "application", "system_profile", "server")] = "appmon.{category}"
+    topic: Annotated[str, template(*PLACEHOLDERS), AfterValidator(check_topic)] = "appmon.{category}"
     key: Key = "visit"
     format: Literal["json", "avro"] = "json"
     schema_registry: Annotated[RegistrySettings, BeforeValidator(_registry)] | None = None

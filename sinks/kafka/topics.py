@@ -29,6 +29,16 @@ def legal_topic_name(name: str) -> str:
     return name if name.strip(".") or len(name) > 2 else "_" * max(1, len(name))
 
 
+def check_topic(text: str) -> str:
+    """`text` if it is a usable template of topics' names. Raises ValueError."""
+    placeholders = re.findall(r"\{[^{}]*\}", text)
+    if not text:
+        raise ValueError("must not be empty")
+    if len(text) - len("".join(placeholders)) > MAX_NAME_LENGTH - 32 * len(placeholders):
+        raise ValueError(f"is too long: a name has at most {MAX_NAME_LENGTH} characters; each placeholder needs 32 of them")
+    return text
+
+
 @dataclass(frozen=True, slots=True)
 class NewTopics:
     """How to create topics. None: with the broker's default."""

@@ -1,9 +1,11 @@
 """What is configured of the SQLite journal, and what only tests change."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from sinks.settings import Seconds, Settings, Size
+from pydantic import Field
+
+from sinks.settings import Place, Seconds, Settings, Size
 
 
 class SqliteSettings(Settings):
@@ -11,15 +13,15 @@ class SqliteSettings(Settings):
 
     type           the backend; "sqlite" is the only one so far
     directory      where the file is; created if necessary
-    max_size       how much it may hold; freed space is reused, but the file does not shrink
+    max_size       how much it may hold, at least 1MiB; freed space is reused, but the file does not shrink
     when_full      "refuse": answer 503 and keep what was taken; "drop-oldest": drop the oldest posts, counted per sink
     retention      how long delivered posts are kept, for `btfeed replay`
     refused_posts  how many bytes of rejected posts to keep as dead letters; the oldest are dropped first
     """
 
     type: Literal["sqlite"] = "sqlite"
-    directory: str = "btfeed-data"
-    max_size: Size = 10 * 2**30
+    directory: Place = "btfeed-data"
+    max_size: Annotated[Size, Field(ge=2**20)] = 10 * 2**30
     when_full: Literal["refuse", "drop-oldest"] = "refuse"
     retention: Seconds = 24 * 3600.0
     refused_posts: Size = 64 * 2**20
