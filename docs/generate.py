@@ -184,7 +184,9 @@ def sink_blocks(name: str) -> dict[str, Callable[[], Iterator[str]]]:
     except Exception as error:
         raise NotDocumented(f"can't import sinks.{name}: {error!r}") from error
     tables = _with_inner(f"sinks.NAME, type {name}", sink_type.settings)
-    made = {f"settings {path}": partial(settings, model) for path, model in tables.items()}
+    made: dict[str, Callable[[], Iterator[str]]] = {
+        f"settings {path}": partial(settings, model) for path, model in tables.items()
+    }
     return made | ({f"delivery of {name}": partial(delivery, sink_type.delivery)} if sink_type.delivery else {})
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from btfeed import config
 from btfeed.faults import ConfigError
 from btfeed.records.schema import MAPS, RECORD_FIELDS
-from tests.support.records import single
+from tests.records.mapping import single
 
 FIELDS = [field.name for field in RECORD_FIELDS]
 PREFIXES = [prefix.name for prefix in MAPS]
