@@ -1,6 +1,7 @@
 """The configuration file: TOML, assembled from the settings that each component declares.
 
-All errors are reported at once, each with its path. `${NAME}` in a string is replaced by the environment variable NAME.
+All errors are reported at once, each with its path: sinks.settings.Settings rejects unknown keys, and btfeed/faults.py
+words the errors. `${NAME}` in a string is replaced by the environment variable NAME.
 """
 
 import os

@@ -69,9 +69,9 @@ Seconds = Annotated[float, BeforeValidator(_seconds)]
 Secret = SecretStr
 """A text that must not be shown: its repr and str are asterisks, `get_secret_value()` returns it. In TOML a plain string.
 
-Secrets are kept out of logs and messages in three places: here, in errors of the configuration (`hide_input_in_errors`
-and btfeed/faults.py), and in what other systems send (sinks/shared/redaction.py). The tests of redaction plant
-secrets and look for them.
+Secrets are kept out of logs and messages in four places: here, in errors of the configuration (`hide_input_in_errors`
+and btfeed/faults.py), in URLs, which may not contain any (`check_service_url` in sinks/shared/http.py), and in what other
+systems send (sinks/shared/redaction.py). The tests of redaction plant secrets and look for them.
 """
 RequiredSecret = Annotated[Secret, AfterValidator(_not_empty)]
 """A secret that is not empty."""

@@ -1,6 +1,7 @@
 """What commands print: errors, progress and summaries. Also the check of a URL."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,19 +26,24 @@ def fail(message: str, code: int = 1) -> NoReturn:
 
 
 def check_url(url: str, option: str = "URL") -> None:
-    """Raises BadParameter unless `url` is an http or https URL."""
+    """Raises BadParameter unless `url` is an http or https URL. The error does not show its credentials."""
+    if fault := _url_fault(url):
+        shown = re.sub("//.*@", "//***@", url)
+        raise typer.BadParameter(f"invalid URL {shown!r}: {fault}", param_hint=option)
+
+
+def _url_fault(url: str) -> str | None:
     try:
         parts = urlsplit(url)
         port_is_valid = parts.port != 0
         (parts.hostname or "").encode("idna")
     except ValueError as error:  # of the port, of the brackets around an IPv6 address, or of the host
-        raise typer.BadParameter(f"invalid URL {url!r}: {error}", param_hint=option) from None
+        return str(error)
     if parts.scheme not in ("http", "https") or not url.startswith(f"{parts.scheme}://"):
-        raise typer.BadParameter(f"invalid URL {url!r}: start it with http:// or https://", param_hint=option)
+        return "start it with http:// or https://"
     if not parts.hostname:
-        raise typer.BadParameter(f"invalid URL {url!r}: add a host after {parts.scheme}://", param_hint=option)
-    if not port_is_valid:
-        raise typer.BadParameter(f"invalid URL {url!r}: replace port 0 by the port of the server", param_hint=option)
+        return f"add a host after {parts.scheme}://"
+    return None if port_is_valid else "replace port 0 by the port of the server"
 
 
 @contextmanager

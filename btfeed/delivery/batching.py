@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from btfeed.delivery.mapped_posts import MappedPosts
 from btfeed.delivery.settings import DeliverySettings, FilterSettings
 from btfeed.journal.base import Cursor, DeadLetter, Entry, JournalError, Outlet
+from btfeed.posts.post import ordinal_of
 from sinks.batch import Batch, Transaction
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
@@ -107,7 +108,7 @@ class Batcher:
             self._cursor = Cursor(self._cursor.seq + 1)
             return self._dead_letters
         self._rest = self._rest.slice(taken, len(self._rest))
-        self._cursor = Cursor(self._cursor.seq, _ordinal(self._rest.ids[0]))
+        self._cursor = Cursor(self._cursor.seq, ordinal_of(self._rest.ids[0]))
         return []
 
     async def _load(self, deadline: float) -> bool:
@@ -124,7 +125,7 @@ class Batcher:
         post = await self._mapped_posts.map(self._outlet.partition, entry, self._entries)
         batch = post.batch
         if entry.seq == self._cursor.seq and self._cursor.ordinal:
-            batch = batch.slice(bisect_left(batch.ids, self._cursor.ordinal, key=_ordinal), len(batch))
+            batch = batch.slice(bisect_left(batch.ids, self._cursor.ordinal, key=ordinal_of), len(batch))
         else:
             self._cursor = Cursor(entry.seq)  # numbers may be missing
         self._rest = self._filtered_batch(batch)
@@ -157,7 +158,3 @@ class Batcher:
         self._filtered(len(batch) - len(accepted))
         picked = batch.take(accepted)
         return replace(picked, parts=[memoryview(picked.ndjson)])  # a copy, so that the whole post can be freed
-
-
-def _ordinal(event_id: str) -> int:
-    return int(event_id.rpartition("-")[2])

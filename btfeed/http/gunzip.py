@@ -1,4 +1,4 @@
-"""Decompresses gzip bodies within a size limit."""
+"""Decompresses gzip bodies within a size limit. The limit and the response are the caller's: btfeed/receiving/body.py."""
 
 import zlib
 from collections.abc import Iterator

@@ -26,7 +26,8 @@ LONG = 2**16
 
 
 class TooManyOccurrences(PostRefused):
-    """More occurrences than the limit, or more of the other things that make a post many times larger in memory."""
+    """More occurrences than the limit, or more of the other things that make a post many times larger in memory.
+    The receiver answers 413 (btfeed/receiving/rejection.py)."""
 
 
 class Limits(NamedTuple):

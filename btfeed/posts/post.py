@@ -48,8 +48,13 @@ def digests(bodies: Sequence[bytes]) -> list[bytes]:
 
 
 def event_id_prefix(body_digest: bytes) -> str:
-    """The start of event.id. The ordinal of the occurrence follows."""
+    """The start of event.id. The ordinal of the occurrence follows, as a decimal number from 0."""
     return body_digest.hex()[:24] + "-"
+
+
+def ordinal_of(event_id: str) -> int:
+    """The ordinal in an event.id."""
+    return int(event_id.rpartition("-")[2])
 
 
 def parse(body: bytes) -> BusinessTransactions:

@@ -4,6 +4,7 @@ Read schema (the field table), then plain_mapper from top to bottom: it is the s
 
 Where is it decided ...
   what a field is called in a record, and how it is written?      schema
+  what event.id is?                                               btfeed/posts/post.py
   how times, durations and invalid values are written?            encoding
   what measures and dimensions are called?                        names
   what all records of a business transaction share: event.type,

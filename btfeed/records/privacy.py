@@ -1,4 +1,7 @@
-"""Privacy: fields that are hashed or masked before a record is written. The mappers leave out those to drop."""
+"""Privacy: fields that are hashed or masked before a record is written. The mappers leave out those to drop.
+
+native/transcoder/src/privacy.rs does the same.
+"""
 
 import hmac
 import ipaddress

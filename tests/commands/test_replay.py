@@ -142,6 +142,7 @@ def test_stdin_can_be_replayed_in_a_loop(tmp_path: Path) -> None:
         (["y.bin", "ftp://host/"], "invalid URL 'ftp://host/': start it with http:// or https://"),
         (["y.bin", "http:///"], "invalid URL 'http:///': add a host after http://"),
         (["y.bin", "http://host:99999/"], "invalid URL 'http://host:99999/': Port out of range 0-65535"),
+        (["y.bin", "http://u:secret@host:0/"], "invalid URL 'http://***@host:0/': replace port 0"),
         (["y.bin", "http://a..b/"], "invalid URL 'http://a..b/': "),
         (["y.bin", "http://a:b@host/", "--user", "c:d"], "the URL has credentials already"),
         (["y.bin", "--url", "nonsense"], "invalid URL 'nonsense': start it with http:// or https://"),
