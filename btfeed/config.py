@@ -1,7 +1,7 @@
 """The configuration file: TOML, assembled from the settings that each component declares.
 
 All errors are reported at once, each with its path: sinks.settings.Settings rejects unknown keys, and btfeed/faults.py
-words the errors. `${NAME}` in a string is replaced by the environment variable NAME.
+words the errors. `${NAME}` in a string is replaced by the environment variable NAME, without whitespace at its ends.
 """
 
 import os
@@ -41,7 +41,7 @@ class Sections(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The complete configuration. sinks: by name."""
+    """The complete configuration. sinks: by name. warnings: what is probably not as the user meant it."""
 
     receiver: ReceiverSettings
     admin: AdminSettings
@@ -49,6 +49,22 @@ class Config:
     validation: ValidationSettings
     record: RecordSettings
     sinks: dict[str, SinkConfig]
+    warnings: tuple[str, ...] = ()
+
+
+class _Variables:
+    """The environment variables that the configuration refers to. padded: those that had whitespace at their ends."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self.padded: set[str] = set()
+
+    def get(self, name: str) -> str | None:
+        """The value without whitespace at its ends: a secret often gets a newline from the file that it was read from."""
+        value = self._environment.get(name)
+        if value is not None and value != value.strip():
+            self.padded.add(name)
+        return value and value.strip()
 
 
 def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Config:
@@ -56,7 +72,7 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Conf
     if path is None:
         return parse(DEFAULT, environment)
     try:
-        return parse(tomllib.loads(path.read_text(encoding="utf-8")), environment)
+        return parse(tomllib.loads(path.read_text(encoding="utf-8-sig")), environment)
     except OSError as error:
         raise ConfigError([f"can't read {path}: {error.strerror}"]) from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -66,7 +82,8 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Conf
 def parse(tables: Mapping[str, Any], environment: Mapping[str, str]) -> Config:
     """Build the configuration from parsed TOML. Raises ConfigError."""
     faults = Faults()
-    tables = _substitute(tables, environment, (), faults)
+    variables = _Variables(environment)
+    tables = _substitute(tables, variables, (), faults)
     sink_tables = tables.get("sinks", {})
     if not isinstance(sink_tables, dict):
         faults.add(("sinks",), "must be a table: write [sinks.NAME] for each sink")
@@ -78,21 +95,27 @@ def parse(tables: Mapping[str, Any], environment: Mapping[str, str]) -> Config:
         check_filters(sinks, Privacy(sections.record.privacy), faults)
     if faults or sections is None:
         raise ConfigError([f"{path}: {message}" for path, message in faults.items()])
-    return Config(sections.receiver, sections.admin, sections.journal, sections.validation, sections.record, sinks)
+    warnings = tuple(
+        f"environment variable {name} has whitespace at its ends, which is ignored" for name in sorted(variables.padded)
+    )
+    receiver, admin, journal = sections.receiver, sections.admin, sections.journal
+    return Config(receiver, admin, journal, sections.validation, sections.record, sinks, warnings)
 
 
-def _substitute(value: Any, environment: Mapping[str, str], path: tuple[str, ...], faults: Faults) -> Any:
+def _substitute(value: Any, variables: _Variables, path: tuple[str, ...], faults: Faults) -> Any:
     """`value` with environment variables in place of every ${NAME}. Names that are not set are reported and left as is."""
     if isinstance(value, Mapping):
-        return {key: _substitute(item, environment, (*path, key), faults) for key, item in value.items()}
+        return {key: _substitute(item, variables, (*path, key), faults) for key, item in value.items()}
     if isinstance(value, list):
-        return [_substitute(item, environment, (*path, str(index)), faults) for index, item in enumerate(value)]
+        return [_substitute(item, variables, (*path, str(index)), faults) for index, item in enumerate(value)]
     if not isinstance(value, str):
         return value
 
     def variable(match: re.Match[str]) -> str:
-        if match[1] not in environment:
+        value = variables.get(match[1])
+        if value is None:
             faults.add(path, f"environment variable {match[1]} is not set")
-        return environment.get(match[1], match[0])
+            return match[0]
+        return value
 
     return re.sub(r"\$\{([^{}]*)\}", variable, value)

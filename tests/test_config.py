@@ -190,6 +190,23 @@ def test_every_key_of_the_receiver_is_read(tmp_path: Path) -> None:
     assert found.admin.listen == "localhost:0"
 
 
+def test_whitespace_around_a_variable_is_ignored_with_a_warning(tmp_path: Path) -> None:
+    """A secret often gets a newline from the file that it was read from. The warning does not show the value."""
+    environment = {"PASSWORD": "p w\n", "TOKEN": " \tt", "KEY": "k"}
+    found = load(tmp_path / "btfeed.toml", EVERY_KEY, environment)
+    assert dump(found.receiver)["basic_auth"] == {"username": "appmon", "password": Secret("p w")}
+    assert dump(found.receiver)["bearer_tokens"] == [Secret("t"), Secret("xty")]
+    assert found.warnings == tuple(
+        f"environment variable {name} has whitespace at its ends, which is ignored" for name in ("PASSWORD", "TOKEN")
+    )
+    assert load(tmp_path / "btfeed.toml", EVERY_KEY, dict.fromkeys(environment, "x")).warnings == ()
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """Editors on Windows write one."""
+    assert load(tmp_path / "btfeed.toml", "\ufeff[receiver]\npath = '/bt'\n").receiver.path == "/bt"
+
+
 def test_every_key_of_journal_validation_and_record_is_read(tmp_path: Path) -> None:
     """A dotted attribute is one name, even though TOML reads it as nested tables."""
     found = load(tmp_path / "btfeed.toml", EVERY_KEY, {"PASSWORD": "p", "TOKEN": "t", "KEY": "k"})

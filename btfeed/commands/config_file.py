@@ -18,11 +18,14 @@ ConfigFile = Annotated[
 
 
 def load(path: Path | None) -> "Config":
-    """The configuration in `path`, or the default one. Exits with status 2 if it has faults."""
+    """The configuration in `path`, or the default one. Exits with status 2 if it has faults, and prints its warnings."""
     from btfeed import config as configuration  # slow to import, and not needed by every command
 
     try:
-        return configuration.load(path)
+        loaded = configuration.load(path)
     except ConfigError as error:
         what = path or "the default configuration"
         fail("\n".join([f"{count(len(error.faults), 'error')} in {what}:", *error.faults]), 2)
+    for warning in loaded.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    return loaded

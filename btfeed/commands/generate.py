@@ -98,7 +98,7 @@ def generate(
     except ConfigError as error:
         fail("\n".join([f"invalid profile {profile}:", *error.faults]), 2)
     if show:
-        typer.echo(profiles.shipped().get(profile) or Path(profile).read_text(encoding="utf-8"), nl=False)
+        typer.echo(profiles.shipped().get(profile) or Path(profile).read_text(encoding="utf-8-sig"), nl=False)
         return
     begin, end = parse_moment(since, "--since"), parse_moment(until, "--until")
     live = begin is None and flows is None

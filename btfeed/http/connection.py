@@ -50,7 +50,7 @@ class Connection(asyncio.Protocol):
         self._server = server
         self._limits = server.limits
         self._metrics = server.metrics
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser = self._create_parser()
         self._unparsed = memoryview(b"")
         self._unreported = 0  # bytes parsed since llhttp last reported something
         self._in_header = False
@@ -173,9 +173,11 @@ class Connection(asyncio.Protocol):
             except httptools.HttpParserCallbackError as error:
                 if not isinstance(error.__context__, InvalidRequest):
                     raise
-                self._fail(str(error.__context__))
-            except (httptools.HttpParserError, InvalidRequest) as error:
-                self._fail(str(error))
+                self._fail(error.__context__)
+            except httptools.HttpParserError as error:
+                self._fail(InvalidRequest(str(error)))
+            except InvalidRequest as error:
+                self._fail(error)
         if full != self._reading_paused and not self._transport.is_closing():
             self._reading_paused = full
             (self._transport.pause_reading if full else self._transport.resume_reading)()
@@ -183,14 +185,14 @@ class Connection(asyncio.Protocol):
     def _is_full(self) -> bool:
         return len(self._requests) >= MAX_PIPELINED or (self._receiving is not None and self._receiving.buffer_full)
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, error: InvalidRequest) -> None:
         """The client broke the protocol: nothing it sends from here on can be understood."""
         self._unparsed = memoryview(b"")
         if self._receiving:
-            self._receiving.set_exception(InvalidBody(reason))
+            self._receiving.set_exception(InvalidBody(str(error)))
             self._receiving = None
         elif not self._no_more_requests:
-            self._enqueue(InvalidRequest(reason))
+            self._enqueue(error)
         self._no_more_requests = True
 
     def _decline_upgrade(self, rest: memoryview) -> None:
@@ -203,7 +205,12 @@ class Connection(asyncio.Protocol):
         start = f"{self._method} ".encode() + self._target + f" HTTP/{self._parser.get_http_version()}\r\n".encode()
         fields = (b"%b: %b\r\n" % field for field in self._headers.items() if field[0] != b"upgrade")
         self._unparsed = memoryview(b"".join((start, *fields, b"\r\n", rest, self._unparsed)))
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser = self._create_parser()
+
+    def _create_parser(self) -> httptools.HttpRequestParser:
+        parser = httptools.HttpRequestParser(self)
+        parser.set_dangerous_leniencies(lenient_transfer_encoding=True)  # check_headers is stricter, and says why
+        return parser
 
     # Called by llhttp
 
@@ -238,8 +245,9 @@ class Connection(asyncio.Protocol):
         if self._parser.should_upgrade() and self._method != "CONNECT":
             return  # _decline_upgrade will have it parsed again
         version = self._parser.get_http_version()
-        check_headers(version, self._headers)
-        keep_alive = self._parser.should_keep_alive() and self._method != "CONNECT"
+        check_headers(self._method, version, self._headers)
+        faulty = version == "1.0" and b"transfer-encoding" in self._headers  # RFC 9112, 6.1: close after such a message
+        keep_alive = self._parser.should_keep_alive() and self._method != "CONNECT" and not faulty
         path = decode_path(self._target, self._method)
         self._receiving = Request(self, self._method, path, version, self._headers, keep_alive)
         self._no_more_requests = not keep_alive
@@ -319,9 +327,9 @@ class Connection(asyncio.Protocol):
         return keep_open
 
     def _respond_to_invalid(self, error: InvalidRequest) -> None:
-        self._metrics.refused_posts.labels("bad_http").inc()
-        log.info("request rejected", reason="bad_http", error=str(error), peer=self.peer)
-        self.write(Response(400, f"{error}\n").encode("close"))
+        self._metrics.refused_posts.labels(error.reason).inc()
+        log.info("request rejected", reason=error.reason, error=str(error), peer=self.peer)
+        self.write(Response(error.status, f"{error}\n").encode("close"))
         self._close()
 
     async def _discard_body(self, request: Request) -> bool:

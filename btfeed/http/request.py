@@ -15,7 +15,12 @@ SMALL_PART = 2**12
 
 
 class InvalidRequest(Exception):
-    """The client sent something that is not a valid HTTP/1.x request."""
+    """The client sent something that is not a valid HTTP/1.x request, or is not supported. status: of the response."""
+
+    def __init__(self, message: str, reason: str = "bad_http", status: int = 400) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.status = status
 
 
 class InvalidBody(Exception):
@@ -155,16 +160,19 @@ class Request:
             self._waiter.set_result(None)
 
 
-def check_headers(version: str, headers: Mapping[bytes, bytes]) -> None:
+def check_headers(method: str, version: str, headers: Mapping[bytes, bytes]) -> None:
     """Check what llhttp does not. Raises InvalidRequest."""
     if version not in ("1.0", "1.1"):
         raise InvalidRequest(f"HTTP/{version} is not supported: use HTTP/1.1")
     host = headers.get(b"host")
     if (host is None and version == "1.1") or b"," in (host or b""):  # a comma: several fields were joined
         raise InvalidRequest("a request needs exactly one Host header")
-    encoding = headers.get(b"transfer-encoding", b"chunked").lower().rpartition(b",")[2]
-    if encoding.strip() != b"chunked":
-        raise InvalidRequest("unsupported Transfer-Encoding: the last encoding must be chunked")
+    encoding = headers.get(b"transfer-encoding")
+    if encoding is not None and encoding.strip().lower() != b"chunked":
+        given = encoding.decode("latin-1")
+        raise InvalidRequest(f"unsupported Transfer-Encoding {given}: use chunked alone", "transfer_encoding", 501)
+    if version == "1.0" and method == "POST" and encoding is None and b"content-length" not in headers:
+        raise InvalidRequest("the length of the body is unknown: send Content-Length", "length_required", 411)
 
 
 def decode_path(target: bytes, method: str) -> bytes:

@@ -11,6 +11,7 @@ import resource
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from urllib.parse import unquote_to_bytes
 
 import structlog
 
@@ -58,9 +59,9 @@ class Receiver:
         """accept_all: take posts at any path, whatever they contain. on_stored: called before a post is answered."""
         self.stopping = False
         self._settings = settings
-        self._path = settings.path.encode()
         self._accept_all = accept_all
         self._on_stored = on_stored
+        self._path = unquote_to_bytes(settings.path)
         self._journal = journal
         self._metrics = metrics
         self._debug = log.is_enabled_for(logging.DEBUG)

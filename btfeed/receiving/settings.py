@@ -48,7 +48,7 @@ class ReceiverSettings(Settings):
     """Where and how AppMon posts.
 
     listen           address and port to listen on
-    path             path that posts are sent to
+    path             path that posts are sent to; percent-encoded or not
     max_body         size of a post, both as sent and after decompression; larger ones get a 413
     max_occurrences  occurrences in one post; a post with more gets a 413
     basic_auth       username and password that every post must carry

@@ -229,7 +229,7 @@ def load(name: str) -> Profile:
     try:
         if name in known:
             return parse(tomllib.loads(known[name]))
-        return parse(tomllib.loads(Path(name).read_text(encoding="utf-8")))
+        return parse(tomllib.loads(Path(name).read_text(encoding="utf-8-sig")))
     except FileNotFoundError:
         raise ConfigError([f"{name}: no such file, and not a built-in profile ({', '.join(known)})"]) from None
     except OSError as error:

@@ -96,6 +96,14 @@ def test_serve_logs_to_stderr_and_ends_with_0_on_sigterm(tmp_path: Path) -> None
     assert [event for event in events if event in own] == list(own)
 
 
+def test_check_warns_of_whitespace_around_a_variable(tmp_path: Path) -> None:
+    """On stderr, with the name of the variable and without its value."""
+    config = write_config(tmp_path / "btfeed.toml", '[receiver]\nbearer_tokens = ["${BTFEED_TEST_TOKEN}"]')
+    result = run("check", "-c", str(config), cwd=tmp_path, BTFEED_TEST_TOKEN="hunter2\n")
+    assert "warning: environment variable BTFEED_TEST_TOKEN has whitespace at its ends" in result.stderr
+    assert "hunter2" not in result.stdout + result.stderr
+
+
 def test_serve_names_an_address_that_is_in_use(server: Server, tmp_path: Path) -> None:
     """It exits with 1 and one line, without a traceback."""
     config = write_config(

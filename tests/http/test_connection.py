@@ -100,7 +100,6 @@ async def test_request_lines(running: Site, line: str, status: int) -> None:
         ("Host: another",),
         (f"Content-Length: {len(BODY)}",),
         ("Transfer-Encoding: chunked",),
-        ("Transfer-Encoding: chunked, gzip",),
         ("Transfer-Encoding: ",),
         ("A : space before the colon",),
         ("A: folded\r\n line",),
@@ -112,6 +111,49 @@ async def test_invalid_headers(running: Site, headers: tuple[str, ...]) -> None:
     """Malformed or ambiguous headers, such as two hosts or two body lengths, get a 400."""
     assert (await running.ask(request(BODY, *headers))).status == 400
     assert (running.posts(), running.refused()) == ([], {"bad_http": 1})
+
+
+@pytest.mark.parametrize(
+    "encodings",
+    [("gzip",), ("gzip, chunked",), ("chunked, gzip",), ("identity",), ("chunked", "chunked"), ("gzip", "chunked")],
+)
+async def test_only_chunked_is_a_transfer_encoding(running: Site, encodings: tuple[str, ...]) -> None:
+    """Others get a 501 and the connection is closed, since the end of the body is unknown."""
+    async with running.connect() as client:
+        await client.send(request(None, *(f"Transfer-Encoding: {name}" for name in encodings)) + b"5\r\nhello\r\n0\r\n\r\n")
+        answer = await client.response()
+        assert (answer.status, answer.headers["connection"], await client.rest()) == (501, "close", b"")
+    assert (running.posts(), running.refused()) == ([], {"transfer_encoding": 1})
+
+
+@pytest.mark.parametrize("first", ["Content-Length: 5", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_two_lengths_of_a_body_are_rejected(running: Site, first: str, version: str) -> None:
+    """Content-Length and Transfer-Encoding in one request hide a second one from a proxy. Nothing after it is read."""
+    fields = sorted(["Content-Length: 5", "Transfer-Encoding: chunked"], key=lambda field: field != first)
+    data = request(None, *fields, line=f"POST / HTTP/{version}") + b"0\r\n\r\n" + request(BODY)
+    async with running.connect() as client:
+        await client.send(data)
+        assert ((await client.response()).status, await client.rest()) == (400, b"")
+    assert (running.posts(), running.refused()) == ([], {"bad_http": 1})
+
+
+@pytest.mark.parametrize("fields", [(), ("Connection: keep-alive",)])
+async def test_http_1_0_needs_the_length_of_a_body(running: Site, fields: tuple[str, ...]) -> None:
+    """Without it the body may be anything that follows. 411, never a 200 for a post that was not taken."""
+    async with running.connect() as client:
+        await client.send(request(None, *fields, line="POST / HTTP/1.0") + BODY)
+        assert ((await client.response()).status, await client.rest()) == (411, b"")
+    assert (running.posts(), running.refused()) == ([], {"length_required": 1})
+
+
+async def test_http_1_0_with_chunks_is_accepted_and_closed(running: Site) -> None:
+    """A proxy that knows only HTTP/1.0 may have passed it on without understanding it, so nothing after it is read."""
+    data = chunked(BODY, "Connection: keep-alive").replace(b"HTTP/1.1", b"HTTP/1.0")
+    async with running.connect() as client:
+        await client.send(data + request(BODY))
+        assert ((await client.response()).status, await client.rest()) == (200, b"")
+    assert running.posts() == [BODY]
 
 
 @pytest.mark.parametrize("size", [100, PARSE_STEP - 1, 10**6])

@@ -52,7 +52,8 @@ async def test_accepts_a_post_of_any_content_type(running: Site, headers: tuple[
         request(None, line="GET / HTTP/1.1"),
         request(b"abc", "Content-Encoding: br", line="GET / HTTP/1.1"),
         request(None, line="GET /?test HTTP/1.1"),
-        request(None, line="POST / HTTP/1.0"),
+        request(None, line="GET / HTTP/1.0"),
+        request(b"", line="POST / HTTP/1.0"),
     ],
 )
 async def test_answers_200_to_a_connection_test(running: Site, data: bytes) -> None:
@@ -248,6 +249,16 @@ async def test_accepts_posts_at_the_configured_path(tmp_path: Path) -> None:
             ("PUT / HTTP/1.1", 404),
         ):
             assert (await running.ask(request(BODY, line=line), head=line.startswith("HEAD"))).status == status, line
+        assert running.posts() == [BODY, BODY]
+
+
+@pytest.mark.parametrize("path", ["/größe/a b", "/gr%C3%B6%c3%9fe/%61%20b"])
+async def test_the_configured_path_may_be_percent_encoded(tmp_path: Path, path: str) -> None:
+    """So may that of a request: both are compared decoded."""
+    async with site(tmp_path, path=path) as running:
+        for sent in ("/gr%C3%B6%C3%9Fe/a%20b", "/gr%c3%b6%c3%9fe/%61%20b"):
+            assert (await running.ask(request(BODY, line=f"POST {sent} HTTP/1.1"))).status == 200
+        assert (await running.ask(request(BODY, line="POST /gr%F6%DFe/a%20b HTTP/1.1"))).status == 404
         assert running.posts() == [BODY, BODY]
 
 

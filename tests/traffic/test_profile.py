@@ -74,6 +74,14 @@ def test_contradictions_are_reported_at_once_with_their_paths() -> None:
     ]  # fmt: skip
 
 
+def test_a_profile_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """Editors on Windows write one. Showing the profile leaves it out."""
+    text = profile.shipped()["web-shop"]
+    (tmp_path / "mine.toml").write_text("\ufeff" + text)
+    assert profile.load(str(tmp_path / "mine.toml")) == profile.load("web-shop")
+    assert invoke("generate", tmp_path / "mine.toml", "--show").stdout == text
+
+
 def test_the_command_reports_faults_and_exits_with_2(tmp_path: Path) -> None:
     """It writes no file."""
     (tmp_path / "mine.toml").write_text(profile.shipped()["web-shop"].replace("drop_off = 55", "drop_off = 155"))
