@@ -1,8 +1,9 @@
 """Addresses to listen on: host:port. What they mean is decided here, for the servers and for `btfeed check`."""
 
 import asyncio
+import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Annotated, Any
@@ -34,16 +35,43 @@ Address = Annotated[str, AfterValidator(_checked)]
 """host:port in the configuration. Port 0 means any free port."""
 
 
-async def listen(address: str, protocol: Callable[[], asyncio.BaseProtocol], **options: Any) -> asyncio.Server:
-    """Listen on each IP address that the host stands for. options: of `loop.create_server`. Raises OSError."""
+async def bind(address: str) -> list[socket.socket]:
+    """Sockets bound to each IP address that the host stands for, to be listened on. Raises OSError.
+
+    "::" is every address of the machine, IPv4 included. With port 0, all get the same free port.
+    """
     host, port = host_and_port(address)
     with _readable_error(host):
-        return await asyncio.get_running_loop().create_server(protocol, host, port, **options)
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    sockets: list[socket.socket] = []
+    try:
+        for family, *_, place in dict.fromkeys(found):
+            free = sockets[0].getsockname()[1] if sockets else port
+            sockets.append(socket.socket(family, socket.SOCK_STREAM))
+            _bind(sockets[-1], (place[0], free, *place[2:]))
+    except OSError:
+        for bound in sockets:
+            bound.close()
+        raise
+    return sockets
+
+
+def _bind(unbound: socket.socket, place: tuple[Any, ...]) -> None:
+    unbound.setblocking(False)
+    unbound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if unbound.family == socket.AF_INET6:
+        unbound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, place[0] != "::")
+    try:
+        unbound.bind(place)
+    except OSError as error:
+        raise OSError(error.errno, f"can't listen on {place[:2]}: {os.strerror(error.errno or 0).lower()}") from None
 
 
 async def check_free(address: str) -> None:
     """Raise OSError if a server could not listen there now. Takes no connection."""
-    (await listen(address, asyncio.Protocol, start_serving=False)).close()
+    for bound in await bind(address):
+        bound.close()
 
 
 async def clash(one: str, other: str) -> bool:

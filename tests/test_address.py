@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from btfeed.address import check_free, clash, is_exposed, listen
+from btfeed.address import bind, check_free, clash, is_exposed
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "127.8.8.8:1", "[::1]:1", "localhost:1", "[::ffff:127.0.0.1]:1"])
@@ -51,8 +51,9 @@ async def test_two_servers_clash_on_one_address(one: str, other: str, expected: 
 async def test_a_port_is_free_or_not_as_for_a_server() -> None:
     """Asking takes no connection, and the port is free afterwards. The same holds for the ports of connections that were
     closed a moment ago."""
-    server = await listen("127.0.0.1:0", asyncio.Protocol)
-    address = "{}:{}".format(*server.sockets[0].getsockname())
+    (server,) = await bind("127.0.0.1:0")
+    server.listen()
+    address = "{}:{}".format(*server.getsockname())
     with pytest.raises(OSError, match="address already in use"):
         await check_free(address)
     connection = await asyncio.open_connection(*address.split(":"))
@@ -60,14 +61,16 @@ async def test_a_port_is_free_or_not_as_for_a_server() -> None:
     connection[1].close()
     await check_free(address)
     await check_free(address)
-    (await listen(address, asyncio.Protocol)).close()
+    for again in await bind(address):
+        again.listen()
+        again.close()
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1:0", "no-such-host.invalid:1"])
 async def test_an_address_of_another_machine_is_not_free(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor is a host that can't be resolved, which is named."""
     resolve_to(monkeypatch, {})
-    for attempt in (check_free(address), listen(address, asyncio.Protocol)):
+    for attempt in (check_free(address), bind(address)):
         with pytest.raises(OSError, match=r"192\.0\.2\.1|can't resolve no-such-host\.invalid: unknown"):
             await attempt
 

@@ -10,7 +10,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from btfeed import native
-from btfeed.address import listen
+from btfeed.address import bind
 from btfeed.admin.settings import AdminSettings
 from btfeed.journal.base import Backlog, Backlogs, JournalError
 from btfeed.telemetry.metrics import Metrics
@@ -60,19 +60,21 @@ class Admin:
             ]
         )
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=IDLE_TIMEOUT)
-        self._listener: asyncio.Server | None = None
+        self._listeners: list[asyncio.Server] = []
 
     async def start(self) -> tuple[str, int]:
         """Start listening. Returns the host and port in use. Raises OSError."""
         await self._runner.setup()
         assert self._runner.server
-        self._listener = await listen(self._settings.listen, self._runner.server)
-        host, port, *_ = self._listener.sockets[0].getsockname()
+        loop = asyncio.get_running_loop()
+        sockets = await bind(self._settings.listen)
+        self._listeners = [await loop.create_server(self._runner.server, sock=bound) for bound in sockets]
+        host, port, *_ = sockets[0].getsockname()
         return host, port
 
     async def stop(self) -> None:
-        if self._listener:
-            self._listener.close()
+        for listener in self._listeners:
+            listener.close()
         await self._runner.cleanup()
 
     async def _healthz(self, request: web.Request) -> web.Response:

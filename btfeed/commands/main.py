@@ -149,9 +149,11 @@ def _status_lines(status: dict[str, Any]) -> Iterator[str]:
     yield f"btfeed {status['version']}, up {status['uptime_seconds']:.0f} s, {ready}"
     refused = counts["refused_posts"]
     reasons = ", ".join(f"{reason} {number}" for reason, number in refused.items())
+    lost = sum(counts["lost_posts"].values())
     yield (
         f"received: {count(counts['posts'], 'post')} with {count(counts['received_occurrences'], 'occurrence')}, "
         f"{count(sum(refused.values()), 'request')} refused{f' ({reasons})' if reasons else ''}"
+        + (f", {count(lost, 'post')} lost" if lost else "")
     )
     yield f"journal: {count(counts['journal_posts'], 'post')}, {counts['journal_bytes'] / 2**20:.1f} MiB"
     for name, sink in status["sinks"].items():

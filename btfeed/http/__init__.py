@@ -5,7 +5,10 @@ Read in this order:
     limits      what one client may occupy, and for how long
     request     one request and its body as it arrives
     response    the reply
+    refusals    counts what is refused, and tells of lost posts
+    state       what all connections share, and which one gives way when there are too many
     connection  one connection: parses requests, calls the handler, writes the responses in order
-    server      all connections of one listener, and how they end when it stops
+    sockets     listening sockets
+    server      all connections, and how they end when the server stops
     gunzip      decompression with a size limit
 """

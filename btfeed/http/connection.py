@@ -13,33 +13,22 @@ Every wait has a deadline: header, idle connection and unread responses here, th
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from itertools import islice
 from typing import cast
 
 import httptools
 import structlog
 
-from btfeed.http.limits import MAX_HEADER_BYTES, MAX_HEADER_FIELDS, MAX_PIPELINED, PARSE_STEP, Limits
-from btfeed.http.request import InvalidBody, InvalidRequest, Request, check_headers, decode_path
+from btfeed.http.limits import MAX_HEADER_BYTES, MAX_HEADER_FIELDS, MAX_PIPELINED, PARSE_STEP
+from btfeed.http.request import CutOff, InvalidBody, InvalidRequest, Request, check_headers, decode_path
 from btfeed.http.response import RETRY_AFTER, Response
-from btfeed.telemetry.metrics import Metrics
+from btfeed.http.sockets import has_unread, host_of
+from btfeed.http.state import ServerState
 
 log = structlog.get_logger()
 
-Handler = Callable[[Request], Awaitable[Response | None]]
-"""Answers one request. None cuts the connection off without a response."""
-
-
-@dataclass(slots=True)
-class ServerState:
-    """What the connections of one server share."""
-
-    handler: Handler
-    metrics: Metrics
-    limits: Limits
-    connections: "set[Connection]" = field(default_factory=set)
-    draining: bool = False
+TLS_HELLO = b"\x16\x03"
+"""How a TLS connection begins."""
 
 
 class Connection(asyncio.Protocol):
@@ -49,11 +38,12 @@ class Connection(asyncio.Protocol):
         self.loop = asyncio.get_running_loop()
         self._server = server
         self._limits = server.limits
-        self._metrics = server.metrics
+        self._refusals = server.refusals
         self._parser = self._create_parser()
         self._unparsed = memoryview(b"")
         self._unreported = 0  # bytes parsed since llhttp last reported something
         self._in_header = False
+        self._method = ""  # of the newest request whose header has arrived
         self._requests: deque[Request | InvalidRequest] = deque()  # not answered yet; the first is being answered
         self._receiving: Request | None = None  # the one whose body is still arriving
         self._respond_task: asyncio.Task[None] | None = None
@@ -69,21 +59,20 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's class does not derive from asyncio's
-        peername = transport.get_extra_info("peername")
-        self.peer = str(peername[0]) if peername else ""
+        self.peer = host_of(transport.get_extra_info("peername"))
         self._idle_timer = self.loop.call_later(self._limits.idle_timeout, self._check_idle)
-        self._server.connections.add(self)
-        self._metrics.connections.inc()
+        self._server.metrics.connections.inc()
         log.debug("connection opened", peer=self.peer)
-        if len(self._server.connections) > self._limits.max_connections:
-            self._metrics.refused_posts.labels("too_many_connections").inc()
-            log.warning("connection rejected", reason="too_many_connections", peer=self.peer)
+        if not self._server.enter(self):
+            self._refusals.lost("too_many_connections", peer=self.peer)
             self.write(Response(503, headers=RETRY_AFTER).encode("close"))
             self._close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._server.connections.discard(self)
-        self._metrics.connections.dec()
+        self._server.metrics.connections.dec()
+        if self._began_post() and not self._no_more_requests:
+            self._refusals.lost("disconnected", peer=self.peer, error="the client disconnected")
         self._idle_timer.cancel()
         self._stop_header_timer()
         self.resume_writing()
@@ -99,33 +88,51 @@ class Connection(asyncio.Protocol):
         self._half_closed = bool(self._requests) and self._receiving is None and not tls
         return self._half_closed
 
+    @property
+    def idle_since(self) -> float | None:
+        """See Occupant."""
+        return None if self._requests or self._header_timer else self._idle_since
+
+    def has_unread(self) -> bool:
+        """See Occupant."""
+        return not self._transport.is_closing() and has_unread(self._transport.get_extra_info("socket").fileno())
+
     def close_if_idle(self) -> None:
-        if not self._requests and self._header_timer is None:
+        if self.idle_since is not None and not self.has_unread():
             self._close()
 
-    def abort(self) -> None:
-        """Cut the connection off at once. Closing would wait for the client."""
-        self._drop_requests()
+    def abort(self, reason: str = "cut_off") -> None:
+        """Cut the connection off at once. Closing would wait for the client. reason: of the posts that this loses."""
+        if self._receiving:
+            self._receiving.set_exception(CutOff(reason))
+        self._drop_requests(reason)
         self._transport.abort()
 
     def _close(self) -> None:
         """Close the connection once everything written has been sent."""
-        self._drop_requests()
+        self._drop_requests("shutting_down" if self._server.draining else "cut_off")
         self._transport.close()
 
-    def _drop_requests(self) -> None:
+    def _drop_requests(self, reason: str) -> None:
         """Leave unanswered what has not been answered, and read nothing more."""
         self._no_more_requests = True
         self._unparsed = memoryview(b"")
+        for request in islice(self._requests, 1, None):  # the handler has the first
+            if isinstance(request, Request) and request.carries_post:
+                self._refusals.lost(reason, peer=self.peer, error="it was sent ahead on a connection that was cut off")
         self._requests.clear()
+
+    def _began_post(self) -> bool:
+        """Whether part of a post's header has arrived."""
+        return self._in_header and bool(self._target) and self._parser.get_method() == b"POST"
 
     # Deadlines
 
     def _check_idle(self) -> None:
         remaining = self._limits.idle_timeout
-        if not self._requests and self._header_timer is None:
-            remaining -= self.loop.time() - self._idle_since
-            if remaining <= 0:
+        if self.idle_since is not None:
+            remaining -= self.loop.time() - self.idle_since
+            if remaining <= 0 and not self.has_unread():
                 self._close()
                 return
         self._idle_timer = self.loop.call_later(remaining, self._check_idle)
@@ -140,9 +147,9 @@ class Connection(asyncio.Protocol):
             self._header_timer = None
 
     def _time_out(self, reason: str) -> None:
-        self._metrics.refused_posts.labels(reason).inc()
-        log.info("connection closed", reason=reason, peer=self.peer)
-        self.abort()
+        refuse = self._refusals.lost if self._began_post() else self._refusals.harmless
+        refuse(reason, peer=self.peer, error="the connection was cut off at a deadline")
+        self.abort(reason)
 
     # Reading
 
@@ -175,7 +182,8 @@ class Connection(asyncio.Protocol):
                     raise
                 self._fail(error.__context__)
             except httptools.HttpParserError as error:
-                self._fail(InvalidRequest(str(error)))
+                tls = not self._method and piece[:2] == TLS_HELLO
+                self._fail(InvalidRequest("this is TLS: use http:// in the URL" if tls else str(error), lost=tls))
             except InvalidRequest as error:
                 self._fail(error)
         if full != self._reading_paused and not self._transport.is_closing():
@@ -192,6 +200,7 @@ class Connection(asyncio.Protocol):
             self._receiving.set_exception(InvalidBody(str(error)))
             self._receiving = None
         elif not self._no_more_requests:
+            error.lost |= self._began_post()
             self._enqueue(error)
         self._no_more_requests = True
 
@@ -239,7 +248,6 @@ class Connection(asyncio.Protocol):
             raise InvalidRequest(f"the header is longer than {MAX_HEADER_BYTES} bytes or {MAX_HEADER_FIELDS} fields")
 
     def on_headers_complete(self) -> None:
-        self._in_header = False
         self._stop_header_timer()
         self._method = self._parser.get_method().decode()
         if self._parser.should_upgrade() and self._method != "CONNECT":
@@ -249,6 +257,7 @@ class Connection(asyncio.Protocol):
         faulty = version == "1.0" and b"transfer-encoding" in self._headers  # RFC 9112, 6.1: close after such a message
         keep_alive = self._parser.should_keep_alive() and self._method != "CONNECT" and not faulty
         path = decode_path(self._target, self._method)
+        self._in_header = False
         self._receiving = Request(self, self._method, path, version, self._headers, keep_alive)
         self._no_more_requests = not keep_alive
         self._enqueue(self._receiving)
@@ -296,8 +305,9 @@ class Connection(asyncio.Protocol):
                 break
             try:
                 response = await self._server.handler(request)
-            except Exception:
+            except Exception as error:
                 log.exception("bug in a request handler; its connection is cut off")
+                self._refusals.lost("bug", peer=self.peer, error=str(error))
                 response = None
             if response is None:
                 self.abort()
@@ -327,8 +337,8 @@ class Connection(asyncio.Protocol):
         return keep_open
 
     def _respond_to_invalid(self, error: InvalidRequest) -> None:
-        self._metrics.refused_posts.labels(error.reason).inc()
-        log.info("request rejected", reason=error.reason, error=str(error), peer=self.peer)
+        refuse = self._refusals.lost if error.lost else self._refusals.harmless
+        refuse(error.reason, peer=self.peer, error=str(error))
         self.write(Response(error.status, f"{error}\n").encode("close"))
         self._close()
 

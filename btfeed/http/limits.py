@@ -17,12 +17,13 @@ READ_AHEAD = 2**16
 class Limits:
     """Limits that the owner of a server chooses. Times are in seconds.
 
-    header_timeout   from the first byte of a connection or a request to the end of its header
+    header_timeout   from the first byte of a connection or a request to the end of its header, and for TLS handshakes
     write_timeout    for a client to read the responses that are waiting for it
     idle_timeout     a connection without a request is closed after this time
     discard_timeout  for the rest of a body whose request was already answered. Many clients read no response before they
                      have sent everything
-    max_connections  further connections get a 503 and are closed
+    max_connections  for a further connection, the one that has been idle longest is closed. If none is idle, the further
+                     one gets a 503
     """
 
     header_timeout: float

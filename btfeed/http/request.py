@@ -15,16 +15,29 @@ SMALL_PART = 2**12
 
 
 class InvalidRequest(Exception):
-    """The client sent something that is not a valid HTTP/1.x request, or is not supported. status: of the response."""
+    """The client sent something that is not a valid HTTP/1.x request, or is not supported.
 
-    def __init__(self, message: str, reason: str = "bad_http", status: int = 400) -> None:
+    status  of the response
+    lost    it probably was a post
+    """
+
+    def __init__(self, message: str, reason: str = "bad_http", status: int = 400, *, lost: bool = False) -> None:
         super().__init__(message)
         self.reason = reason
         self.status = status
+        self.lost = lost
 
 
 class InvalidBody(Exception):
     """The framing of the body is broken."""
+
+
+class CutOff(ConnectionError):
+    """The server cut the connection off. reason: of the posts that this loses."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("the connection was cut off")
+        self.reason = reason
 
 
 class ClientConnection(Protocol):
@@ -86,12 +99,17 @@ class Request:
         """The client's address."""
         return self._connection.peer
 
+    @property
+    def carries_post(self) -> bool:
+        """Whether it is a post: the loss of other requests harms nothing."""
+        return self.method == "POST" and self.content_length != 0
+
     # For the handler
 
     async def wait_for_body(self, limit: int) -> bool:
         """Wait until the whole body or more than `limit` bytes of it have arrived. Returns whether it is within `limit`.
 
-        Raises InvalidBody, or ConnectionError if the client disconnected.
+        Raises InvalidBody, CutOff, or another ConnectionError if the client disconnected.
         """
         self._buffer_limit = limit
         if not self.complete and self.received <= limit and not self._error:

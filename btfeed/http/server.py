@@ -1,37 +1,77 @@
-"""All connections of one listener, from accepting them to draining them."""
+"""All connections of one server, from accepting them to draining them."""
 
 import asyncio
+import ssl
 
-from btfeed.http.connection import Connection, Handler, ServerState
+from btfeed.address import bind
+from btfeed.http.connection import Connection
 from btfeed.http.limits import Limits
+from btfeed.http.refusals import Refusals
+from btfeed.http.state import Handler, ServerState
 from btfeed.telemetry.metrics import Metrics
+from btfeed.telemetry.warnings import SummedWarnings
 
+BACKLOG = 1024
+"""Connections that wait to be accepted."""
 DRAIN_POLL = 0.02
 """Seconds between checks for connections that have become idle during a drain."""
 
 
 class HttpServer:
-    """A protocol factory: pass it to `loop.create_server`, and call `drain` after closing the listener."""
+    """Listens with `listen`, stops listening with `close`, and then ends its connections with `drain`.
+
+    refusals  counts what is refused; the handler uses it as well
+    """
 
     def __init__(self, handler: Handler, metrics: Metrics, limits: Limits) -> None:
-        self._state = ServerState(handler, metrics, limits)
+        self._warnings = SummedWarnings()
+        self.refusals = Refusals(metrics, self._warnings)
+        self._state = ServerState(handler, metrics, limits, self._warnings, self.refusals)
+        self._listeners: list[asyncio.Server] = []
 
     def __call__(self) -> Connection:
+        """A protocol for a new connection, see `loop.create_server`."""
         return Connection(self._state)
+
+    async def listen(self, address: str, tls: ssl.SSLContext | None = None) -> tuple[str, int]:
+        """Listen there. Returns the host and port in use. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        sockets = await bind(address)
+        host, port, *_ = sockets[0].getsockname()
+        seconds = self._state.limits.header_timeout if tls else None
+        for bound in sockets:
+            listener = await loop.create_server(
+                self,
+                sock=bound,
+                backlog=BACKLOG,
+                ssl=tls,
+                ssl_handshake_timeout=seconds,
+                ssl_shutdown_timeout=seconds,
+            )
+            self._listeners.append(listener)
+        return host, port
+
+    def close(self) -> None:
+        """Stop listening."""
+        for listener in self._listeners:
+            listener.close()
 
     @property
     def connections(self) -> set[Connection]:
         """The open ones."""
-        return self._state.connections
+        return {connection for connection in self._state.connections if isinstance(connection, Connection)}
 
     async def drain(self, max_seconds: float) -> None:
         """Close each connection as soon as it is idle, and cut off those still open after `max_seconds`."""
         self._state.draining = True
+        connections = self._state.connections
         loop = asyncio.get_running_loop()
         deadline = loop.time() + max_seconds
-        while self.connections and loop.time() < deadline:
-            for connection in list(self.connections):
+        while connections and loop.time() < deadline:
+            for connection in list(connections):
                 connection.close_if_idle()
             await asyncio.sleep(DRAIN_POLL)
-        for connection in list(self.connections):
-            connection.abort()
+        for connection in list(connections):
+            connection.abort("shutting_down")
+        await asyncio.sleep(DRAIN_POLL)  # what they lose is counted meanwhile
+        self._warnings.close()

@@ -15,9 +15,8 @@ from urllib.parse import unquote_to_bytes
 
 import structlog
 
-from btfeed.address import listen
 from btfeed.http.limits import Limits
-from btfeed.http.request import Request
+from btfeed.http.request import CutOff, Request
 from btfeed.http.response import RETRY_AFTER, Response
 from btfeed.http.server import HttpServer
 from btfeed.journal.base import DeadLetter, Intake, JournalError, JournalFull
@@ -70,7 +69,6 @@ class Receiver:
         self._bodies = BodyReader(settings, clock)
         self._validating_large = asyncio.Semaphore(1)
         self._recent_digests: OrderedDict[bytes, None] = OrderedDict()
-        self._listener: asyncio.Server | None = None
         limits = Limits(
             header_timeout=settings.header_timeout,
             write_timeout=settings.body_timeout,
@@ -83,23 +81,12 @@ class Receiver:
         """Start listening. Returns the host and port in use. Raises OSError."""
         settings = self._settings
         _allow_open_files(settings.max_connections + OTHER_OPEN_FILES)
-        tls = settings.tls.context() if settings.tls else None
-        self._listener = await listen(
-            settings.listen,
-            self._server,
-            ssl=tls,
-            ssl_handshake_timeout=settings.header_timeout if tls else None,
-            ssl_shutdown_timeout=settings.header_timeout if tls else None,
-            backlog=1024,
-        )
-        host, port, *_ = self._listener.sockets[0].getsockname()
-        return host, port
+        return await self._server.listen(settings.listen, settings.tls.context() if settings.tls else None)
 
     async def stop(self) -> None:
         """Stop listening, close idle connections, and finish the requests in progress."""
         self.stopping = True
-        if self._listener:
-            self._listener.close()
+        self._server.close()
         await asyncio.sleep(0)  # a request that has arrived counts as in progress
         await self._server.drain(self._settings.header_timeout + self._settings.body_timeout)
 
@@ -109,23 +96,27 @@ class Receiver:
             await self._receive(request)
             return OK
         except Rejected as rejected:
-            self._metrics.refused_posts.labels(rejected.reason).inc()
-            log.warning("post rejected", reason=rejected.reason, error=str(rejected), peer=request.peer)
+            self._refuse(request, rejected.reason, str(rejected), kept=rejected.kept)
             # After a broken body, the start of the next request is unknown. The same holds for a client that was not told
             # to continue: it may send its body or leave it out.
             lost_track = rejected.reason == "incomplete" or (b"expect" in request.headers and not request.complete)
             return Response(rejected.status, f"{rejected}\n", rejected.headers, close=lost_track)
         except TimeoutError:
-            self._metrics.refused_posts.labels("slow_body").inc()
-            log.warning("connection closed", reason="slow_body", peer=request.peer)
-        except ConnectionError:
-            self._metrics.refused_posts.labels("disconnected").inc()
-            log.debug("connection closed", reason="disconnected", peer=request.peer)
-        except Exception:
-            self._metrics.refused_posts.labels("bug").inc()
+            self._refuse(request, "slow_body", "the body took longer than receiver.body_timeout")
+        except CutOff as error:
+            self._refuse(request, error.reason, str(error))
+        except ConnectionError as error:
+            self._refuse(request, "disconnected", str(error))
+        except Exception as error:
             log.exception("bug in the receiver; the post was not taken")
+            self._refuse(request, "bug", str(error))
             return Response(503, headers=RETRY_AFTER)
         return None
+
+    def _refuse(self, request: Request, reason: str, error: str, *, kept: bool = False) -> None:
+        refusals = self._server.refusals
+        refuse = refusals.kept if kept else refusals.lost if request.carries_post else refusals.harmless
+        refuse(reason, error=error, peer=request.peer)
 
     async def _receive(self, request: Request) -> None:
         """Make the post durable. Returns if the answer is 200, else raises Rejected, TimeoutError or ConnectionError."""
@@ -212,6 +203,7 @@ class Receiver:
         letter = DeadLetter("post", "", reason, time.time_ns() // 1_000_000, rejected.body)
         try:
             await self._journal.add_dead_letter(letter)
+            rejected.kept = True
             self._metrics.dead_letters.labels("", rejected.reason).inc()
         except JournalError as error:
             log.warning("rejected post not kept", reason=rejected.reason, error=str(error))

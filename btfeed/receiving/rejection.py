@@ -29,6 +29,7 @@ class Rejected(Exception):
     message  the text of the response
     headers  further headers of the response
     body     a body to keep with the dead letters; empty for none
+    kept     the body is kept
     """
 
     def __init__(self, reason: str, message: str, headers: dict[str, str] | None = None, body: bytes = b"") -> None:
@@ -37,5 +38,6 @@ class Rejected(Exception):
         self.status = STATUS[reason]
         self.headers = dict(headers or {})
         self.body = body
+        self.kept = False
         if self.status == 503:
             self.headers |= RETRY_AFTER

@@ -55,6 +55,9 @@ class Metrics:
             "duplicate_posts", "Accepted posts with the same body as one of the last 10,000 posts"
         )
         self.refused_posts = create.counter("refused_posts", "Requests not answered with 200, by reason", ("reason",))
+        self.lost_posts = create.counter(
+            "lost_posts", "Posts that were refused and are not kept, or whose connection failed, by reason", ("reason",)
+        )
         self.empty_requests = create.counter(
             "empty_requests", "Requests without a post, such as AppMon's connection tests; answered with 200"
         )
@@ -62,6 +65,9 @@ class Metrics:
             "ack_seconds", "Seconds from the end of a post's header until the post is durable", _ACK
         )
         self.connections = create.gauge("connections", "Open connections to the receiver")
+        self.evicted_connections = create.counter(
+            "evicted_connections", "Idle connections that were closed to make room for new ones"
+        )
         self.bytes_in_flight = create.gauge("bytes_in_flight", "Bytes of memory reserved for posts being received")
 
     def _create_mapping(self, create: _Factory) -> None:
@@ -149,6 +155,7 @@ class Metrics:
             "duplicate_posts": _total(self.duplicate_posts),
             "empty_requests": _total(self.empty_requests),
             "refused_posts": _by_label(self.refused_posts),
+            "lost_posts": _by_label(self.lost_posts),
             "occurrences": _by_label(self.occurrences),
             "values_left_out": _by_label(self.left_out),
             "unknown_fields": _by_label(self.unknown_fields),

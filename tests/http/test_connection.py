@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from btfeed.http.connection import Connection, Handler
+from btfeed.http.connection import Connection
 from btfeed.http.limits import MAX_HEADER_BYTES, MAX_HEADER_FIELDS, MAX_PIPELINED, PARSE_STEP, READ_AHEAD, Limits
 from btfeed.http.request import Request
 from btfeed.http.response import Response
 from btfeed.http.server import HttpServer
+from btfeed.http.state import Handler
 from btfeed.telemetry.metrics import Metrics
 from tests.support.harness import until_async
 from tests.support.posts import mixed, sample_visit
@@ -324,9 +325,11 @@ async def test_a_bug_in_a_handler_cuts_its_connection_off() -> None:
 
     async with _serving(fail_once) as (server, client):
         host, port = client.writer.get_extra_info("peername")
-        await client.send(request(BODY))
+        await client.send(request(BODY) * 2)
         assert await client.rest() == b""
         await until_async(lambda: not server.connections, "cut off")
+        counts = server._state.metrics.summary()
+        assert counts["refused_posts"] == counts["lost_posts"] == {"bug": 1, "cut_off": 1}
         other = RawClient(*await asyncio.open_connection(host, port))
         await other.send(request(BODY))
         assert (await other.response()).status == 200

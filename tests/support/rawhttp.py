@@ -148,6 +148,12 @@ class Site:
         assert isinstance(found, dict)
         return found
 
+    def lost(self) -> dict[str, int]:
+        """Lost posts by reason."""
+        found = self.metrics.summary()["lost_posts"]
+        assert isinstance(found, dict)
+        return found
+
     async def until(self, check: Callable[["Site"], Any], what: str) -> None:
         await until_async(lambda: check(self), what)
 

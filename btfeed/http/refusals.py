@@ -1,0 +1,35 @@
+"""Counts what is refused, by reason, and tells lost posts from requests that lose nothing, such as a port scan's."""
+
+import structlog
+
+from btfeed.telemetry.metrics import Metrics
+from btfeed.telemetry.warnings import SummedWarnings
+
+log = structlog.get_logger()
+
+
+class Refusals:
+    """The refusals of one server, by the reasons in docs/operations.md. Warnings are summed up by reason.
+
+    In all methods, `fields` go into the log: `peer` and `error`, for example.
+    """
+
+    def __init__(self, metrics: Metrics, warnings: SummedWarnings) -> None:
+        self._metrics = metrics
+        self._warnings = warnings
+
+    def lost(self, reason: str, **fields: object) -> None:
+        """A post was not taken, or what probably was one. AppMon does not send it again."""
+        self._metrics.refused_posts.labels(reason).inc()
+        self._metrics.lost_posts.labels(reason).inc()
+        self._warnings.warn("post lost", ("post lost", reason), 1, reason=reason, **fields)
+
+    def kept(self, reason: str, **fields: object) -> None:
+        """A post was not taken, but is kept as a dead letter."""
+        self._metrics.refused_posts.labels(reason).inc()
+        self._warnings.warn("post rejected", ("post rejected", reason), 1, reason=reason, **fields)
+
+    def harmless(self, reason: str, **fields: object) -> None:
+        """Something without a post."""
+        self._metrics.refused_posts.labels(reason).inc()
+        log.debug("request rejected", reason=reason, **fields)
