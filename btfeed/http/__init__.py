@@ -9,6 +9,7 @@ Read in this order:
     state       what all connections share, and which one gives way when there are too many
     connection  one connection: parses requests, calls the handler, writes the responses in order
     sockets     listening sockets
+    tls         accepts TLS connections, and says why a handshake failed (tls_error)
     server      all connections, and how they end when the server stops
     gunzip      decompression with a size limit
 """

@@ -12,6 +12,7 @@ Every wait has a deadline: header, idle connection and unread responses here, th
 """
 
 import asyncio
+import ssl
 from collections import deque
 from itertools import islice
 from typing import cast
@@ -23,7 +24,8 @@ from btfeed.http.limits import MAX_HEADER_BYTES, MAX_HEADER_FIELDS, MAX_PIPELINE
 from btfeed.http.request import CutOff, InvalidBody, InvalidRequest, Request, check_headers, decode_path
 from btfeed.http.response import RETRY_AFTER, Response
 from btfeed.http.sockets import has_unread, host_of
-from btfeed.http.state import ServerState
+from btfeed.http.state import Occupant, ServerState
+from btfeed.http.tls_error import explain
 
 log = structlog.get_logger()
 
@@ -32,11 +34,15 @@ TLS_HELLO = b"\x16\x03"
 
 
 class Connection(asyncio.Protocol):
-    """One connection. Its public methods are called by asyncio, by httptools, by its requests, and by the server."""
+    """One connection. Its public methods are called by asyncio, by httptools, by its requests, and by the server.
 
-    def __init__(self, server: ServerState) -> None:
+    handshake: what had its place before
+    """
+
+    def __init__(self, server: ServerState, handshake: Occupant | None = None) -> None:
         self.loop = asyncio.get_running_loop()
         self._server = server
+        self._handshake = handshake
         self._limits = server.limits
         self._refusals = server.refusals
         self._parser = self._create_parser()
@@ -63,7 +69,7 @@ class Connection(asyncio.Protocol):
         self._idle_timer = self.loop.call_later(self._limits.idle_timeout, self._check_idle)
         self._server.metrics.connections.inc()
         log.debug("connection opened", peer=self.peer)
-        if not self._server.enter(self):
+        if not self._server.enter(self, self._handshake):
             self._refusals.lost("too_many_connections", peer=self.peer)
             self.write(Response(503, headers=RETRY_AFTER).encode("close"))
             self._close()
@@ -71,7 +77,9 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._server.connections.discard(self)
         self._server.metrics.connections.dec()
-        if self._began_post() and not self._no_more_requests:
+        if isinstance(exc, ssl.SSLError) and not self._method:  # with TLS 1.3, a client may say so after the handshake
+            self._refusals.lost("bad_tls", peer=self.peer, **explain(exc))
+        elif self._began_post() and not self._no_more_requests:
             self._refusals.lost("disconnected", peer=self.peer, error="the client disconnected")
         self._idle_timer.cancel()
         self._stop_header_timer()

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+BACKLOG = 1024
+"""Connections that wait to be accepted."""
 MAX_HEADER_BYTES = 2**14
 """The request target and all header fields, trailers included."""
 MAX_HEADER_FIELDS = 128
@@ -17,7 +19,8 @@ READ_AHEAD = 2**16
 class Limits:
     """Limits that the owner of a server chooses. Times are in seconds.
 
-    header_timeout   from the first byte of a connection or a request to the end of its header, and for TLS handshakes
+    header_timeout   from the first byte of a connection or a request to the end of its header. With TLS also for the first
+                     byte, and for the handshake
     write_timeout    for a client to read the responses that are waiting for it
     idle_timeout     a connection without a request is closed after this time
     discard_timeout  for the rest of a body whose request was already answered. Many clients read no response before they

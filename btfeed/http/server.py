@@ -5,14 +5,13 @@ import ssl
 
 from btfeed.address import bind
 from btfeed.http.connection import Connection
-from btfeed.http.limits import Limits
+from btfeed.http.limits import BACKLOG, Limits
 from btfeed.http.refusals import Refusals
 from btfeed.http.state import Handler, ServerState
+from btfeed.http.tls import TlsListener
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.warnings import SummedWarnings
 
-BACKLOG = 1024
-"""Connections that wait to be accepted."""
 DRAIN_POLL = 0.02
 """Seconds between checks for connections that have become idle during a drain."""
 
@@ -27,7 +26,7 @@ class HttpServer:
         self._warnings = SummedWarnings()
         self.refusals = Refusals(metrics, self._warnings)
         self._state = ServerState(handler, metrics, limits, self._warnings, self.refusals)
-        self._listeners: list[asyncio.Server] = []
+        self._listeners: list[asyncio.Server | TlsListener] = []
 
     def __call__(self) -> Connection:
         """A protocol for a new connection, see `loop.create_server`."""
@@ -38,17 +37,11 @@ class HttpServer:
         loop = asyncio.get_running_loop()
         sockets = await bind(address)
         host, port, *_ = sockets[0].getsockname()
-        seconds = self._state.limits.header_timeout if tls else None
         for bound in sockets:
-            listener = await loop.create_server(
-                self,
-                sock=bound,
-                backlog=BACKLOG,
-                ssl=tls,
-                ssl_handshake_timeout=seconds,
-                ssl_shutdown_timeout=seconds,
-            )
-            self._listeners.append(listener)
+            if tls:
+                self._listeners.append(TlsListener(self._state, bound, tls))
+            else:
+                self._listeners.append(await loop.create_server(self, sock=bound, backlog=BACKLOG))
         return host, port
 
     def close(self) -> None:
@@ -58,7 +51,7 @@ class HttpServer:
 
     @property
     def connections(self) -> set[Connection]:
-        """The open ones."""
+        """The open ones, without those whose TLS handshake is not complete."""
         return {connection for connection in self._state.connections if isinstance(connection, Connection)}
 
     async def drain(self, max_seconds: float) -> None:

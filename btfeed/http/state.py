@@ -45,8 +45,10 @@ class ServerState:
     connections: set[Occupant] = field(default_factory=set)
     draining: bool = False
 
-    def enter(self, new: Occupant) -> bool:
+    def enter(self, new: Occupant, instead_of: Occupant | None = None) -> bool:
         """Give `new` a place, if need be that of the connection that has been idle longest. False if there is none."""
+        if instead_of:
+            self.connections.discard(instead_of)
         if len(self.connections) >= self.limits.max_connections and not self._make_room():
             return False
         self.connections.add(new)

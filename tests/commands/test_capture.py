@@ -1,5 +1,6 @@
 """The command capture: what it prints, and its exit status."""
 
+import json
 import os
 import signal
 import socket
@@ -81,7 +82,7 @@ def test_a_taken_port_is_reported(tmp_path: Path) -> None:
 
 
 def test_https_with_a_certificate(tmp_path: Path) -> None:
-    """A client that does not trust the certificate cannot connect, and is told which options help."""
+    """A client that does not trust the certificate cannot connect, and is told which options help. So is the log."""
     made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
     alternative = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"]
     subprocess.run([*made, *alternative], cwd=tmp_path, check=True, capture_output=True)
@@ -97,4 +98,7 @@ def test_https_with_a_certificate(tmp_path: Path) -> None:
     assert invoke("replay", example, url, "--ca", tmp_path / "cert.pem").exit_code == 0
     process.send_signal(signal.SIGTERM)
     until(lambda: process.poll() is not None, "it ends")
-    assert process.communicate()[0].startswith("2 posts captured (")
+    output, errors = process.communicate()
+    assert output.startswith("2 posts captured (")
+    (lost,) = [json.loads(line) for line in errors.splitlines() if line.startswith("{")]
+    assert (lost["event"], lost["reason"], lost["peer"]) == ("post lost", "bad_tls", "127.0.0.1")

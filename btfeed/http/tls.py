@@ -1,0 +1,116 @@
+"""Accepts TLS connections. asyncio's own TLS listeners drop a handshake that fails without a word.
+
+A connection takes its place when it is accepted, waits for the client's first byte, and becomes a `Connection` after the
+handshake. One that ends without a byte is a health check or a port scan, and does not count as refused.
+"""
+
+import asyncio
+import socket
+import ssl
+from typing import Any
+
+import structlog
+
+from btfeed.http.connection import Connection
+from btfeed.http.limits import BACKLOG
+from btfeed.http.sockets import has_unread, host_of
+from btfeed.http.state import ServerState
+from btfeed.http.tls_error import explain
+
+log = structlog.get_logger()
+
+ACCEPT_RETRY = 1.0
+"""Seconds until the next try after connections could not be accepted, for example because too many files are open."""
+
+
+class TlsListener:
+    """Accepts connections from the bound socket `listening`, until `close`."""
+
+    def __init__(self, server: ServerState, listening: socket.socket, context: ssl.SSLContext) -> None:
+        self._server = server
+        self._listening = listening
+        self._context = context
+        listening.listen(BACKLOG)
+        self._task = asyncio.get_running_loop().create_task(self._accept_all(), name="TLS listener")
+
+    def close(self) -> None:
+        self._task.cancel()
+
+    async def _accept_all(self) -> None:
+        with self._listening:
+            while True:
+                try:
+                    accepted, address = await asyncio.get_running_loop().sock_accept(self._listening)
+                except OSError as error:
+                    log.warning("can't accept connections, retrying", error=str(error))
+                    await asyncio.sleep(ACCEPT_RETRY)
+                    continue
+                handshake = Handshake(self._server, accepted, address, self._context)
+                if self._server.enter(handshake):
+                    handshake.start()
+                else:
+                    self._server.refusals.lost("too_many_connections", peer=handshake.peer)
+                    accepted.close()
+
+
+class Handshake:
+    """A connection until its TLS handshake is complete. See Occupant."""
+
+    def __init__(self, server: ServerState, accepted: socket.socket, address: Any, context: ssl.SSLContext) -> None:
+        self.peer = host_of(address)
+        self._loop = asyncio.get_running_loop()
+        self.idle_since: float | None = self._loop.time()
+        self._server = server
+        self._socket = accepted
+        self._context = context
+
+    def start(self) -> None:
+        self._task = self._loop.create_task(self._run())
+
+    def has_unread(self) -> bool:
+        return has_unread(self._socket.fileno())
+
+    def close_if_idle(self) -> None:
+        if self.idle_since is not None and not self.has_unread():
+            self._task.cancel()
+
+    def abort(self, reason: str) -> None:
+        self._task.cancel()
+
+    async def _run(self) -> None:
+        try:
+            if await self._receive_first_byte():
+                self.idle_since = None
+                await self._shake_hands()
+        except OSError as error:
+            self._server.refusals.lost("bad_tls", peer=self.peer, **explain(error))
+        finally:
+            self._server.connections.discard(self)
+
+    async def _receive_first_byte(self) -> bool:
+        """Wait for it, and leave it in the socket. If the client sends nothing in time, close the socket."""
+        received = False
+        arrived = asyncio.Event()
+        self._loop.add_reader(self._socket, arrived.set)
+        try:
+            async with asyncio.timeout(self._server.limits.header_timeout):
+                await arrived.wait()
+            received = bool(self._socket.recv(1, socket.MSG_PEEK))
+        except OSError:  # a timeout, or the client is gone
+            pass
+        finally:
+            self._loop.remove_reader(self._socket)
+            if not received:
+                self._socket.close()
+        return received
+
+    async def _shake_hands(self) -> None:
+        """From here on the socket belongs to the loop. Raises OSError."""
+        seconds = self._server.limits.header_timeout
+        await self._loop.connect_accepted_socket(
+            lambda: Connection(self._server, self),
+            self._socket,
+            ssl=self._context,
+            ssl_handshake_timeout=seconds,
+            ssl_shutdown_timeout=seconds,
+        )
