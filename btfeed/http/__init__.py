@@ -4,6 +4,7 @@ Read in this order:
 
     limits      what one client may occupy, and for how long
     request     one request and its body as it arrives
+    chunks      decodes bodies in chunks
     response    the reply
     refusals    counts what is refused, and tells of lost posts
     state       what all connections share, and which one gives way when there are too many

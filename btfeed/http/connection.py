@@ -4,7 +4,7 @@ llhttp does the parsing and calls the `on_...` methods; this module decides when
 
     data_received        -> _parse: llhttp gets the bytes piece by piece, as long as there is room for what it finds
     on_headers_complete     a Request joins the queue
-    on_body                 more of its body has arrived
+    on_body                 more of its body has arrived. Bodies in chunks do not go through llhttp, see chunks
     _respond_all         -> handler(request), which waits for as much of the body as it wants -> one write
 
 `_respond_all` is one task that lives while requests are queued. A client that sends faster than that is not read from.
@@ -20,6 +20,7 @@ from typing import cast
 import httptools
 import structlog
 
+from btfeed.http.chunks import BodyInChunks, ChunkedBody, end_of_headers
 from btfeed.http.limits import MAX_HEADER_BYTES, MAX_HEADER_FIELDS, MAX_PIPELINED, PARSE_STEP
 from btfeed.http.request import CutOff, InvalidBody, InvalidRequest, Request, check_headers, decode_path
 from btfeed.http.response import RETRY_AFTER, Response
@@ -48,6 +49,8 @@ class Connection(asyncio.Protocol):
         self._parser = self._create_parser()
         self._unparsed = memoryview(b"")
         self._unreported = 0  # bytes parsed since llhttp last reported something
+        self._header_tail = b""  # the last bytes of a header that has arrived in part
+        self._chunks: ChunkedBody | None = None  # while such a body is arriving
         self._in_header = False
         self._method = ""  # of the newest request whose header has arrived
         self._requests: deque[Request | InvalidRequest] = deque()  # not answered yet; the first is being answered
@@ -176,27 +179,61 @@ class Connection(asyncio.Protocol):
     def _parse(self) -> None:
         """Parse what has arrived, as far as there is room for it. The rest waits, and the socket is not read."""
         while not (full := self._is_full()) and self._unparsed:
-            size = max(PARSE_STEP, self._receiving.remaining if self._receiving else 0)
+            remaining = self._receiving.remaining if self._receiving else 0
+            size = max(PARSE_STEP, remaining)
             piece, self._unparsed = self._unparsed[:size], self._unparsed[size:]
-            self._unreported += len(piece)
             try:
-                self._parser.feed_data(piece)
-                if self._unreported > MAX_HEADER_BYTES + PARSE_STEP:
-                    raise InvalidRequest(f"the header is longer than {MAX_HEADER_BYTES} bytes")
-            except httptools.HttpParserUpgrade as upgrade:
-                self._decline_upgrade(piece[upgrade.args[0] :])
-            except httptools.HttpParserCallbackError as error:
-                if not isinstance(error.__context__, InvalidRequest):
-                    raise
-                self._fail(error.__context__)
-            except httptools.HttpParserError as error:
-                tls = not self._method and piece[:2] == TLS_HELLO
-                self._fail(InvalidRequest("this is TLS: use http:// in the URL" if tls else str(error), lost=tls))
+                if self._chunks:
+                    self._feed_chunks(self._chunks, piece)
+                else:
+                    self._feed_parser(piece, remaining)
             except InvalidRequest as error:
                 self._fail(error)
         if full != self._reading_paused and not self._transport.is_closing():
             self._reading_paused = full
             (self._transport.pause_reading if full else self._transport.resume_reading)()
+
+    def _feed_parser(self, piece: memoryview, remaining: int) -> None:
+        """remaining: bytes of a body that it begins with. Raises InvalidRequest."""
+        self._unreported += len(piece)
+        queued, begun = len(self._requests), self._header_tail
+        try:
+            self._parser.feed_data(piece)
+            if self._in_header:
+                self._header_tail = (begun + bytes(piece[-3:]))[-3:]
+            elif begun:
+                self._header_tail = b""
+            if self._unreported > MAX_HEADER_BYTES + PARSE_STEP:
+                raise InvalidRequest(f"the header is longer than {MAX_HEADER_BYTES} bytes")
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(piece[upgrade.args[0] :])
+        except httptools.HttpParserCallbackError as error:
+            if isinstance(error.__context__, InvalidRequest):
+                raise error.__context__ from None
+            if not isinstance(error.__context__, BodyInChunks):
+                raise
+            added = islice(self._requests, queued, None)
+            lengths = [request.content_length or 0 for request in added if isinstance(request, Request)]
+            self._begin_chunks(piece[end_of_headers(begun, bytes(piece), remaining, lengths) :])
+        except httptools.HttpParserError as error:
+            tls = not self._method and piece[:2] == TLS_HELLO
+            raise InvalidRequest("this is TLS: use http:// in the URL" if tls else str(error), lost=tls) from None
+
+    def _begin_chunks(self, rest: memoryview) -> None:
+        assert self._receiving
+        self._chunks = ChunkedBody(self._receiving.feed_data)
+        self._header_tail = b""
+        self._parser = self._create_parser()  # llhttp can't go on after it was stopped
+        self._unparsed = memoryview(bytes(rest) + bytes(self._unparsed))
+
+    def _feed_chunks(self, chunks: ChunkedBody, piece: memoryview) -> None:
+        """Raises InvalidRequest."""
+        used = chunks.feed(bytes(piece))
+        if chunks.complete:
+            self._chunks = None
+            rest = b"" if self._no_more_requests else bytes(piece[used:]) + bytes(self._unparsed)
+            self._unparsed = memoryview(rest)
+            self.on_message_complete()
 
     def _is_full(self) -> bool:
         return len(self._requests) >= MAX_PIPELINED or (self._receiving is not None and self._receiving.buffer_full)
@@ -219,6 +256,7 @@ class Connection(asyncio.Protocol):
         header again, without the Upgrade field.
         """
         self._unreported = 0
+        self._header_tail = b""
         start = f"{self._method} ".encode() + self._target + f" HTTP/{self._parser.get_http_version()}\r\n".encode()
         fields = (b"%b: %b\r\n" % field for field in self._headers.items() if field[0] != b"upgrade")
         self._unparsed = memoryview(b"".join((start, *fields, b"\r\n", rest, self._unparsed)))
@@ -269,6 +307,8 @@ class Connection(asyncio.Protocol):
         self._receiving = Request(self, self._method, path, version, self._headers, keep_alive)
         self._no_more_requests = not keep_alive
         self._enqueue(self._receiving)
+        if self._receiving.content_length is None:
+            raise BodyInChunks
 
     def on_body(self, part: bytes) -> None:
         self._unreported = 0

@@ -132,8 +132,11 @@ async def test_a_failed_handshake_is_told(
 
 def _ask_blocking(port: int, context: ssl.SSLContext) -> bytes:
     """The answer to a post, or nothing. Unlike asyncio's, this client says why it breaks off a handshake."""
-    with suppress(ssl.SSLError, ConnectionError), socket.create_connection(("127.0.0.1", port), DEADLINE) as plain:
-        client = context.wrap_socket(plain, server_hostname="localhost")
+    with (
+        suppress(ssl.SSLError, ConnectionError),
+        socket.create_connection(("127.0.0.1", port), DEADLINE) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as client,
+    ):
         client.sendall(request(BODY))
         return client.recv(2**16)
     return b""
