@@ -70,6 +70,8 @@ class DeadLetter:
     sink          the sink it was meant for; empty if it belongs to no single sink
     time          when it last failed, in milliseconds since the epoch
     tries         how often it failed
+    destination   what it waits for, such as `topic orders`: the delivery tries it again by itself; empty if an operator
+                  has to act
     event_id, key, timestamp, transaction
                   the record's columns (sinks.batch.Batch)
     id            assigned by the journal; 0 before that
@@ -86,6 +88,7 @@ class DeadLetter:
     timestamp: int = 0
     transaction: Transaction | None = None
     id: int = 0
+    destination: str = ""
 
     @property
     def deliverable(self) -> bool:
@@ -105,7 +108,7 @@ class Commit:
     state          the sink's state at that point, None if it has none
     dead_letters   new dead letters
     redelivered    ids of retried dead letters that the sink accepted
-    refused_again  id of a retried dead letter -> why it was refused this time
+    refused_again  id of a retried dead letter -> why it was refused this time; it waits for no destination any more
     """
 
     cursor: Cursor
@@ -178,6 +181,12 @@ class Outlet(Protocol):
 
     async def retries(self, limit: int) -> Sequence[DeadLetter]:
         """Records of this sink that are marked for retry, the oldest first. A mark ends with the commit that names it."""
+
+    async def destinations(self) -> Mapping[str, int]:
+        """Destinations that dead letters of this sink wait for -> how many."""
+
+    async def waiting(self, destination: str, limit: int) -> Sequence[DeadLetter]:
+        """Records of this sink that wait for `destination`, the oldest first."""
 
     async def backlog(self) -> Backlog:
         """How far behind the sink is in this partition."""

@@ -4,6 +4,7 @@ It has as many partitions as it is told, and keeps every post. A post goes to th
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -142,6 +143,18 @@ class MemoryOutlet:
         marked = self._journal.dead_letters.marked
         return [kept for kept in self._journal.dead_letters.select(Selection(self._sink)) if kept.id in marked][:limit]
 
+    async def destinations(self) -> Mapping[str, int]:
+        return Counter(kept.destination for kept in self._waiting())
+
+    async def waiting(self, destination: str, limit: int) -> Sequence[DeadLetter]:
+        return [kept for kept in self._waiting() if kept.destination == destination][:limit]
+
+    def _waiting(self) -> list[DeadLetter]:
+        self._journal.check_open()
+        if self.partition:
+            return []
+        return [kept for kept in self._journal.dead_letters.select(Selection(self._sink)) if kept.destination]
+
     async def backlog(self) -> Backlog:
         cursor, _ = await self.cursor()
         behind = self._journal.entries[self.partition][cursor.seq - 1 :]
@@ -172,7 +185,7 @@ class MemoryDeadLetters:
         self.marked.discard(number)
         if number in self._kept:
             kept = self._kept[number]
-            self._kept[number] = replace(kept, reason=reason, tries=kept.tries + 1, time=self._now())
+            self._kept[number] = replace(kept, reason=reason, tries=kept.tries + 1, time=self._now(), destination="")
 
     def select(self, selection: Selection = ALL) -> Iterator[DeadLetter]:
         return iter([kept for kept in self._kept.values() if selection.includes(kept)])

@@ -149,6 +149,11 @@ async def with_dead_letters(driver: Driver, *kept: DeadLetter) -> AsyncIterator[
             yield it, dead_letters
 
 
+async def destinations(it: Opened, sink: str) -> dict[str, int]:
+    """What the dead letters of a sink wait for, in all outlets."""
+    return {name: number for outlet in it.outlets[sink] for name, number in (await outlet.destinations()).items()}
+
+
 async def retries(it: Opened, sink: str, limit: int = 100) -> list[DeadLetter]:
     """What all outlets of a sink give to be retried."""
     return [each for outlet in it.outlets[sink] for each in await outlet.retries(limit)]

@@ -24,6 +24,7 @@ from tests.journal.drivers import (
     DRIVERS,
     Driver,
     by_body,
+    destinations,
     opened,
     pass_all,
     read_all,
@@ -288,6 +289,32 @@ async def test_a_rejected_post_that_is_retried_is_appended(driver: Driver) -> No
         assert kept.body == b"nonsense"
         assert "not a BusinessTransactions message" in kept.reason
         assert [each.body for each in await read_every(it.outlets["a"])] == [mixed(3)]
+
+
+async def test_dead_letters_wait_for_a_destination(driver: Driver) -> None:
+    """Counted and given by destination, the oldest first, without a mark for retry. Also after a restart."""
+    waiting = [replace(dead_letter(number), destination=f"topic {number % 2}") for number in range(5)]
+    async with with_dead_letters(driver, dead_letter(9), *waiting) as (it, _):
+        assert await destinations(it, "b") == {}
+    async with opened(driver, "a", "b") as it:
+        assert await destinations(it, "a") == {"topic 0": 3, "topic 1": 2}
+        found = [each for outlet in it.outlets["a"] for each in await outlet.waiting("topic 0", 2)]
+        assert [replace(each, id=0) for each in found] == [waiting[0], waiting[2]]
+        assert [each for outlet in it.outlets["b"] for each in await outlet.waiting("topic 0", 2)] == []
+        assert await retries(it, "a") == []
+
+
+async def test_what_was_delivered_waits_no_more(driver: Driver) -> None:
+    """It is deleted. One that was refused for good is an operator's from then on."""
+    waiting = [replace(dead_letter(number), destination="topic") for number in range(3)]
+    async with with_dead_letters(driver, *waiting) as (it, dead_letters):
+        ids = [each.id for each in dead_letters.select()]
+        outlet = it.outlets["a"][0]
+        cursor, _ = await outlet.cursor()
+        await outlet.commit(Commit(cursor, redelivered=ids[:1], refused_again={ids[1]: "too large"}))
+        assert await destinations(it, "a") == {"topic": 1}
+        kept = [(each.event_id, each.destination, each.reason) for each in dead_letters.select()]
+        assert kept == [("id-1", "", "too large"), ("id-2", "topic", "refused")]
 
 
 # The archive

@@ -22,7 +22,7 @@ import apsw
 
 from btfeed.journal.base import Commit, Cursor, Damaged, Entry
 from btfeed.journal.sqlite.dead_letter_table import DeadLetterTable, text
-from btfeed.journal.sqlite.layout import APPLICATION, PAGE_SIZE, SCHEMA, VERSION, check_header, check_schema
+from btfeed.journal.sqlite.layout import APPLICATION, PAGE_SIZE, VERSION, check_header, check_schema, upgrade
 from btfeed.journal.sqlite.settings import TUNING, Tuning
 from btfeed.posts.post import Post
 from btfeed.posts.post import digest as digest_of
@@ -48,12 +48,19 @@ class JournalDatabase:
         self._tuning = tuning
 
     @classmethod
-    def open(cls, directory: Path, vfs: str | None = None, file: str = FILE, tuning: Tuning = TUNING) -> "JournalDatabase":
-        """The journal in `directory`, created if it does not exist."""
+    def open(
+        cls,
+        directory: Path,
+        vfs: str | None = None,
+        file: str = FILE,
+        tuning: Tuning = TUNING,
+        may_upgrade: bool = True,
+    ) -> "JournalDatabase":
+        """The journal in `directory`, created if it does not exist, and upgraded to the current layout if it may be."""
         check_header(directory / file, vfs)
         database = cls(directory / file, vfs, tuning=tuning)
         try:
-            database._set_up()
+            database._set_up(may_upgrade)
         except apsw.Error:
             database.close()
             raise
@@ -91,7 +98,7 @@ class JournalDatabase:
             if database._known_version() == VERSION:
                 check_schema(database.db)
 
-    def _set_up(self) -> None:
+    def _set_up(self, may_upgrade: bool) -> None:
         self.db.execute(f"PRAGMA page_size={PAGE_SIZE}")
         mode = self._one("PRAGMA journal_mode=WAL")
         if mode != "wal":
@@ -100,11 +107,20 @@ class JournalDatabase:
         self.db.execute("PRAGMA cell_size_check=ON")
         self.db.execute(f"PRAGMA wal_autocheckpoint={self._tuning.checkpoint_pages}")
         self.db.execute(f"PRAGMA journal_size_limit={self._tuning.log_limit}")
-        if self._known_version() < VERSION:
-            identity = f"PRAGMA user_version={VERSION}; PRAGMA application_id={APPLICATION + VERSION}"
-            self.db.execute(f"BEGIN IMMEDIATE; {SCHEMA} {identity}; COMMIT")
+        self._upgrade(self._known_version(), may_upgrade)
         check_schema(self.db)
         self._inodes = _inodes(self.db)
+
+    def _upgrade(self, version: int, may_upgrade: bool) -> None:
+        """Bring the file from layout `version` to the current one."""
+        if version and version < VERSION and not may_upgrade:
+            raise apsw.SQLError(
+                f"the journal was written by an older btfeed (layout {version}, this one needs {VERSION}):"
+                " start `btfeed serve`, which upgrades it"
+            )
+        if version < VERSION:
+            with self.changing():
+                upgrade(self.db, self._one("PRAGMA user_version"))
 
     def _known_version(self) -> int:
         """The version of the layout, 0 for a new file. Raises apsw.Error if it is not one that this btfeed knows."""

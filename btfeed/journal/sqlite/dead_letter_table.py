@@ -1,6 +1,7 @@
 """Every statement on the table of dead letters.
 
-`retry` is set by an operator (btfeed/journal/sqlite/dead_letters.py) and cleared by the server. The unique index on event
+`retry` is set by an operator (btfeed/journal/sqlite/dead_letters.py) and cleared by the server. A letter with a
+`destination` is retried by the server itself. The unique index on event
 and sink keeps a record once per sink.
 """
 
@@ -14,6 +15,8 @@ from btfeed.journal.base import DeadLetter
 from sinks.batch import Transaction
 
 Value = str | int
+WAITING = "destination <> '' AND sink = ?"
+"""Holds for those of a sink that wait for a destination."""
 
 
 class DeadLetterTable:
@@ -27,11 +30,11 @@ class DeadLetterTable:
         transaction = json.dumps(astuple(dead_letter.transaction)) if dead_letter.transaction else None
         self._db.execute(
             "INSERT OR IGNORE INTO dead_letters"
-            '(id, kind, sink, reason, time, tries, retry, event_id, key, timestamp, "transaction", body)'
-            " VALUES(?,?,?,?,?,?,?,?,?,?,?,?)",
+            '(id, kind, sink, reason, time, tries, retry, event_id, key, timestamp, "transaction", body, destination)'
+            " VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (dead_letter.id or None, dead_letter.kind, dead_letter.sink, dead_letter.reason, dead_letter.time,
              dead_letter.tries, retry, dead_letter.event_id, dead_letter.key, dead_letter.timestamp, transaction,
-             dead_letter.body),
+             dead_letter.body, dead_letter.destination),
         )  # fmt: skip
 
     def select(self, where: str = "1", *values: Value, limit: int = -1) -> Generator[DeadLetter, None, None]:
@@ -39,19 +42,24 @@ class DeadLetterTable:
         rows = self._db.execute(
             "SELECT id, CAST(kind AS BLOB), CAST(sink AS BLOB), CAST(reason AS BLOB), CAST(time AS INTEGER),"
             " CAST(body AS BLOB), CAST(tries AS INTEGER), CAST(event_id AS BLOB), CAST(key AS BLOB),"
-            ' CAST(timestamp AS INTEGER), CAST("transaction" AS BLOB)'
+            ' CAST(timestamp AS INTEGER), CAST("transaction" AS BLOB), CAST(destination AS BLOB)'
             f" FROM dead_letters WHERE {where} ORDER BY id LIMIT {limit}",
             values,
         )
-        for number, kind, sink, reason, time, body, tries, event_id, key, timestamp, transaction in rows:
+        for number, kind, sink, reason, time, body, tries, event_id, key, timestamp, transaction, waits in rows:
             yield DeadLetter(
                 "record" if kind == b"record" else "post", text(sink), text(reason), time or 0, body or b"", tries or 0,
-                event_id and text(event_id), text(key), timestamp or 0, _transaction(transaction), number,
+                event_id and text(event_id), text(key), timestamp or 0, _transaction(transaction), number, text(waits),
             )  # fmt: skip
 
     def count(self, where: str = "1", *values: Value) -> int:
         """How many there are for which `where` holds."""
         return int(self._db.execute(f"SELECT count(*) FROM dead_letters WHERE {where}", values).get)
+
+    def destinations(self, sink: str) -> dict[str, int]:
+        """Destinations that this sink's dead letters wait for -> how many."""
+        statement = f"SELECT CAST(destination AS BLOB), count(*) FROM dead_letters WHERE {WAITING} GROUP BY destination"
+        return {text(destination): number for destination, number in self._db.execute(statement, (sink,))}
 
     def last_id(self) -> int:
         """The id of the newest, 0 if there is none."""
@@ -64,7 +72,7 @@ class DeadLetterTable:
     def refuse_again(self, refused: Mapping[int, str], now: int) -> None:
         """End retries that failed. refused: id -> why."""
         self._db.executemany(
-            "UPDATE dead_letters SET retry = 0, tries = tries + 1, reason = ?, time = ? WHERE id = ?",
+            "UPDATE dead_letters SET retry = 0, destination = '', tries = tries + 1, reason = ?, time = ? WHERE id = ?",
             [(reason, now, number) for number, reason in refused.items()],
         )
 

@@ -21,7 +21,7 @@ def open_dead_letters(directory: Path) -> Iterator["SqliteDeadLetters"]:
     """The dead letters of the journal in `directory`. Raises JournalUnavailable."""
     if not (directory / FILE).exists():
         raise JournalUnavailable(f"no journal in {directory}")
-    with _translated(directory), closing(JournalDatabase.open(directory)) as database:
+    with _translated(directory), closing(JournalDatabase.open(directory, may_upgrade=False)) as database:
         yield SqliteDeadLetters(directory, database)
 
 

@@ -140,5 +140,11 @@ class SqliteOutlet:
     async def retries(self, limit: int) -> Sequence[DeadLetter]:
         return await self._thread.ask(lambda post_log: post_log.retries(self._sink, limit))
 
+    async def destinations(self) -> Mapping[str, int]:
+        return await self._thread.ask(lambda post_log: post_log.destinations(self._sink))
+
+    async def waiting(self, destination: str, limit: int) -> Sequence[DeadLetter]:
+        return await self._thread.ask(lambda post_log: post_log.waiting(self._sink, destination, limit))
+
     async def backlog(self) -> Backlog:
         return await self._thread.ask(lambda post_log: post_log.backlog(self._sink))

@@ -1,4 +1,4 @@
-"""The layout of the journal's file: its schema, and the bytes of its header that never change."""
+"""The layout of the journal's file: its schema, its upgrades, and the bytes of its header that never change."""
 
 from contextlib import closing
 from pathlib import Path
@@ -10,7 +10,7 @@ from btfeed.posts.post import Post
 PAGE_SIZE = 16_384  # 25 % faster than 4 KiB pages for posts of tens of kilobytes, and no slower for small ones
 ROW_BYTES = 128
 """What a post takes besides its body, approximately."""
-VERSION = 1
+VERSION = 2
 APPLICATION = 0x62740000
 """application_id is this plus the version. With the version stored twice, a flipped bit is not mistaken for another one."""
 
@@ -25,28 +25,77 @@ CREATE TABLE IF NOT EXISTS sinks(
 CREATE TABLE IF NOT EXISTS dead_letters(
     id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, sink TEXT NOT NULL, reason TEXT NOT NULL,
     time INTEGER NOT NULL, tries INTEGER NOT NULL, retry INTEGER NOT NULL DEFAULT 0, event_id TEXT, key TEXT NOT NULL,
-    timestamp INTEGER NOT NULL, "transaction" TEXT, body BLOB NOT NULL);
+    timestamp INTEGER NOT NULL, "transaction" TEXT, body BLOB NOT NULL, destination TEXT NOT NULL DEFAULT '');
 CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE UNIQUE INDEX IF NOT EXISTS dead_letters_event ON dead_letters(event_id, sink) WHERE event_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS dead_letters_retry ON dead_letters(kind, sink) WHERE retry;
+CREATE INDEX IF NOT EXISTS dead_letters_waiting ON dead_letters(sink, destination) WHERE destination <> '';
 """
+_COLUMNS = {1: ("dead_letters", "destination TEXT NOT NULL DEFAULT ''")}
+"""Layout -> the table that got a column with the next one, and the column. It is the table's last, as in SCHEMA: rows that
+are there are not written again."""
+_MOVED = "root "
+"""In `meta`, this and the name of a table or index -> its root page, if an upgrade made it elsewhere than in a new file."""
 
 _HEADER = {0: b"SQLite format 3\0" + PAGE_SIZE.to_bytes(2, "big"), 20: b"\0\x40\x20\x20", 52: bytes(7)}
 """Constant bytes of the header by offset: magic and page size, no reserved space, UTF-8. The encoding's last byte is 0
 until there is a table, so it is checked separately."""
 
 
+def upgrade(db: apsw.Connection, version: int) -> None:
+    """Bring a file from layout `version`, 0 for an empty one, to the current one. Call it in a transaction."""
+    try:
+        for earlier in range(version or VERSION, VERSION):
+            table, column = _COLUMNS[earlier]
+            db.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+        db.execute(SCHEMA)  # creates what is missing
+    except apsw.SQLError as error:
+        raise apsw.CorruptError(f"the schema is not that of layout {version}: {error}") from None
+    fresh = _roots(_new_tables())
+    moved = [(f"{_MOVED}{name}", root) for name, root in _roots(_tables(db)).items() if fresh.get(name) != root]
+    db.executemany("INSERT OR REPLACE INTO meta VALUES(?,?)", moved)
+    db.execute(f"PRAGMA user_version={VERSION}; PRAGMA application_id={APPLICATION + VERSION}")
+
+
 def check_schema(db: apsw.Connection) -> None:
     """Raise apsw.CorruptError if the tables differ from SCHEMA: a flipped bit in its text can rename a column."""
-    with closing(apsw.Connection(":memory:")) as fresh:
-        fresh.execute(SCHEMA)
-        if not _tables(fresh) <= _tables(db):
-            raise apsw.CorruptError("the schema is not that of a journal")
+    fresh, found = _new_tables(), _tables(db)
+    if not fresh <= found and not _with_roots(fresh, _moved_roots(db)) <= found:
+        raise apsw.CorruptError("the schema is not that of a journal")
 
 
-def _tables(db: apsw.Connection) -> set[tuple[object, ...]]:
+Tables = set[tuple[bytes, bytes, bytes, bytes, int]]
+"""Type, name, table, SQL text and root page of tables and indexes, as SQLite describes them."""
+
+
+def _tables(db: apsw.Connection) -> Tables:
     names = "CAST(type AS BLOB), CAST(name AS BLOB), CAST(tbl_name AS BLOB), CAST(sql AS BLOB), rootpage"
     return set(db.execute(f"SELECT {names} FROM sqlite_master"))
+
+
+def _new_tables() -> Tables:
+    """Those of a new file."""
+    with closing(apsw.Connection(":memory:")) as fresh:
+        fresh.execute(SCHEMA)
+        return _tables(fresh)
+
+
+def _roots(tables: Tables) -> dict[str, int]:
+    return {str(name, "utf-8", "replace"): root for _, name, _, _, root in tables}
+
+
+def _with_roots(tables: Tables, roots: dict[str, int]) -> Tables:
+    return {(kind, name, table, sql, roots.get(name.decode(), root)) for kind, name, table, sql, root in tables}
+
+
+def _moved_roots(db: apsw.Connection) -> dict[str, int]:
+    """Name of a table or index -> its root page, for those that an upgrade made."""
+    try:
+        rows = list(db.execute("SELECT CAST(name AS BLOB), value FROM meta"))
+    except apsw.Error:
+        return {}
+    names = {str(name, "utf-8", "replace"): root for name, root in rows}
+    return {name.removeprefix(_MOVED): root for name, root in names.items() if name.startswith(_MOVED)}
 
 
 def check_header(path: Path, vfs: str | None) -> None:

@@ -23,6 +23,7 @@ import structlog
 
 from btfeed.journal.base import Backlog, Commit, Cursor, Damaged, DeadLetter, Entry, JournalFull, JournalUnavailable
 from btfeed.journal.sqlite.database import JournalDatabase
+from btfeed.journal.sqlite.dead_letter_table import WAITING
 from btfeed.journal.sqlite.layout import PAGE_SIZE, bytes_taken
 from btfeed.journal.sqlite.positions import Positions
 from btfeed.journal.sqlite.recent import RecentPosts
@@ -186,6 +187,12 @@ class PostLog:
     def retries(self, sink: str, limit: int) -> list[DeadLetter]:
         where = "retry AND kind = 'record' AND sink = ?"
         return list(self.database.dead_letters.select(where, sink, limit=limit))
+
+    def destinations(self, sink: str) -> dict[str, int]:
+        return self.database.dead_letters.destinations(sink)
+
+    def waiting(self, sink: str, destination: str, limit: int) -> list[DeadLetter]:
+        return list(self.database.dead_letters.select(f"{WAITING} AND destination = ?", sink, destination, limit=limit))
 
     def backlog(self, sink: str) -> Backlog:
         seq = self.positions.cursors[sink][0].seq

@@ -13,9 +13,10 @@ import pytest
 from btfeed.journal.base import JournalInUse, JournalUnavailable
 from btfeed.journal.sqlite.check import DAMAGED, check_journal
 from btfeed.journal.sqlite.database import FILE, JournalDatabase
+from btfeed.journal.sqlite.layout import APPLICATION, VERSION
 from tests.journal.journals import journal, post
 
-NEWER = "PRAGMA user_version=2; PRAGMA application_id=0x62740002"
+NEWER = f"PRAGMA user_version={VERSION + 1}; PRAGMA application_id={APPLICATION + VERSION + 1}"
 
 
 def tree(directory: Path) -> dict[str, tuple[int, ...]]:
@@ -72,7 +73,8 @@ async def test_a_newer_layout_is_refused(tmp_path: Path) -> None:
     database.db.execute(NEWER)
     shutil.copytree(directory, tmp_path / "crashed")
     database.close()
-    expected = "the journal was written by a newer btfeed (layout 2, this one supports 1): upgrade btfeed"
+    layouts = f"layout {VERSION + 1}, this one supports {VERSION}"
+    expected = f"the journal was written by a newer btfeed ({layouts}): upgrade btfeed"
     for place in (directory, tmp_path / "crashed"):
         assert await refused(place) == f"can't open the journal in {place}: {expected}"
 

@@ -9,7 +9,7 @@ import pytest
 from btfeed.journal.base import Commit, Cursor, Damaged, DeadLetter, Entry
 from btfeed.journal.sqlite.database import FILE, JournalDatabase
 from btfeed.journal.sqlite.dead_letters import SqliteDeadLetters
-from btfeed.journal.sqlite.layout import PAGE_SIZE
+from btfeed.journal.sqlite.layout import APPLICATION, PAGE_SIZE, VERSION
 from tests.journal.journals import EVERYTHING, dead_letter, entries, post
 
 
@@ -34,15 +34,15 @@ def test_a_journal_is_set_up_to_be_durable(database: JournalDatabase) -> None:
 def test_a_journal_of_a_newer_btfeed_is_refused(tmp_path: Path) -> None:
     """What a newer version wrote is neither read nor changed. A version without its application id is damage."""
     opened = JournalDatabase.open(tmp_path)
-    opened.db.execute("PRAGMA user_version=2")
+    opened.db.execute(f"PRAGMA user_version={VERSION + 1}")
     opened.close()
     with pytest.raises(apsw.CorruptError):
         JournalDatabase.open(tmp_path)
     raw = apsw.Connection(str(tmp_path / FILE))
-    raw.execute(f"PRAGMA application_id={0x62740002}")
+    raw.execute(f"PRAGMA application_id={APPLICATION + VERSION + 1}")
     raw.close()
     before = (tmp_path / FILE).read_bytes()
-    with pytest.raises(apsw.SQLError, match=r"newer btfeed \(layout 2, this one supports 1\)"):
+    with pytest.raises(apsw.SQLError, match=rf"newer btfeed \(layout {VERSION + 1}, this one supports {VERSION}\)"):
         JournalDatabase.open(tmp_path)
     assert (tmp_path / FILE).read_bytes() == before
 

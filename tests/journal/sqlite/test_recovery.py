@@ -13,7 +13,7 @@ import pytest
 from btfeed.journal.base import Commit, Cursor, JournalUnavailable, Selection
 from btfeed.journal.sqlite.database import FILE, JournalDatabase
 from btfeed.journal.sqlite.dead_letters import open_dead_letters
-from btfeed.journal.sqlite.layout import PAGE_SIZE
+from btfeed.journal.sqlite.layout import PAGE_SIZE, VERSION
 from tests.journal.journals import Journal, dead_letter, dead_letters, fill, journal, post, seeded
 from tests.journal.sqlite.faulty_disk import FaultyDisk
 from tests.support.harness import DEADLINE, until_async
@@ -111,7 +111,7 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "no magic": lambda path: _garbage(path, 0, 16),
     "wrong page size": lambda path: _overwrite(path, 16, b"\x10\x00"),
     "reserved bytes": lambda path: _overwrite(path, 20, b"\x08"),
-    "another version": lambda path: _overwrite(path, 63, b"\x02"),
+    "another version": lambda path: _overwrite(path, 63, bytes([VERSION + 1])),
     "first page": lambda path: _garbage(path, 0, PAGE_SIZE),
     "root of posts": lambda path: _garbage(path, PAGE_SIZE, PAGE_SIZE + 100),
     "a page": lambda path: _garbage(path, 40 * PAGE_SIZE, 41 * PAGE_SIZE),
