@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from btfeed.telemetry.printable import printable
 from btfeed.traffic.sending import Sender, SendSummary
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
@@ -21,7 +22,7 @@ REFRESH_INTERVAL = 0.2
 
 def fail(message: str, code: int = 1) -> NoReturn:
     """Print `message` to stderr and exit."""
-    typer.echo(message, err=True)
+    typer.echo(printable(message), err=True)
     raise typer.Exit(code)
 
 

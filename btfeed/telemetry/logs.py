@@ -3,9 +3,12 @@
 import logging
 import sys
 from contextlib import suppress
+from io import StringIO
 from typing import Any, TextIO, cast
 
 import structlog
+
+from btfeed.telemetry.printable import printable
 
 
 class _TolerantStream:
@@ -23,6 +26,18 @@ class _TolerantStream:
             self._stream.flush()
 
 
+def _printable_values(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
+    """For the terminal, which shows other values with their `repr`."""
+    return {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+def _printable_traceback(stream: TextIO, exc_info: Any) -> None:
+    """A plain one: a rich one would show local variables, which may hold secrets."""
+    text = StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    stream.write(printable(text.getvalue()))
+
+
 def configure(level: str = "INFO") -> None:
     """Set up logging for the process. Libraries that use `logging` are included, from WARNING on."""
     shared: list[Any] = [
@@ -31,8 +46,8 @@ def configure(level: str = "INFO") -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     final: list[Any]
-    if sys.stderr.isatty():  # plain tracebacks: rich ones would show local variables, which may hold secrets
-        final = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+    if sys.stderr.isatty():
+        final = [_printable_values, structlog.dev.ConsoleRenderer(exception_formatter=_printable_traceback)]
     else:
         final = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(

@@ -1,0 +1,10 @@
+"""Text from elsewhere that a terminal can show as it is."""
+
+_HARMFUL = [*range(9), *range(11, 32), *range(127, 160), *range(0x2028, 0x202F), *range(0x2066, 0x206A)]
+"""Control characters but tab and newline, line separators, and what turns the direction of writing."""
+_ESCAPES = {code: f"\\u{code:04x}" for code in _HARMFUL}
+
+
+def printable(text: str) -> str:
+    """`text` with control characters as escapes of JSON: a far end's answer must not control the terminal that shows it."""
+    return text.translate(_ESCAPES)
