@@ -35,6 +35,7 @@ directory = "/data"
 max_size = "1TiB"
 when_full = "drop-oldest"
 retention = "1.5d"
+dead_letters = "2MB"
 refused_posts = "1kB"
 
 [validation]
@@ -120,6 +121,7 @@ def test_defaults_of_the_journal_validation_and_record() -> None:
         "max_size": 10_737_418_240,
         "when_full": "refuse",
         "retention": 86_400.0,
+        "dead_letters": 1_073_741_824,
         "refused_posts": 67_108_864,
     }
     assert dump(found.validation) == {"missing": "report", "unexpected": "report"}
@@ -216,6 +218,7 @@ def test_every_key_of_journal_validation_and_record_is_read(tmp_path: Path) -> N
         "max_size": 2**40,
         "when_full": "drop-oldest",
         "retention": 129_600.0,
+        "dead_letters": 2_000_000,
         "refused_posts": 1000,
     }
     assert dump(found.validation) == {"missing": "dead-letter", "unexpected": "drop"}

@@ -2,21 +2,23 @@
 
 import base64
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import IO, TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from btfeed.commands.config_file import ConfigFile, load
 from btfeed.commands.outputs import open_outputs
-from btfeed.commands.terminal import fail
+from btfeed.commands.terminal import count, fail
 from btfeed.journal.base import DeadLetter, DeadLetters, JournalError, Selection
 from btfeed.posts import files as postfile
 from btfeed.records.encoding import rfc3339
+from btfeed.telemetry.printable import printable
 
 if TYPE_CHECKING:
     from btfeed.config import Config
@@ -50,7 +52,7 @@ def list_dead_letters(
     """Print one line each: id, time, sink, event or post, reason."""
     with _opened(load(config)) as kept:
         for dead_letter in kept.select(Selection(sink)):
-            typer.echo(json.dumps(_described(dead_letter)) if as_json else _line(dead_letter))
+            _print(json.dumps(_described(dead_letter), ensure_ascii=False) if as_json else _line(dead_letter))
 
 
 @dead_letters.command()
@@ -64,14 +66,19 @@ def export(
 ) -> None:
     """Print one JSON object per line: records as they are, rejected posts in base64."""
     loaded = load(config)
+    damaged = 0
     with _opened(loaded) as kept, _writing(posts, [*_files(loaded), *([config] if config else [])]) as writer:
         selected = kept.select(Selection(sink))
-        while exported := [_export(each, writer) for each in islice(selected, EXPORTED_AT_A_TIME)]:
+        while some := [(each.id, _export(each, writer)) for each in islice(selected, EXPORTED_AT_A_TIME)]:
+            _make_durable(sys.stdout)
             if writer:
                 writer.flush()
-            sys.stdout.flush()
+                _make_durable(writer.raw)
             if delete:
-                kept.delete(exported)
+                kept.delete([number for number, whole in some if whole])
+            damaged += sum(not whole for _, whole in some)
+    if damaged:
+        fail(f"{count(damaged, 'dead letter')} damaged in the journal, exported without the record and not deleted")
 
 
 @dead_letters.command()
@@ -88,10 +95,11 @@ def retry(
         if missing:
             fail(f"no dead letter {', '.join(map(str, sorted(missing)))}")
         found = kept.count(selection)
-        marked = kept.retry(selection, list(loaded.sinks))
+        marked = kept.retry(selection, {name: sink.common.filter.accepts for name, sink in loaded.sinks.items()})
     typer.echo(f"{marked} marked for retry")
     if marked < found:
-        fail(f"{found - marked} can't be retried: their sinks are not configured, or they have no valid timestamp")
+        why = "no configured sink wants them, they are damaged, or they have no valid timestamp"
+        fail(f"{found - marked} can't be retried: {why}")
 
 
 @contextmanager
@@ -114,29 +122,49 @@ def _files(config: "Config") -> Iterator[Path]:
     yield from (path for path in Path(config.journal.directory).rglob("*") if path.is_file())
 
 
-def _export(dead_letter: DeadLetter, writer: postfile.Writer | None) -> int:
-    """Print it, and write a post's body with `writer`. Returns its id."""
-    if dead_letter.kind == "post" and writer:
-        writer.write(dead_letter.body)
-    typer.echo(json.dumps(_described(dead_letter) | _content(dead_letter), ensure_ascii=False))
-    return dead_letter.id
+def _export(dead_letter: DeadLetter, writer: postfile.Writer | None) -> bool:
+    """Print it, and write a post's body with `writer`. False if it is damaged: what is left of it is printed."""
+    if dead_letter.kind == "post":
+        if writer:
+            writer.write(dead_letter.body)
+        content, whole = _base64(dead_letter.body), True
+    else:
+        try:
+            content, whole = {"record": json.loads(dead_letter.body)}, True
+        except ValueError:
+            content, whole = _base64(dead_letter.body), False
+            typer.echo(f"dead letter {dead_letter.id} is damaged", err=True)
+    _print(json.dumps(_described(dead_letter) | content, ensure_ascii=False))
+    return whole
+
+
+def _base64(body: bytes) -> dict[str, Any]:
+    return {"body": base64.b64encode(body).decode()}
+
+
+def _print(text: str) -> None:
+    """One line in UTF-8. What is no character becomes an escape, which in JSON means the same."""
+    sys.stdout.buffer.write(printable(text).encode("utf-8", "backslashreplace") + b"\n")
+
+
+def _make_durable(file: IO[Any]) -> None:
+    """So that what was exported may be deleted."""
+    file.flush()
+    with suppress(OSError):  # a pipe or a terminal
+        os.fsync(file.fileno())
 
 
 def _line(dead_letter: DeadLetter) -> str:
     what = dead_letter.event_id or f"post of {len(dead_letter.body)} bytes"
     tries = f" (tried {dead_letter.tries} times)" if dead_letter.tries > 1 else ""
     reason = " ".join(dead_letter.reason.split())  # a server's answer may have several lines
-    return f"{dead_letter.id}  {rfc3339(dead_letter.time)}  {dead_letter.sink or '-'}  {what}  {reason}{tries}"
+    waits = f" (waits for {dead_letter.destination})" if dead_letter.destination else ""
+    return f"{dead_letter.id}  {rfc3339(dead_letter.time)}  {dead_letter.sink or '-'}  {what}  {reason}{tries}{waits}"
 
 
 def _described(dead_letter: DeadLetter) -> dict[str, Any]:
     return {
         "id": dead_letter.id, "time": rfc3339(dead_letter.time), "sink": dead_letter.sink, "kind": dead_letter.kind,
-        "reason": dead_letter.reason, "tries": dead_letter.tries, "event_id": dead_letter.event_id,
+        "cause": dead_letter.cause, "reason": dead_letter.reason, "tries": dead_letter.tries,
+        "event_id": dead_letter.event_id, "destination": dead_letter.destination,
     }  # fmt: skip
-
-
-def _content(dead_letter: DeadLetter) -> dict[str, Any]:
-    if dead_letter.kind == "record":
-        return {"record": json.loads(dead_letter.body)}
-    return {"body": base64.b64encode(dead_letter.body).decode()}

@@ -21,12 +21,11 @@ from btfeed.delivery.report import SinkReport
 from btfeed.delivery.retry import RetryPause
 from btfeed.delivery.settings import DeliverySettings, FilterSettings
 from btfeed.delivery.writer import BatchWriter
-from btfeed.journal.base import Cursor, DeadLetter, JournalError, Outlet, OutletGone
-from btfeed.records.schema import UNKNOWN
+from btfeed.journal.base import NO_TRANSACTION, Cursor, DeadLetter, JournalError, Outlet, OutletGone
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.sink_status import SinkStatus
 from sinks.base import SerialSink, Sink
-from sinks.batch import Batch, Transaction
+from sinks.batch import Batch
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
 log = structlog.get_logger()
@@ -178,7 +177,7 @@ def _batch(dead_letters: Sequence[DeadLetter]) -> Batch:
         [dead_letter.event_id or "" for dead_letter in dead_letters],
         [dead_letter.key for dead_letter in dead_letters],
         [dead_letter.timestamp for dead_letter in dead_letters],
-        [dead_letter.transaction or Transaction("", "", "", "", UNKNOWN) for dead_letter in dead_letters],
+        [dead_letter.transaction or NO_TRANSACTION for dead_letter in dead_letters],
         [len(line) for line in lines],
         [memoryview(line) for line in lines],
     )

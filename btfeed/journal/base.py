@@ -18,7 +18,8 @@ Invariants
   never goes back.
 - A post is kept until every configured sink has committed a cursor behind it, unless the journal is configured to drop
   posts, which it counts.
-- A record is kept as a dead letter once per sink, however often it is added.
+- A record is kept as a dead letter once per sink, however often it is added. Dead letters never take the room of posts;
+  a backend may bound them, and counts those that it drops.
 
 Errors
     JournalError
@@ -35,6 +36,11 @@ from typing import Literal, NamedTuple, Protocol
 
 from btfeed.posts.post import Post
 from sinks.batch import Transaction
+
+Wants = Callable[[Transaction], bool]
+"""Whether a sink wants the records of a business transaction."""
+NO_TRANSACTION = Transaction("", "", "", "", "unknown")
+"""Of a record whose transaction is not known."""
 
 
 class Cursor(NamedTuple):
@@ -70,6 +76,7 @@ class DeadLetter:
     sink          the sink it was meant for; empty if it belongs to no single sink
     time          when it last failed, in milliseconds since the epoch
     tries         how often it failed
+    cause         why, in a word: refused, expired, invalid, malformed, damaged ... ; the label `reason` of metrics
     destination   what it waits for, such as `topic orders`: the delivery tries it again by itself; empty if an operator
                   has to act
     event_id, key, timestamp, transaction
@@ -89,6 +96,7 @@ class DeadLetter:
     transaction: Transaction | None = None
     id: int = 0
     destination: str = ""
+    cause: str = "refused"
 
     @property
     def deliverable(self) -> bool:
@@ -98,6 +106,18 @@ class DeadLetter:
         except ValueError:
             return False
         return self.kind == "record" and isinstance(record, dict) and isinstance(record.get("timestamp"), str)
+
+    def retried_by(self, sinks: Mapping[str, "Wants"]) -> list[str]:
+        """Which of `sinks` get it if it is retried: its own, or all that want a record of no single sink. A post, which is
+        appended again, counts as one that all get."""
+        if self.kind == "post":
+            return [""]
+        if not self.deliverable:
+            return []
+        if self.sink:
+            return [self.sink] if self.sink in sinks else []
+        transaction = self.transaction or NO_TRANSACTION
+        return [name for name, wants in sinks.items() if wants(transaction)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +144,15 @@ class Backlog:
 
     posts: int
     age: float
+
+
+class Kept(NamedTuple):
+    """Dead letters that are kept, by sink and cause. oldest: when the oldest failed, in milliseconds since the epoch."""
+
+    sink: str
+    cause: str
+    letters: int
+    oldest: int
 
 
 class JournalError(Exception):
@@ -157,7 +186,7 @@ class Intake(Protocol):
         """Make `post` durable; returns its digest."""
 
     async def add_dead_letter(self, dead_letter: DeadLetter) -> None:
-        """Keep a rejected post. The oldest ones may be dropped to stay within a size limit."""
+        """Keep a rejected post. The oldest dead letters may be dropped to stay within a size limit."""
 
 
 class Outlet(Protocol):
@@ -219,6 +248,9 @@ class Journal(Intake, Protocol):
     def outlets(self, sink: str) -> Outlets:
         """The outlets of a configured sink."""
 
+    async def kept(self) -> Sequence[Kept]:
+        """The dead letters of all sinks and those of no sink, counted."""
+
     async def close(self) -> None:
         """Finish what was started, and release everything. Later calls raise JournalUnavailable."""
 
@@ -251,15 +283,17 @@ class DeadLetters(Protocol):
     def count(self, selection: Selection = ALL) -> int:
         """How many `select` would give."""
 
-    def retry(self, selection: Selection, sinks: Collection[str]) -> int:
-        """Mark dead letters for retry; returns how many could be marked.
+    def retry(self, selection: Selection, sinks: Mapping[str, Wants]) -> int:
+        """Mark dead letters for retry; returns how many could be marked. sinks: which records each sink wants.
 
-        A post is appended again if it is valid now. A record goes to its sink, or to all of `sinks` if it belongs to no
-        single sink; it can't be marked if its sink is not in `sinks`, or if it has no valid timestamp.
+        A post is appended again if it is valid now. A record goes to its sink, or to all of `sinks` that want it if it
+        belongs to no single sink; it can't be marked if there is no such sink, or if it has no valid timestamp. A server
+        that is running gets its turn all the time.
         """
 
     def delete(self, ids: Iterable[int]) -> None:
-        """Delete those with these ids. Ids that don't exist are ignored."""
+        """Delete those with these ids. Ids that don't exist are ignored. A server that is running gets its turn all the
+        time."""
 
 
 class Archive(Protocol):

@@ -16,8 +16,10 @@ from btfeed.journal.base import (
     DeadLetter,
     Entry,
     JournalUnavailable,
+    Kept,
     Outlet,
     Selection,
+    Wants,
 )
 from btfeed.posts import admission
 from btfeed.posts.post import Post, PostRefused, digest
@@ -77,6 +79,13 @@ class MemoryJournal:
         """The posts received from `begin` to before `end`, in milliseconds since the epoch."""
         everything = [entry for entries in self.entries for entry in entries]
         return MemoryArchive([entry for entry in everything if begin <= entry.post.received < end])
+
+    async def kept(self) -> Sequence[Kept]:
+        self.check_open()
+        groups: dict[tuple[str, str], list[DeadLetter]] = {}
+        for each in self.dead_letters.select():
+            groups.setdefault((each.sink, each.cause), []).append(each)
+        return [Kept(*group, len(found), found[0].time) for group, found in groups.items()]
 
     async def close(self) -> None:
         self.closed.set()
@@ -170,14 +179,16 @@ class MemoryDeadLetters:
         self._journal = journal
         self._max_occurrences = max_occurrences
         self._kept: dict[int, DeadLetter] = {}
+        self._by_event: dict[tuple[str | None, str], int] = {}
         self._last_id = 0
 
     def add(self, dead_letter: DeadLetter) -> int:
         """Returns the id, that of the one already kept if the sink has this record."""
-        for kept in self._kept.values():
-            if kept.event_id is not None and (kept.event_id, kept.sink) == (dead_letter.event_id, dead_letter.sink):
-                return kept.id
+        event = dead_letter.event_id, dead_letter.sink
+        if dead_letter.event_id is not None and (known := self._by_event.get(event, 0)) in self._kept:
+            return known
         self._last_id += 1
+        self._by_event[event] = self._last_id
         self._kept[self._last_id] = replace(dead_letter, id=self._last_id)
         return self._last_id
 
@@ -185,7 +196,14 @@ class MemoryDeadLetters:
         self.marked.discard(number)
         if number in self._kept:
             kept = self._kept[number]
-            self._kept[number] = replace(kept, reason=reason, tries=kept.tries + 1, time=self._now(), destination="")
+            self._kept[number] = replace(
+                kept,
+                reason=reason,
+                tries=kept.tries + 1,
+                time=self._now(),
+                destination="",
+                cause="refused" if kept.kind == "record" else kept.cause,
+            )
 
     def select(self, selection: Selection = ALL) -> Iterator[DeadLetter]:
         return iter([kept for kept in self._kept.values() if selection.includes(kept)])
@@ -193,20 +211,19 @@ class MemoryDeadLetters:
     def count(self, selection: Selection = ALL) -> int:
         return len(list(self.select(selection)))
 
-    def retry(self, selection: Selection, sinks: Collection[str]) -> int:
+    def retry(self, selection: Selection, sinks: Mapping[str, Wants]) -> int:
         return sum(self._retry(kept, sinks) for kept in self.select(selection))
 
-    def _retry(self, kept: DeadLetter, sinks: Collection[str]) -> bool:
+    def _retry(self, kept: DeadLetter, sinks: Mapping[str, Wants]) -> bool:
+        takers = kept.retried_by(sinks)
         if kept.kind == "post":
             self._append(kept)
-        elif kept.sink in sinks:
+        elif kept.sink and takers:
             self.marked.add(kept.id)
-        elif kept.sink or not sinks or not kept.deliverable:
-            return False
-        else:
-            self.marked.update(self.add(replace(kept, sink=sink)) for sink in sinks)
+        elif takers:
+            self.marked.update(self.add(replace(kept, sink=sink)) for sink in takers)
             self.delete([kept.id])
-        return True
+        return bool(takers)
 
     def _append(self, kept: DeadLetter) -> None:
         try:

@@ -200,14 +200,14 @@ class Receiver:
     async def _keep(self, rejected: Rejected) -> None:
         """Keep the body of a rejected post with the dead letters."""
         reason = f"{rejected.reason}: {rejected}"
-        letter = DeadLetter("post", "", reason, time.time_ns() // 1_000_000, rejected.body)
+        letter = DeadLetter("post", "", reason, time.time_ns() // 1_000_000, rejected.body, cause=rejected.reason)
         try:
             await self._journal.add_dead_letter(letter)
             rejected.kept = True
             self._metrics.dead_letters.labels("", rejected.reason).inc()
         except JournalError as error:
             log.warning("rejected post not kept", reason=rejected.reason, error=str(error))
-            self._metrics.dead_letters_evicted.inc()
+            self._metrics.dead_letters_evicted.labels("", rejected.reason).inc()
 
 
 def _answer_expect(request: Request) -> None:

@@ -96,7 +96,9 @@ class Metrics:
         )
 
     def _create_journal(self, create: _Factory) -> None:
-        self.journal_bytes = create.gauge("journal_bytes", "Bytes of data in the journal")
+        self.journal_bytes = create.gauge(
+            "journal_bytes", "Bytes in the journal that count towards its max_size: all but dead letters"
+        )
         self.journal_posts = create.gauge("journal_posts", "Posts in the journal, including delivered ones")
         self.journal_commit_seconds = create.histogram("journal_commit_seconds", "Seconds taken by one group commit", _ACK)
         self.journal_errors = create.counter("journal_errors", "Errors of the journal's disk or file")
@@ -113,7 +115,20 @@ class Metrics:
     def _create_dead_letters(self, create: _Factory) -> None:
         self.dead_letters = create.counter("dead_letters", "Dead letters added, by sink and reason", ("sink", "reason"))
         self.dead_letters_evicted = create.counter(
-            "dead_letters_evicted", "Refused posts that were deleted from the dead letters to make room, or not kept at all"
+            "dead_letters_evicted",
+            "Dead letters that were deleted to stay within their bound, or not kept at all, by sink and reason",
+            ("sink", "reason"),
+        )
+        self.dead_letters_kept = create.gauge(
+            "dead_letters_kept", "Dead letters that are kept now, by sink and reason", ("sink", "reason")
+        )
+        self.dead_letters_oldest = create.gauge(
+            "dead_letters_oldest_age_seconds",
+            "Seconds since the oldest dead letter that is kept failed, by sink and reason",
+            ("sink", "reason"),
+        )
+        self.dead_letter_bytes = create.gauge(
+            "dead_letter_bytes", "Bytes that dead letters take in the journal, rather more than less"
         )
 
     def _create_sinks(self, create: _Factory) -> None:

@@ -3,15 +3,21 @@
 import base64
 import json
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from btfeed.commands import dead_letters as dead_letters_command
 from btfeed.commands.main import cli
+from btfeed.journal.base import DeadLetter
+from btfeed.journal.sqlite.database import JournalDatabase
 from btfeed.posts import files as postfile
 from btfeed.posts import post
+from tests.journal.journals import dead_letter
 from tests.support import posts
 from tests.support.harness import Server, until
 
@@ -25,6 +31,7 @@ class Case:
     def __init__(self, directory: Path) -> None:
         self.sink = f'[sinks.files]\ntype = "file"\ndirectory = "{directory / "files"}"\n'
         self.server = Server(directory, STRICT + self.sink)
+        self.journal = directory / "journal"
 
     def run(self, *arguments: object) -> Result:
         return CliRunner().invoke(
@@ -148,3 +155,74 @@ def test_a_file_that_is_not_a_journal_is_reported(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, ["dead-letters", "list", "-c", str(config)])
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith(f"can't use the journal in {tmp_path}: ")
+
+
+def _stopped(directory: Path, *kept: DeadLetter) -> Case:
+    """A journal of a stopped server that has these dead letters."""
+    case = Case(directory)
+    with case.server:
+        pass
+    with closing(JournalDatabase.open(case.journal)) as database:
+        database.dead_letters.insert(kept)
+    return case
+
+
+def test_export_goes_on_behind_a_damaged_dead_letter(tmp_path: Path) -> None:
+    """It is exported as far as it can be read, named on stderr, and not deleted."""
+    case = _stopped(tmp_path, dead_letter(1))
+    with closing(JournalDatabase.open(case.journal)) as database:
+        database.db.execute("UPDATE dead_letter_blocks SET content = x'00'")
+        database.dead_letters.insert([replace(dead_letter(2), body=b'{"n":'), dead_letter(3)])
+    result = case.run("export", "--delete")
+    assert result.exit_code == 1
+    first, second, third = map(json.loads, result.stdout.splitlines())
+    assert (first["event_id"], first["reason"], first["body"]) == ("id-1", "damaged in the journal", "")
+    assert base64.b64decode(second["body"]) == b'{"n":'
+    assert third["record"]["n"] == 3
+    assert result.stderr.splitlines() == [
+        "dead letter 1 is damaged", "dead letter 2 is damaged",
+        "2 dead letters damaged in the journal, exported without the record and not deleted",
+    ]  # fmt: skip
+    assert [each["id"] for each in case.listed()] == [1, 2]
+
+
+def test_a_terminal_is_not_controlled_from_elsewhere(tmp_path: Path) -> None:
+    """Reasons and records are printed without control characters, and without what is no character. As JSON they are what
+    they were."""
+    reason = "gone\x1b[2J\x9b31m\u202e\x07"
+    body = json.dumps({"timestamp": "x", "a": "\x9b\x7fü \ud800"}, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    escaped = body.replace("\ud800".encode("utf-8", "surrogatepass"), b"\\ud800")
+    case = _stopped(tmp_path, replace(dead_letter(1, reason=reason), body=escaped))
+    for arguments in (["list"], ["list", "--json"], ["export"]):
+        text = case.run(*arguments).stdout
+        assert all(character == "\n" or character.isprintable() for character in text)
+        assert "gone\\u001b[2J" in text
+    assert json.loads(case.run("list", "--json").stdout)["reason"] == reason
+    assert json.loads(case.run("export").stdout)["record"]["a"] == "\x9b\x7fü \ud800"
+
+
+def test_export_deletes_only_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In groups. If the output fails, what is not on disk stays."""
+    case = _stopped(tmp_path, *(dead_letter(number) for number in range(25)))
+    monkeypatch.setattr("btfeed.commands.dead_letters.EXPORTED_AT_A_TIME", 10)
+    written = 0
+    durable = dead_letters_command._make_durable
+
+    def fails_later(file: Any) -> None:
+        nonlocal written
+        written += 1
+        if written > 2:
+            raise OSError("no space left")
+        durable(file)
+
+    monkeypatch.setattr("btfeed.commands.dead_letters._make_durable", fails_later)
+    assert case.run("export", "--delete").exit_code == 1
+    assert [each["event_id"] for each in case.listed()] == [f"id-{number}" for number in range(20, 25)]
+
+
+def test_list_names_what_a_dead_letter_waits_for(tmp_path: Path) -> None:
+    """An operator needs not retry it."""
+    case = _stopped(tmp_path, replace(dead_letter(1), destination="topic orders", cause="waiting"))
+    assert case.run("list").stdout.rstrip().endswith("(waits for topic orders)")
+    (listed,) = case.listed()
+    assert (listed["cause"], listed["destination"]) == ("waiting", "topic orders")

@@ -10,7 +10,7 @@ from typing import Any
 
 from prometheus_client import Counter
 
-from btfeed.journal.base import DeadLetter, Entry
+from btfeed.journal.base import DeadLetter, Entry, Wants
 from btfeed.journal.sqlite.database import JournalDatabase
 from btfeed.journal.sqlite.journal import SqliteJournal
 from btfeed.journal.sqlite.settings import SqliteSettings, Tuning
@@ -97,6 +97,11 @@ def dead_letter(number: int, sink: str = "a", reason: str = "refused") -> DeadLe
     body = b'{"timestamp":"2013-01-16T10:05:57.840Z","n":%d}' % number
     transaction = Transaction("name", "application", "profile", "server", "purepath")
     return DeadLetter("record", sink, reason, 1, body, 1, f"id-{number}", "key", 2, transaction)
+
+
+def wanting(*sinks: str) -> dict[str, Wants]:
+    """Sinks that want every record."""
+    return dict.fromkeys(sinks, lambda _: True)
 
 
 async def fill(journal: Journal, numbers: Iterable[int], size: int = 200) -> list[bytes]:

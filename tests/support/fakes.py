@@ -205,8 +205,9 @@ class Rig:
         self.outlet.failing.update(failing)
         self.metrics = Metrics()
         self.mapped_posts = mapped_posts or MappedPosts(mapper(), self.metrics, sinks=1)
+        self.filter = filter or FilterSettings()
         self.delivery = Delivery(
-            name, sink, serial, self.settings, filter or FilterSettings(), self.outlet, self.mapped_posts, self.metrics,
+            name, sink, serial, self.settings, self.filter, self.outlet, self.mapped_posts, self.metrics,
             clock=self.clock,
         )  # fmt: skip
 
@@ -250,7 +251,7 @@ class Rig:
 
     def retry_dead_letters(self) -> int:
         """Mark all of them for retry; returns how many."""
-        return self.journal.dead_letters.retry(ALL, [self.name])
+        return self.journal.dead_letters.retry(ALL, {self.name: self.filter.accepts})
 
     async def saved(self, seq: int, ordinal: int = 0) -> None:
         """Return when the cursor is there."""

@@ -3,7 +3,8 @@
     posts         number, time of receipt, peer, digest and body. Numbers ascend without gaps, except for
     gaps          ranges of numbers whose posts were lost or set aside. A number missing from both means damage
     sinks         each sink's cursor (seq, ordinal) and state, with a checksum
-    dead_letters  see btfeed/journal/sqlite/dead_letter_table.py
+    dead_letters, dead_letter_blocks, dead_letter_totals
+                  see btfeed/journal/sqlite/dead_letter_table.py
     meta          first_seq: posts below it were dropped. It outlives the posts, so that no number is given twice
 
 Rows are not trusted: whatever a damaged file contains, a method raises apsw.Error or returns the types that it promises.
@@ -12,7 +13,7 @@ All methods are synchronous. The journal's thread calls them (worker.py), and co
 
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from urllib.parse import quote
 import apsw
 
 from btfeed.journal.base import Commit, Cursor, Damaged, Entry
+from btfeed.journal.sqlite.dead_letter_block import Block, blocks
 from btfeed.journal.sqlite.dead_letter_table import DeadLetterTable, text
 from btfeed.journal.sqlite.layout import APPLICATION, PAGE_SIZE, VERSION, check_header, check_schema, upgrade
 from btfeed.journal.sqlite.settings import TUNING, Tuning
@@ -31,6 +33,8 @@ from sinks.shared.private import create_file
 FILE = "journal.db"
 DAMAGE = (apsw.CorruptError, apsw.NotADBError)
 """What SQLite raises if the file is damaged."""
+LOCKED = (apsw.BusyError, apsw.LockedError, apsw.ProtocolError)
+"""What SQLite raises while another process is writing. It says nothing about the disk."""
 _READ_WRITE = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
 
 
@@ -42,7 +46,7 @@ class JournalDatabase:
             with suppress(OSError):  # it exists, or SQLite will say what is wrong. The log gets the mode of the file
                 os.close(create_file(Path(path)))
         self.db = apsw.Connection(str(path), flags, vfs)
-        self.db.set_busy_timeout(5_000)
+        self.db.set_busy_timeout(round(tuning.lock_wait * 1000))
         self.dead_letters = DeadLetterTable(self.db)
         self._vfs = vfs
         self._tuning = tuning
@@ -324,11 +328,10 @@ class JournalDatabase:
         checksum = _checksum(sink.encode(), *cursor, None if state is None else state.encode())
         self.db.execute("INSERT OR REPLACE INTO sinks VALUES(?,?,?,?,?)", (sink, *cursor, state, checksum))
 
-    def save(self, sink: str, commit: Commit, now: int) -> None:
-        """All of a commit. now: milliseconds since the epoch."""
+    def save(self, sink: str, commit: Commit, now: int, new: Iterable[Block] | None = None) -> None:
+        """All of a commit. now: milliseconds since the epoch. new: its dead letters, if they are compressed already."""
         self.save_cursor(sink, commit.cursor, commit.state)
-        for dead_letter in commit.dead_letters:
-            self.dead_letters.insert(dead_letter)
+        self.dead_letters.insert_blocks(blocks(commit.dead_letters) if new is None else new)
         self.dead_letters.delete(commit.redelivered)
         self.dead_letters.refuse_again(commit.refused_again, now)
 

@@ -1,17 +1,30 @@
 """The dead letters of a SQLite journal as commands see them, on a connection of their own."""
 
-from collections.abc import Collection, Iterable, Iterator
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
+from typing import TypeVar
 
 import apsw
 
-from btfeed.journal.base import ALL, DeadLetter, JournalUnavailable, Selection
+from btfeed.journal.base import ALL, DeadLetter, JournalUnavailable, Selection, Wants
 from btfeed.journal.sqlite.database import FILE, JournalDatabase
 from btfeed.journal.sqlite.dead_letter_table import DeadLetterTable, Value
+from btfeed.journal.sqlite.layout import LETTER_BYTES
+from btfeed.journal.sqlite.settings import TUNING
 
+T = TypeVar("T")
+
+CHANGED_AT_ONCE = 200
+"""Dead letters that are changed in one transaction: meanwhile the server can't append."""
+PAUSE = 0.02
+"""Seconds between two transactions at least."""
+PATIENT = replace(TUNING, lock_wait=60.0)
+"""A command waits for a server, however busy that is."""
 PIECE = 4 * 2**20
 """Bytes of bodies to read at a time: a read that lasts long keeps the server's write-ahead log growing."""
 
@@ -21,7 +34,7 @@ def open_dead_letters(directory: Path) -> Iterator["SqliteDeadLetters"]:
     """The dead letters of the journal in `directory`. Raises JournalUnavailable."""
     if not (directory / FILE).exists():
         raise JournalUnavailable(f"no journal in {directory}")
-    with _translated(directory), closing(JournalDatabase.open(directory, may_upgrade=False)) as database:
+    with _translated(directory), closing(JournalDatabase.open(directory, tuning=PATIENT, may_upgrade=False)) as database:
         yield SqliteDeadLetters(directory, database)
 
 
@@ -36,11 +49,14 @@ def _translated(directory: Path) -> Iterator[None]:
 class SqliteDeadLetters:
     """See btfeed.journal.base.DeadLetters."""
 
-    def __init__(self, directory: Path, database: JournalDatabase, piece: int = PIECE) -> None:
+    def __init__(
+        self, directory: Path, database: JournalDatabase, piece: int = PIECE, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
         self._directory = directory
         self._database = database
         self._table = database.dead_letters
         self._piece = piece
+        self._sleep = sleep
 
     def select(self, selection: Selection = ALL) -> Iterator[DeadLetter]:
         return chain.from_iterable(self._pieces(selection))
@@ -66,24 +82,36 @@ class SqliteDeadLetters:
         with _translated(self._directory):
             return self._table.count(where, *values)
 
-    def retry(self, selection: Selection, sinks: Collection[str]) -> int:
+    def retry(self, selection: Selection, sinks: Mapping[str, Wants]) -> int:
         marked = 0
         for piece in self._pieces(selection):
-            with _translated(self._directory), self._database.changing():
-                marked += sum(_mark(self._table, dead_letter, sinks) for dead_letter in piece)
+            for some in _groups(piece):
+                with self._changing():
+                    marked += _mark(self._table, some, sinks)
         return marked
 
     def delete(self, ids: Iterable[int]) -> None:
+        for some in _groups(ids):
+            with self._changing():
+                self._table.delete(some)
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """A short transaction, then a pause that is no shorter: a server that waits for its turn looks again and again, and
+        would find another transaction each time."""
+        began = time.monotonic()
         with _translated(self._directory), self._database.changing():
-            self._table.delete(ids)
+            yield
+        self._sleep(max(PAUSE, time.monotonic() - began))
 
 
 def _condition(selection: Selection) -> tuple[str, list[Value]]:
     """The SQL expression for a selection, and its values."""
     where = "1"
-    values: list[Value] = list(selection.ids)
-    if values:
-        where += f" AND id IN ({','.join('?' * len(values))})"
+    values: list[Value] = []
+    if selection.ids:
+        where += " AND id IN (SELECT value FROM json_each(?))"
+        values.append(json.dumps(list(selection.ids)))
     if selection.sink is not None:
         where += " AND sink = ?"
         values.append(selection.sink)
@@ -94,21 +122,28 @@ def _up_to(max_bytes: int, rows: Iterator[DeadLetter]) -> list[DeadLetter]:
     found: list[DeadLetter] = []
     for row in rows:
         found.append(row)
-        max_bytes -= len(row.body)
+        max_bytes -= len(row.body) + LETTER_BYTES
         if max_bytes <= 0:
             break
     return found
 
 
-def _mark(table: DeadLetterTable, dead_letter: DeadLetter, sinks: Collection[str]) -> bool:
-    """Mark one for retry, if it can be."""
-    if dead_letter.kind == "post" or dead_letter.sink in sinks:
-        table.mark("id = ?", dead_letter.id)
-        return True
-    if dead_letter.sink or not sinks or not dead_letter.deliverable:
-        return False
-    for sink in sinks:
-        table.insert(replace(dead_letter, sink=sink, id=0))
-        table.mark("event_id = ? AND sink = ?", dead_letter.event_id or "", sink)
-    table.delete([dead_letter.id])
-    return True
+def _groups(items: Iterable[T]) -> Iterator[list[T]]:
+    rest = iter(items)
+    while group := list(islice(rest, CHANGED_AT_ONCE)):
+        yield group
+
+
+def _mark(table: DeadLetterTable, dead_letters: Sequence[DeadLetter], sinks: Mapping[str, Wants]) -> int:
+    """Mark those that can be retried, and return how many. A record of no single sink becomes one of each that wants it."""
+    takers = {each.id: each.retried_by(sinks) for each in dead_letters}
+    split = [each for each in dead_letters if takers[each.id] and each.kind == "record" and not each.sink]
+    new = [replace(each, sink=sink, id=0) for each in split for sink in takers[each.id]]
+    table.insert(new)
+    for each in new:
+        table.mark("event_id = ? AND sink = ?", each.event_id or "", each.sink)
+    table.delete([each.id for each in split])
+    for each in dead_letters:
+        if takers[each.id]:
+            table.mark("id = ?", each.id)
+    return sum(map(bool, takers.values()))

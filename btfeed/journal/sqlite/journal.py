@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from btfeed.journal.base import Backlog, Commit, Cursor, DeadLetter, Entry, JournalUnavailable, Outlet
+from btfeed.journal.base import Backlog, Commit, Cursor, DeadLetter, Entry, JournalUnavailable, Kept, Outlet
 from btfeed.journal.sqlite.check import LOCK, cant_open, check_directory, in_use
+from btfeed.journal.sqlite.dead_letter_block import blocks
 from btfeed.journal.sqlite.post_log import PostLog
 from btfeed.journal.sqlite.recent import RecentPosts
 from btfeed.journal.sqlite.settings import TUNING, SqliteSettings, Tuning
@@ -44,9 +45,9 @@ class SqliteJournal:
         self._closed = asyncio.Event()
         self._lock: TextIO | None = None
 
-        def create_worker(report: Callable[[], None]) -> JournalWorker:
+        def create_worker(report: Callable[[], None], stopping: Callable[[], bool]) -> JournalWorker:
             post_log = PostLog(settings, starts, metrics, max_occurrences, recent, clock)
-            return JournalWorker(directory, post_log, metrics, vfs, tuning, clock, report)
+            return JournalWorker(directory, post_log, metrics, vfs, tuning, clock, report, stopping)
 
         self._thread = JournalThread(create_worker, tuning.tick)
 
@@ -90,6 +91,9 @@ class SqliteJournal:
     def outlet(self, sink: str) -> "SqliteOutlet":
         """The sink's only outlet."""
         return SqliteOutlet(sink, self._thread, self._recent)
+
+    async def kept(self) -> Sequence[Kept]:
+        return await self._thread.ask(lambda post_log: post_log.kept())
 
     async def close(self) -> None:
         await self._thread.stop()
@@ -135,7 +139,8 @@ class SqliteOutlet:
         await self._thread.wait(seq)
 
     async def commit(self, commit: Commit) -> None:
-        await self._thread.change(lambda post_log: post_log.save(self._sink, commit))
+        new = await asyncio.to_thread(lambda: list(blocks(commit.dead_letters))) if commit.dead_letters else []
+        await self._thread.change(lambda post_log: post_log.save(self._sink, commit, new))
 
     async def retries(self, limit: int) -> Sequence[DeadLetter]:
         return await self._thread.ask(lambda post_log: post_log.retries(self._sink, limit))

@@ -13,7 +13,7 @@ Invariants
 Methods belong to the journal's thread and raise apsw.Error; the worker handles it (btfeed/journal/sqlite/worker.py).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -21,8 +21,20 @@ from functools import partial
 import apsw
 import structlog
 
-from btfeed.journal.base import Backlog, Commit, Cursor, Damaged, DeadLetter, Entry, JournalFull, JournalUnavailable
+from btfeed.journal.base import (
+    Backlog,
+    Commit,
+    Cursor,
+    Damaged,
+    DeadLetter,
+    Entry,
+    JournalFull,
+    JournalUnavailable,
+    Kept,
+)
 from btfeed.journal.sqlite.database import JournalDatabase
+from btfeed.journal.sqlite.dead_letter_block import Block
+from btfeed.journal.sqlite.dead_letter_bound import DeadLetterBound
 from btfeed.journal.sqlite.dead_letter_table import WAITING
 from btfeed.journal.sqlite.layout import PAGE_SIZE, bytes_taken
 from btfeed.journal.sqlite.positions import Positions
@@ -33,6 +45,7 @@ from btfeed.posts import admission
 from btfeed.posts import post as posts
 from btfeed.posts.post import Post
 from btfeed.telemetry.metrics import Metrics
+from btfeed.telemetry.warnings import SummedWarnings
 from sinks.shared.clock import Clock
 
 log = structlog.get_logger()
@@ -68,7 +81,8 @@ class PostLog:
         self._clock = clock
         self._database: JournalDatabase | None = None
         self._when_durable: list[Callable[[], object]] = []
-        self._refused_bytes = 0  # upper bound on the bytes of rejected posts' bodies
+        self._warnings = SummedWarnings(clock)
+        self._bound = DeadLetterBound(settings, metrics, self._warnings)
         self._missing_room = 0  # bytes that the last refused post lacked
 
     @property
@@ -107,7 +121,6 @@ class PostLog:
         if lost:
             log.error("newest posts lost", posts=lost)
             self._metrics.journal_lost_posts.inc(lost)
-        self._refused_bytes = database.dead_letters.refused_bytes()
         self.release()
         self._recent.clear()
         self._database, self.positions = database, positions
@@ -117,6 +130,11 @@ class PostLog:
         if self._database:
             self._database.close()
             self._database = None
+
+    def close(self) -> None:
+        """Close the database, and log what is left to be logged."""
+        self.release()
+        self._warnings.close()
 
     @contextmanager
     def transaction(self) -> Iterator[JournalDatabase]:
@@ -163,17 +181,19 @@ class PostLog:
         return outcomes
 
     def add_dead_letter(self, dead_letter: DeadLetter) -> None:
-        self.database.dead_letters.insert(dead_letter)
-        self._bound_refused_posts([dead_letter])
+        self.database.dead_letters.insert([dead_letter])
+        self._bound_dead_letters()
 
-    def save(self, sink: str, commit: Commit) -> None:
-        """All of a commit. The cursor may have been moved ahead when posts were dropped; it does not go back."""
+    def save(self, sink: str, commit: Commit, new: Sequence[Block]) -> None:
+        """All of a commit, of which `new` are the dead letters. The cursor may have been moved ahead when posts were
+        dropped; it does not go back."""
         known = self.positions.cursors.get(sink)
         cursor = max(commit.cursor, known[0]) if known else commit.cursor
-        self.database.save(sink, replace(commit, cursor=cursor), self._now())
+        self.database.save(sink, replace(commit, cursor=cursor), self._now(), new)
         self.positions.cursors[sink] = (cursor, commit.state)
         self._when_durable.append(lambda: self._recent.drop_below(self._passed()))
-        self._bound_refused_posts(commit.dead_letters)
+        if new:
+            self._bound_dead_letters()
 
     # Outside a transaction
 
@@ -186,13 +206,17 @@ class PostLog:
 
     def retries(self, sink: str, limit: int) -> list[DeadLetter]:
         where = "retry AND kind = 'record' AND sink = ?"
-        return list(self.database.dead_letters.select(where, sink, limit=limit))
+        return [found for found in self.database.dead_letters.select(where, sink, limit=limit) if found.body]
 
     def destinations(self, sink: str) -> dict[str, int]:
         return self.database.dead_letters.destinations(sink)
 
     def waiting(self, sink: str, destination: str, limit: int) -> list[DeadLetter]:
-        return list(self.database.dead_letters.select(f"{WAITING} AND destination = ?", sink, destination, limit=limit))
+        rows = self.database.dead_letters.select(f"{WAITING} AND destination = ?", sink, destination, limit=limit)
+        return [found for found in rows if found.body]
+
+    def kept(self) -> list[Kept]:
+        return self.database.dead_letters.kept()
 
     def backlog(self, sink: str) -> Backlog:
         seq = self.positions.cursors[sink][0].seq
@@ -228,7 +252,7 @@ class PostLog:
     # Room
 
     def _room(self) -> int:
-        return self._settings.max_size - self.database.used_bytes()
+        return self._settings.max_size - max(0, self.database.used_bytes() - self.database.dead_letters.nbytes())
 
     def _make_room(self, needed: int) -> int:
         """Drop what may be dropped until `needed` bytes are free; returns how many are."""
@@ -271,13 +295,8 @@ class PostLog:
         log.error("journal full, undelivered posts dropped", sink=sink, posts=posts)
         self._metrics.journal_dropped_posts.labels(sink=sink).inc(posts)
 
-    def _bound_refused_posts(self, dead_letters: Iterable[DeadLetter]) -> None:
-        """Evict rejected posts beyond their limit: an eighth more than necessary, since each time reads all their sizes."""
-        self._refused_bytes += sum(len(dead_letter.body) for dead_letter in dead_letters if dead_letter.kind == "post")
-        if self._refused_bytes > self._settings.refused_posts:
-            evicted = self.database.dead_letters.evict_refused_posts(self._settings.refused_posts * 7 // 8)
-            self._refused_bytes = self.database.dead_letters.refused_bytes()
-            self._when_durable.append(partial(self._metrics.dead_letters_evicted.inc, evicted))
+    def _bound_dead_letters(self) -> None:
+        self._when_durable.append(partial(self._bound.report, self._bound.apply(self.database.dead_letters)))
 
     # Maintenance
 
@@ -293,13 +312,16 @@ class PostLog:
             oldest = self._now() - round(self._settings.retention * 1000)
             dropped = self._drop(self._passed(), oldest, EXPIRED_POSTS)
             self._retry_posts()
+            self._bound_dead_letters()
             if self._missing_room:
                 self._drop_delivered(self._missing_room)
                 if self._room() >= self._missing_room:
                     self._missing_room = 0
-        self._metrics.journal_bytes.set(database.used_bytes())
+        self._metrics.journal_bytes.set(self._settings.max_size - self._room())
         self._metrics.journal_posts.set(self.positions.count(0))
-        return len(dropped) == EXPIRED_POSTS
+        self._metrics.dead_letter_bytes.set(database.dead_letters.nbytes())
+        self._warnings.flush()
+        return len(dropped) == EXPIRED_POSTS or self._bound.exceeded(database.dead_letters)
 
     def _retry_posts(self) -> None:
         """Append rejected posts that an operator marked for retry, if they are valid now."""

@@ -22,7 +22,7 @@ import apsw
 
 from btfeed.journal.base import Cursor, Damaged, DeadLetter, Entry
 from btfeed.journal.sqlite.database import FILE, JournalDatabase
-from btfeed.journal.sqlite.layout import PAGE_SIZE, check_header, check_schema
+from btfeed.journal.sqlite.layout import PAGE_SIZE, check_header, check_schema, first_page
 
 T = TypeVar("T")
 
@@ -104,6 +104,8 @@ def _damaged(directory: Path, vfs: str | None) -> Iterator[JournalDatabase]:
             with closing(JournalDatabase.open_damaged(path, vfs)) as old:
                 check_schema(old.db)
         except apsw.Error:
+            with closing(JournalDatabase.open_damaged(path, patched.name)) as old:
+                patched.page = first_page(patched.page, old.db)
             vfs = patched.name
         with closing(JournalDatabase.open_damaged(path, vfs)) as old:
             yield old
@@ -119,11 +121,11 @@ class _FirstPage(apsw.VFS):
     def __init__(self, base: str, page: bytes) -> None:
         super().__init__(self.name, base)
         self._base = base
-        self._page = page[:28] + bytes(4) + page[32:]  # without the file size, so that SQLite uses the real one
+        self.page = page[:28] + bytes(4) + page[32:]  # without the file size, so that SQLite uses the real one
 
     def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:  # noqa: N802 - SQLite's name
         if flags[0] & apsw.SQLITE_OPEN_MAIN_DB:
-            return _FirstPageFile(self._base, name, flags, self._page)
+            return _FirstPageFile(self._base, name, flags, self.page)
         return apsw.VFSFile(self._base, name, flags)
 
 
@@ -174,13 +176,24 @@ def _copy_sinks(old: JournalDatabase, new: JournalDatabase) -> None:
 
 def _copy_dead_letters(old: JournalDatabase, new: JournalDatabase) -> None:
     table = old.dead_letters
-    marked: set[int] = _known(lambda: {dead_letter.id for dead_letter in table.select("retry")}, set())
+    marked: set[int] = _known(table.marked, set())
 
     def read(number: int) -> Iterator[DeadLetter]:
         return table.select("id >= ?", number)
 
+    piece: list[DeadLetter] = []
+    size = last = 0
     for dead_letter in _readable(read, lambda dead_letter: dead_letter.id, 1, _known(table.last_id, 0) + 1):
-        new.dead_letters.insert(dead_letter, retry=dead_letter.id in marked)
+        if dead_letter.id > last:  # a damaged page may lead to the same rows again
+            last = dead_letter.id
+            piece.append(dead_letter)
+            size += len(dead_letter.body)
+        if size > _BATCH_BYTES:
+            new.dead_letters.insert(piece, marked)
+            new.commit()
+            new.begin()
+            piece, size = [], 0
+    new.dead_letters.insert(piece, marked)
 
 
 @dataclass(slots=True)
@@ -252,8 +265,7 @@ def _account_for_the_rest(new: JournalDatabase, found: Recovered, numbers: _Numb
     numbers.first = numbers.first or numbers.next
     missing = max(0, numbers.count() - found.posts)
     dead_letters = doubtful.dead_letters(new, numbers)[:missing]
-    for dead_letter in dead_letters:
-        new.dead_letters.insert(dead_letter)
+    new.dead_letters.insert(dead_letters)
     found.damaged_posts = len(dead_letters)
     found.lost_posts = missing - len(dead_letters)
     new.save_first_seq(numbers.first)
@@ -298,4 +310,6 @@ class _DoubtfulRows:
 
 def damaged_post(row: Damaged) -> DeadLetter:
     """The dead letter for a damaged row."""
-    return DeadLetter("post", "", f"damaged in the journal (post {row.seq or '?'})", row.received, row.body)
+    return DeadLetter(
+        "post", "", f"damaged in the journal (post {row.seq or '?'})", row.received, row.body, cause="damaged"
+    )

@@ -13,10 +13,11 @@ class SqliteSettings(Settings):
 
     type           the backend; "sqlite" is the only one so far
     directory      where the file is; created if necessary
-    max_size       how much it may hold, at least 1MiB; freed space is reused, but the file does not shrink
+    max_size       how much posts may take, at least 1MiB; freed space is reused, but the file does not shrink
     when_full      "refuse": answer 503 and keep what was taken; "drop-oldest": drop the oldest posts, counted per sink
     retention      how long delivered posts are kept, for `btfeed replay`
-    refused_posts  how many bytes of rejected posts to keep as dead letters; the oldest are dropped first
+    dead_letters   how much dead letters may take besides `max_size`; beyond it the oldest are deleted
+    refused_posts  how much of that rejected posts may take; beyond it the oldest of them are deleted
     """
 
     type: Literal["sqlite"] = "sqlite"
@@ -24,6 +25,7 @@ class SqliteSettings(Settings):
     max_size: Annotated[Size, Field(ge=2**20)] = 10 * 2**30
     when_full: Literal["refuse", "drop-oldest"] = "refuse"
     retention: Seconds = 24 * 3600.0
+    dead_letters: Size = 2**30
     refused_posts: Size = 64 * 2**20
 
 
@@ -35,6 +37,7 @@ class Tuning:
     checkpoint_pages  pages in the write-ahead log before they are moved to the file: 4 MiB. Larger checkpoints made the
                       slowest commit in a hundred 4 times slower
     log_limit         bytes that the write-ahead log may keep between checkpoints
+    lock_wait         seconds to wait at a time while another process is writing
     tick              seconds between rounds of maintenance, and between attempts to recover from a disk error
     unreadable        seconds after which a part of the file that can't be read counts as damaged; also the shortest time
                       between two recoveries
@@ -43,6 +46,7 @@ class Tuning:
     recent_bytes: int = 64 * 2**20
     checkpoint_pages: int = 256
     log_limit: int = 64 * 2**20
+    lock_wait: float = 5.0
     tick: float = 0.5
     unreadable: float = 60.0
 

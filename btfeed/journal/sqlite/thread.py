@@ -37,12 +37,13 @@ class _Job:
 class JournalThread:
     """Runs a worker on a thread of its own. `snapshot` is the journal's state as of the last outcome.
 
-    create: makes the worker; its argument is what the worker calls to report at once that it is broken.
+    create: makes the worker; its arguments are what the worker calls to report its state at once, and to ask whether the
+    journal is to close.
     """
 
-    def __init__(self, create: Callable[[Callable[[], None]], JournalWorker], tick: float) -> None:
+    def __init__(self, create: Callable[[Callable[[], None], Callable[[], bool]], JournalWorker], tick: float) -> None:
         self.snapshot: Snapshot = EMPTY
-        self._worker = create(self._publish)
+        self._worker = create(self._publish, lambda: self._stopping)
         self._tick = tick
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)

@@ -4,6 +4,7 @@
 - If the disk refuses a write (full, I/O error, read-only), the transaction fails, and so do the next ones, at once, until a
   probe of log and file succeeds. Each tick probes, first on the same connection, where SQLite repeats everything that a
   failed fsync may have dropped, then on a new one. Reads continue, so that sinks are not held up.
+- While another process is writing, jobs wait: that is no failure of the disk, whatever SQLite calls it.
 - If the file is damaged, or part of it has been unreadable for `Tuning.unreadable` seconds, everything readable is moved to
   a new file and the old one is kept (btfeed/journal/sqlite/recovery.py). A damaged file never prevents a start.
 - A write-ahead log found at start is rewritten before it is trusted, since an fsync may have failed before.
@@ -18,7 +19,7 @@ import apsw
 import structlog
 
 from btfeed.journal.base import JournalError, JournalUnavailable
-from btfeed.journal.sqlite.database import DAMAGE, JournalDatabase
+from btfeed.journal.sqlite.database import DAMAGE, LOCKED, JournalDatabase
 from btfeed.journal.sqlite.positions import Snapshot
 from btfeed.journal.sqlite.post_log import PostLog
 from btfeed.journal.sqlite.recovery import finish, recover
@@ -33,11 +34,15 @@ T = TypeVar("T")
 Work = Post | Callable[[PostLog], Any]
 """A post to append, or something else to do in the transaction."""
 
+_LOCKED = "the journal's file is locked by another process"
+_LOCKED_PAUSE = 0.01
+"""Seconds before a job is tried again. SQLite itself has usually waited for Tuning.lock_wait."""
 _READ_ERRORS = (apsw.SQLITE_IOERR_READ, apsw.SQLITE_IOERR_SHORT_READ, apsw.SQLITE_IOERR_CORRUPTFS)
 
 
 class JournalWorker:
-    """`report` is called as soon as the journal breaks: what follows may take long."""
+    """`report` is called as soon as the journal breaks or has to wait: what follows may take long. `stopping` says whether
+    the journal is to close, and jobs are not to wait any longer."""
 
     def __init__(
         self,
@@ -48,6 +53,7 @@ class JournalWorker:
         tuning: Tuning,
         clock: Clock,
         report: Callable[[], object],
+        stopping: Callable[[], bool],
     ) -> None:
         self._post_log = post_log
         self._directory = directory
@@ -56,13 +62,15 @@ class JournalWorker:
         self._tuning = tuning
         self._clock = clock
         self._report = report
+        self._stopping = stopping
         self._broken: str | None = None  # why nothing can be written
+        self._locked: str | None = None  # why jobs are waiting
         self._read_errors = (-tuning.unreadable, -tuning.unreadable)  # when they began, and when the last was seen
         self._next_recovery = float("-inf")
 
     def snapshot(self) -> Snapshot:
         positions = self._post_log.positions
-        refusing = self._broken or ("the journal is full" if self._post_log.is_full else None)
+        refusing = self._broken or self._locked or ("the journal is full" if self._post_log.is_full else None)
         return Snapshot(positions.last + 1, positions.first, dict(positions.cursors), self._broken, refusing)
 
     def open(self) -> None:
@@ -74,7 +82,7 @@ class JournalWorker:
             self._recover(error)
 
     def close(self) -> None:
-        self._post_log.release()
+        self._post_log.close()
 
     def write(self, works: Sequence[Work]) -> list[Any]:
         """Do all of `works` in one transaction. Returns what each returned, or a JournalError."""
@@ -82,7 +90,7 @@ class JournalWorker:
         try:
             if self._broken:
                 raise JournalUnavailable(self._broken)
-            return self._recovering(lambda: self._commit_group(works))
+            return self._when_unlocked(lambda: self._recovering(lambda: self._commit_group(works)))
         except JournalError as error:
             failure = error
         except apsw.Error as error:
@@ -97,6 +105,8 @@ class JournalWorker:
             return self._recovering(lambda: question(self._post_log))
         except JournalError as error:
             return error
+        except LOCKED as error:
+            return JournalUnavailable(f"{_LOCKED}: {error}")
         except apsw.Error as error:
             self._metrics.journal_errors.inc()
             return JournalUnavailable(f"the journal can't be read: {error}")
@@ -109,6 +119,8 @@ class JournalWorker:
             if self._broken:
                 self._heal()
             return self._recovering(self._post_log.maintain)
+        except LOCKED:
+            return False  # the next tick tries again
         except (apsw.Error, OSError) as error:
             if not self._broken:
                 self._fail(error)
@@ -125,6 +137,28 @@ class JournalWorker:
         self._metrics.journal_commit_seconds.observe(seconds)
         log.debug("commit done", jobs=len(works), seconds=seconds)
         return outcomes
+
+    # Another process
+
+    def _when_unlocked(self, action: Callable[[], T]) -> T:
+        """What `action` returns, once no other process keeps the file locked."""
+        try:
+            while True:
+                try:
+                    return action()
+                except LOCKED as error:
+                    self._wait_for_lock(error)
+        finally:
+            self._locked = None
+
+    def _wait_for_lock(self, error: apsw.Error) -> None:
+        if self._stopping():
+            raise JournalUnavailable(f"{_LOCKED}: {error}") from None
+        if not self._locked:
+            log.warning("journal locked by another process, waiting", error=str(error))
+            self._locked = _LOCKED
+            self._report()
+        time.sleep(_LOCKED_PAUSE)
 
     # A failing disk
 

@@ -1,16 +1,21 @@
 """The statements on the journal's tables."""
 
+import random
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import apsw
 import pytest
 
-from btfeed.journal.base import Commit, Cursor, Damaged, DeadLetter, Entry
+from btfeed.journal.base import ALL, Commit, Cursor, Damaged, DeadLetter, Entry, Selection
 from btfeed.journal.sqlite.database import FILE, JournalDatabase
-from btfeed.journal.sqlite.dead_letters import SqliteDeadLetters
+from btfeed.journal.sqlite.dead_letter_table import Group
+from btfeed.journal.sqlite.dead_letters import CHANGED_AT_ONCE, PAUSE, SqliteDeadLetters
 from btfeed.journal.sqlite.layout import APPLICATION, PAGE_SIZE, VERSION
-from tests.journal.journals import EVERYTHING, dead_letter, entries, post
+from tests.journal.journals import EVERYTHING, dead_letter, entries, post, wanting
 
 
 @pytest.fixture
@@ -144,18 +149,93 @@ def test_a_commit_is_saved(database: JournalDatabase) -> None:
     assert database.cursors() == {"a": (Cursor(3), "state")}
 
 
-def test_the_oldest_rejected_posts_are_evicted(database: JournalDatabase) -> None:
-    """Beyond the limit, the oldest rejected posts are deleted, and no records."""
-    database.dead_letters.insert(dead_letter(1))
-    for number in range(5):
-        database.dead_letters.insert(DeadLetter("post", "", "malformed", number, bytes(100)))
-    assert database.dead_letters.refused_bytes() == 500
-    assert database.dead_letters.evict_refused_posts(250) == 3
-    assert [(found.kind, found.time) for found in database.dead_letters.select()] == [
-        ("record", 1),
-        ("post", 3),
-        ("post", 4),
+def _refused_posts(number: int) -> list[DeadLetter]:
+    return [DeadLetter("post", "", "malformed", time, bytes(100)) for time in range(number)]
+
+
+def test_the_oldest_dead_letters_are_evicted(database: JournalDatabase) -> None:
+    """Of all or of one kind, beyond a limit in bytes, and up to a number of them."""
+    table = database.dead_letters
+    table.insert([dead_letter(1), *_refused_posts(5), dead_letter(2)])
+    one = table.nbytes("post") // 5
+    table.evict("post", 5 * one // 2, 100)
+    assert [(found.kind, found.time) for found in table.select("kind = 'post'")] == [("post", 3), ("post", 4)]
+    assert table.count("kind = 'record'") == 2
+    table.evict(None, 0, 2)
+    assert [found.event_id for found in table.select()] == [None, "id-2"]
+    table.evict(None, 0, 100)
+    assert (list(table.select()), table.nbytes(), table.totals()) == ([], 0, {})
+
+
+def _letters(number: int, tag: str = "") -> list[DeadLetter]:
+    """Records as they are, of about a kilobyte, much of it equal."""
+    rng = random.Random(number)
+    filler = b'"appmon.dimension.step":"Product page",' * 20
+    return [
+        replace(
+            dead_letter(each),
+            event_id=f"{rng.randbytes(12).hex()}{tag}-{each}",
+            body=b'{"timestamp":"2013-01-16T10:05:57.840Z",%s"n":%d}' % (filler, rng.randrange(10**9)),
+        )
+        for each in range(number)
     ]
+
+
+@pytest.mark.parametrize("size", [1, 50, 5_000], ids="{} at a time".format)
+def test_the_bytes_of_dead_letters_are_not_underestimated(database: JournalDatabase, size: int) -> None:
+    """They are subtracted from what the file holds to find the room for posts: too few would take room from posts. They are
+    at most a few times as many, and small compared to the bodies."""
+    before = database.used_bytes()
+    database.begin()
+    letters = _letters(5_000)
+    for start in range(0, len(letters), size):
+        database.dead_letters.insert(letters[start : start + size])
+    database.commit()
+    taken, bodies = database.used_bytes() - before, sum(len(each.body) for each in letters)
+    assert taken <= database.dead_letters.nbytes() <= 4 * taken
+    if size > 1:
+        assert taken < bodies / 2
+
+
+def test_the_bytes_of_a_few_thousand_changes_are_still_right(database: JournalDatabase) -> None:
+    """After letters were deleted, refused again and evicted at random, totals are what is there, and blocks are gone with
+    their last letter."""
+    rng = random.Random(1)
+    table = database.dead_letters
+    for turn in range(30):
+        table.insert([*_letters(rng.randrange(1, 80), f"-{turn}"), *_refused_posts(rng.randrange(3))])
+        ids = [found.id for found in table.select()]
+        table.delete(rng.sample(ids, len(ids) // 2))
+        table.refuse_again({rng.choice(ids): "still, and for quite another reason"}, 5)
+    counted = {group: total.letters for group, total in table.totals().items()}
+    blocks = {row[0] for row in database.db.execute("SELECT block FROM dead_letters WHERE block")}
+    assert blocks == {row[0] for row in database.db.execute("SELECT id FROM dead_letter_blocks")}
+    assert counted.pop(Group("block", "", "")) == len(blocks)
+    assert counted == Counter(Group(found.kind, found.sink, found.cause) for found in table.select())
+    table.delete(found.id for found in list(table.select()))
+    assert (table.nbytes(), table.totals()) == (0, {})
+
+
+def test_a_damaged_block_costs_the_letters_in_it(database: JournalDatabase) -> None:
+    """They are read without body and reason; the others are as they were."""
+    table = database.dead_letters
+    table.insert([dead_letter(1), dead_letter(2)])
+    table.insert([dead_letter(3)])
+    content = database.db.execute("SELECT content FROM dead_letter_blocks WHERE id = 1").get
+    for damaged in (content[:-1], content[:10] + b"x" + content[11:], b"", 7, "text"):
+        database.db.execute("UPDATE dead_letter_blocks SET content = ? WHERE id = 1", (damaged,))
+        found = list(table.select())
+        assert [(each.event_id, each.reason, each.body) for each in found[:2]] == [
+            ("id-1", "damaged in the journal", b""), ("id-2", "damaged in the journal", b"")
+        ]  # fmt: skip
+        assert replace(found[2], id=0) == dead_letter(3)
+
+
+def test_reasons_that_are_no_text_are_kept(database: JournalDatabase) -> None:
+    """A far end's JSON may have half a surrogate pair, which no file can hold."""
+    database.save("a", Commit(Cursor(2), None, [dead_letter(1, reason="bad \ud800")]), now=1)
+    database.save("a", Commit(Cursor(2), None, refused_again={1: "worse \ud800"}), now=1)
+    assert [found.reason for found in database.dead_letters.select()] == ["worse ?"]
 
 
 def test_a_log_is_rewritten_as_it_is(tmp_path: Path, database: JournalDatabase) -> None:
@@ -172,13 +252,43 @@ def test_a_log_is_rewritten_as_it_is(tmp_path: Path, database: JournalDatabase) 
 
 def test_dead_letters_are_read_in_pieces(tmp_path: Path, database: JournalDatabase) -> None:
     """Between two pieces, no read is left open that would keep the server's log from being emptied."""
-    for number in range(5):
-        database.dead_letters.insert(DeadLetter("post", "", "malformed", number, bytes(100)))
+    database.dead_letters.insert(_refused_posts(5))
     other = JournalDatabase.open(tmp_path)
-    selected = SqliteDeadLetters(tmp_path, other, piece=150).select()
+    selected = SqliteDeadLetters(tmp_path, other, piece=500).select()
     found = [next(selected).time]
     database.checkpoint()
     assert (tmp_path / f"{FILE}-wal").stat().st_size == 0
     found += [each.time for each in selected]
     assert found == [0, 1, 2, 3, 4]
     other.close()
+
+
+def test_a_server_gets_its_turn_between_changes(tmp_path: Path, database: JournalDatabase) -> None:
+    """Marking or deleting thousands is done in short transactions, with pauses in which another connection can write."""
+    database.dead_letters.insert(_letters(1_000))
+    server = JournalDatabase.open(tmp_path)
+    server.db.set_busy_timeout(0)
+    done: list[int] = []
+
+    def pause(seconds: float) -> None:
+        assert seconds >= PAUSE
+        server.save_cursor("a", Cursor(len(done)), None)
+        done.append(server.dead_letters.count("NOT retry"))
+
+    letters = SqliteDeadLetters(tmp_path, database, sleep=pause)
+    assert letters.retry(ALL, wanting("a")) == 1_000
+    steps = [before - after for before, after in pairwise([1_000, *done])]
+    assert max(steps) <= CHANGED_AT_ONCE
+    assert sum(steps) == 1_000
+    done.clear()
+    letters.delete([found.id for found in letters.select()])
+    assert len(done) >= 1_000 / CHANGED_AT_ONCE
+    assert letters.count() == 0
+    server.close()
+
+
+def test_thousands_of_ids_can_be_selected(tmp_path: Path, database: JournalDatabase) -> None:
+    """More than a statement of SQLite has parameters."""
+    database.dead_letters.insert([dead_letter(1)])
+    selection = Selection(None, range(1, 100_000))
+    assert SqliteDeadLetters(tmp_path, database).count(selection) == 1

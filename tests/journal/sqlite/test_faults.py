@@ -1,7 +1,8 @@
 """The journal on a failing disk: it acknowledges only what is durable, makes no post wait, and recovers by itself."""
 
 import asyncio
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from btfeed.journal.sqlite.database import FILE, JournalDatabase
 from btfeed.journal.sqlite.layout import PAGE_SIZE
 from btfeed.journal.sqlite.post_log import PostLog
 from btfeed.journal.sqlite.settings import Tuning
+from btfeed.journal.sqlite.worker import JournalWorker
 from tests.journal import journals
 from tests.journal.journals import EVERYTHING, Journal, dead_letter, entries, fill, post, seeded
 from tests.journal.sqlite.faulty_disk import FaultyDisk
@@ -93,6 +95,65 @@ async def test_reading_goes_on_while_the_disk_fails(tmp_path: Path, disk: Faulty
         await _healed(opened)
         await opened.outlet("a").commit(commit)
         assert await opened.outlet("a").cursor() == (Cursor(4), "state")
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Another process is writing for long."""
+    with closing(apsw.Connection(str(directory / FILE))) as other:
+        other.set_busy_timeout(5_000)
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+
+
+IMPATIENT = Tuning(tick=0.05, lock_wait=0.01)
+
+
+async def test_posts_wait_while_another_process_is_writing(tmp_path: Path) -> None:
+    """However long: that is no failure of the disk. They are durable once it has finished; until then the journal is not
+    ready."""
+    async with journal(tmp_path, tuning=IMPATIENT) as opened:
+        taken = await fill(opened, range(5))
+        with _locked(tmp_path):
+            pending = [asyncio.create_task(opened.append(post(number))) for number in range(5, 10)]
+            committed = asyncio.create_task(opened.outlet("a").commit(Commit(Cursor(3), "state", [dead_letter(1)])))
+            await until_async(lambda: "locked by another process" in (opened.refusing or ""), "waiting")
+            assert not any(task.done() for task in pending)
+        async with asyncio.timeout(DEADLINE):
+            await asyncio.gather(committed, *pending)
+        assert await opened.bodies() == taken + [post(number).body for number in range(5, 10)]
+        await _healed(opened)
+        assert opened.count("journal_errors") == 0
+
+
+async def test_maintenance_waits_while_another_process_is_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many rounds of it can't do anything, and nothing is said to be broken."""
+    rounds: list[bool] = []
+    tick = JournalWorker.tick
+
+    def counted(worker: JournalWorker) -> bool:
+        rounds.append(tick(worker))
+        return rounds[-1]
+
+    async with journal(tmp_path, tuning=IMPATIENT) as opened:
+        with _locked(tmp_path):
+            monkeypatch.setattr(JournalWorker, "tick", counted)
+            await until_async(lambda: len(rounds) > 5, "rounds of maintenance")
+            assert (opened.refusing, opened.count("journal_errors")) == (None, 0)
+        await opened.append(post(1))
+
+
+async def test_a_journal_closes_while_another_process_is_writing(tmp_path: Path) -> None:
+    """What waits is refused: it was never acknowledged."""
+    async with journal(tmp_path, tuning=IMPATIENT) as opened:
+        with _locked(tmp_path):
+            pending = asyncio.create_task(opened.append(post(1)))
+            await until_async(lambda: opened.refusing, "waiting")
+            async with asyncio.timeout(DEADLINE):
+                await opened.close()
+            with pytest.raises(JournalUnavailable, match="locked by another process"):
+                await pending
 
 
 async def test_closing_on_a_failing_disk(tmp_path: Path, disk: FaultyDisk, fault: tuple[str, int]) -> None:

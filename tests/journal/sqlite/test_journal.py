@@ -1,6 +1,7 @@
 """What the SQLite journal promises beside the contract: durability, group commits, retention, and room."""
 
 import asyncio
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from btfeed.journal.base import Commit, Cursor, Damaged, DeadLetter, Entry, JournalFull, JournalUnavailable
 from btfeed.journal.sqlite.database import FILE, JournalDatabase
@@ -105,7 +107,7 @@ async def test_a_commit_that_fails_saves_nothing(tmp_path: Path) -> None:
     """If one part of a commit can't be saved, no part of it is."""
     async with journal(tmp_path) as opened:
         await fill(opened, range(3))
-        broken = replace(dead_letter(2), reason=object())  # type: ignore[arg-type]  # what SQLite can't take
+        broken = replace(dead_letter(2), tries=object())  # type: ignore[arg-type]  # what SQLite can't take
         with pytest.raises(JournalUnavailable):
             await opened.outlet("a").commit(Commit(Cursor(3), "state", [dead_letter(1), broken]))
         assert await opened.outlet("a").cursor() == (Cursor(1), None)
@@ -193,18 +195,62 @@ async def test_a_journal_that_cannot_be_opened_releases_its_directory(tmp_path: 
 
 async def test_rejected_posts_are_bounded(tmp_path: Path) -> None:
     """Beyond their limit, the oldest rejected posts are dropped and counted. Records stay."""
-    async with journal(tmp_path, refused_posts="10kB") as opened:
+    async with journal(tmp_path, refused_posts="20kB") as opened:
         await opened.outlet("a").commit(Commit(Cursor(1), None, [dead_letter(1)]))
         for number in range(50):
-            await opened.add_dead_letter(DeadLetter("post", "", "malformed", number, post(number, 1_000).body))
+            await opened.add_dead_letter(
+                DeadLetter("post", "", "malformed", number, post(number, 1_000).body, cause="malformed")
+            )
         kept = dead_letters(tmp_path, "kind = 'post'")
-        assert 5 <= len(kept) <= 10
+        assert 8 <= len(kept) <= 14
         assert [found.time for found in kept] == list(range(50 - len(kept), 50))
-        assert opened.count("dead_letters_evicted") == 50 - len(kept)
+        assert opened.count("dead_letters_evicted", reason="malformed") == 50 - len(kept)
         assert len(dead_letters(tmp_path, "kind = 'record'")) == 1
 
 
+async def test_dead_letters_are_bounded(tmp_path: Path) -> None:
+    """Beyond their bound the oldest are deleted, counted by sink and reason, and logged once with a sum. At a start with a
+    smaller bound, too."""
+
+    def letters(first: int) -> list[DeadLetter]:
+        return [replace(dead_letter(number), cause="expired") for number in range(first, first + 20)]
+
+    with capture_logs() as logged:
+        async with journal(tmp_path, dead_letters="100kB") as opened:
+            for first in range(0, 1_000, 20):
+                await opened.outlet("a").commit(Commit(Cursor(1), None, letters(first)))
+            await opened.add_dead_letter(DeadLetter("post", "", "malformed", 5, b"body", cause="malformed"))
+            kept = dead_letters(tmp_path)
+            assert 100 < len(kept) < 300
+            assert [found.event_id for found in kept[:-1]] == [f"id-{number}" for number in range(1_001 - len(kept), 1_000)]
+            evicted = opened.count("dead_letters_evicted", sink="a", reason="expired")
+            assert evicted == opened.count("dead_letters_evicted") == 1_001 - len(kept)
+    lines = [line for line in logged if line["event"] == "dead letters full, oldest deleted"]
+    assert [(line["log_level"], line["sink"], line["reason"]) for line in lines] == [("warning", "a", "expired")] * 2
+    assert sum(line["count"] for line in lines) == evicted
+    async with journal(tmp_path, dead_letters="0B") as opened:
+        await until_async(lambda: opened.count("dead_letters_evicted") == len(kept), "all deleted")
+        assert await opened.kept() == []
+    assert dead_letters(tmp_path) == []
+
+
 # Room
+
+
+@pytest.mark.parametrize("when_full", ["refuse", "drop-oldest"])
+async def test_dead_letters_take_no_room_from_posts(tmp_path: Path, when_full: str) -> None:
+    """A journal that holds many times its max_size of dead letters takes as many posts as an empty one, and drops none."""
+    rng = random.Random(1)
+    async with journal(tmp_path, ("a", "b"), max_size="1MiB", dead_letters="100MiB", when_full=when_full) as opened:
+        for first in range(0, 2_000, 100):
+            bodies = [b'{"n":"%s"}' % rng.randbytes(2_000).hex().encode() for _ in range(100)]
+            new = [replace(dead_letter(first + place), body=body) for place, body in enumerate(bodies)]
+            await opened.outlet("a").commit(Commit(Cursor(1), None, new))
+        assert (tmp_path / FILE).stat().st_size > 2.5 * 2**20
+        taken = await fill(opened, range(40), 20_000)
+        assert await opened.bodies() == taken
+        assert opened.count("journal_dropped_posts") == opened.count("dead_letters_evicted") == 0
+        await until_async(lambda: opened.refusing is None, "still taking posts")
 
 
 async def test_a_full_journal_refuses_until_there_is_room(tmp_path: Path) -> None:

@@ -5,16 +5,17 @@ import random
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import apsw
 import pytest
 
-from btfeed.journal.base import Commit, Cursor, JournalUnavailable, Selection
+from btfeed.journal.base import Commit, Cursor, DeadLetter, JournalUnavailable, Selection
 from btfeed.journal.sqlite.database import FILE, JournalDatabase
 from btfeed.journal.sqlite.dead_letters import open_dead_letters
 from btfeed.journal.sqlite.layout import PAGE_SIZE, VERSION
-from tests.journal.journals import Journal, dead_letter, dead_letters, fill, journal, post, seeded
+from tests.journal.journals import Journal, dead_letter, dead_letters, fill, journal, post, seeded, wanting
 from tests.journal.sqlite.faulty_disk import FaultyDisk
 from tests.support.harness import DEADLINE, until_async
 
@@ -255,13 +256,35 @@ async def test_cursors_and_dead_letters_are_recovered(tmp_path: Path) -> None:
     home = tmp_path / "journal"
     await _written(home)
     with open_dead_letters(home) as kept:
-        kept.retry(Selection("a", [2]), ["a"])
+        kept.retry(Selection("a", [2]), wanting("a"))
     _garbage(home / FILE, 0, PAGE_SIZE)
     async with journal(home, {"a": "latest", "b": "oldest"}) as opened:
         assert await opened.outlet("a").cursor() == (Cursor(150, 3), "half-way")
         assert await opened.outlet("b").cursor() == (Cursor(301), "at the end")
         assert [found.id for found in await opened.outlet("a").retries(10)] == [2]
         assert [found.body for found in dead_letters(home)] == [dead_letter(1).body, dead_letter(2).body]
+
+
+async def test_recovered_dead_letters_are_deleted_one_by_one(tmp_path: Path) -> None:
+    """What they are stored with is there until the last of them is gone, whatever they wait for."""
+    home = tmp_path / "journal"
+    async with journal(home) as opened:
+        for first in range(0, 40, 4):
+            kept = [
+                replace(dead_letter(first + place), destination=f"topic {place % 2}" * (place > 1)) for place in range(4)
+            ]
+            await opened.outlet("a").commit(Commit(Cursor(1), None, kept))
+        await opened.add_dead_letter(DeadLetter("post", "", "malformed", 1, b"body"))
+    _garbage(home / FILE, 0, PAGE_SIZE)
+    async with journal(home) as opened:
+        assert opened.count("journal_errors") == 1
+    before = dead_letters(home)
+    assert len(before) == 41
+    random.Random(1).shuffle(before)
+    while before:
+        with open_dead_letters(home) as kept_letters:
+            kept_letters.delete([before.pop().id, before.pop().id] if len(before) > 1 else [before.pop().id])
+        assert dead_letters(home) == sorted(before, key=lambda each: each.id)
 
 
 async def test_a_sink_that_lost_its_cursor_starts_with_the_oldest(tmp_path: Path) -> None:
@@ -280,10 +303,14 @@ async def test_dead_letters_with_broken_text_can_be_read(tmp_path: Path) -> None
     async with journal(tmp_path) as opened:
         await opened.outlet("a").commit(Commit(Cursor(1), None, [dead_letter(1)]))
         database = JournalDatabase.open(tmp_path)
-        database.db.execute("UPDATE dead_letters SET retry = 1, key = CAST(x'ff41' AS TEXT), \"transaction\" = '[1'")
+        database.db.execute("UPDATE dead_letters SET retry = 1, event_id = CAST(x'ff41' AS TEXT)")
+        kept = "block = 0, body = x'7b7d', key = CAST(x'ff41' AS TEXT), \"transaction\" = '[1'"
+        (found,) = await opened.outlet("a").retries(1)
+        assert (found.event_id, found.key) == ("\ufffdA", "key")
+        database.db.execute(f"UPDATE dead_letters SET {kept}")  # as an earlier version did
         database.close()
         (found,) = await opened.outlet("a").retries(1)
-        assert (found.key, found.transaction) == ("\ufffdA", None)
+        assert (found.event_id, found.key, found.transaction) == ("\ufffdA", "\ufffdA", None)
 
 
 @pytest.mark.parametrize("step", range(4))

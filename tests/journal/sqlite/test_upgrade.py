@@ -9,7 +9,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from btfeed.journal.base import Commit, Cursor, DeadLetter, JournalUnavailable
+from btfeed.journal.base import Commit, Cursor, DeadLetter, JournalUnavailable, Kept
 from btfeed.journal.sqlite.database import FILE, JournalDatabase
 from btfeed.journal.sqlite.dead_letters import open_dead_letters
 from btfeed.journal.sqlite.layout import APPLICATION, PAGE_SIZE, VERSION
@@ -31,8 +31,9 @@ CREATE UNIQUE INDEX IF NOT EXISTS dead_letters_event ON dead_letters(event_id, s
 CREATE INDEX IF NOT EXISTS dead_letters_retry ON dead_letters(kind, sink) WHERE retry;
 PRAGMA user_version=1; PRAGMA application_id=1651769345;
 """
-KEPT = [*(dead_letter(number) for number in range(20)), DeadLetter("post", "", "malformed", 3, bytes(70_000))]
-"""The dead letters in it. The second one is marked for retry."""
+_POST = DeadLetter("post", "", "malformed", 3, bytes(70_000), cause="earlier")
+KEPT = [*(replace(dead_letter(number), cause="earlier") for number in range(20)), _POST]
+"""The dead letters in it, as they are read after the upgrade. The second one is marked for retry."""
 
 
 def _written(directory: Path, posts: int = 40) -> None:
@@ -69,6 +70,9 @@ async def test_everything_is_there_after_an_upgrade(tmp_path: Path) -> None:
     async with journal(tmp_path) as opened:
         assert (await opened.bodies())[40:] == added
         assert await opened.outlet("a").destinations() == {"topic": 1}
+        assert sorted(await opened.kept()) == [
+            Kept("", "earlier", 1, 3), Kept("a", "earlier", 20, 1), Kept("a", "refused", 1, 1)
+        ]  # fmt: skip
         assert opened.count("journal_errors") == 0
     kept = [replace(each, id=0) for each in dead_letters(tmp_path)]
     assert kept == [*KEPT, replace(dead_letter(30), destination="topic")]
