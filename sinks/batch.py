@@ -85,7 +85,18 @@ class Batch:
                 runs[-1] = (runs[-1][0], index + 1)
             else:
                 runs.append((index, index + 1))
-        return Batch.concat([self.slice(start, stop) for start, stop in runs])
+        if len(runs) <= _FEW_RUNS:
+            return Batch.concat([self.slice(start, stop) for start, stop in runs])
+        ends = [0, *accumulate(self.sizes)]
+        parts = cut_parts(self.parts, [(ends[start], ends[stop]) for start, stop in runs])
+        return Batch(
+            [self.ids[index] for index in indexes],
+            [self.keys[index] for index in indexes],
+            [self.timestamps[index] for index in indexes],
+            [self.transactions[index] for index in indexes],
+            [self.sizes[index] for index in indexes],
+            parts,
+        )
 
     @staticmethod
     def concat(batches: Sequence["Batch"]) -> "Batch":
@@ -103,6 +114,9 @@ class Batch:
 
 
 T = TypeVar("T")
+
+_FEW_RUNS = 16
+"""Runs of records up to which `take` joins slices, which share columns, but each of which costs as much as the batch."""
 
 
 class Joined(Sequence[T]):
@@ -153,4 +167,20 @@ def slice_parts(parts: Sequence[bytes | memoryview], skip: int, take: int) -> li
         take -= len(piece)
         if len(piece):
             found.append(piece)
+    return found
+
+
+def cut_parts(parts: Sequence[bytes | memoryview], spans: Sequence[tuple[int, int]]) -> list[memoryview]:
+    """The bytes of `parts` from start to stop of each span, in ascending order: all of them cost one way through."""
+    ends = [*accumulate(map(len, parts))]
+    found = []
+    number = 0
+    for start, stop in spans:
+        while start < stop:
+            while ends[number] <= start:
+                number += 1
+            begin = ends[number] - len(parts[number])
+            piece = memoryview(parts[number])[start - begin : stop - begin]
+            found.append(piece)
+            start += len(piece)
     return found

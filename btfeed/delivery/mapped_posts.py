@@ -7,19 +7,21 @@ near the head share the work, and a sink far behind maps again what the others h
 """
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import structlog
 
+from btfeed.delivery.report import KEPT
 from btfeed.journal.base import DeadLetter, Entry
 from btfeed.posts.post import Malformed, event_id_prefix
 from btfeed.records.mapper import PostMapper
 from btfeed.records.result import Counts, MappingResult
 from btfeed.records.schema import DIMENSIONS, VALUES
 from btfeed.telemetry.metrics import Metrics
+from btfeed.telemetry.warnings import SummedWarnings
 from sinks.batch import Batch
 
 log = structlog.get_logger()
@@ -70,6 +72,7 @@ class MappedPosts:
     ) -> None:
         self._mapper = mapper
         self._metrics = metrics
+        self._warnings = SummedWarnings()
         self._sinks = sinks
         self._budget = budget
         self._group_bytes = group_bytes
@@ -97,6 +100,7 @@ class MappedPosts:
                 return post
 
     def close(self) -> None:
+        self._warnings.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _begin(self, partition: int, entry: Entry, following: Iterable[Entry]) -> None:
@@ -143,7 +147,7 @@ class MappedPosts:
         else:
             dead_letters = [
                 DeadLetter("record", "", refused.reason, received, refused.body, 1, refused.id, refused.key,
-                           refused.timestamp, refused.transaction)
+                           refused.timestamp, refused.transaction, cause="invalid")
                 for refused in mapped.refused
             ]  # fmt: skip
         if key in self._uncounted:
@@ -187,8 +191,9 @@ class MappedPosts:
             metrics.unknown_fields.labels(message).inc(number)
         metrics.invalid_utf8.inc(counts.invalid_utf8)
         metrics.lost_transactions.inc(max(0, counts.lost))
-        for dead_letter in dead_letters:
-            metrics.dead_letters.labels("", "invalid" if dead_letter.kind == "record" else "malformed").inc()
+        for cause, number in Counter(dead_letter.cause for dead_letter in dead_letters).items():
+            metrics.dead_letters.labels("", cause).inc(number)
+            self._warnings.warn(KEPT, cause, number, sink="", cause=cause, reason=dead_letters[-1].reason)
 
 
 def _unmappable(entry: Entry, error: Exception) -> DeadLetter:
@@ -199,4 +204,4 @@ def _unmappable(entry: Entry, error: Exception) -> DeadLetter:
         log.error("bug in mapping, post kept as dead letter", post=entry.seq, exc_info=error)
         reason = f"mapping failed: {error!r}"
     event_id = event_id_prefix(entry.digest)  # so that it is kept once, however many sinks meet it
-    return DeadLetter("post", "", reason, entry.post.received, entry.post.body, event_id=event_id)
+    return DeadLetter("post", "", reason, entry.post.received, entry.post.body, event_id=event_id, cause="malformed")

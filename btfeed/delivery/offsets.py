@@ -89,7 +89,8 @@ class OffsetTracker:
         self._in_flight: deque[InFlightBatch] = deque()  # in the order of the journal
         self._room = asyncio.Event()
         self._retrying: set[int] = set()  # dead letters in flight or not saved yet
-        self._unsaved: Commit | None = None
+        self._unsaved: list[Commit] = []
+        self._unsaved_dead_letters = 0
         self._saving: asyncio.Task[None] | None = None
         self._commit_tried = asyncio.Event()  # a commit succeeded or failed
 
@@ -141,8 +142,7 @@ class OffsetTracker:
         """Wait while the sink must not get another batch."""
         if self._saving is None or self._saving.done():
             return
-        full = self._unsaved is not None and len(self._unsaved.dead_letters) > MAX_UNSAVED_DEAD_LETTERS
-        if full or (self._saved and not self._has_saved_state):
+        if self._unsaved_dead_letters > MAX_UNSAVED_DEAD_LETTERS or (self._saved and not self._has_saved_state):
             await asyncio.shield(self._saving)
         elif self._saved:
             self._commit_tried.clear()
@@ -151,13 +151,14 @@ class OffsetTracker:
     def _add_unsaved(self, done: InFlightBatch) -> None:
         commit = done.commit(self._state)
         self._settled, self._state = commit.cursor, commit.state
-        self._unsaved = _merged(self._unsaved, commit)
+        self._unsaved.append(commit)
+        self._unsaved_dead_letters += len(commit.dead_letters)
 
     async def _save(self) -> None:
         """Save until nothing is unsaved. Raises OutletGone."""
         failing = False
         while self._unsaved:
-            commit, self._unsaved = self._unsaved, None
+            commit, self._unsaved, self._unsaved_dead_letters = _merged(self._unsaved), [], 0
             try:
                 await self._outlet.commit(commit)
             except OutletGone:
@@ -166,7 +167,8 @@ class OffsetTracker:
                 if not failing:
                     log.warning("can't save the cursor, retrying", partition=self._outlet.partition, error=str(error))
                 failing = True
-                self._unsaved = _merged(commit, self._unsaved)
+                self._unsaved.insert(0, commit)
+                self._unsaved_dead_letters += len(commit.dead_letters)
                 self._commit_tried.set()
                 await self._clock.sleep(COMMIT_RETRY)
             else:
@@ -182,14 +184,14 @@ class OffsetTracker:
             self._saved(commit.state)
 
 
-def _merged(first: Commit | None, second: Commit | None) -> Commit | None:
-    """Two commits in a row as one."""
-    if first is None or second is None:
-        return first or second
+def _merged(commits: Sequence[Commit]) -> Commit:
+    """Commits in a row as one."""
+    if len(commits) == 1:
+        return commits[0]
     return Commit(
-        second.cursor,
-        second.state,
-        [*first.dead_letters, *second.dead_letters],
-        [*first.redelivered, *second.redelivered],
-        {**first.refused_again, **second.refused_again},
+        commits[-1].cursor,
+        commits[-1].state,
+        [dead_letter for commit in commits for dead_letter in commit.dead_letters],
+        [number for commit in commits for number in commit.redelivered],
+        {number: reason for commit in commits for number, reason in commit.refused_again.items()},
     )

@@ -1,12 +1,17 @@
 """The outcome of a batch: what became of each record, and which ones are dead letters."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 from btfeed.delivery.report import SinkReport
 from btfeed.journal.base import DeadLetter
 from sinks.base import WriteResult
 from sinks.batch import Batch
 from sinks.shared.clock import Clock
+
+FEW = 500
+"""Dead letters that are made on the event loop. More of them are made on a thread, so that posts are answered meanwhile."""
 
 
 class Outcome:
@@ -29,30 +34,39 @@ class Outcome:
         self._report = report
         self._clock = clock
 
-    def add_result(self, piece: Batch, result: WriteResult) -> None:
+    async def add_result(self, piece: Batch, result: WriteResult) -> None:
         """Record the result of writing `piece`: refused records become dead letters, and those not named are delivered."""
         if result.state is not None:
             self.state = result.state
-        for index, reason in result.refused.items():
-            self.add_dead_letter(piece, index, "refused", reason)
+        await self.add_dead_letters(piece, result.refused, "refused")
         not_delivered = {*result.refused, *result.retry}
-        nbytes = piece.nbytes - sum(len(piece.body(index)) + 1 for index in not_delivered)
+        nbytes = piece.nbytes - sum(piece.sizes[index] for index in not_delivered)
         self._report.result(result, len(piece) - len(not_delivered), nbytes)
         if self._retried:
             self.redelivered += [
                 self._retried[event_id].id for index, event_id in enumerate(piece.ids) if index not in not_delivered
             ]
 
-    def add_dead_letter(self, piece: Batch, index: int, cause: str, reason: str) -> None:
-        """Keep record `index` of `piece` as a dead letter. cause: the label `reason` of the metric."""
-        event_id = piece.ids[index]
-        if event_id in self._retried:
-            self.refused_again[self._retried[event_id].id] = reason
+    async def add_dead_letters(self, piece: Batch, reasons: Mapping[int, str], cause: str) -> None:
+        """Keep records of `piece` as dead letters. reasons: the index of each -> why. cause: see DeadLetter."""
+        if not reasons:
             return
-        self._report.dead_letter(cause)
-        self.dead_letters.append(
-            DeadLetter(
-                "record", self._sink, reason, round(self._clock.time() * 1000), piece.body(index), 1, event_id,
-                piece.keys[index], piece.timestamps[index], piece.transactions[index],
-            )
-        )  # fmt: skip
+        indexes = sorted(reasons)
+        made = partial(self._dead_letters, piece.take(indexes), [reasons[index] for index in indexes], cause)
+        dead_letters = await asyncio.to_thread(made) if len(indexes) > FEW else made()
+        known = len(self.dead_letters)
+        for dead_letter in dead_letters:
+            if retried := self._retried.get(dead_letter.event_id or ""):
+                self.refused_again[retried.id] = dead_letter.reason
+            else:
+                self.dead_letters.append(dead_letter)
+        self._report.dead_letters(cause, len(self.dead_letters) - known, reasons[indexes[0]])
+
+    def _dead_letters(self, dead: Batch, reasons: Sequence[str], cause: str) -> list[DeadLetter]:
+        """One for each record of `dead`."""
+        now = round(self._clock.time() * 1000)
+        columns = zip(reasons, dead.bodies, dead.ids, dead.keys, dead.timestamps, dead.transactions, strict=True)
+        return [
+            DeadLetter("record", self._sink, reason, now, body, 1, event_id, key, timestamp, transaction, cause=cause)
+            for reason, body, event_id, key, timestamp, transaction in columns
+        ]

@@ -6,10 +6,16 @@ import structlog
 
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.sink_status import SinkStatus, State
+from btfeed.telemetry.warnings import SummedWarnings
 from sinks.base import BatchRefused, Misconfigured, Unavailable, WriteResult
 from sinks.shared.clock import Clock
 
 log = structlog.get_logger()
+
+KEPT = "kept as dead letters"
+"""The log event of records and posts that can't be delivered."""
+REJECTED_IN_A_ROW = 10
+"""Records after which a sink that takes none of them counts as one that rejects everything."""
 
 
 class SinkReport:
@@ -21,16 +27,21 @@ class SinkReport:
         self._metrics = metrics
         self._clock = clock
         self._log = log.bind(sink=sink)
+        self._warnings = SummedWarnings(clock)
+        self._rejected_in_a_row = 0
         self._bugs: set[tuple[type[Exception], str, int | None]] = set()  # those already logged
         metrics.sink_up.labels(sink).set(0)
 
     def running(self) -> None:
+        if self._rejected_in_a_row >= REJECTED_IN_A_ROW:
+            return
         if self._status.state != "running":
             self._log.info("sink running", after=self._status.state)
         self._status.state = "running"
         self._metrics.sink_up.labels(self._sink).set(1)
 
     def stopped(self) -> None:
+        self._warnings.close()
         self._status.state = "stopped"
         self._metrics.sink_up.labels(self._sink).set(0)
 
@@ -45,10 +56,7 @@ class SinkReport:
             self._log.error("bug in the sink, retrying", exc_info=error)
         elif (state, message) != (self._status.state, self._status.last_error):
             self._log.warning("sink misconfigured" if misconfigured else "sink unavailable", error=message)
-        self._status.state = state
-        self._status.last_error = message
-        self._status.last_error_time = round(self._clock.time() * 1000)
-        self._metrics.sink_up.labels(self._sink).set(0)
+        self._down(state, message)
         self._metrics.sink_errors.labels(self._sink, state if known else "bug").inc()
 
     def batch_refused(self) -> None:
@@ -69,6 +77,23 @@ class SinkReport:
         self._metrics.unknown.labels(self._sink).inc(result.unknown)
         for what, number in result.flagged.items():
             self._metrics.flagged.labels(self._sink, what).inc(number)
+        if delivered:
+            self._rejected_in_a_row = 0
+        elif result.refused:
+            self._rejected_in_a_row += len(result.refused)
+            if self._rejected_in_a_row >= REJECTED_IN_A_ROW:
+                self._rejects_everything(next(iter(result.refused.values())))
+
+    def _rejects_everything(self, reason: str) -> None:
+        if self._status.state != "rejecting":
+            self._log.error("sink rejects everything, records become dead letters", reason=reason)
+        self._down("rejecting", reason)
+
+    def _down(self, state: State, error: str) -> None:
+        self._status.state = state
+        self._status.last_error = error
+        self._status.last_error_time = round(self._clock.time() * 1000)
+        self._metrics.sink_up.labels(self._sink).set(0)
 
     def outcome_unknown(self, records: int) -> None:
         self._metrics.unknown.labels(self._sink).inc(records)
@@ -77,9 +102,12 @@ class SinkReport:
         self._status.retried += records
         self._metrics.retried.labels(self._sink).inc(records)
 
-    def dead_letter(self, cause: str) -> None:
-        self._status.dead_letters += 1
-        self._metrics.dead_letters.labels(self._sink, cause).inc()
+    def dead_letters(self, cause: str, records: int, reason: str) -> None:
+        """Records became dead letters. reason: that of one of them."""
+        if records:
+            self._status.dead_letters += records
+            self._metrics.dead_letters.labels(self._sink, cause).inc(records)
+            self._warnings.warn(KEPT, cause, records, sink=self._sink, cause=cause, reason=reason)
 
 
 def _place(error: Exception) -> tuple[type[Exception], str, int | None]:

@@ -1,6 +1,6 @@
 """Writes a batch to a sink until every record has an outcome: delivered, or kept as a dead letter.
 
-too old (max_age)             dead letter, before each attempt
+too old (max_age)             dead letter, before each attempt, unless it is a dead letter that is retried
 refused by the sink           dead letter
 sink unavailable, or a bug    written again, after a pause (retry.py)
 batch refused as a whole      written again in halves, until the refused record is alone (Kafka: per partition, in the sink)
@@ -72,7 +72,9 @@ class BatchWriter:
         pieces = [batch]  # the next one last
         attempt = 0
         while pieces:
-            piece = self._without_expired(outcome, pieces.pop())
+            piece = pieces.pop()
+            if not retried:
+                piece = await self._without_expired(outcome, piece)
             if not len(piece) and len(batch):  # all expired; a batch that is empty from the start asks for the sink's state
                 continue
             then = await self._write_once(outcome, piece)
@@ -91,11 +93,11 @@ class BatchWriter:
             result = await _uncancelled(self._sink.write(piece))
             _check(result, len(piece))
         except Exception as error:  # noqa: BLE001 - reported
-            return self._after_error(outcome, piece, error)
+            return await self._after_error(outcome, piece, error)
         self._report.written(time.perf_counter() - started, len(piece))
         again_after = result.again_after
         self.call_again_at = None if again_after is None else self._clock.monotonic() + again_after
-        outcome.add_result(piece, result)
+        await outcome.add_result(piece, result)
         if len(result.retry) < max(1, len(piece)):
             self._report.running()
         if not result.retry:
@@ -103,29 +105,28 @@ class BatchWriter:
         self._report.retried(len(result.retry))
         return _Next([piece.take(sorted(result.retry))], 0.0)
 
-    def _after_error(self, outcome: Outcome, piece: Batch, error: Exception) -> _Next:
+    async def _after_error(self, outcome: Outcome, piece: Batch, error: Exception) -> _Next:
         if isinstance(error, BatchRefused) and len(piece):
-            return self._halved(outcome, piece, str(error))
+            return await self._halved(outcome, piece, str(error))
         self._report.failed(error)
         if isinstance(error, OutcomeUnknown):
             self._report.outcome_unknown(len(piece))
             if not error.again:
-                for index in range(len(piece)):
-                    outcome.add_dead_letter(piece, index, "unknown", str(error))
+                await outcome.add_dead_letters(piece, dict.fromkeys(range(len(piece)), str(error)), "unknown")
                 return _Next(least=_least_pause(error))
         self._report.retried(len(piece))
         return _Next([piece], _least_pause(error))
 
-    def _halved(self, outcome: Outcome, piece: Batch, reason: str) -> _Next:
+    async def _halved(self, outcome: Outcome, piece: Batch, reason: str) -> _Next:
         """The halves of a refused batch. A record that is alone is the one that was refused."""
         self._report.batch_refused()
         if len(piece) == 1:
-            outcome.add_result(piece, WriteResult(refused={0: reason}))
+            await outcome.add_result(piece, WriteResult(refused={0: reason}))
             return _Next()
         half = len(piece) // 2
         return _Next([piece.slice(half, len(piece)), piece.slice(0, half)])
 
-    def _without_expired(self, outcome: Outcome, piece: Batch) -> Batch:
+    async def _without_expired(self, outcome: Outcome, piece: Batch) -> Batch:
         """`piece` without the records older than max_age, which become dead letters."""
         max_age = self._max_age
         if max_age is None or not len(piece):
@@ -133,13 +134,9 @@ class BatchWriter:
         oldest = (self._clock.time() - max_age) * 1000
         if min(piece.timestamps) >= oldest:
             return piece
-        fresh = []
-        for index, timestamp in enumerate(piece.timestamps):
-            if timestamp >= oldest:
-                fresh.append(index)
-            else:
-                outcome.add_dead_letter(piece, index, "expired", f"expired: older than {max_age:g} s")
-        return piece.take(fresh)
+        expired = [index for index, timestamp in enumerate(piece.timestamps) if timestamp < oldest]
+        await outcome.add_dead_letters(piece, dict.fromkeys(expired, f"expired: older than {max_age:g} s"), "expired")
+        return piece.take([index for index, timestamp in enumerate(piece.timestamps) if timestamp >= oldest])
 
 
 def _least_pause(error: Exception) -> float:

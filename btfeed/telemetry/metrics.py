@@ -149,7 +149,9 @@ class Metrics:
         )
         self.sink_errors = create.counter("sink_errors", "Failed writes and failed attempts to open", ("sink", "kind"))
         self.batch_seconds = create.histogram("sink_batch_seconds", "Seconds taken by one write", _BATCH, _SINK)
-        self.sink_up = create.gauge("sink_up", "1 while the sink works, 0 while it is unavailable or misconfigured", _SINK)
+        self.sink_up = create.gauge(
+            "sink_up", "1 while the sink works, 0 while it is unavailable, misconfigured or rejects everything", _SINK
+        )
 
     def count_violations(self, transaction: str, field: str, rule: str, number: int) -> None:
         """Count violations of one business transaction. Past MAX_TRANSACTIONS, they count under "other"."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-State = Literal["opening", "running", "unavailable", "misconfigured", "stopped"]
+State = Literal["opening", "running", "unavailable", "misconfigured", "rejecting", "stopped"]
 
 
 @dataclass(slots=True)

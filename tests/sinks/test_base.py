@@ -1,6 +1,7 @@
 """What the contract is built on: the laws of Batch, templates, sizes and times."""
 
 import json
+from dataclasses import replace
 from typing import Annotated
 
 import pytest
@@ -65,6 +66,21 @@ def test_a_pick_is_the_records_at_those_indexes(bodies: list[bytes], data: st.Da
     batch = batch_of([b'{"first":0}', *bodies]).slice(1, 1 + len(bodies))
     indexes = sorted(data.draw(st.sets(st.integers(0, len(bodies) - 1)))) if bodies else []
     assert columns(batch.take(indexes)) == [columns(batch)[index] for index in indexes]
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 50])
+def test_a_pick_of_many_is_cut_out_of_any_parts(step: int) -> None:
+    """Many runs of records, in parts that end within a record or are empty, in a batch that was joined and sliced."""
+    bodies = [b'{"n":%d}' % number for number in range(300)]
+    batch = batch_of(bodies)
+    whole = batch.ndjson
+    parts = [memoryview(whole[start : start + 7]) for start in range(0, len(whole), 7)]
+    batch = Batch.concat([replace(batch, parts=[memoryview(b""), *parts]), batch_of(bodies, "other")]).slice(5, 595)
+    indexes = [index for index in range(len(batch)) if index % (step + 1) < step]
+    picked = batch.take(indexes)
+    rows = columns(batch)
+    assert columns(picked) == [rows[index] for index in indexes]
+    assert columns(picked.slice(3, 90)) == columns(picked)[3:90]
 
 
 @given(BODIES, st.integers(0, 30))
