@@ -1,7 +1,7 @@
 """The admin listener: GET /healthz, /readyz, /metrics and /status."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from btfeed import native
 from btfeed.address import bind
 from btfeed.admin.settings import AdminSettings
-from btfeed.journal.base import Backlog, Backlogs, JournalError
+from btfeed.journal.base import Backlog, Backlogs, JournalError, Kept
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.sink_status import SinkStatus
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
@@ -28,6 +28,7 @@ IDLE_TIMEOUT = 60.0
 class Admin:
     """Serves health, readiness, metrics and status.
 
+    kept           gives the dead letters that are kept
     why_not_ready  why a post would not be accepted now, None if it would
     """
 
@@ -35,6 +36,7 @@ class Admin:
         self,
         settings: AdminSettings,
         journal: Backlogs,
+        kept: Callable[[], Awaitable[Sequence[Kept]]],
         why_not_ready: Callable[[], str | None],
         sinks: Mapping[str, SinkStatus],
         metrics: Metrics,
@@ -44,6 +46,7 @@ class Admin:
     ) -> None:
         self._settings = settings
         self._journal = journal
+        self._kept = kept
         self._why_not_ready = why_not_ready
         self._sinks = sinks
         self._metrics = metrics
@@ -88,14 +91,19 @@ class Admin:
             for name, sink in self._sinks.items()
             if sink.state == "misconfigured"
         ]
+        lines += [
+            f"sink {name} rejects everything: {sink.last_error}"
+            for name, sink in self._sinks.items()
+            if sink.state == "rejecting"
+        ]
         return web.Response(status=503 if reason else 200, text="\n".join(lines) + "\n")
 
     async def _get_metrics(self, request: web.Request) -> web.Response:
-        await self._update_backlogs()
+        await self._update_figures()
         return web.Response(body=generate_latest(self._metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _status(self, request: web.Request) -> web.Response:
-        backlogs = await self._update_backlogs()
+        backlogs, kept = await self._update_figures()
         reason = self._why_not_ready()
         status = {
             "version": self._version,
@@ -108,22 +116,36 @@ class Admin:
                 {"transaction": transaction, "field": field, "rule": rule, "count": count}
                 for (transaction, field, rule), count in self._metrics.violations.most_common()
             ],
+            "dead_letters": kept,
             "sinks": {name: _sink_status(sink, backlogs.get(name)) for name, sink in self._sinks.items()},
         }
         return web.Response(body=msgspec.json.encode(status), content_type="application/json")
 
-    async def _update_backlogs(self) -> dict[str, Backlog]:
-        """Update the backlog metrics. Returns the backlogs by sink, or nothing if the journal fails or does not answer."""
+    async def _update_figures(self) -> tuple[dict[str, Backlog], list[dict[str, Any]] | None]:
+        """Update the metrics that the journal knows. Returns the backlogs by sink, and what /status shows of dead letters:
+        nothing and None if the journal fails or does not answer."""
         try:
             async with self._clock.timeout(BACKLOG_TIMEOUT):
                 backlogs = {name: await self._journal.backlog(name) for name in self._sinks}
+                kept = await self._kept()
         except (JournalError, TimeoutError) as error:
             log.debug("backlog unknown", error=str(error) or "the journal did not answer in time")
-            return {}
+            return {}, None
         for name, backlog in backlogs.items():
             self._metrics.backlog_posts.labels(name).set(backlog.posts)
             self._metrics.backlog_age.labels(name).set(backlog.age)
-        return backlogs
+        return backlogs, self._update_dead_letters(kept)
+
+    def _update_dead_letters(self, kept: Sequence[Kept]) -> list[dict[str, Any]]:
+        self._metrics.dead_letters_kept.clear()
+        self._metrics.dead_letters_oldest.clear()
+        shown = []
+        for sink, cause, letters, oldest in kept:
+            age = max(0.0, round(self._clock.time() - oldest / 1000, 3))
+            self._metrics.dead_letters_kept.labels(sink, cause).set(letters)
+            self._metrics.dead_letters_oldest.labels(sink, cause).set(age)
+            shown.append({"sink": sink, "reason": cause, "letters": letters, "oldest_age_seconds": age})
+        return shown
 
 
 def _sink_status(sink: SinkStatus, backlog: Backlog | None) -> dict[str, Any]:

@@ -55,6 +55,7 @@ async def serve(config: Config, stop: asyncio.Event | None = None, grace: float 
     admin = Admin(
         config.admin,
         deliveries,
+        journal.kept,
         lambda: "shutting down" if receiver.stopping else journal.refusing,
         deliveries.statuses,
         metrics,

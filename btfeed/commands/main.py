@@ -22,6 +22,7 @@ from btfeed.posts import files as postfile
 from btfeed.posts.post import Malformed
 from btfeed.records import describe
 from btfeed.telemetry import logs
+from btfeed.telemetry.printable import printable
 
 if TYPE_CHECKING:
     from btfeed.config import Config
@@ -124,7 +125,7 @@ def status(
 ) -> None:
     """Show the state of a running server: posts, journal, sinks and violations."""
     text = _fetch_status(load(config))
-    typer.echo(text if as_json else "\n".join(_status_lines(json.loads(text))))
+    typer.echo(text if as_json else printable("\n".join(_status_lines(json.loads(text)))))
 
 
 def _fetch_status(config: "Config") -> bytes:
@@ -158,6 +159,8 @@ def _status_lines(status: dict[str, Any]) -> Iterator[str]:
     yield f"journal: {count(counts['journal_posts'], 'post')}, {counts['journal_bytes'] / 2**20:.1f} MiB"
     for name, sink in status["sinks"].items():
         yield f"sink {name}: {_sink_line(sink)}"
+    for kept in status["dead_letters"] or ():
+        yield f"kept: {_kept_line(kept)}"
     for violation in status["violations"]:
         yield "{}: {rule} {field} in {transaction!r}".format(count(violation["count"], "violation"), **violation)
 
@@ -172,6 +175,12 @@ def _sink_line(sink: dict[str, Any]) -> str:
     if sink["last_error"]:
         parts.append(f"last error: {sink['last_error']}")
     return ", ".join(parts)
+
+
+def _kept_line(kept: dict[str, Any]) -> str:
+    owner = f"of sink {kept['sink']}" if kept["sink"] else "of no sink"
+    oldest = f"the oldest {kept['oldest_age_seconds']:.0f} s old"
+    return f"{count(kept['letters'], 'dead letter')} {owner}, {kept['reason']}, {oldest}"
 
 
 if __name__ == "__main__":

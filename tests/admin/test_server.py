@@ -14,7 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from btfeed.address import host_and_port
 from btfeed.admin.server import BACKLOG_TIMEOUT, Admin
 from btfeed.admin.settings import AdminSettings
-from btfeed.journal.base import Backlog, JournalUnavailable
+from btfeed.journal.base import Backlog, JournalUnavailable, Kept
+from btfeed.journal.sqlite.dead_letters import open_dead_letters
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.sink_status import SinkStatus
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
@@ -104,6 +105,28 @@ def test_a_misconfigured_sink_does_not_make_the_server_unready(tmp_path: Path) -
         assert _metrics(server)["btfeed_sink_up{bad}"] == 0
 
 
+def test_kept_dead_letters_are_shown_over_a_restart(tmp_path: Path) -> None:
+    """By sink and reason, with the age of the oldest, refused posts too; until they are deleted."""
+    strict = '[validation]\nunexpected = "dead-letter"\n'
+    sink = f'[sinks.files]\ntype = "file"\ndirectory = "{tmp_path / "files"}"\n'
+    server = Server(tmp_path, strict + sink)
+    with server:
+        assert server.post(b"no post")[0] == 400
+        assert server.post(sample_purepath()) == (200, "")
+        until(lambda: len(server.status()["dead_letters"]) == 2, "both are kept")
+    with server:
+        found = {(each["sink"], each["reason"]): each for each in server.status()["dead_letters"]}
+        assert {key: each["letters"] for key, each in found.items()} == {("", "invalid"): 1, ("", "malformed"): 1}
+        assert all(0 < each["oldest_age_seconds"] < 3_600 for each in found.values())
+        metrics = _metrics(server)
+        assert metrics["btfeed_dead_letters_kept{invalid}"] == metrics["btfeed_dead_letters_kept{malformed}"] == 1
+        assert metrics["btfeed_dead_letters_oldest_age_seconds{invalid}"] > 0
+        with open_dead_letters(tmp_path / "journal") as kept:
+            kept.delete([each.id for each in kept.select() if each.kind == "post"])
+        assert "btfeed_dead_letters_kept{malformed}" not in _metrics(server)
+        assert [each["reason"] for each in server.status()["dead_letters"]] == ["invalid"]
+
+
 def test_half_a_request_does_not_disturb_others(server: Server) -> None:
     """Nor does garbage."""
     host, port = host_and_port(server.admin_url.removeprefix("http://"))
@@ -122,11 +145,14 @@ class BrokenJournal:
     async def backlog(self, sink: str) -> Backlog:
         raise JournalUnavailable("the disk failed")
 
+    async def kept(self) -> list[Kept]:
+        raise JournalUnavailable("the disk failed")
+
 
 async def _ask(path: str, journal: Any, clock: Clock = SYSTEM_CLOCK) -> tuple[int, str]:
     """The status and text of an admin listener with that journal."""
     settings, sinks = AdminSettings(listen="127.0.0.1:0"), {"a": SinkStatus()}
-    admin = Admin(settings, journal, lambda: journal.refusing, sinks, Metrics(), "1", clock=clock)
+    admin = Admin(settings, journal, journal.kept, lambda: journal.refusing, sinks, Metrics(), "1", clock=clock)
     host, port = await admin.start()
     try:
         reader, writer = await asyncio.open_connection(host, port)
@@ -146,6 +172,7 @@ async def test_answers_while_the_journal_fails() -> None:
     found = json.loads(body)
     assert (status, found["ready"], found["refusing"]) == (200, False, "the disk failed")
     assert found["sinks"]["a"]["backlog_posts"] is None
+    assert found["dead_letters"] is None
     assert (await _ask("/metrics", BrokenJournal()))[0] == 200
 
 
@@ -160,6 +187,9 @@ class HangingJournal:
     async def backlog(self, sink: str) -> Backlog:
         self.asked.set()
         await asyncio.Event().wait()
+        raise AssertionError
+
+    async def kept(self) -> list[Kept]:
         raise AssertionError
 
 

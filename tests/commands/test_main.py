@@ -257,8 +257,10 @@ def test_status_shows_counts_sinks_and_violations(server: Server) -> None:
     assert lines[0].endswith(" s, ready")
     assert lines[1] == "received: 1 post with 1 occurrence, 1 request refused (malformed 1)"
     assert lines[2].startswith("journal: 1 post, ")
+    assert lines[4].startswith("kept: 1 dead letter of no sink, malformed, the oldest ")
     assert lines[3:] == [
         "sink files: running, 1 record delivered, 0 posts behind, 0 dead letters",
+        lines[4],
         "1 violation: unexpected visitId in 'btName'",
     ]
     asked: dict[str, Any] = json.loads(run("status", "--json", "-c", str(config)).stdout)
