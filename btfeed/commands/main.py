@@ -87,7 +87,7 @@ def check(config: ConfigFile = None) -> None:
     results = uvloop.run(run_checks(loaded))  # the event loop of the server
     for result in results:
         verdict, text = ("failed", result.failure) if result.failure else (result.verdict, result.what)
-        typer.echo(f"{result.path}: {verdict}, {text}")
+        typer.echo(printable(f"{result.path}: {verdict}, {text}"))
     if any(result.failure for result in results):
         raise typer.Exit(1)
 
@@ -111,7 +111,7 @@ def inspect(
                 typer.echo(json.dumps(described, ensure_ascii=False))
             else:
                 lines = describe.lines(described)
-                typer.echo("\n".join([f"post {number}: {next(lines)}", *lines]))
+                typer.echo(printable("\n".join([f"post {number}: {next(lines)}", *lines])))
     except postfile.PostFileError as error:
         fail(str(error))
     if failed:

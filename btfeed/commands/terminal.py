@@ -82,7 +82,7 @@ def _figures(summary: SendSummary) -> str:
 def show(summary: SendSummary, verb: str, json_output: bool, err: bool = False) -> None:
     """Print the result to stdout, or to stderr if stdout has the posts. verb: what happened to the posts."""
     text = json.dumps(summary.as_dict(), ensure_ascii=False) if json_output else "\n".join(lines(summary, verb))
-    typer.echo(text, err=err)
+    typer.echo(printable(text), err=err)
 
 
 def lines(summary: SendSummary, verb: str = "accepted") -> Iterator[str]:

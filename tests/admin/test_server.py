@@ -119,11 +119,11 @@ def test_kept_dead_letters_are_shown_over_a_restart(tmp_path: Path) -> None:
         assert {key: each["letters"] for key, each in found.items()} == {("", "invalid"): 1, ("", "malformed"): 1}
         assert all(0 < each["oldest_age_seconds"] < 3_600 for each in found.values())
         metrics = _metrics(server)
-        assert metrics["btfeed_dead_letters_kept{invalid}"] == metrics["btfeed_dead_letters_kept{malformed}"] == 1
-        assert metrics["btfeed_dead_letters_oldest_age_seconds{invalid}"] > 0
+        assert metrics["btfeed_dead_letters_kept{invalid}{}"] == metrics["btfeed_dead_letters_kept{malformed}{}"] == 1
+        assert metrics["btfeed_dead_letters_oldest_age_seconds{invalid}{}"] > 0
         with open_dead_letters(tmp_path / "journal") as kept:
             kept.delete([each.id for each in kept.select() if each.kind == "post"])
-        assert "btfeed_dead_letters_kept{malformed}" not in _metrics(server)
+        assert "btfeed_dead_letters_kept{malformed}{}" not in _metrics(server)
         assert [each["reason"] for each in server.status()["dead_letters"]] == ["invalid"]
 
 

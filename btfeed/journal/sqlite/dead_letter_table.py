@@ -12,6 +12,7 @@ dead_letter_totals  how many letters there are, and the bytes that they take, by
 import json
 from collections.abc import Collection, Generator, Iterable, Mapping
 from dataclasses import astuple
+from math import ceil
 from typing import Any, NamedTuple
 
 import apsw
@@ -187,7 +188,7 @@ class DeadLetterTable:
         while max_letters > 0 and (excess := self.nbytes(kind) - max_bytes) > 0:
             letters = sum(total.letters for group, total in self.totals().items() if kind in (None, group.kind))
             average = self.nbytes(kind) / max(1, letters)
-            number = min(max_letters, round(excess / average) + 1)
+            number = min(max_letters, ceil(excess / average))
             oldest = f"SELECT id FROM dead_letters WHERE {where} ORDER BY {order} LIMIT {number}"
             self._db.execute(f"DELETE FROM dead_letters WHERE id IN ({oldest})", (kind,) if kind else ())
             if not self._db.changes():

@@ -11,8 +11,8 @@ PAGE_SIZE = 16_384  # 25 % faster than 4 KiB pages for posts of tens of kilobyte
 ROW_BYTES = 128
 """What a post takes besides its body, approximately."""
 LETTER_BYTES = 384
-"""What a dead letter takes at most besides its texts and its body: 130 bytes in the table, and the same in the indexes,
-whose pages are half full in the worst case."""
+"""What a dead letter or a block of them takes at most besides its contents: 130 bytes in the table and its indexes, whose
+pages are a third full after most were deleted here and there."""
 VERSION = 2
 APPLICATION = 0x62740000
 """application_id is this plus the version. With the version stored twice, a flipped bit is not mistaken for another one."""
@@ -35,7 +35,7 @@ def _group(row: str, block: bool) -> str:
 def _bytes(row: str, block: bool = False) -> str:
     """What it takes at most, with its entries in indexes. SQLite keeps what is larger than a page on pages of its own."""
     texts = (f"octet_length({row}.{text})" for text in ("reason", "key", "body"))
-    length = f"octet_length({row}.content) + {ROW_BYTES}" if block else f"{' + '.join(texts)} + {LETTER_BYTES}"
+    length = f"octet_length({row}.content) + {LETTER_BYTES}" if block else f"{' + '.join(texts)} + {LETTER_BYTES}"
     return f"iif({length} > {PAGE_SIZE}, {length} + {PAGE_SIZE}, {PAGE_SIZE} / ({PAGE_SIZE} / min({length}, {PAGE_SIZE})))"
 
 
