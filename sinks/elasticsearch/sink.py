@@ -7,45 +7,24 @@ privileges.
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import Any
 
-import aiohttp
-import msgspec
 import structlog
-from elastic_transport import (
-    ApiResponse,
-    ConnectionTimeout,
-    JsonSerializer,
-    NdjsonSerializer,
-    SerializationError,
-    TransportError,
-)
-from elastic_transport.client_utils import url_to_node_config
+from elastic_transport import ApiResponse, ConnectionTimeout, TransportError
 from elasticsearch import ApiError, AsyncElasticsearch, UnsupportedProductError
-from pydantic import AfterValidator, Field, model_validator
 
 from sinks.base import Misconfigured, OutcomeUnknown, SinkContext, SinkType, Unavailable, WriteResult
 from sinks.batch import Batch
 from sinks.elasticsearch.bulk import bulk_request, describe_error, verdict
-from sinks.elasticsearch.hosts import HostPool
-from sinks.elasticsearch.index import (
-    PLACEHOLDERS,
-    TEMPLATE_VERSION,
-    IndexName,
-    check_name,
-    index_template,
-    template_name,
-)
+from sinks.elasticsearch.client import connect, transport_error
+from sinks.elasticsearch.index import TEMPLATE_VERSION, IndexName, index_template, template_name
 from sinks.elasticsearch.limiter import WriteLimiter
-from sinks.settings import Place, RequiredSecret, Seconds, Secret, Settings, Token
-from sinks.shared.http import Reply, basic_credentials, check_service_url, request_error
+from sinks.elasticsearch.settings import ElasticsearchSettings
+from sinks.shared.http import Reply
 from sinks.shared.redaction import Redactor
-from sinks.shared.tls import sink_context
-from sinks.template import template
 
 log = structlog.get_logger()
 
-DEFAULT_INDEX = "bizevents-appmon-{category}-{date}"
 TEMPLATE_PRIVILEGE = "manage_index_templates"
 _TEMPLATE_HINT = "install or replace the index template by hand, or set manage_template = false"
 _INDEX_HINT = "create missing indexes by hand"
@@ -55,72 +34,6 @@ OPEN_REQUEST_TIMEOUT = 10.0
 """Seconds for each request of `open` and `check`, unless the timeout of a write is shorter."""
 SHARD_TIMEOUT_SHARE = 1 / 3
 """The part of the timeout that Elasticsearch may wait for a shard. The rest is for the reply that the shard is missing."""
-
-NameTemplate = Annotated[str, template(*PLACEHOLDERS), AfterValidator(check_name)]
-
-
-class BasicSettings(Settings):
-    """A user.
-
-    username  the user's name in Elasticsearch
-    password  the user's password; take it from the environment
-    """
-
-    username: Annotated[str, Field(pattern=r"^[^:\x00-\x1f]+$")]
-    password: RequiredSecret
-
-
-class AuthSettings(Settings):
-    """Exactly one of these.
-
-    api_key  an API key, encoded as Elasticsearch returns it; take it from the environment
-    basic    a user's name and password
-    bearer   a token; take it from the environment
-    """
-
-    api_key: Token | None = None
-    basic: BasicSettings | None = None
-    bearer: Token | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> "AuthSettings":
-        if len(self.model_fields_set) != 1 or not (self.api_key or self.basic or self.bearer):
-            raise ValueError("set exactly one of api_key, basic and bearer")
-        return self
-
-    def redactor(self) -> Redactor:
-        """Removes these credentials from replies."""
-        if self.basic is None:
-            return Redactor(self.api_key, self.bearer)
-        pair = basic_credentials(self.basic.username, self.basic.password.get_secret_value())
-        return Redactor(self.basic.password, Secret(pair))
-
-
-class ElasticsearchSettings(Settings):
-    """Records as documents of Elasticsearch.
-
-    hosts            URLs of nodes or of load balancers; one that is down is skipped
-    auth             credentials, if Elasticsearch requires them
-    ca               PEM file with further certificates to trust
-    index            the index, with {name}, {application}, {system_profile}, {server}, {category} and {date}
-    data_stream      a data stream instead of an index, with the same placeholders
-    manage_template  install an index template for the record fields, or replace an older one
-    timeout          for a request, until the end of its reply
-    """
-
-    hosts: Annotated[list[Annotated[str, AfterValidator(check_service_url)]], Field(min_length=1)]
-    auth: AuthSettings | None = None
-    ca: Place | None = None
-    index: NameTemplate = DEFAULT_INDEX
-    data_stream: NameTemplate | None = None
-    manage_template: bool = True
-    timeout: Annotated[Seconds, Field(gt=0)] = 60.0
-
-    @model_validator(mode="after")
-    def _one_target(self) -> "ElasticsearchSettings":
-        if self.data_stream is not None and "index" in self.model_fields_set:
-            raise ValueError("set either index or data_stream, not both")
-        return self
 
 
 class ElasticsearchSink:
@@ -202,8 +115,10 @@ class ElasticsearchSink:
                 return Reply(error.meta.status, error.meta.headers, body, self._clock.time())
             except TransportError as error:
                 if host == hosts or (writing and isinstance(error, ConnectionTimeout)):
-                    raise _transport_error(error) from error
+                    raise transport_error(error) from error
             else:
+                if not isinstance(reply.body, dict):
+                    raise OutcomeUnknown(f"HTTP {reply.meta.status}: the reply is not JSON")
                 return Reply(reply.meta.status, reply.meta.headers, reply.body, self._clock.time())
         raise AssertionError("settings have at least one host")
 
@@ -281,53 +196,6 @@ class ElasticsearchSink:
         if str(details) not in self._warned:
             self._warned.add(str(details))
             self._log.warning(event, **details)
-
-
-class _Json(JsonSerializer):
-    """Decodes replies faster: that to a bulk request has an object for each record."""
-
-    def json_loads(self, data: bytes) -> Any:
-        return msgspec.json.decode(data)
-
-
-class _Prepared(NdjsonSerializer):
-    """Passes on the body of a bulk request that is bytes already, without copying it."""
-
-    def dumps(self, data: Any) -> bytes:
-        return data if isinstance(data, bytes) else super().dumps(data)
-
-
-def connect(settings: ElasticsearchSettings) -> AsyncElasticsearch:
-    """A client for these hosts and credentials. Sends nothing. Raises Misconfigured."""
-    context = sink_context(settings.ca)
-    nodes = [url_to_node_config(host, use_default_ports_for_scheme=True) for host in settings.hosts]
-    auth = settings.auth or AuthSettings.model_construct()
-    basic = (auth.basic.username, auth.basic.password.get_secret_value()) if auth.basic else None
-    return AsyncElasticsearch(
-        [node.replace(ssl_context=context) if node.scheme == "https" else node for node in nodes],
-        api_key=auth.api_key.get_secret_value() if auth.api_key else None,
-        basic_auth=basic,
-        bearer_auth=auth.bearer.get_secret_value() if auth.bearer else None,
-        headers={"User-Agent": "btfeed"},
-        serializers={JsonSerializer.mimetype: _Json(), NdjsonSerializer.mimetype: _Prepared()},
-        request_timeout=settings.timeout,
-        connections_per_node=64,  # the largest delivery.in_flight
-        max_retries=0,
-        retry_on_status=(),
-        node_pool_class=HostPool,
-    )
-
-
-def _transport_error(error: TransportError) -> Unavailable | Misconfigured:
-    """The sink error for a request without a reply. elastic_transport keeps aiohttp's error as the exception's context."""
-    if isinstance(error, ConnectionTimeout):
-        return OutcomeUnknown("no reply in time")
-    if isinstance(error, SerializationError):
-        return OutcomeUnknown("the reply is not JSON")
-    cause = error.__context__
-    if isinstance(cause, aiohttp.ClientConnectorSSLError):
-        return Unavailable(f"{request_error(cause)}; does it speak https?")
-    return request_error(cause) if isinstance(cause, aiohttp.ClientError) else OutcomeUnknown(str(error))
 
 
 SINK = SinkType(ElasticsearchSettings, ElasticsearchSink, delivery={"in_flight": 4})

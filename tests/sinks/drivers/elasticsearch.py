@@ -10,7 +10,8 @@ from pathlib import Path
 from btfeed.records.schema import MAPS, RECORD_FIELDS
 from sinks.base import Sink, SinkContext
 from sinks.batch import Batch
-from sinks.elasticsearch.sink import ElasticsearchSettings, ElasticsearchSink
+from sinks.elasticsearch.settings import ElasticsearchSettings
+from sinks.elasticsearch.sink import ElasticsearchSink
 from tests.servers.elasticsearch import EIGHT, NINE, PASSWORD, USER, Elasticsearch, free_port, shared
 from tests.support.fakes import TRANSACTION, batch_of
 

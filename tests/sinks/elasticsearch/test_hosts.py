@@ -1,13 +1,15 @@
 """The Elasticsearch sink with hosts that are down, silent, or lose replies."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
-from sinks.base import OutcomeUnknown, Unavailable
+from sinks.base import BatchRefused, Misconfigured, OutcomeUnknown, SinkError, Unavailable
 from tests.servers.elasticsearch import free_port
 from tests.servers.forward import Forward
-from tests.sinks.drivers.elasticsearch import Place
+from tests.sinks.drivers.elasticsearch import Place, elasticsearch_sink
 from tests.support.fakes import mapped
 
 
@@ -68,3 +70,69 @@ async def test_a_node_that_does_not_answer_is_given_up_in_time(place: Place) -> 
     await sink.open(None)
     await sink.close()
     server.close()
+
+
+@asynccontextmanager
+async def answering(status: int, mimetype: str, body: str, more: str = "") -> AsyncIterator[str]:
+    """A proxy that answers every request like this. Yields its URL."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = f"HTTP/1.1 {status} x\r\nContent-Type: {mimetype}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
+        writer.write(f"{head}{more}\r\n{body}".encode())
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize(
+    ("mimetype", "body"),
+    [
+        ("text/html", "<html>too much"),
+        ("application/problem+json", '{"title":"too much"}'),
+        ("application/xml", "<too much/>"),
+        ("application/json", "too much"),
+        ("application/json", ""),
+        ("", "too much"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (413, BatchRefused),
+        (401, Misconfigured),
+        (403, Misconfigured),
+        (407, Misconfigured),
+        (429, Unavailable),
+        (503, Unavailable),
+        (502, OutcomeUnknown),
+        (504, OutcomeUnknown),
+    ],
+)
+async def test_a_proxy_s_reply_counts_by_its_status(mimetype: str, body: str, status: int, error: type[SinkError]) -> None:
+    """Whatever its body and its type are. A write that is too large is halved, and Retry-After is obeyed."""
+    async with answering(status, mimetype, body, "Retry-After: 7\r\n") as url:
+        sink = elasticsearch_sink(url)
+        with pytest.raises(error) as raised:
+            await sink.write(mapped(10))
+        await sink.close()
+    assert type(raised.value) is error
+    assert f"HTTP {status}" in str(raised.value)
+    assert getattr(raised.value, "retry_after", 7) == 7
+
+
+@pytest.mark.parametrize("body", ["<html>all is well", "[]", "null"])
+async def test_success_without_json_is_an_unknown_outcome(body: str) -> None:
+    """The batch is written again, which duplicates nothing."""
+    async with answering(200, "text/html", body, "X-Elastic-Product: Elasticsearch\r\n") as url:
+        sink = elasticsearch_sink(url)
+        with pytest.raises(OutcomeUnknown, match="not JSON"):
+            await sink.write(mapped(10))
+        with pytest.raises(Unavailable, match="not JSON"):
+            await sink.open(None)
+        await sink.close()

@@ -12,7 +12,7 @@ from btfeed.records.schema import MAPS, RECORD_FIELDS
 from sinks.base import SinkContext
 from sinks.batch import Transaction
 from sinks.elasticsearch.index import MAX_NAME_SIZE, TEMPLATE_VERSION, IndexName, check_name, index_template, template_name
-from sinks.elasticsearch.sink import DEFAULT_INDEX
+from sinks.elasticsearch.settings import DEFAULT_INDEX
 
 CONTEXT = SinkContext("search", RECORD_FIELDS, MAPS)
 DATE = "2026-01-31"

@@ -160,8 +160,8 @@ async def answering(status: int, body: str, content_type: str) -> AsyncIterator[
         (405, "no", "text/plain", Misconfigured, "unexpected answer"),
         (501, "no", "text/plain", Misconfigured, "unexpected answer"),
         (503, "busy", "text/plain", Unavailable, "HTTP 503: busy"),
-        (502, "bad", "application/octet-stream", Unavailable, "not JSON"),
-        (500, "{", "application/json", Unavailable, "not JSON"),
+        (502, "bad", "application/octet-stream", Unavailable, "HTTP 502: bad"),
+        (500, "{", "application/json", Unavailable, "HTTP 500: {"),
     ],
 )
 async def test_another_server_at_the_address_is_recognized(

@@ -6,7 +6,7 @@ import pytest
 
 from btfeed.config import Config, parse
 from btfeed.faults import ConfigError
-from sinks.elasticsearch.sink import ElasticsearchSettings
+from sinks.elasticsearch.settings import ElasticsearchSettings
 
 HOSTS = ["https://es.example:9200"]
 
