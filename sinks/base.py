@@ -80,7 +80,7 @@ class SinkError(Exception):
 
 
 class Unavailable(SinkError):
-    """The other system can't take the batch now. The loop waits for at least `retry_after` seconds."""
+    """The other system can't take the batch now. The loop begins no write for at least `retry_after` seconds."""
 
     def __init__(self, message: str, retry_after: float = 0.0) -> None:
         super().__init__(message)

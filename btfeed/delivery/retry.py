@@ -8,22 +8,40 @@ from sinks.shared.clock import Clock
 
 class RetryPause:
     """Exponential backoff with full jitter: a random time up to `initial` seconds, then up to twice that, and so on up to
-    `maximum`, or what the destination asks for if that is longer. There is no last attempt. A stop ends a pause."""
+    `maximum`, or what the destination asks for if that is longer. There is no last attempt. A stop ends a pause.
+
+    One object serves all writers of a sink, so that what a destination asks one of them holds for all.
+    """
 
     def __init__(self, initial: float, maximum: float, stopping: asyncio.Event, clock: Clock) -> None:
         self._initial = initial
         self._maximum = maximum
         self._stopping = stopping
         self._clock = clock
+        self._not_before = 0.0  # by the monotonic clock: what the destination asked for
+
+    def hold_back(self, seconds: float) -> None:
+        """The destination asked to get nothing for so long."""
+        self._not_before = max(self._not_before, self._clock.monotonic() + seconds)
+
+    async def held_back(self) -> bool:
+        """Wait as long as the destination asked any writer to. True if the delivery is stopping."""
+        while (left := self._not_before - self._clock.monotonic()) > 0:
+            if await self._stops_within(left):
+                return True
+        return False
 
     def ceiling(self, attempt: int) -> float:
         """The longest pause after that many failures in a row."""
         return min(self._maximum, self._initial * 2.0 ** min(attempt, 30))
 
-    async def wait(self, attempt: int, least: float) -> bool:
-        """Wait, at least `least` seconds. True if the delivery is stopping."""
+    async def wait(self, attempt: int) -> bool:
+        """Wait after a failure. True if the delivery is stopping."""
+        return await self._stops_within(random.uniform(0, self.ceiling(attempt))) or await self.held_back()
+
+    async def _stops_within(self, seconds: float) -> bool:
         try:
-            async with self._clock.timeout(max(least, random.uniform(0, self.ceiling(attempt)))):
+            async with self._clock.timeout(seconds):
                 await self._stopping.wait()
         except TimeoutError:
             return False

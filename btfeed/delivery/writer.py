@@ -26,11 +26,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Next:
-    """What to do after a write. left: pieces still to write, the next one last. least: the shortest pause before it, None
-    if none is needed."""
+    """What to do after a write. left: pieces still to write, the next one last. pause: whether to wait before it."""
 
     left: list[Batch] = field(default_factory=list)
-    least: float | None = None
+    pause: bool = False
 
 
 class BatchWriter:
@@ -55,8 +54,8 @@ class BatchWriter:
             try:
                 await _uncancelled(self._sink.open(state))
             except Exception as error:  # noqa: BLE001 - reported
-                self._report.failed(error)
-                if await self._pause.wait(attempt, _least_pause(error)):
+                self._failed(error)
+                if await self._pause.wait(attempt):
                     return False
                 attempt += 1
             else:
@@ -77,12 +76,14 @@ class BatchWriter:
                 piece = await self._without_expired(outcome, piece)
             if not len(piece) and len(batch):  # all expired; a batch that is empty from the start asks for the sink's state
                 continue
+            if await self._pause.held_back():
+                return None
             then = await self._write_once(outcome, piece)
             pieces += then.left
-            if then.least is None or not then.left or len(then.left[0]) < len(piece):  # some progress
+            if not then.pause or not then.left or len(then.left[0]) < len(piece):  # some progress
                 attempt = 0
-            if then.least is not None:  # even with nothing left: the sink has just failed
-                if await self._pause.wait(attempt, then.least) and pieces:
+            if then.pause:  # even with nothing left: the sink has just failed
+                if await self._pause.wait(attempt) and pieces:
                     return None
                 attempt += 1
         return outcome
@@ -103,19 +104,24 @@ class BatchWriter:
         if not result.retry:
             return _Next()
         self._report.retried(len(result.retry))
-        return _Next([piece.take(sorted(result.retry))], 0.0)
+        return _Next([piece.take(sorted(result.retry))], pause=True)
 
     async def _after_error(self, outcome: Outcome, piece: Batch, error: Exception) -> _Next:
         if isinstance(error, BatchRefused) and len(piece):
             return await self._halved(outcome, piece, str(error))
-        self._report.failed(error)
+        self._failed(error)
         if isinstance(error, OutcomeUnknown):
             self._report.outcome_unknown(len(piece))
             if not error.again:
                 await outcome.add_dead_letters(piece, dict.fromkeys(range(len(piece)), str(error)), "unknown")
-                return _Next(least=_least_pause(error))
+                return _Next(pause=True)
         self._report.retried(len(piece))
-        return _Next([piece], _least_pause(error))
+        return _Next([piece], pause=True)
+
+    def _failed(self, error: Exception) -> None:
+        self._report.failed(error)
+        if isinstance(error, Unavailable):
+            self._pause.hold_back(error.retry_after)
 
     async def _halved(self, outcome: Outcome, piece: Batch, reason: str) -> _Next:
         """The halves of a refused batch. A record that is alone is the one that was refused."""
@@ -137,11 +143,6 @@ class BatchWriter:
         expired = [index for index, timestamp in enumerate(piece.timestamps) if timestamp < oldest]
         await outcome.add_dead_letters(piece, dict.fromkeys(expired, f"expired: older than {max_age:g} s"), "expired")
         return piece.take([index for index, timestamp in enumerate(piece.timestamps) if timestamp >= oldest])
-
-
-def _least_pause(error: Exception) -> float:
-    """Seconds the sink asked to wait; 0 if none."""
-    return error.retry_after if isinstance(error, Unavailable) else 0.0
 
 
 async def _uncancelled(call: Awaitable[T]) -> T:

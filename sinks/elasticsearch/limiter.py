@@ -5,6 +5,9 @@ import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from sinks.base import Unavailable
+from sinks.shared.clock import SYSTEM_CLOCK, Clock
+
 
 class WriteLimiter:
     """`async with limiter.slot()` waits for a slot. There is no limit until the first `pushed_back`.
@@ -13,17 +16,23 @@ class WriteLimiter:
     are slots adds one slot. The limit only grows while it is reached.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
         self.limit = math.inf
         self.in_flight = 0
+        self._clock = clock
+        self._not_before = 0.0  # by the monotonic clock
         self._slot_free = asyncio.Event()
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """Hold a slot during the block."""
+        """Hold a slot during the block. Raises Unavailable if another write was told to wait meanwhile."""
         while self._full():
             self._slot_free.clear()
             await self._slot_free.wait()
+        left = self._not_before - self._clock.monotonic()
+        if left > 0:
+            self._slot_free.set()  # for the next one
+            raise Unavailable("Elasticsearch asks to wait", left)
         self.in_flight += 1
         try:
             yield
@@ -31,8 +40,9 @@ class WriteLimiter:
             self.in_flight -= 1
             self._slot_free.set()
 
-    def pushed_back(self) -> None:
-        """A write in flight was refused for lack of capacity."""
+    def pushed_back(self, retry_after: float = 0.0) -> None:
+        """A write in flight was refused for lack of capacity. retry_after: seconds in which no other may begin."""
+        self._not_before = max(self._not_before, self._clock.monotonic() + retry_after)
         self.limit = max(1.0, min(self.limit, self.in_flight) / 2)
 
     def succeeded(self) -> None:

@@ -47,7 +47,7 @@ class ElasticsearchSink:
         self._index = IndexName(settings.data_stream or settings.index)
         self._redactor = settings.auth.redactor() if settings.auth else Redactor()
         self._client: AsyncElasticsearch | None = None
-        self._limiter = WriteLimiter()
+        self._limiter = WriteLimiter(context.clock)
         self._log = log.bind(sink=context.name)
         self._warned: set[str] = set()
 
@@ -69,8 +69,8 @@ class ElasticsearchSink:
                 reply = await self._request(lambda client: self._bulk(client, body), writing=True)
                 self._log.debug("batch sent", records=len(batch), bytes=len(body), status=reply.status)
                 result = verdict(reply, len(batch))
-            except Unavailable:
-                self._limiter.pushed_back()
+            except Unavailable as error:
+                self._limiter.pushed_back(error.retry_after)
                 raise
             if result.retry:
                 self._limiter.pushed_back()

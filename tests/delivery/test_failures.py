@@ -56,6 +56,32 @@ async def test_retry_after_is_the_shortest_pause() -> None:
         assert sink.bodies == bodies
 
 
+async def test_retry_after_holds_for_all_writers(ceilings: list[float]) -> None:
+    """What one of them is told: those that are idle and those that are about to try again begin nothing before that."""
+    clock, began = FakeClock(), []
+    answers = [Unavailable("busy"), Unavailable("busy", retry_after=30)]
+
+    def answer(batch: Batch) -> WriteResult:
+        began.append(clock.now)
+        if answers:
+            raise answers.pop(0)
+        return WriteResult()
+
+    sink = FakeSink(always=answer)
+    async with Rig(sink, clock=clock, linger="0s", in_flight=4, max_records=5, retry_initial="1s") as rig:
+        bodies = await rig.post(10)
+        await until_async(lambda: len(began) == 2, "two writes failed")
+        bodies += await rig.post(10, 1)
+        await clock.advance(1)
+        await until_async(lambda: clock.due_at(30) == 4, "all writers wait")
+        await clock.advance(28.9)
+        assert len(began) == 2
+        await clock.advance(0.2)
+        await until_async(lambda: len(sink.bodies) == 20, "all delivered")
+    assert began[2] == 30
+    assert sorted(sink.bodies) == sorted(bodies)
+
+
 async def test_progress_resets_the_pauses(ceilings: list[float]) -> None:
     """After a write that delivered something, the next pause is short again."""
     away = Unavailable("away")

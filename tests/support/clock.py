@@ -51,6 +51,10 @@ class FakeClock:
         """How many timeouts are still to come, also of blocks that have ended before."""
         return len(self._timeouts)
 
+    def due_at(self, moment: float) -> int:
+        """How many timeouts are due at `moment`, to the millisecond."""
+        return sum(abs(at - moment) < 0.001 for at, _, _ in self._timeouts)
+
     async def advance(self, seconds: float) -> None:
         """Move the clock, stopping at each deadline on the way so that what it wakes can run."""
         end = self.now + seconds

@@ -3,7 +3,11 @@
 import asyncio
 import math
 
+import pytest
+
+from sinks.base import Unavailable
 from sinks.elasticsearch.limiter import WriteLimiter
+from tests.support.clock import FakeClock, settle
 
 
 async def test_there_is_no_limit_at_first() -> None:
@@ -69,3 +73,28 @@ async def test_a_write_waits_for_a_slot() -> None:
     ended = await asyncio.gather(*writes, return_exceptions=True)
     assert [type(end) for end in ended if end is not None] == [ValueError, asyncio.CancelledError]
     assert (most, done, limiter.in_flight) == (1, 5, 0)
+
+
+async def test_a_write_that_waits_for_a_slot_obeys_what_another_was_told() -> None:
+    """It begins no earlier than Elasticsearch asked, also if its slot becomes free before that."""
+    clock = FakeClock()
+    limiter = WriteLimiter(clock)
+    limiter.limit = 1
+    began = []
+
+    async def write() -> None:
+        async with limiter.slot():
+            began.append(clock.now)
+
+    async with limiter.slot():
+        waiting = [asyncio.create_task(write()) for _ in range(3)]
+        await settle()
+        limiter.pushed_back(retry_after=30)
+    await clock.advance(10)
+    for task in waiting:
+        with pytest.raises(Unavailable) as raised:
+            await task
+        assert raised.value.retry_after == 30
+    await clock.advance(20)
+    await write()
+    assert began == [30]
