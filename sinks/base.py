@@ -11,6 +11,9 @@ with a WriteResult or one of these errors:
     ├── BatchRefused        the batch contains an unacceptable record, but the reply doesn't say which; the loop halves it
     └── Misconfigured       a person has to act; the loop keeps the records, waits and reports it
 
+An error concerns everything that the sink writes to. A sink with several destinations, such as topics or indexes, names the
+records of one that takes nothing in `WriteResult.blocked` instead, so that the others get theirs.
+
 Any other exception is a bug in the sink: the loop logs it with its traceback, counts it, and treats it as Unavailable.
 
 A sink is a module or package in `sinks` that offers its SinkType as SINK. docs/sinks/writing-a-sink.md shows one.
@@ -26,11 +29,21 @@ from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
 
 @dataclass(frozen=True, slots=True)
+class Blocked:
+    """A destination that takes nothing until a person acts. destination: its kind and name, such as `topic orders`."""
+
+    destination: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class WriteResult:
-    """What became of a batch. Every record that is in neither `retry` nor `refused` was delivered.
+    """What became of a batch. Every record that is not in `retry`, `refused` or `blocked` was delivered.
 
     retry        indexes of records to write again
     refused      index -> reason, of records that the other system will never take; they become dead letters
+    blocked      index -> the record's destination, which takes nothing, and why. The record waits aside until it does;
+                 see ManyDestinations
     state        what the next `open` needs to continue from here; saved with the cursor in one transaction
     again_after  serial sinks only: call `write` again after this many seconds, if necessary with an empty batch
     flagged      how many delivered records have a property worth counting, such as {"duplicate": 3}; shown as the metric
@@ -44,6 +57,7 @@ class WriteResult:
     again_after: float | None = None
     flagged: dict[str, int] = field(default_factory=dict)
     unknown: int = 0
+    blocked: dict[int, Blocked] = field(default_factory=dict)
 
 
 class Sink(Protocol):
@@ -73,6 +87,13 @@ class SerialSink(Sink, Protocol):
 
     def saved(self, state: str) -> None:
         """The journal has saved `state`: after a crash, `open` gets this state or a later one."""
+
+
+class ManyDestinations(Sink, Protocol):
+    """A sink that returns `blocked`. While a destination is blocked, the loop asks where records would go."""
+
+    def destinations(self, batch: Batch) -> Sequence[str]:
+        """The destination of each record, named as in `Blocked`. A pure function of the records."""
 
 
 class SinkError(Exception):

@@ -1,6 +1,7 @@
 """The admin listener: GET /healthz, /readyz, /metrics and /status."""
 
 import asyncio
+import heapq
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ BACKLOG_TIMEOUT = 2.0
 """Seconds to wait for the journal's figures. /status and /metrics answer without them afterwards."""
 IDLE_TIMEOUT = 60.0
 """Seconds after which a connection without a complete request header is closed."""
+MAX_BLOCKED = 100
+"""Blocked destinations of a sink that /status lists: those for which most records wait."""
 
 
 class Admin:
@@ -158,4 +161,9 @@ def _sink_status(sink: SinkStatus, backlog: Backlog | None) -> dict[str, Any]:
         "dead_letters": sink.dead_letters,
         "last_error": sink.last_error,
         "last_error_time": sink.last_error_time,
+        "blocked": [
+            {"destination": name, "reason": each.reason, "since": each.since, "waiting": each.waiting}
+            for name, each in heapq.nlargest(MAX_BLOCKED, sink.blocked.items(), key=lambda item: item[1].waiting)
+        ],
+        "blocked_destinations": len(sink.blocked),
     }

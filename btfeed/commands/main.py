@@ -21,6 +21,7 @@ from btfeed.journal.base import JournalError
 from btfeed.posts import files as postfile
 from btfeed.posts.post import Malformed
 from btfeed.records import describe
+from btfeed.records.encoding import rfc3339
 from btfeed.telemetry import logs
 from btfeed.telemetry.printable import printable
 
@@ -159,6 +160,12 @@ def _status_lines(status: dict[str, Any]) -> Iterator[str]:
     yield f"journal: {count(counts['journal_posts'], 'post')}, {counts['journal_bytes'] / 2**20:.1f} MiB"
     for name, sink in status["sinks"].items():
         yield f"sink {name}: {_sink_line(sink)}"
+        for blocked in sink["blocked"]:
+            since = rfc3339(blocked["since"])
+            waiting = f"{count(blocked['waiting'], 'record')} waiting"
+            yield f"  {blocked['destination']}: takes nothing since {since}, {waiting}: {blocked['reason']}"
+        if more := sink["blocked_destinations"] - len(sink["blocked"]):
+            yield f"  {count(more, 'more destination')} that take nothing"
     for kept in status["dead_letters"] or ():
         yield f"kept: {_kept_line(kept)}"
     for violation in status["violations"]:

@@ -8,6 +8,7 @@ Where is it decided
     batching      which records make a batch, and when it is complete
     mapped_posts  when a post is mapped, and how long the result is kept
     writer        what happens to a batch until each record has an outcome: expiry, halving, retries
+    destinations  which destinations of a sink take nothing, and when to try them again
     retry         how long to wait before a retry
     outcome       which records become dead letters
     offsets       when the cursor moves and is saved

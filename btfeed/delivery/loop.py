@@ -2,6 +2,8 @@
 
     Batcher        reads posts after the cursor, filters records, cuts batches (batching.py)
     BatchWriter    writes a batch until each record is delivered or a dead letter (writer.py); `in_flight` at a time
+    BlockedDestinations
+                   knows which destinations of the sink take nothing: their records wait aside (destinations.py)
     OffsetTracker  moves the cursor over settled batches, and saves it with the sink's state and the dead letters in one
                    commit (offsets.py)
 
@@ -32,6 +34,8 @@ log = structlog.get_logger()
 
 RETRIES_INTERVAL = 1.0
 """Seconds between looks for dead letters that are marked for retry."""
+COUNT_INTERVAL = 60.0
+"""Seconds between counts of the dead letters that wait for blocked destinations."""
 READ_RETRY = 0.5
 """Seconds before the journal is read again after an error."""
 
@@ -70,6 +74,7 @@ class Delivery:
         self._report = SinkReport(name, self.status, metrics, clock)
         pause = RetryPause(delivery.retry_initial, delivery.retry_max, self._stopping, clock)
         self._writer = BatchWriter(name, sink, delivery.max_age, pause, self._report, clock)
+        self._blocked = self._writer.blocked
 
     async def run(self) -> None:
         """Open the sink, then deliver to it. The sink is closed on return."""
@@ -85,6 +90,7 @@ class Delivery:
     async def _run(self) -> None:
         try:
             cursor, state = await self._outlet.cursor()
+            self._blocked.count(await self._outlet.destinations())
             if not self._stopping.is_set() and await self._writer.open(state):
                 await self._deliver(cursor, state)
         finally:
@@ -96,12 +102,16 @@ class Delivery:
         saved = cast("SerialSink", self._sink).saved if self._serial else None
         writers = self._settings.in_flight
         async with asyncio.TaskGroup() as group:
-            tracker = OffsetTracker(self._outlet, cursor, state, writers, saved, group, self._clock)
-            reader = group.create_task(self._read_batches(tracker, cursor))
+            tracker = OffsetTracker(self._outlet, cursor, state, writers, saved, self._blocked.saved, group, self._clock)
+            readers = [
+                group.create_task(self._read_batches(tracker, cursor)),
+                group.create_task(self._retry_blocked(tracker)),
+            ]
             for _ in range(writers):
                 group.create_task(self._write_batches(tracker))
             await self._stopping.wait()
-            reader.cancel()
+            for reader in readers:
+                reader.cancel()
             for _ in range(writers):
                 self._queue.put_nowait(None)
 
@@ -137,10 +147,53 @@ class Delivery:
         """Enqueue this sink's dead letters that are marked for retry, as many as fit in a batch."""
         found = await tracker.retries(self._settings.max_records)
         if found:
-            batch = _batch(found)
-            fits = max(1, batch.fitting(len(batch), self._settings.max_bytes))
-            retried = {dead_letter.event_id: dead_letter for dead_letter in found[:fits] if dead_letter.event_id}
-            await self._enqueue(tracker, await tracker.add_retry(batch.slice(0, fits), retried))
+            await self._enqueue_retry(tracker, found)
+
+    async def _enqueue_retry(
+        self, tracker: OffsetTracker, found: Sequence[DeadLetter], destination: str = ""
+    ) -> InFlightBatch:
+        batch = _batch(found)
+        fits = max(1, batch.fitting(len(batch), self._settings.max_bytes))
+        retried = {dead_letter.event_id: dead_letter for dead_letter in found[:fits] if dead_letter.event_id}
+        in_flight = await tracker.add_retry(batch.slice(0, fits), retried, destination)
+        await self._enqueue(tracker, in_flight)
+        return in_flight
+
+    # From dead letters that wait for a destination to the queue
+
+    async def _retry_blocked(self, tracker: OffsetTracker) -> None:
+        """Try blocked destinations again, one after the other, each after its pause."""
+        next_count = self._clock.monotonic() + COUNT_INTERVAL
+        while True:
+            name = await self._blocked.due()
+            try:
+                if self._clock.monotonic() >= next_count:
+                    self._blocked.count(await self._outlet.destinations())
+                    next_count = self._clock.monotonic() + COUNT_INTERVAL
+                await self._try_again(tracker, name)
+            except OutletGone:
+                raise
+            except JournalError:  # reported by those who read and save
+                self._blocked.later(name)
+
+    async def _try_again(self, tracker: OffsetTracker, name: str) -> None:
+        """Write what waits for a destination, in order, until it takes no more or nothing is left. The first record is
+        written alone, so that a destination that still takes nothing costs little."""
+        limit = 1
+        while True:
+            in_journal = self._blocked.in_journal(name)
+            found = await tracker.waiting(name, limit)
+            if found is None and self._blocked.open(name, in_journal):
+                return
+            if not found:  # not saved yet, or retried by an operator
+                self._blocked.later(name)
+                return
+            tried = await self._enqueue_retry(tracker, found, name)
+            await tracker.retries_saved(tried)
+            if tried.outcome is None or tried.outcome.waiting_again:
+                self._blocked.failed(name)
+                return
+            limit = self._settings.max_records
 
     async def _enqueue(self, tracker: OffsetTracker, in_flight: InFlightBatch) -> None:
         if len(in_flight.records):
@@ -154,8 +207,10 @@ class Delivery:
         """One of `in_flight` writers. A serial sink's first batch is empty."""
         in_flight = tracker.add_empty() if self._serial else await self._dequeue(tracker)
         while in_flight:
-            outcome = await self._writer.write(in_flight.records, in_flight.retried)
+            outcome = await self._writer.write(in_flight.records, in_flight.retried, in_flight.destination)
             if outcome is not None:
+                for dead_letter in in_flight.retried.values():
+                    self._blocked.end_try(dead_letter.destination)
                 await tracker.settle(in_flight, outcome)
             in_flight = await self._dequeue(tracker)
 

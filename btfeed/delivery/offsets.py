@@ -12,7 +12,7 @@ Invariants
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -40,6 +40,7 @@ class InFlightBatch:
     end           the cursor behind it
     dead_letters  those of its posts, from mapping
     retried       event.id -> the dead letter that it retries
+    destination   what those dead letters waited for, if the delivery retries them by itself
     settled       every record has an outcome
     outcome       of the records; None until settled, or if there were none
     """
@@ -48,6 +49,7 @@ class InFlightBatch:
     end: Cursor
     dead_letters: Sequence[DeadLetter] = ()
     retried: Mapping[str, DeadLetter] = field(default_factory=dict)
+    destination: str = ""
     settled: bool = False
     outcome: Outcome | None = None
 
@@ -61,6 +63,7 @@ class InFlightBatch:
             [*self.dead_letters, *self.outcome.dead_letters],
             self.outcome.redelivered,
             self.outcome.refused_again,
+            self.outcome.waiting_again,
         )
 
 
@@ -74,21 +77,25 @@ class OffsetTracker:
         state: str | None,
         in_flight: int,
         saved: Callable[[str], object] | None,
+        committed: Callable[[Commit], object],
         group: asyncio.TaskGroup,
         clock: Clock,
     ) -> None:
-        """cursor, state: as saved. saved: called with each state that is saved; None unless the sink is serial."""
+        """cursor, state: as saved. saved: called with each state that is saved; None unless the sink is serial. committed:
+        called with everything that is saved."""
         self._outlet = outlet
         self._settled = self._end = cursor  # behind the last settled batch, and behind the last one that was added
         self._state = state
         self._window = WINDOW * in_flight
         self._saved = saved
+        self._committed = committed
         self._has_saved_state = state is not None
         self._group = group
         self._clock = clock
         self._in_flight: deque[InFlightBatch] = deque()  # in the order of the journal
         self._room = asyncio.Event()
         self._retrying: set[int] = set()  # dead letters in flight or not saved yet
+        self._retries_ended = asyncio.Event()
         self._unsaved: list[Commit] = []
         self._unsaved_dead_letters = 0
         self._saving: asyncio.Task[None] | None = None
@@ -101,11 +108,12 @@ class OffsetTracker:
         self._in_flight.append(InFlightBatch(batch, end, dead_letters))
         return self._in_flight[-1]
 
-    async def add_retry(self, batch: Batch, retried: Mapping[str, DeadLetter]) -> InFlightBatch:
-        """Add a batch of dead letters, which moves no cursor, once the window has room."""
-        await self._until_room()
+    async def add_retry(self, batch: Batch, retried: Mapping[str, DeadLetter], destination: str = "") -> InFlightBatch:
+        """Add a batch of dead letters, which moves no cursor, once the window has room. destination: what they wait for, if
+        the delivery retries them by itself."""
         self._retrying.update(dead_letter.id for dead_letter in retried.values())
-        self._in_flight.append(InFlightBatch(batch, self._end, retried=retried))
+        await self._until_room()
+        self._in_flight.append(InFlightBatch(batch, self._end, retried=retried, destination=destination))
         return self._in_flight[-1]
 
     def add_empty(self) -> InFlightBatch:
@@ -115,8 +123,26 @@ class OffsetTracker:
 
     async def retries(self, limit: int) -> list[DeadLetter]:
         """Dead letters that are marked for retry, except those being retried."""
-        retrying = frozenset(self._retrying)  # before asking: the answer may be older than a commit that ends meanwhile
-        return [found for found in await self._outlet.retries(limit) if found.id not in retrying]
+        retrying = frozenset(self._retrying)
+        return self._not_retried(await self._outlet.retries(limit), retrying)
+
+    async def waiting(self, destination: str, limit: int) -> list[DeadLetter] | None:
+        """The oldest dead letters that wait for `destination`, except those being retried; None if there is no letter."""
+        retrying = frozenset(self._retrying)
+        found = await self._outlet.waiting(destination, limit)
+        return self._not_retried(found, retrying) if found else None
+
+    def _not_retried(self, found: Sequence[DeadLetter], before: Collection[int]) -> list[DeadLetter]:
+        """Those that are not being retried, now or `before` the journal was asked: its answer may be older than a commit
+        that ended meanwhile."""
+        return [letter for letter in found if letter.id not in before and letter.id not in self._retrying]
+
+    async def retries_saved(self, batch: InFlightBatch) -> None:
+        """Return when it is saved what became of this batch of dead letters."""
+        ids = [letter.id for letter in batch.retried.values()]
+        while not self._retrying.isdisjoint(ids):
+            self._retries_ended.clear()
+            await self._retries_ended.wait()
 
     async def settle(self, batch: InFlightBatch, outcome: Outcome | None = None) -> None:
         """Every record of `batch` has an outcome. Moves the cursor as far as possible, and starts to save it. Returns when
@@ -178,7 +204,9 @@ class OffsetTracker:
 
     def _note_saved(self, commit: Commit) -> None:
         log.debug("cursor saved", partition=self._outlet.partition, seq=commit.cursor.seq, ordinal=commit.cursor.ordinal)
-        self._retrying.difference_update(commit.redelivered, commit.refused_again)
+        self._retrying.difference_update(commit.redelivered, commit.refused_again, commit.waiting_again)
+        self._retries_ended.set()
+        self._committed(commit)
         if self._saved and commit.state is not None:
             self._has_saved_state = True
             self._saved(commit.state)
@@ -194,4 +222,5 @@ def _merged(commits: Sequence[Commit]) -> Commit:
         [dead_letter for commit in commits for dead_letter in commit.dead_letters],
         [number for commit in commits for number in commit.redelivered],
         {number: reason for commit in commits for number, reason in commit.refused_again.items()},
+        {number: why for commit in commits for number, why in commit.waiting_again.items()},
     )

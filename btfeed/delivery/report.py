@@ -5,7 +5,7 @@ import traceback
 import structlog
 
 from btfeed.telemetry.metrics import Metrics
-from btfeed.telemetry.sink_status import SinkStatus, State
+from btfeed.telemetry.sink_status import BlockedDestination, SinkStatus, State
 from btfeed.telemetry.warnings import SummedWarnings
 from sinks.base import BatchRefused, Misconfigured, Unavailable, WriteResult
 from sinks.shared.clock import Clock
@@ -31,6 +31,7 @@ class SinkReport:
         self._rejected_in_a_row = 0
         self._bugs: set[tuple[type[Exception], str, int | None]] = set()  # those already logged
         metrics.sink_up.labels(sink).set(0)
+        metrics.blocked.labels(sink).set(0)
 
     def running(self) -> None:
         if self._rejected_in_a_row >= REJECTED_IN_A_ROW:
@@ -63,6 +64,18 @@ class SinkReport:
         """The sink refused a whole batch, which proves that it is running."""
         self._metrics.sink_errors.labels(self._sink, "batch_refused").inc()
         self.running()
+
+    def blocked(self, destination: str, status: BlockedDestination) -> None:
+        """A destination takes nothing from now on. `status` changes with it."""
+        self._log.warning("destination blocked, its records wait", destination=destination, reason=status.reason)
+        self._status.blocked[destination] = status
+        self._metrics.blocked.labels(self._sink).set(len(self._status.blocked))
+
+    def opened(self, destination: str) -> None:
+        """A destination takes records again, and has got all that waited."""
+        self._log.info("destination open again", destination=destination)
+        del self._status.blocked[destination]
+        self._metrics.blocked.labels(self._sink).set(len(self._status.blocked))
 
     def written(self, seconds: float, records: int) -> None:
         self._metrics.batch_seconds.labels(self._sink).observe(seconds)

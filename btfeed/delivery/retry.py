@@ -35,9 +35,13 @@ class RetryPause:
         """The longest pause after that many failures in a row."""
         return min(self._maximum, self._initial * 2.0 ** min(attempt, 30))
 
+    def length(self, attempt: int) -> float:
+        """The seconds of a pause after that many failures in a row."""
+        return random.uniform(0, self.ceiling(attempt))
+
     async def wait(self, attempt: int) -> bool:
         """Wait after a failure. True if the delivery is stopping."""
-        return await self._stops_within(random.uniform(0, self.ceiling(attempt))) or await self.held_back()
+        return await self._stops_within(self.length(attempt)) or await self.held_back()
 
     async def _stops_within(self, seconds: float) -> bool:
         try:

@@ -1,7 +1,8 @@
 """Writes a batch to a sink until every record has an outcome: delivered, or kept as a dead letter.
 
-too old (max_age)             dead letter, before each attempt, unless it is a dead letter that is retried
+too old (max_age)             dead letter, before each attempt, unless an operator retries it
 refused by the sink           dead letter
+for a blocked destination     dead letter that waits for it, before each attempt or after it (destinations.py)
 sink unavailable, or a bug    written again, after a pause (retry.py)
 batch refused as a whole      written again in halves, until the refused record is alone (Kafka: per partition, in the sink)
 outcome unknown               written again, or dead letters if the sink must not get them twice
@@ -9,15 +10,16 @@ outcome unknown               written again, or dead letters if the sink must no
 
 import asyncio
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from btfeed.delivery.destinations import BlockedDestinations
 from btfeed.delivery.outcome import Outcome
 from btfeed.delivery.report import SinkReport
 from btfeed.delivery.retry import RetryPause
 from btfeed.journal.base import DeadLetter
-from sinks.base import BatchRefused, OutcomeUnknown, Sink, Unavailable, WriteResult
+from sinks.base import BatchRefused, Blocked, OutcomeUnknown, Sink, Unavailable, WriteResult
 from sinks.batch import Batch
 from sinks.shared.clock import Clock
 
@@ -34,11 +36,12 @@ class _Next:
 
 class BatchWriter:
     """Writes to one sink; `write` may be called concurrently. call_again_at: when the sink wants to be
-    called again even without records, by the clock's monotonic time."""
+    called again even without records, by the clock's monotonic time. blocked: destinations that take nothing."""
 
     def __init__(
         self, name: str, sink: Sink, max_age: float | None, pause: RetryPause, report: SinkReport, clock: Clock
     ) -> None:
+        self.blocked = BlockedDestinations(report, pause, clock)
         self.call_again_at: float | None = None
         self._name = name
         self._sink = sink
@@ -62,23 +65,24 @@ class BatchWriter:
                 self._report.running()
                 return True
 
-    async def write(self, batch: Batch, retried: Mapping[str, DeadLetter]) -> Outcome | None:
+    async def write(self, batch: Batch, retried: Mapping[str, DeadLetter], destination: str = "") -> Outcome | None:
         """Write `batch`. None if the delivery is stopping and there are records left without an outcome.
 
-        retried: event.id -> the dead letter that the batch retries
+        retried      event.id -> the dead letter that the batch retries
+        destination  what these waited for, if it is to be tried although it is blocked
         """
         outcome = Outcome(self._name, retried, self._report, self._clock)
         pieces = [batch]  # the next one last
         attempt = 0
         while pieces:
             piece = pieces.pop()
-            if not retried:
+            if not retried or destination:
                 piece = await self._without_expired(outcome, piece)
             if not len(piece) and len(batch):  # all expired; a batch that is empty from the start asks for the sink's state
                 continue
             if await self._pause.held_back():
                 return None
-            then = await self._write_once(outcome, piece)
+            then = await self._write_once(outcome, piece, destination)
             pieces += then.left
             if not then.pause or not then.left or len(then.left[0]) < len(piece):  # some progress
                 attempt = 0
@@ -88,9 +92,13 @@ class BatchWriter:
                 attempt += 1
         return outcome
 
-    async def _write_once(self, outcome: Outcome, piece: Batch) -> _Next:
+    async def _write_once(self, outcome: Outcome, piece: Batch, destination: str) -> _Next:
         started = time.perf_counter()
         try:
+            if self.blocked:
+                piece, whole = await self._without_blocked(outcome, piece, destination), piece
+                if not len(piece) and len(whole):
+                    return _Next()
             result = await _uncancelled(self._sink.write(piece))
             _check(result, len(piece))
         except Exception as error:  # noqa: BLE001 - reported
@@ -98,9 +106,14 @@ class BatchWriter:
         self._report.written(time.perf_counter() - started, len(piece))
         again_after = result.again_after
         self.call_again_at = None if again_after is None else self._clock.monotonic() + again_after
+        for blocked in result.blocked.values():
+            self.blocked.add(blocked.destination, blocked.reason)
         await outcome.add_result(piece, result)
-        if len(result.retry) < max(1, len(piece)):
+        if len(result.retry) + len(result.blocked) < max(1, len(piece)):
             self._report.running()
+            self.blocked.others_go = True
+        else:
+            self._report_if_nothing_goes()
         if not result.retry:
             return _Next()
         self._report.retried(len(result.retry))
@@ -132,6 +145,26 @@ class BatchWriter:
         half = len(piece) // 2
         return _Next([piece.slice(half, len(piece)), piece.slice(0, half)])
 
+    async def _without_blocked(self, outcome: Outcome, piece: Batch, destination: str) -> Batch:
+        """`piece` without the records for blocked destinations other than `destination`, which stand aside."""
+        names: Sequence[str] = getattr(self._sink, "destinations", _no_names)(piece)
+        aside = {}
+        for index, name in enumerate(names):
+            reason = None if name == destination else self.blocked.reason(name)
+            if reason is not None:
+                aside[index] = Blocked(name, reason)
+                self.blocked.add(name, reason)
+        if not aside:
+            return piece
+        await outcome.add_waiting(piece, aside)
+        if len(aside) == len(piece):
+            self._report_if_nothing_goes()
+        return piece.take([index for index in range(len(piece)) if index not in aside])
+
+    def _report_if_nothing_goes(self) -> None:
+        if self.blocked and not self.blocked.others_go:
+            self._report.failed(self.blocked.problem)
+
     async def _without_expired(self, outcome: Outcome, piece: Batch) -> Batch:
         """`piece` without the records older than max_age, which become dead letters."""
         max_age = self._max_age
@@ -143,6 +176,10 @@ class BatchWriter:
         expired = [index for index, timestamp in enumerate(piece.timestamps) if timestamp < oldest]
         await outcome.add_dead_letters(piece, dict.fromkeys(expired, f"expired: older than {max_age:g} s"), "expired")
         return piece.take([index for index, timestamp in enumerate(piece.timestamps) if timestamp >= oldest])
+
+
+def _no_names(batch: Batch) -> Sequence[str]:
+    return ()
 
 
 async def _uncancelled(call: Awaitable[T]) -> T:
@@ -158,6 +195,6 @@ async def _uncancelled(call: Awaitable[T]) -> T:
 
 def _check(result: WriteResult, records: int) -> None:
     """Raise ValueError if the result names a record twice, or one that is not in the batch."""
-    named = [*result.retry, *result.refused]
+    named = [*result.retry, *result.refused, *result.blocked]
     if len(set(named)) < len(named) or not all(0 <= index < records for index in named):
         raise ValueError(f"of a batch of {records} records, the sink named {sorted(named)}")

@@ -76,7 +76,7 @@ class DeadLetter:
     sink          the sink it was meant for; empty if it belongs to no single sink
     time          when it last failed, in milliseconds since the epoch
     tries         how often it failed
-    cause         why, in a word: refused, expired, invalid, malformed, damaged ... ; the label `reason` of metrics
+    cause         why, in a word: refused, waiting, expired, invalid, malformed, damaged ... ; the label `reason` of metrics
     destination   what it waits for, such as `topic orders`: the delivery tries it again by itself; empty if an operator
                   has to act
     event_id, key, timestamp, transaction
@@ -129,6 +129,7 @@ class Commit:
     dead_letters   new dead letters
     redelivered    ids of retried dead letters that the sink accepted
     refused_again  id of a retried dead letter -> why it was refused this time; it waits for no destination any more
+    waiting_again  id of a retried dead letter -> the destination that it waits for from now on, and why
     """
 
     cursor: Cursor
@@ -136,6 +137,7 @@ class Commit:
     dead_letters: Sequence[DeadLetter] = ()
     redelivered: Sequence[int] = ()
     refused_again: Mapping[int, str] = field(default_factory=dict)
+    waiting_again: Mapping[int, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,6 +144,8 @@ class MemoryOutlet:
         self._journal.dead_letters.delete(commit.redelivered)
         for number, reason in commit.refused_again.items():
             self._journal.dead_letters.refuse_again(number, reason)
+        for number, (destination, reason) in commit.waiting_again.items():
+            self._journal.dead_letters.refuse_again(number, reason, destination)
 
     async def retries(self, limit: int) -> Sequence[DeadLetter]:
         self._journal.check_open()
@@ -192,7 +194,7 @@ class MemoryDeadLetters:
         self._kept[self._last_id] = replace(dead_letter, id=self._last_id)
         return self._last_id
 
-    def refuse_again(self, number: int, reason: str) -> None:
+    def refuse_again(self, number: int, reason: str, destination: str = "") -> None:
         self.marked.discard(number)
         if number in self._kept:
             kept = self._kept[number]
@@ -201,8 +203,8 @@ class MemoryDeadLetters:
                 reason=reason,
                 tries=kept.tries + 1,
                 time=self._now(),
-                destination="",
-                cause="refused" if kept.kind == "record" else kept.cause,
+                destination=destination,
+                cause="waiting" if destination else "refused" if kept.kind == "record" else kept.cause,
             )
 
     def select(self, selection: Selection = ALL) -> Iterator[DeadLetter]:

@@ -148,6 +148,11 @@ class Metrics:
             "sink_flagged", "Delivered records with a property worth counting, such as far_future", ("sink", "what")
         )
         self.sink_errors = create.counter("sink_errors", "Failed writes and failed attempts to open", ("sink", "kind"))
+        self.blocked = create.gauge(
+            "sink_blocked_destinations",
+            "Destinations, such as topics, that take nothing; their records wait aside",
+            _SINK,
+        )
         self.batch_seconds = create.histogram("sink_batch_seconds", "Seconds taken by one write", _BATCH, _SINK)
         self.sink_up = create.gauge(
             "sink_up", "1 while the sink works, 0 while it is unavailable, misconfigured or rejects everything", _SINK

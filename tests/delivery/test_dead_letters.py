@@ -156,7 +156,7 @@ async def test_waiting_to_be_saved_costs_what_there_is() -> None:
     """Batches that are settled while the journal is slow are put together once, and not with each one."""
     work, outlet, number = [0], SlowOutlet(), 2_000
     async with asyncio.TaskGroup() as group:
-        tracker = OffsetTracker(outlet, Cursor(1), None, 1, None, group, FakeClock())
+        tracker = OffsetTracker(outlet, Cursor(1), None, 1, None, lambda commit: None, group, FakeClock())
         for seq in range(number):
             dead = DeadLetter("record", "", "no", 1, b"{}", event_id=f"id-{seq}")
             await tracker.settle(await tracker.add(Batch(), Cursor(seq + 2), Counted([dead], work)))

@@ -202,3 +202,9 @@ async def test_what_was_delivered_waits_no_more(driver: Driver) -> None:
         assert await destinations(it, "a") == {"topic": 1}
         kept = [(each.event_id, each.destination, each.reason) for each in dead_letters.select()]
         assert kept == [("id-1", "", "too large"), ("id-2", "topic", "refused")]
+        assert dead_letters.retry(ALL, wanting("a")) == 2
+        await outlet.commit(Commit(cursor, waiting_again={ids[1]: ("another", "missing"), ids[2]: ("topic", "closed")}))
+        assert await retries(it, "a") == []
+        assert await destinations(it, "a") == {"topic": 1, "another": 1}
+        kept = [(each.event_id, each.destination, each.reason) for each in dead_letters.select()]
+        assert kept == [("id-1", "another", "missing"), ("id-2", "topic", "closed")]

@@ -1,6 +1,7 @@
 """Fakes of what delivery works with: records, a journal that can fail, sinks that answer what a test tells them."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -16,7 +17,7 @@ from btfeed.records.mapper import PostMapper, create_mapper
 from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
 from btfeed.telemetry.metrics import Metrics
-from sinks.base import Sink, WriteResult
+from sinks.base import Blocked, Sink, WriteResult
 from sinks.batch import Batch, Transaction
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 from tests.support import posts
@@ -59,7 +60,8 @@ class FaultyOutlet(MemoryOutlet):
     """An outlet whose calls can fail or hang.
 
     failing  names of methods that raise `error`
-    held     names of methods that wait until they are no longer in it; "answer" holds the answer of `retries`
+    held     names of methods that wait until they are no longer in it; "answer" holds the answer of `retries`, "waiting
+             answered" that of `waiting`
     commits  what was committed
     calls    names of the methods that were called
     failed   names of those that raised
@@ -97,6 +99,12 @@ class FaultyOutlet(MemoryOutlet):
         await self._enter("commit")
         await super().commit(commit)
         self.commits.append(commit)
+
+    async def waiting(self, destination: str, limit: int) -> Sequence[DeadLetter]:
+        await self._enter("waiting")
+        found = await super().waiting(destination, limit)
+        await self._enter("waiting answered")
+        return found
 
     async def retries(self, limit: int) -> Sequence[DeadLetter]:
         await self._enter("retries")
@@ -152,7 +160,8 @@ class FakeSink:
                 raise answer
         finally:
             self.at_once -= 1
-        self.bodies += [b for i, b in enumerate(batch.bodies) if i not in answer.retry and i not in answer.refused]
+        without = {*answer.retry, *answer.refused, *answer.blocked}
+        self.bodies += [body for index, body in enumerate(batch.bodies) if index not in without]
         return answer
 
     async def close(self) -> None:
@@ -175,6 +184,34 @@ class SerialFakeSink(FakeSink):
 
     def saved(self, state: str) -> None:
         self.told.append(state)
+
+
+class ManyFakeSink(FakeSink):
+    """A sink with a destination for each category. shut: destination -> why it takes nothing. offered: how many records of
+    each destination `write` was given. asked: how many batches `destinations` was asked for."""
+
+    def __init__(self, *shut: str) -> None:
+        super().__init__(always=self._answer)
+        self.shut = dict.fromkeys(shut, "closed")
+        self.offered: Counter[str] = Counter()
+        self.asked = 0
+
+    def destinations(self, batch: Batch) -> list[str]:
+        self.asked += 1
+        return self._names(batch)
+
+    def taken(self, category: str) -> list[bytes]:
+        """Its records, in order."""
+        return [body for body in self.bodies if b'"event.category":"%s"' % category.encode() in body]
+
+    def _names(self, batch: Batch) -> list[str]:
+        return [f"topic {transaction.category}" for transaction in batch.transactions]
+
+    def _answer(self, batch: Batch) -> WriteResult:
+        names = self._names(batch)
+        self.offered.update(names)
+        blocked = {i: Blocked(name, self.shut[name]) for i, name in enumerate(names) if name in self.shut}
+        return WriteResult(blocked=blocked)
 
 
 class Rig:

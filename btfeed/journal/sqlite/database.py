@@ -334,6 +334,7 @@ class JournalDatabase:
         self.dead_letters.insert_blocks(blocks(commit.dead_letters) if new is None else new)
         self.dead_letters.delete(commit.redelivered)
         self.dead_letters.refuse_again(commit.refused_again, now)
+        self.dead_letters.wait_again(commit.waiting_again, now)
 
     def _one(self, statement: str, *values: Any) -> Any:
         return self.db.execute(statement, values).get

@@ -137,6 +137,14 @@ class DeadLetterTable:
             [(_clean(reason), now, number) for number, reason in refused.items()],
         )
 
+    def wait_again(self, waiting: Mapping[int, tuple[str, str]], now: int) -> None:
+        """End retries of what waits now. waiting: id -> its destination, and why."""
+        self._db.executemany(
+            "UPDATE dead_letters SET retry = 0, destination = ?, cause = 'waiting', tries = tries + 1, reason = ?, time = ?"
+            " WHERE id = ?",
+            [(destination, _clean(reason), now, number) for number, (destination, reason) in waiting.items()],
+        )
+
     def delete(self, ids: Iterable[int]) -> None:
         self._db.executemany("DELETE FROM dead_letters WHERE id = ?", ((number,) for number in ids))
 
