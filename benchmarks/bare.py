@@ -27,7 +27,8 @@ from sinks.elasticsearch.index import IndexName
 from sinks.elasticsearch.sink import SINK as ELASTICSEARCH
 from sinks.kafka.messages import MessageFormat, PlainMessages, transaction_runs
 from sinks.kafka.partition_queue import PartitionQueue
-from sinks.kafka.sink import KafkaSettings, KafkaSink
+from sinks.kafka.settings import KafkaSettings
+from sinks.kafka.sink import KafkaSink
 from sinks.shared.cloud_events import Envelopes, Header
 from tests.servers.elasticsearch import Elasticsearch
 from tests.servers.installed import missing

@@ -1,33 +1,38 @@
 """One idempotent producer of aiokafka, from its start until it fails, and what aiokafka's errors mean for a batch."""
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
-from aiokafka import AIOKafkaProducer, errors
+from aiokafka import AIOKafkaProducer, TopicPartition, errors
+from aiokafka.protocol.produce import ProduceRequest, ProduceRequest_v8
 
 from sinks.base import BatchRefused, Misconfigured, OutcomeUnknown, SinkError, Unavailable
 from sinks.kafka.access import ClusterAccess
-from sinks.kafka.topics import NewTopics, Topics
+from sinks.kafka.topics import Faults, NewTopics, Topics, TopicUnusable
 from sinks.shared.clock import Clock
 
 RETRY_BACKOFF_MS = 250
 """Milliseconds between two attempts of aiokafka to send a batch."""
 DIAGNOSIS_TIMEOUT = 3.0
 """Seconds to find out what is wrong with a partition."""
+_VERSIONS = (*ProduceRequest._CLASSES, ProduceRequest_v8)
+"""Versions of produce requests. aiokafka reads replies of version 8, but does not ask for it. They name refused records."""
 CANCEL_TIMEOUT = 1.0
 """Seconds for aiokafka's tasks and connections to end once they are cancelled or closed."""
 
-_REFUSED = (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError, errors.InvalidTimestampError)
-_NEEDS_A_PERSON = (
+_TOO_LARGE = (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError)
+_TOPIC_NEEDS_A_PERSON = (
     errors.TopicAuthorizationFailedError,
-    errors.ClusterAuthorizationFailedError,
-    errors.TransactionalIdAuthorizationFailed,
     errors.InvalidTopicError,
     errors.UnsupportedForMessageFormatError,
-    errors.UnsupportedVersionError,
     errors.PolicyViolationError,
+)
+_NEEDS_A_PERSON = (
+    errors.ClusterAuthorizationFailedError,
+    errors.TransactionalIdAuthorizationFailed,
+    errors.UnsupportedVersionError,
 )
 _NOT_TAKEN = (
     errors.OutOfOrderSequenceNumber,
@@ -41,8 +46,21 @@ _NOT_TAKEN = (
 )
 
 
+class TooLarge(BatchRefused):
+    """The batch is larger than its topic allows."""
+
+
+class RecordsRefused(BatchRefused):
+    """The batch was refused because of some of its records. records: index in the batch -> why."""
+
+    def __init__(self, message: str, records: Mapping[int, str]) -> None:
+        super().__init__(message)
+        self.records = records
+
+
 class Producer:
-    """Sends batches until one fails. Then `failed` is true, and it must send no more: sequence numbers would not fit."""
+    """Sends batches until the outcome of one is not known. Then `failed` is true, and it must send no more: sequence
+    numbers would not fit."""
 
     def __init__(self, producer: AIOKafkaProducer, topics: Topics, send_timeout: float, clock: Clock) -> None:
         self.topics = topics
@@ -51,6 +69,7 @@ class Producer:
         self._timeout = send_timeout
         self._clock = clock
         self._partitions: dict[str, int] = {}
+        self._record_errors: dict[tuple[str, int], dict[int, str]] = {}
 
     @staticmethod
     async def start(
@@ -64,6 +83,7 @@ class Producer:
         fixed = {"acks": "all", "enable_idempotence": True, "retry_backoff_ms": RETRY_BACKOFF_MS}
         producer = AIOKafkaProducer(**access.client_arguments(), **settings, **fixed)
         started = Producer(producer, Topics(producer.client, new_topics, clock), send_timeout, clock)
+        producer.client.send = started._noting_record_errors(producer.client.send)
         try:
             async with clock.timeout(send_timeout):
                 await producer.start()
@@ -76,25 +96,25 @@ class Producer:
             raise
         return started
 
-    async def partitions(self, topics: Collection[str]) -> Mapping[str, int]:
-        """The number of partitions of each topic. Creates missing topics if that is configured.
+    async def partitions(self, topics: Collection[str]) -> tuple[Mapping[str, int], Faults]:
+        """The number of partitions of each topic, and why others can't be used. Raises Unavailable.
 
-        Raises Unavailable, or Misconfigured if a topic is missing and may not be created.
+        Creates missing topics if that is configured.
         """
         new = set(topics) - self._partitions.keys()
         try:
             async with self._clock.timeout(self._timeout):
-                if new:
-                    await self.topics.ensure(new)
-                for topic in new:  # otherwise aiokafka may forget topics that it has only asked about
+                faults = await self.topics.ensure(new) if new else {}
+                for topic in new - faults.keys():  # otherwise aiokafka may forget topics that it has only asked about
                     await self._producer.client.add_topic(topic)
-                for topic in topics:
-                    self._partitions[topic] = len(await self._producer.partitions_for(topic))
+                for topic in set(topics) - faults.keys():
+                    try:
+                        self._partitions[topic] = len(await self._producer.partitions_for(topic))
+                    except errors.KafkaError as error:
+                        faults[topic] = send_error(error, topic, sent=False)
         except TimeoutError as error:
             raise Unavailable(f"no metadata of topics {', '.join(sorted(new))} in {self._timeout:g} s") from error
-        except errors.KafkaError as error:
-            raise send_error(error, ", ".join(sorted(new)), sent=False) from error
-        return self._partitions
+        return self._partitions, faults
 
     def empty_batch(self) -> Any:
         """An empty batch of aiokafka's."""
@@ -103,9 +123,11 @@ class Producer:
     async def send(self, batch: Any, topic: str, partition: int) -> None:
         """Send `batch`, and return once the brokers have it. Send one batch at a time to a partition.
 
-        Raises a SinkError; the producer has failed then.
+        Raises a SinkError. Unless brokers have refused the batch, the producer has failed then.
         """
-        complete = batch.closed()
+        complete, place, sequences = batch.closed(), TopicPartition(topic, partition), self._producer._txn_manager
+        sequence = sequences.sequence_number(place)
+        self._record_errors.pop(place, None)
         try:
             async with self._clock.timeout(self._timeout):
                 await (await self._producer.send_batch(batch, topic, partition=partition))
@@ -118,8 +140,33 @@ class Producer:
             self.failed = True  # aiokafka would still send the batch
             raise
         except errors.KafkaError as error:
-            self.failed = True
-            raise send_error(error, topic, sent=complete or batch.closed()) from error  # aiokafka closes what it sends
+            found = send_error(error, topic, sent=complete or batch.closed())  # aiokafka closes what it sends
+            if refused := self._record_errors.pop(place, None):
+                found = RecordsRefused(str(found), {index: f"topic {topic}: {why}" for index, why in refused.items()})
+            if isinstance(found, (BatchRefused, TopicUnusable)):
+                # The brokers took nothing, so the next batch has the same number. Kafka's Java client does the same.
+                sequences.increment_sequence_number(place, sequence - sequences.sequence_number(place))
+            else:
+                self.failed = True
+            raise found from error
+
+    def _noting_record_errors(self, send: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        """aiokafka's `send` of requests. Notes which records brokers refuse, which aiokafka ignores."""
+
+        async def noting(node: int, request: Any, **more: Any) -> Any:
+            if not isinstance(request, ProduceRequest):
+                return await send(node, request, **more)
+            request._CLASSES = _VERSIONS
+            reply = await send(node, request, **more)
+            if reply.API_VERSION == ProduceRequest_v8.API_VERSION:
+                for topic, partitions in reply.topics:
+                    for partition, *_, record_errors, message in partitions:
+                        if record_errors:
+                            whys = {index: why or message or "refused" for index, why in record_errors}
+                            self._record_errors[topic, partition] = whys
+            return reply
+
+        return noting
 
     async def stop(self, reply_timeout: float) -> None:
         """Send nothing more, wait up to `reply_timeout` seconds for replies, and disconnect.
@@ -153,15 +200,20 @@ def send_error(error: Exception, topic: str, sent: bool) -> SinkError:
     """The sink error for an error of aiokafka. sent: whether it may have sent the batch.
 
     too large, or a timestamp that brokers refuse    BatchRefused
-    missing privileges, a missing topic              Misconfigured
+    a missing topic, or no privileges for it         TopicUnusable
+    missing privileges                               Misconfigured
     sequence numbers that don't fit, or not sent     Unavailable: another producer can send it
     anything else                                    OutcomeUnknown
     """
     text = f"topic {topic}: {_describe(error)}"
-    if isinstance(error, _REFUSED):
+    if isinstance(error, _TOO_LARGE):
+        return TooLarge(text)
+    if isinstance(error, errors.InvalidTimestampError):
         return BatchRefused(text)
     if isinstance(error, errors.UnknownTopicOrPartitionError):
-        return Misconfigured(f"topic {topic} does not exist")
+        return TopicUnusable(topic, f"topic {topic} does not exist")
+    if isinstance(error, _TOPIC_NEEDS_A_PERSON):
+        return TopicUnusable(topic, text)
     if isinstance(error, _NEEDS_A_PERSON):
         return Misconfigured(text)
     if sent and not isinstance(error, _NOT_TAKEN):

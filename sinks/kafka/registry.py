@@ -54,6 +54,10 @@ class RegistrySettings(Settings):
         return self
 
 
+class SubjectRefused(Misconfigured):
+    """The registry does not take the schema under one subject. It may take it under others."""
+
+
 class Registry:
     """Registers one schema under many subjects."""
 
@@ -71,13 +75,20 @@ class Registry:
         self._client = HttpClient(REQUEST_TIMEOUT, settings.ca, redactor, clock)
         self._ids: dict[str, int] = {}
 
-    async def ids(self, subjects: Sequence[str]) -> dict[str, int]:
-        """The schema's id under each subject. Registers it if necessary. Raises Unavailable or Misconfigured."""
+    async def ids(self, subjects: Sequence[str]) -> tuple[dict[str, int], dict[str, SubjectRefused]]:
+        """The schema's id under each subject, and the subjects that have none. Registers it if necessary.
+
+        Raises Unavailable or Misconfigured.
+        """
+        refused = {}
         for subject in subjects:
             if subject not in self._ids:
                 reply = await self._post(f"subjects/{quote(subject, safe='')}/versions")
-                self._ids[subject] = parse_schema_id(reply, subject)
-        return self._ids
+                try:
+                    self._ids[subject] = parse_schema_id(reply, subject)
+                except SubjectRefused as error:
+                    refused[subject] = error
+        return self._ids, refused
 
     async def check(self, subject: str) -> None:
         """Check that the schema could be registered. Registers nothing. Raises Unavailable or Misconfigured."""
@@ -112,7 +123,7 @@ def check_compatible(reply: Reply[bytes], subject: str) -> None:
         return
     _raise_for_status(reply, subject)
     if _member(reply, "is_compatible") is not True:
-        raise Misconfigured(f"schema registry: the schema is not compatible with the latest one of {subject}")
+        raise SubjectRefused(f"schema registry: the schema is not compatible with the latest one of {subject}")
 
 
 def _raise_for_status(reply: Reply[bytes], subject: str) -> None:
@@ -121,7 +132,8 @@ def _raise_for_status(reply: Reply[bytes], subject: str) -> None:
     text = f"schema registry, subject {subject}: {describe_reply(reply)}"
     if reply.status in (408, 429) or reply.status >= 500:
         raise Unavailable(text, reply.retry_after)
-    raise Misconfigured(text + _HINTS.get(reply.status, ""))
+    kind = SubjectRefused if reply.status in (403, 409, 422) else Misconfigured
+    raise kind(text + _HINTS.get(reply.status, ""))
 
 
 _HINTS = {

@@ -3,6 +3,7 @@
 The business transaction of a record decides its topic, its key decides its partition. `write` makes a queue for each
 partition and sends its records in batches, one batch at a time: the next is sent when the brokers have the last. So
 records with the same key, such as those of a visit, keep their order, and a batch that fails holds up only its own queue.
+Records for a topic that takes nothing are `blocked` and stand aside.
 Records that were not delivered are written again before later ones, as long as there is one write at a time, which is the
 default.
 
@@ -13,98 +14,46 @@ not fit, and the next write starts a new one. The outcome of what the old one ha
 
 import asyncio
 import logging
-import re
-from collections.abc import Collection, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
+from typing import Any
 
 import structlog
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from sinks.base import BatchRefused, Misconfigured, OutcomeUnknown, SinkContext, SinkError, SinkType, WriteResult
+from sinks.base import (
+    BatchRefused,
+    Blocked,
+    Misconfigured,
+    OutcomeUnknown,
+    SinkContext,
+    SinkError,
+    SinkType,
+    Unavailable,
+    WriteResult,
+)
 from sinks.batch import Batch, Transaction
-from sinks.kafka.access import ClusterAccess, SecuritySettings
-from sinks.kafka.messages import Compression, Key, MessageBuilder, MessageFormat, Messages, Runs, transaction_runs
+from sinks.kafka.access import ClusterAccess
+from sinks.kafka.limits import BatchLimits
+from sinks.kafka.messages import MessageBuilder, MessageFormat, Messages, Runs, transaction_runs
 from sinks.kafka.partition_queue import PartitionQueue
 from sinks.kafka.producer import Producer
-from sinks.kafka.registry import AvroValues, RegistrySettings
-from sinks.kafka.topics import NewTopics, check_topic, legal_topic_name, missing_topics_message
-from sinks.settings import Seconds, Settings, Size
+from sinks.kafka.registry import AvroValues, SubjectRefused
+from sinks.kafka.settings import KafkaSettings
+from sinks.kafka.topics import Faults, NewTopics, TopicMissing, TopicUnusable, legal_topic_name, missing_topics_message
 from sinks.shared.cloud_events import Envelopes
-from sinks.template import Template, template
+from sinks.template import Template
 
 log = structlog.get_logger()
 
 CATEGORIES = ("purepath", "user_action", "visit", "unknown")
 """The values of {category}, so that topics are known before the first record."""
-PLACEHOLDERS = ("category", "name", "application", "system_profile", "server")
-"""What a topic's name may depend on."""
 CLOSE_TIMEOUT = 3.0
 """Seconds that `close` waits for replies."""
 RETIRED_PRODUCER_TIMEOUT = 60.0
 """Seconds that a retired producer may still get replies, while the next one runs."""
-_SERVER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s,:\[\]/]+):([0-9]{1,5})")
-
-
-def _servers(value: object) -> object:
-    """Servers as one string, separated by commas. Also takes a list."""
-    listed = value if isinstance(value, list) else value.split(",") if isinstance(value, str) else [value]
-    servers = [server.strip() if isinstance(server, str) else "" for server in listed]
-    matches = [_SERVER.fullmatch(server) for server in servers]
-    if not servers or not all(match and 0 < int(match[2]) < 2**16 for match in matches):
-        raise ValueError('write servers like "one:9092,two:9092"')
-    return ",".join(servers)
-
-
-def _registry(value: object) -> object:
-    return {"url": value} if isinstance(value, str) else value
-
-
-class KafkaSettings(Settings):
-    """Records in topics of Kafka.
-
-    bootstrap_servers   `host:port` of some of the brokers, separated by commas
-    topic               template of the topic's name, with {category}, {name}, {application}, {system_profile}, {server}
-    key                 the message's key. `visit`: the visit's id, or event.id if there is no visit; `name`: event.name;
-                        `id`: event.id
-    format              the message's value: the JSON record, or Avro in the wire format of schema registries
-    schema_registry     for Avro: the registry's URL, or a table
-    headers             `cloudevents`: event.id, event.type and others as headers, as in CloudEvents' binary mode
-    compression         the compression of batches
-    batch_size          bytes of a batch before compression; brokers accept 1 MiB by default
-    timestamp           the message's timestamp: when it was sent, or the time of the event. Brokers delete messages by it
-    create_topics       create missing topics
-    partitions          partitions of topics that are created; without it, the broker's default
-    replication_factor  replicas of topics that are created; without it, the broker's default
-    security            TLS and SASL
-    request_timeout     for a request, until the end of its reply; the producer then sends it again without duplicates
-    timeout             after this long without progress, the producer is replaced by a new one
-    """
-
-    bootstrap_servers: Annotated[str, BeforeValidator(_servers)]
-    topic: Annotated[str, template(*PLACEHOLDERS), AfterValidator(check_topic)] = "appmon.{category}"
-    key: Key = "visit"
-    format: Literal["json", "avro"] = "json"
-    schema_registry: Annotated[RegistrySettings, BeforeValidator(_registry)] | None = None
-    headers: Literal["cloudevents", "none"] = "cloudevents"
-    compression: Compression = "zstd"
-    batch_size: Annotated[Size, Field(ge=1)] = 2**20
-    timestamp: Literal["sent", "event"] = "sent"
-    create_topics: bool = False
-    partitions: Annotated[int, Field(ge=1)] | None = None
-    replication_factor: Annotated[int, Field(ge=1, le=32767)] | None = None
-    security: SecuritySettings = SecuritySettings()
-    request_timeout: Annotated[Seconds, Field(ge=0.1)] = 10.0
-    timeout: Annotated[Seconds, Field(ge=0.1)] = 20.0
-
-    @model_validator(mode="after")
-    def _go_together(self) -> "KafkaSettings":
-        if (self.format == "avro") != (self.schema_registry is not None):
-            raise ValueError('set schema_registry if format is "avro", and only then')
-        if not self.create_topics and (self.partitions or self.replication_factor):
-            raise ValueError("partitions and replication_factor are for new topics; set create_topics = true")
-        if self.timeout < self.request_timeout:
-            raise ValueError("timeout must not be less than request_timeout")
-        return self
+NO_SCHEMA = 0
+"""The schema's id of records that are not sent."""
 
 
 class KafkaSink:
@@ -127,6 +76,7 @@ class KafkaSink:
         self._lock = asyncio.Lock()
         self._producer: Producer | None = None
         self._retired: dict[asyncio.Task[None], Producer] = {}  # producers that may still get replies
+        self._limits = BatchLimits(context.name)
         self._log = log.bind(sink=context.name)
 
     async def open(self, state: str | None) -> None:
@@ -146,21 +96,24 @@ class KafkaSink:
         async with self._lock:
             runs = self._topic_runs(batch)
             topics = {topic for topic, _ in runs}
-            partitions = await (await self._running_producer()).partitions(topics)
-            values, refused = await self._values(batch, runs)
+            partitions, faults = await (await self._running_producer()).partitions(topics)
+            values, refused = await self._values(batch, runs, faults)
             messages = self._message_builder.build(batch, values, self._timestamps(batch))
-            grouped = messages.by_partition(runs, {topic: partitions[topic] for topic in topics}, refused)
-            queues = [PartitionQueue(*partition, indexes) for partition, indexes in grouped.items()]
+            queues = self._queues(messages, runs, partitions, faults, refused)
+            self._limits.halved = 0
             try:
                 while unfinished := [queue for queue in queues if queue.pending and not queue.error]:
                     await self._send(unfinished, messages, refused)
             finally:
                 self._retire_failed_producer()
-            result = write_result(queues, refused, len(batch))
+            result = write_result(queues, refused, len(batch), bool(self._template.names()))
             self._log.debug(
                 "batch sent", records=len(batch), partitions=len(queues), retry=len(result.retry), refused=len(refused)
             )
-            return result
+            return replace(result, flagged={"halved": self._limits.halved} if self._limits.halved else {})
+
+    def destinations(self, batch: Batch) -> Sequence[str]:
+        return [destination(topic) for topic, count in self._topic_runs(batch) for _ in range(count)]
 
     async def close(self) -> None:
         if self._producer:
@@ -198,20 +151,26 @@ class KafkaSink:
             self._log.debug("producer retired")
 
     async def _check_topics_and_schemas(self, producer: Producer) -> None:
-        """Check that all topics can be written to, if the template names them without a record."""
-        topics = producer.topics
+        """Check that all topics can be written to, if the template names them without a record. Warns of some that can't.
+
+        Raises Unavailable, or Misconfigured if no topic can be written to.
+        """
         if not self._template.names() <= {"category"}:
             return
         names = {self._topic(Transaction("", "", "", "", category)) for category in CATEGORIES}
-        missing = await topics.missing(names)
-        if missing and self._new_topics:
-            await topics.check_creatable(missing)
-        elif len(missing) == len(names):
-            raise Misconfigured(missing_topics_message(missing))
-        await topics.check_writable(names.difference(missing))
+        faults = await producer.topics.check(names)
         if self._avro:
-            for name in sorted(names):
-                await self._avro.registry.check(subject(name))
+            for name in sorted(names - faults.keys()):
+                try:
+                    await self._avro.registry.check(subject(name))
+                except SubjectRefused as error:
+                    faults[name] = TopicUnusable(name, str(error))
+        if away := [error for error in faults.values() if isinstance(error, Unavailable)]:
+            raise away[0]
+        if len(faults) == len(names):
+            raise Misconfigured(describe_faults(faults))
+        if faults:
+            self._log.warning("topics take nothing", reason=describe_faults(faults))
 
     # From a batch to messages
 
@@ -228,19 +187,33 @@ class KafkaSink:
             found.append((known[transaction], count))
         return found
 
-    async def _values(self, batch: Batch, runs: Runs) -> tuple[Sequence[bytes] | None, dict[int, str]]:
+    async def _values(self, batch: Batch, runs: Runs, faults: Faults) -> tuple[Sequence[bytes] | None, dict[int, str]]:
         """The messages' values, None if they are the records' JSON; and the records without a value: index -> reason.
 
-        Raises Unavailable or Misconfigured.
+        Adds topics without a schema to `faults`. Raises Unavailable or Misconfigured.
         """
         if self._avro is None:
             return None, {}
-        ids = await self._avro.registry.ids(sorted({subject(topic) for topic, _ in runs}))
-        each = [ids[subject(topic)] for topic, count in runs for _ in range(count)]
+        subjects = {subject(topic): topic for topic, _ in runs if topic not in faults}
+        ids, unregistered = await self._avro.registry.ids(sorted(subjects))
+        faults |= {subjects[name]: TopicUnusable(subjects[name], str(error)) for name, error in unregistered.items()}
+        each = [ids.get(subject(topic), NO_SCHEMA) for topic, count in runs for _ in range(count)]
         return await asyncio.to_thread(self._avro.encode, batch.bodies, each)
 
     def _timestamps(self, batch: Batch) -> Sequence[int]:
         return batch.timestamps if self._settings.timestamp == "event" else [int(self._clock.time() * 1000)]
+
+    def _queues(
+        self, messages: Messages, runs: Runs, partitions: Mapping[str, int], faults: Faults, refused: Collection[int]
+    ) -> list[PartitionQueue]:
+        """A queue for each partition, and one with an error for each run of records whose topic has a fault."""
+        ends = accumulate(count for _, count in runs)
+        held = [(topic, range(end - count, end)) for (topic, count), end in zip(runs, ends, strict=True) if topic in faults]
+        without = {*refused, *(index for _, indexes in held for index in indexes)}
+        known = {topic: partitions.get(topic, 1) for topic, _ in runs}
+        grouped = messages.by_partition(runs, known, without)
+        queues = [PartitionQueue(*partition, indexes, self._limits) for partition, indexes in grouped.items()]
+        return queues + [PartitionQueue(topic, 0, indexes, error=faults[topic]) for topic, indexes in held]
 
     # From messages to brokers
 
@@ -248,11 +221,14 @@ class KafkaSink:
         """Send until each queue is empty or has an error, or the producer fails. Adds to `refused`."""
         try:
             producer = await self._running_producer()
-            await producer.partitions({queue.topic for queue in queues})
+            _, faults = await producer.partitions({queue.topic for queue in queues})
         except SinkError as error:
             for queue in queues:
                 queue.error = error
             return
+        for queue in queues:
+            queue.error = faults.get(queue.topic)
+        queues = [queue for queue in queues if not queue.error]
         # The first batches of all queues are built before any is sent, so that they share requests.
         batches = await asyncio.to_thread(lambda: [queue.next_batch(messages, producer) for queue in queues])
         async with asyncio.TaskGroup() as group:
@@ -268,7 +244,7 @@ class KafkaSink:
             try:
                 await producer.send(batch, queue.topic, queue.partition)
             except BatchRefused as error:
-                refused |= queue.refused(count, str(error))
+                refused |= queue.refused(count, error)
             except SinkError as error:
                 queue.error = error
                 queue.unknown = count if isinstance(error, OutcomeUnknown) else 0
@@ -284,13 +260,36 @@ def subject(topic: str) -> str:
     return f"{topic}-value"
 
 
-def write_result(queues: Collection[PartitionQueue], refused: dict[int, str], records: int) -> WriteResult:
-    """The result of a write with that many records. If none was taken or refused, raises the error of a queue."""
-    pending = sorted(index for queue in queues for index in queue.pending)
+def destination(topic: str) -> str:
+    """What the delivery loop calls a topic."""
+    return f"topic {topic}"
+
+
+def describe_faults(faults: Faults) -> str:
+    """What to tell a person about topics that can't be written to."""
+    missing = sorted(name for name, error in faults.items() if isinstance(error, TopicMissing))
+    others = [str(error) for _, error in sorted(faults.items()) if not isinstance(error, TopicMissing)]
+    return "; ".join([missing_topics_message(missing), *others] if missing else others)
+
+
+def write_result(queues: Collection[PartitionQueue], refused: dict[int, str], records: int, several: bool) -> WriteResult:
+    """The result of a write with that many records. several: whether the sink has several topics.
+
+    If no record was taken, refused or blocked, raises the error of a queue.
+    """
+    blocked: dict[int, Blocked] = {}
+    retry: list[int] = []
+    for queue in queues:
+        if isinstance(queue.error, TopicUnusable) and several:
+            blocked |= dict.fromkeys(queue.pending, Blocked(destination(queue.topic), str(queue.error)))
+        elif isinstance(queue.error, BatchRefused):  # there can be no such topic
+            refused |= dict.fromkeys(queue.pending, str(queue.error))
+        else:
+            retry += queue.pending
     stopped = [queue.error for queue in queues if queue.error]
-    if stopped and len(pending) == records:
+    if stopped and len(retry) == records:
         raise next((error for error in stopped if isinstance(error, OutcomeUnknown)), stopped[0])
-    return WriteResult(pending, refused, unknown=sum(queue.unknown for queue in queues))
+    return WriteResult(sorted(retry), refused, unknown=sum(queue.unknown for queue in queues), blocked=blocked)
 
 
 SINK = SinkType(

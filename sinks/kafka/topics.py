@@ -11,7 +11,7 @@ from aiokafka.protocol.admin import CreateTopicsRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.produce import ProduceRequest
 
-from sinks.base import Misconfigured, SinkError, Unavailable
+from sinks.base import BatchRefused, Misconfigured, SinkError, Unavailable
 from sinks.shared.clock import Clock
 
 MAX_NAME_LENGTH = 249
@@ -20,12 +20,36 @@ CREATION_POLL_INTERVAL = 0.1
 """Seconds between checks whether a topic that is being created exists."""
 CREATION_TIMEOUT_MS = 10_000
 """Milliseconds that a broker may take to create topics."""
+INTERNAL = ("__consumer_offsets", "__transaction_state", "__share_group_state", "__cluster_metadata")
+"""Topics of Kafka's own, to which brokers let no client write."""
 _BROKER_DEFAULT = -1
 
 
+class TopicUnusable(Misconfigured):
+    """A topic takes nothing until a person acts. Others may."""
+
+    def __init__(self, topic: str, message: str) -> None:
+        super().__init__(message)
+        self.topic = topic
+
+
+class TopicMissing(TopicUnusable):
+    """A topic does not exist."""
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(topic, missing_topics_message([topic]))
+
+
+Faults = dict[str, SinkError]
+"""Topic -> why it can't be written to: TopicUnusable, Unavailable, or BatchRefused if there can be no such topic."""
+
+
 def legal_topic_name(name: str) -> str:
-    """`name` with every character that is illegal in a topic's name replaced by `_`, cut to MAX_NAME_LENGTH."""
+    """`name` with every character that is illegal in a topic's name replaced by `_`, cut to MAX_NAME_LENGTH. The name of an
+    internal topic loses its first character."""
     name = re.sub(r"[^a-zA-Z0-9._-]", "_", name)[:MAX_NAME_LENGTH]
+    if name in INTERNAL:
+        return name[1:]
     return name if name.strip(".") or len(name) > 2 else "_" * max(1, len(name))
 
 
@@ -55,41 +79,48 @@ class Topics:
         self._new_topics = new_topics
         self._clock = clock
 
-    async def missing(self, names: Iterable[str]) -> list[str]:
-        """Those of `names` that don't exist. Raises Unavailable, or Misconfigured if one may not be seen."""
+    async def missing(self, names: Iterable[str]) -> tuple[list[str], Faults]:
+        """Those of `names` that don't exist, and why others can't be used. Raises Unavailable."""
         found = await self._describe(names)
-        for topic in found.values():
+        faults = {}
+        for name, topic in found.items():
             error = errors.for_code(topic["error_code"])
             if error not in (errors.NoError, errors.UnknownTopicOrPartitionError, errors.LeaderNotAvailableError):
-                raise topic_error(error, topic["topic"])
-        return sorted(name for name, topic in found.items() if not topic["partitions"])
+                faults[name] = topic_error(error, name)
+        return sorted(name for name in found.keys() - faults.keys() if not found[name]["partitions"]), faults
 
-    async def ensure(self, names: Collection[str]) -> None:
-        """Create missing topics if that is configured. Raises Unavailable or Misconfigured unless all exist afterwards."""
-        missing = await self.missing(names)
-        if not missing:
-            return
+    async def ensure(self, names: Collection[str]) -> Faults:
+        """Create missing topics if that is configured. Returns why topics can't be used. Raises Unavailable."""
+        missing, faults = await self.missing(names)
         if self._new_topics is None:
-            raise Misconfigured(missing_topics_message(missing))
-        await self._create(missing, self._new_topics, validate_only=False)
-        while await self.missing(missing):
+            return faults | {name: TopicMissing(name) for name in missing}
+        if missing:
+            refused = await self._create(missing, self._new_topics, validate_only=False)
+            faults |= refused
+            missing = [name for name in missing if name not in refused]
+        while missing and (await self.missing(missing))[0]:
             await self._clock.sleep(CREATION_POLL_INTERVAL)
+        return faults
 
-    async def check_creatable(self, names: Collection[str]) -> None:
-        """Raises Unavailable, or Misconfigured if the topics could not be created as configured. Creates nothing."""
-        await self._create(names, self._new_topics or NewTopics(None, None), validate_only=True)
+    async def check(self, names: Collection[str]) -> Faults:
+        """Why topics can't be written to, or created if that is configured. Changes nothing. Raises Unavailable."""
+        missing, faults = await self.missing(names)
+        if self._new_topics is None:
+            faults |= {name: TopicMissing(name) for name in missing}
+        elif missing:
+            faults |= await self._create(missing, self._new_topics, validate_only=True)
+        return faults | await self._unwritable(set(names).difference(missing, faults))
 
-    async def check_writable(self, names: Collection[str]) -> None:
-        """Raises Unavailable, or Misconfigured if a topic may not be written to.
+    async def _unwritable(self, names: Collection[str]) -> Faults:
+        """Which topics may not be written to.
 
         Produces an empty batch, which brokers refuse after they have checked the privileges.
         """
         nothing = [(name, [(0, b"")]) for name in names]
         answer = await self._ask(ProduceRequest(None, -1, 1000, nothing))
-        for name, partitions in answer.topics:
-            error = errors.for_code(partitions[0][1])
-            if error is errors.TopicAuthorizationFailedError:
-                raise topic_error(error, name)
+        found = {name: errors.for_code(partitions[0][1]) for name, partitions in answer.topics}
+        denied = errors.TopicAuthorizationFailedError
+        return {name: topic_error(error, name) for name, error in found.items() if error is denied}
 
     async def diagnose(self, name: str, partition: int) -> str:
         """Why a partition may accept nothing, or an empty string."""
@@ -121,15 +152,14 @@ class Topics:
                 failure = error
         raise Unavailable(f"no broker replies: {failure}") from failure
 
-    async def _create(self, names: Iterable[str], new_topics: NewTopics, validate_only: bool) -> None:
+    async def _create(self, names: Iterable[str], new_topics: NewTopics, validate_only: bool) -> Faults:
         partitions = new_topics.partitions or _BROKER_DEFAULT
         factor = new_topics.replication_factor or _BROKER_DEFAULT
         wanted: list[Any] = [(name, partitions, factor, [], []) for name in names]
         answer = await self._ask(CreateTopicsRequest(wanted, CREATION_TIMEOUT_MS, validate_only=validate_only))
-        for name, code, *message in answer.topic_errors:
-            error = errors.for_code(code)
-            if error not in (errors.NoError, errors.TopicAlreadyExistsError):
-                raise topic_error(error, name, *message)
+        created = (errors.NoError, errors.TopicAlreadyExistsError)
+        found = {name: (errors.for_code(code), message) for name, code, *message in answer.topic_errors}
+        return {name: topic_error(error, name, *more) for name, (error, more) in found.items() if error not in created}
 
 
 def missing_topics_message(names: Collection[str]) -> str:
@@ -141,6 +171,8 @@ def missing_topics_message(names: Collection[str]) -> str:
 def topic_error(error: type[Exception], topic: str, message: str | None = None) -> SinkError:
     """The sink error for an error of a request about a topic."""
     if error is errors.TopicAuthorizationFailedError or error is errors.ClusterAuthorizationFailedError:
-        return Misconfigured(f"not authorized for topic {topic}")
+        return TopicUnusable(topic, f"not authorized for topic {topic}")
     text = f"topic {topic}: {message or getattr(error, 'description', '') or error.__name__}"
-    return Unavailable(text) if getattr(error, "retriable", False) else Misconfigured(text)
+    if error is errors.InvalidTopicError:
+        return BatchRefused(text)
+    return Unavailable(text) if getattr(error, "retriable", False) else TopicUnusable(topic, text)

@@ -40,6 +40,14 @@ def sample_purepath() -> bytes:
     )
 
 
+def untyped(number: int = 0) -> bytes:
+    """The PurePath without a type, different for each number."""
+    post = BusinessTransactions.FromString(sample_purepath())
+    post.businessTransactions[0].ClearField("type")
+    post.businessTransactions[0].occurrences[0].startTime += number
+    return post.SerializeToString()
+
+
 def sample_user_action() -> bytes:
     """What AppMon's sample client posts for a user action."""
     return _sample(

@@ -12,7 +12,8 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 
 from btfeed.records.schema import MAPS, RECORD_FIELDS
 from sinks.base import Sink, SinkContext
-from sinks.kafka.sink import KafkaSettings, KafkaSink
+from sinks.kafka.settings import KafkaSettings
+from sinks.kafka.sink import KafkaSink
 from tests.servers.kafka import Kafka, free_ports, shared
 from tests.servers.registry import RegistryServer
 from tests.sinks.drivers.file import canonical, json_of

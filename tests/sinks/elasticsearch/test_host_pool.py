@@ -6,7 +6,8 @@ import pytest
 from elastic_transport import AiohttpHttpNode, NodeConfig
 
 from sinks.elasticsearch.hosts import HostPool
-from sinks.elasticsearch.sink import ElasticsearchSettings, connect
+from sinks.elasticsearch.client import connect
+from sinks.elasticsearch.settings import ElasticsearchSettings
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from confluent_kafka.admin import PartitionMetadata
 from btfeed.posts.post import digest, event_id_prefix
 from tests.servers.kafka import Kafka
 from tests.sinks.drivers.kafka import headers, new_topic, read_topic
+from tests.support.fakes import mapped
 from tests.support.harness import Server, until
 from tests.support.posts import mixed
 
@@ -32,8 +33,9 @@ KILLS = 6
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
-    """Three brokers that quickly notice when one is gone."""
+    """Three brokers that quickly notice when one is gone, and create no topics by themselves."""
     settings = {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.ms": "300"}
+    settings["auto.create.topics.enable"] = "false"
     with Kafka(tmp_path_factory.mktemp("cluster") / "kafka", brokers=3, settings=settings) as running:
         yield running
 
@@ -240,6 +242,67 @@ def test_a_partition_without_a_leader_waits_alone(cluster: Kafka, tmp_path: Path
     sys.stdout.write(f"broker {leader} led {led}; {len(run.ids)} records, {unknown:g} unknown, {doubled} doubled\n")
     assert doubled <= unknown
     _in_sync(cluster, topic)
+
+
+def test_topics_that_come_and_go_stop_no_other(cluster: Kafka, tmp_path: Path) -> None:
+    """One is made late and one is deleted under load, with a restart and a kill between. What can go goes, and what waits
+    arrives in order once its topic is there.
+    """
+    prefix = new_topic()
+    topics = {one: f"{prefix}.{one}" for one in ("purepath", "user_action", "visit")}
+    for one in ("purepath", "visit"):
+        cluster.make_topic(topics[one], 2)
+    run = KafkaRun(tmp_path, cluster, prefix + ".{category}", request_timeout="500ms", timeout="2s")
+    with run.server:
+        run.post(10)
+        run.done()
+        (action,) = run.server.status()["sinks"]["kafka"]["blocked"]
+        assert action["destination"] == f"topic {topics['user_action']}"
+        assert action["waiting"] > 0
+        admin = cluster.admin()
+        for gone in admin.delete_topics([topics["visit"]]).values():
+            gone.result(60)
+        run.post(10)
+        until(lambda: len(run.server.status()["sinks"]["kafka"]["blocked"]) == 2, "both are blocked")
+        run.done()
+    assert len(read_topic(cluster, topics["purepath"])) == _count(run, "purepath")
+    run.server.start()
+    until(lambda: len(run.server.status()["sinks"]["kafka"]["blocked"]) == 2, "still blocked")
+    run.post(10)
+    run.server.kill()
+    with run.server:
+        for one in ("user_action", "visit"):
+            cluster.make_topic(topics[one], 2)
+        run.post(10)
+        run.done()
+        until(lambda: run.server.status()["sinks"]["kafka"]["blocked"] == [], "nothing waits")
+    found = read_topic(cluster, *topics.values())
+    ids = {headers(message)["ce_id"].decode() for message in found}
+    lost = set(run.ids) - ids
+    deleted = _ids(run, "visit")[: _count(run, "visit") // 4]
+    assert lost <= set(deleted), "lost others than those in the deleted topic"
+    seen: dict[int, int] = {}
+    place = {event_id: number for number, event_id in enumerate(run.ids)}
+    for message in read_topic(cluster, topics["user_action"]):
+        at = place[headers(message)["ce_id"].decode()]
+        assert seen.get(_partition(message), -1) < at, "out of order"
+        seen[_partition(message)] = at
+    assert sorted(seen) == [0, 1]
+    assert sum(message.topic() == topics["user_action"] for message in found) == _count(run, "user_action")
+
+
+def _ids(run: KafkaRun, category: str) -> list[str]:
+    """The event.ids of all records of a category, in order."""
+    found = []
+    for seed in range(len(run.ids) // OCCURRENCES):
+        batch = mapped(OCCURRENCES, seed)
+        pairs = zip(batch.ids, batch.transactions, strict=True)
+        found += [event_id for event_id, transaction in pairs if transaction.category == category]
+    return found
+
+
+def _count(run: KafkaRun, category: str) -> int:
+    return len(_ids(run, category))
 
 
 def _in_sync(cluster: Kafka, topic: str) -> None:

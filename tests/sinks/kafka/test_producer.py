@@ -5,10 +5,11 @@ from typing import Any, cast
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.producer.transaction_manager import TransactionManager
 
 from sinks.base import OutcomeUnknown, Unavailable
 from sinks.kafka.producer import CANCEL_TIMEOUT, DIAGNOSIS_TIMEOUT, Producer
-from sinks.kafka.topics import CREATION_POLL_INTERVAL, NewTopics, Topics
+from sinks.kafka.topics import CREATION_POLL_INTERVAL, Faults, NewTopics, Topics
 from tests.support.clock import FakeClock, settle
 
 TIMEOUT = 20.0
@@ -28,6 +29,7 @@ class SilentProducer:
         self.client = SilentClient()
         self._closed = False
         self._sender = self
+        self._txn_manager = TransactionManager(None, 1000)
         self.cancelled = 0
         self.sender_task = asyncio.create_task(self._send())
 
@@ -143,12 +145,13 @@ class SlowTopics(Topics):
         self.created: list[str] = []
         self.polls = 0
 
-    async def missing(self, names: Any) -> list[str]:
+    async def missing(self, names: Any) -> tuple[list[str], Faults]:
         self.polls += 1
-        return [] if self.created and self._fake.now >= self._seconds else sorted(names)
+        return [] if self.created and self._fake.now >= self._seconds else sorted(names), {}
 
-    async def _create(self, names: Any, new_topics: NewTopics, validate_only: bool) -> None:
+    async def _create(self, names: Any, new_topics: NewTopics, validate_only: bool) -> Faults:
         self.created += names
+        return {}
 
 
 async def test_a_created_topic_is_waited_for() -> None:

@@ -156,6 +156,29 @@ async def test_missing_privileges_are_misconfigured(kafka: Kafka) -> None:
     assert len(read_topic(kafka, later)) == 6
 
 
+async def test_a_topic_without_privileges_stops_no_other(kafka: Kafka) -> None:
+    """Whether it lacks them from the start, or they are withdrawn while records are sent."""
+    prefix, batch = new_topic(), mapped(60)
+    hidden, later, free = (kafka.make_topic(f"{prefix}.{one}") for one in ("visit", "purepath", "user_action"))
+    kafka.allow(hidden, "other", AclOperation.ALL)
+    settings = {"topic": prefix + ".{category}", "security": password(kafka, "SCRAM-SHA-512")}
+    async with opened(kafka_sink(kafka.sasl, settings)) as sink:
+        for reason in ("not authorized for topic", None, "TopicAuthorizationFailed", None):
+            if reason == "TopicAuthorizationFailed":
+                kafka.allow(later, USER, AclOperation.DESCRIBE)
+            result = await sink.write(batch)
+            assert (list(result.retry), result.refused, result.unknown) == ([], {}, 0)
+            blocked = {one.destination: one.reason for one in result.blocked.values()}
+            expected = {f"topic {later if reason == 'TopicAuthorizationFailed' else hidden}"} if reason else set()
+            assert expected <= blocked.keys()
+            assert f"topic {free}" not in blocked
+            if reason:
+                assert reason in blocked[expected.pop()]
+                kafka.allow(later if reason == "TopicAuthorizationFailed" else hidden, USER, AclOperation.WRITE)
+    actions = sum(transaction.category == "user_action" for transaction in batch.transactions)
+    assert len(read_topic(kafka, free)) == 4 * actions
+
+
 async def test_check_says_what_is_wrong(kafka: Kafka) -> None:
     """No server, an unknown host, a wrong protocol, a certificate that is not trusted."""
     closed_port = f"127.0.0.1:{free_ports(1)[0]}"

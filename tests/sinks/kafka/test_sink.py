@@ -1,27 +1,21 @@
-"""The Kafka sink with a real broker: its settings, its messages, their partitions, and records that brokers refuse."""
+"""The Kafka sink with a real broker: its settings, its messages, and their partitions."""
 
 import json
-import random
 import time
 from collections import defaultdict
 from typing import Any
 
 import pytest
-from aiokafka import errors
 
 from btfeed import config
 from btfeed.faults import ConfigError
-from sinks.base import BatchRefused, Misconfigured, OutcomeUnknown, Unavailable, WriteResult
-from sinks.batch import Batch
+from sinks.base import WriteResult
 from sinks.kafka.partitions import partition_of
-from sinks.kafka.producer import send_error
-from sinks.kafka.sink import KafkaSettings
-from sinks.kafka.topics import legal_topic_name
+from sinks.kafka.settings import KafkaSettings
 from tests.servers.kafka import Kafka, tool
 from tests.sinks.drivers import opened
 from tests.sinks.drivers.kafka import headers, kafka_sink, new_topic, read_topic, values
-from tests.support.fakes import Rig, batch_of, mapped
-from tests.support.harness import until_async
+from tests.support.fakes import batch_of, mapped
 
 BROKERS = {"bootstrap_servers": "one:9092"}
 REGISTRY = "http://registry"
@@ -85,18 +79,6 @@ def test_one_batch_at_a_time_by_default_and_linger_beside_it() -> None:
     table = {"type": "kafka", "linger": "1s", "max_records": 7} | BROKERS
     delivery = config.parse({"sinks": {"k": table}}, {}).sinks["k"].common.delivery
     assert (delivery.in_flight, delivery.linger, delivery.max_records) == (1, 1.0, 7)
-
-
-@pytest.mark.parametrize(
-    ("name", "topic"),
-    [
-        ("appmon.visit", "appmon.visit"), ("a b/c:d", "a_b_c_d"), ("Zürich", "Z_rich"), ("", "_"), (".", "_"), ("..", "__"),
-        ("...", "..."), ("a\n", "a_"), ("x" * 300, "x" * 249),
-    ],
-)  # fmt: skip
-def test_topics_get_legal_names(name: str, topic: str) -> None:
-    """Letters, digits and `._-`, at most 249 of them, and neither `.` nor `..`."""
-    assert legal_topic_name(name) == topic
 
 
 # Keys and partitions
@@ -225,104 +207,3 @@ async def test_a_message_has_the_configured_timestamp(kafka: Kafka) -> None:
             assert stamps == list(batch.timestamps)
         else:
             assert all(before - 1 <= stamp <= time.time() * 1000 for stamp in stamps)
-
-
-# Topics
-
-
-async def test_a_topic_for_each_category(kafka: Kafka) -> None:
-    """Created as configured. Illegal characters in the template are replaced."""
-    prefix = new_topic()
-    settings = {"topic": prefix + "/{category}", "create_topics": True, "partitions": 5, "replication_factor": 1}
-    batch = mapped(60)
-    async with opened(kafka_sink(kafka.bootstrap, settings)) as sink:
-        assert kafka.partitions(f"{prefix}_visit") == {}
-        await sink.write(batch)
-    for category in ("purepath", "user_action", "visit"):
-        topic = f"{prefix}_{category}"
-        assert len(kafka.partitions(topic)) == 5
-        expected = [body for body, one in zip(batch.bodies, batch.transactions, strict=True) if one.category == category]
-        assert sorted(values(read_topic(kafka, topic))) == sorted(expected)
-
-
-async def test_a_missing_topic_is_misconfigured(kafka: Kafka) -> None:
-    """It is named before anything is sent. It is not created, although this broker creates topics automatically."""
-    here, missing = kafka.make_topic(new_topic() + ".purepath"), new_topic()
-    batch = mapped(60)
-    for topic in (missing, missing + "-{category}"):
-        with pytest.raises(Misconfigured, match=rf"not exist: {missing}.*create_topics"):
-            await opened(kafka_sink(kafka.bootstrap, {"topic": topic})).__aenter__()
-    async with opened(kafka_sink(kafka.bootstrap, {"topic": here.removesuffix("purepath") + "{category}"})) as sink:
-        with pytest.raises(Misconfigured, match=r"topics do not exist: .*user_action, .*visit"):
-            await sink.write(batch)
-    assert kafka.partitions(missing) == {}
-    assert read_topic(kafka, here) == []
-
-
-async def test_delivery_goes_on_once_the_topic_is_created(kafka: Kafka) -> None:
-    """The loop waits, says why, and goes on by itself."""
-    prefix = new_topic()
-    async with Rig(kafka_sink(kafka.bootstrap, {"topic": prefix + "{application}"})) as rig:
-        bodies = await rig.post(3)
-        await until_async(lambda: rig.delivery.status.state == "misconfigured", "misconfigured")
-        topic = kafka.make_topic(f"{prefix}easyTravel")
-        await rig.saved(2)
-    assert topic in str(rig.delivery.status.last_error)
-    assert sorted(values(read_topic(kafka, topic))) == sorted(bodies)
-
-
-# Odd records
-
-
-async def test_a_record_that_is_too_large_is_a_dead_letter(kafka: Kafka) -> None:
-    """Only that record: its neighbors arrive once and in order, with few more requests."""
-    topic = kafka.make_topic(new_topic(), max_message_bytes="50000")
-    bodies = [b'{"event.id":"post-%d"}' % number for number in range(300)]
-    bodies[123] = b'{"event.id":"post-123","x":"%s"}' % random.Random(1).randbytes(60_000).hex().encode()
-    async with opened(kafka_sink(kafka.bootstrap, {"topic": topic})) as sink:
-        result = await sink.write(batch_of(bodies))
-        assert [*result.refused] == [123]
-        assert "MessageSizeTooLarge" in result.refused[123]
-        assert result.unknown == 0
-        assert list(result.retry) == []
-        assert await sink.write(batch_of(bodies[:1])) == WriteResult([])
-    assert values(read_topic(kafka, topic)) == bodies[:123] + bodies[124:] + bodies[:1]
-
-
-async def test_a_record_that_is_too_far_ahead_is_a_dead_letter(kafka: Kafka) -> None:
-    """Brokers refuse messages with a timestamp more than an hour ahead."""
-    topic = kafka.make_topic(new_topic())
-    batch = batch_of([b'{"n":%d}' % number for number in range(20)])
-    at = [4_000_000_000_000 if number == 7 else 1_700_000_000_000 for number in range(20)]
-    late = Batch(batch.ids, batch.keys, at, batch.transactions, batch.sizes, batch.parts)
-    async with opened(kafka_sink(kafka.bootstrap, {"topic": topic, "timestamp": "event"})) as sink:
-        assert [*(await sink.write(late)).refused] == [7]
-    assert values(read_topic(kafka, topic)) == [body for number, body in enumerate(batch.bodies) if number != 7]
-
-
-@pytest.mark.parametrize(
-    ("error", "sent", "kind"),
-    [
-        (errors.MessageSizeTooLargeError(), True, BatchRefused),
-        (errors.RecordListTooLargeError(), True, BatchRefused),
-        (errors.InvalidTimestampError(), True, BatchRefused),
-        (errors.UnknownTopicOrPartitionError(), False, Misconfigured),
-        (errors.TopicAuthorizationFailedError("t"), True, Misconfigured),
-        (errors.ClusterAuthorizationFailedError(), False, Misconfigured),
-        (errors.InvalidTopicError(), True, Misconfigured),
-        (errors.OutOfOrderSequenceNumber(), True, Unavailable),
-        (errors.ProducerFenced(), True, Unavailable),
-        (errors.KafkaTimeoutError(), True, Unavailable),
-        (errors.NotLeaderForPartitionError(), False, Unavailable),
-        (errors.LeaderNotAvailableError(), False, Unavailable),
-        (errors.NotLeaderForPartitionError(), True, OutcomeUnknown),
-        (errors.NotEnoughReplicasAfterAppendError(), True, OutcomeUnknown),
-        (errors.UnknownError(), True, OutcomeUnknown),
-        (errors.KafkaError("Unexpected error during batch delivery"), True, OutcomeUnknown),
-        (errors.KafkaConnectionError("gone"), True, OutcomeUnknown),
-        (errors.KafkaConnectionError("gone"), False, Unavailable),
-    ],
-)
-def test_each_error_has_a_meaning(error: Exception, sent: bool, kind: type[Exception]) -> None:
-    """Which sink error each of aiokafka's errors becomes, depending on whether the batch was sent."""
-    assert type(send_error(error, "t", sent)) is kind
