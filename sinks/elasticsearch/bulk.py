@@ -5,6 +5,7 @@ is there twice. `verdict` is a pure function that decides what became of a reque
 """
 
 import re
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import accumulate
@@ -12,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from sinks.base import BatchRefused, Misconfigured, OutcomeUnknown, Unavailable, WriteResult
+from sinks.base import BatchRefused, Blocked, Misconfigured, OutcomeUnknown, Unavailable, WriteResult
 from sinks.batch import Batch, Transaction
 from sinks.elasticsearch.index import IndexName
 from sinks.shared.http import Reply, shorten
@@ -42,23 +43,35 @@ def bulk_request(batch: Batch, index: IndexName) -> bytes:
     return b"".join(parts)
 
 
+def index_names(batch: Batch, index: IndexName) -> list[str]:
+    """The index of each record."""
+    known: dict[tuple[Transaction, int], str] = {}
+    found = []
+    for at, transaction in zip(batch.timestamps, batch.transactions, strict=True):
+        key = transaction, at // (1000 * SECONDS_OF_DAY)
+        if key not in known:
+            known[key] = index.name_for(transaction, _iso_second(at // 1000)[:10])
+        found.append(known[key])
+    return found
+
+
 @lru_cache(maxsize=10_000)
 def _iso_second(seconds: int) -> str:
     """Seconds since the epoch as `2013-01-16T18:19:17`. Cached: the records of a batch share few of them."""
     return (_EPOCH + timedelta(seconds=seconds)).isoformat()[:19]
 
 
-_NEEDS_A_PERSON = {
+_INDEX_FAULTS = {
     "index_closed_exception",
     "index_not_found_exception",
-    "cluster_block_exception",
     "security_exception",
     "validation_exception",  # for a new index: the cluster may hold no more shards
 }
-"""Errors of a record that are not its fault: the index or the cluster accepts nothing until a person acts."""
-_NEEDS_A_PERSON_REASONS = re.compile(
-    r"no write index is defined|pipeline with id \[.*\] does not exist|require_data_stream"
-)
+"""Errors of a record that are its index's: that accepts nothing until a person acts."""
+_INDEX_FAULT_REASONS = re.compile(r"no write index is defined|pipeline with id \[.*\] does not exist|require_data_stream")
+_BLOCK = "cluster_block_exception"
+"""The error of a block, on one index or on the whole cluster. On one index, `_INDEX_BLOCK` matches the reason."""
+_INDEX_BLOCK = re.compile(r"index \[")
 _UNREADABLE = re.compile(r"\[?[\w-]*(pars|e_o_f|eof)\w*_exception|action/metadata line|Validation Failed")
 """Reasons of a 400 that are in the request's records. With any other reason, every batch would be refused."""
 _HINTS = {
@@ -68,8 +81,10 @@ _HINTS = {
 _NOT_THE_API = "unexpected answer: check that `hosts` are Elasticsearch servers"
 
 
-def verdict(reply: Reply[Any], records: int) -> WriteResult:
+def verdict(reply: Reply[Any], records: int, destinations: Callable[[], Sequence[str]] | None = None) -> WriteResult:
     """What became of a bulk request with that many records. The reply's body is decoded. Raises a SinkError.
+
+    destinations: gives the name of each record's index, such as `index orders`; None if the sink has only one.
 
     200                             see `_item_results`
     400 for an unreadable request   BatchRefused
@@ -79,7 +94,7 @@ def verdict(reply: Reply[Any], records: int) -> WriteResult:
     anything else                   Misconfigured
     """
     if reply.status == 200:
-        return _item_results(reply.body, records)
+        return _item_results(reply.body, records, destinations)
     description = describe_error(reply)
     if reply.status == 413 or (reply.status == 400 and _UNREADABLE.search(description)):
         raise BatchRefused(description)
@@ -90,17 +105,17 @@ def verdict(reply: Reply[Any], records: int) -> WriteResult:
     raise Misconfigured(f"{description}; {_HINTS.get(reply.status, _NOT_THE_API)}")
 
 
-def _item_results(answer: Any, records: int) -> WriteResult:
+def _item_results(answer: Any, records: int, destinations: Callable[[], Sequence[str]] | None) -> WriteResult:
     """The result by the status of each record.
 
-    2xx                                          delivered
-    409                                          delivered before; counted as a duplicate
-    429, 5xx                                     retry
-    401, 403, 404, and errors _NEEDS_A_PERSON    retry: the record is not at fault
-    other 4xx                                    refused
+    2xx                               delivered
+    409                               delivered before; counted as a duplicate
+    see _is_index_fault               blocked: its index takes nothing
+    429, 5xx, a block on the cluster  retry: the record is not at fault
+    other 4xx                         refused
 
-    If every record has to be retried, raises Unavailable or Misconfigured with the reason of one of them, so that it is
-    shown. Raises OutcomeUnknown if the reply is about another number of records.
+    If every record has to be retried, or the only index takes nothing, raises Unavailable or Misconfigured with the reason
+    of one record, so that it is shown. Raises OutcomeUnknown if the reply is about another number of records.
     """
     items = answer.get("items") if isinstance(answer, dict) else None
     if not isinstance(items, list) or len(items) != records:
@@ -108,7 +123,7 @@ def _item_results(answer: Any, records: int) -> WriteResult:
         raise OutcomeUnknown(f"the reply is about {found} records, but {records} were sent")
     if answer.get("errors") is False:
         return WriteResult()
-    retry, refused, duplicates = [], {}, 0
+    retry, refused, held, duplicates = [], {}, {}, 0
     person, later = "", ""
     for index, item in enumerate(items):
         status, kind, reason = _outcome(item)
@@ -116,17 +131,33 @@ def _item_results(answer: Any, records: int) -> WriteResult:
             continue
         if status == 409:
             duplicates += 1
+        elif _is_index_fault(status, kind, reason):
+            held[index] = f"{kind}: {shorten(reason)}"
         elif status == 429 or not 400 <= status < 500:
             retry.append(index)
             later = later or f"{status} {kind}: {shorten(reason)}"
-        elif status in (401, 403, 404) or kind in _NEEDS_A_PERSON or _NEEDS_A_PERSON_REASONS.search(reason):
+        elif kind == _BLOCK:
             retry.append(index)
             person = person or f"{kind}: {shorten(reason)}"
         else:
             refused[index] = f"{kind}: {shorten(reason)}"
+    flagged = {"duplicate": duplicates} if duplicates else {}
+    if destinations is None and held:
+        person = next(iter(held.values()))
+        retry = sorted([*retry, *held])
+        held = {}
     if retry and len(retry) == records:
         raise Misconfigured(person) if person else Unavailable(later)
-    return WriteResult(tuple(retry), refused, flagged={"duplicate": duplicates} if duplicates else {})
+    names = destinations() if destinations and held else ()
+    blocked = {index: Blocked(names[index], reason) for index, reason in held.items()}
+    return WriteResult(tuple(retry), refused, flagged=flagged, blocked=blocked)
+
+
+def _is_index_fault(status: int, kind: str, reason: str) -> bool:
+    """Whether a record's index takes nothing until a person acts: it is closed, blocked, missing or not permitted."""
+    if kind == _BLOCK:
+        return bool(_INDEX_BLOCK.search(reason))
+    return status in (401, 403, 404) or kind in _INDEX_FAULTS or bool(_INDEX_FAULT_REASONS.search(reason))
 
 
 def _outcome(item: Any) -> tuple[int, str, str]:

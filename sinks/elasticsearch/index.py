@@ -44,6 +44,11 @@ class IndexName:
             name = self._fill(transaction, {key: _truncate(value, size) for key, value in values.items()})
         return name
 
+    @property
+    def varies(self) -> bool:
+        """Whether there are several names."""
+        return bool(self._template.names())
+
     def _fill(self, transaction: Transaction, values: dict[str, str]) -> str:
         return _clean(self._template.fill(transaction, **values)).lstrip("-_+.") or _EMPTY
 

@@ -6,7 +6,7 @@ privileges.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
@@ -15,7 +15,7 @@ from elasticsearch import ApiError, AsyncElasticsearch, UnsupportedProductError
 
 from sinks.base import Misconfigured, OutcomeUnknown, SinkContext, SinkType, Unavailable, WriteResult
 from sinks.batch import Batch
-from sinks.elasticsearch.bulk import bulk_request, describe_error, verdict
+from sinks.elasticsearch.bulk import bulk_request, describe_error, index_names, verdict
 from sinks.elasticsearch.client import connect, transport_error
 from sinks.elasticsearch.index import TEMPLATE_VERSION, IndexName, index_template, template_name
 from sinks.elasticsearch.limiter import WriteLimiter
@@ -68,7 +68,8 @@ class ElasticsearchSink:
             try:
                 reply = await self._request(lambda client: self._bulk(client, body), writing=True)
                 self._log.debug("batch sent", records=len(batch), bytes=len(body), status=reply.status)
-                result = verdict(reply, len(batch))
+                several = (lambda: self.destinations(batch)) if self._index.varies else None
+                result = verdict(reply, len(batch), several)
             except Unavailable as error:
                 self._limiter.pushed_back(error.retry_after)
                 raise
@@ -77,6 +78,10 @@ class ElasticsearchSink:
             else:
                 self._limiter.succeeded()
         return result
+
+    def destinations(self, batch: Batch) -> Sequence[str]:
+        kind = "data stream" if self._settings.data_stream else "index"
+        return [f"{kind} {name}" for name in index_names(batch, self._index)]
 
     async def close(self) -> None:
         if self._client:

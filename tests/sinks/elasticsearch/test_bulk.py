@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from sinks.base import BatchRefused, Misconfigured, OutcomeUnknown, SinkError, Unavailable, WriteResult
+from sinks.base import BatchRefused, Blocked, Misconfigured, OutcomeUnknown, SinkError, Unavailable, WriteResult
 from sinks.batch import Batch, Transaction
-from sinks.elasticsearch.bulk import bulk_request, verdict
+from sinks.elasticsearch.bulk import bulk_request, index_names, verdict
 from sinks.elasticsearch.index import IndexName
 from sinks.shared.http import Reply
 from tests.support.fakes import batch_of, mapped
@@ -66,6 +66,13 @@ def test_neighbors_go_to_indexes_of_their_own() -> None:
     ]  # fmt: skip
 
 
+def test_the_names_of_indexes_are_those_in_the_request() -> None:
+    """For each record, also when transactions and days alternate."""
+    for batch in (mapped(200), Batch.concat([one_at(DAY), one_at(-1), one_at(0), one_at(DAY)])):
+        heads = bulk_request(batch, INDEX).splitlines()[::2]
+        assert index_names(batch, INDEX) == [json.loads(head)["create"]["_index"] for head in heads]
+
+
 def test_awkward_names_stay_inside_their_line() -> None:
     """Names are escaped as JSON."""
     batch = one_at(0, Transaction('a"\\\n{ä', "", "", "", "purepath"))
@@ -95,8 +102,10 @@ def reply(status: int, body: Any, headers: Mapping[str, str] | None = None) -> R
     return Reply(status, headers or {}, body, received=0.0)
 
 
-def item_results(*items: Any) -> WriteResult:
-    return verdict(reply(200, {"errors": True, "items": list(items)}), len(items))
+def item_results(*items: Any, several: bool = True) -> WriteResult:
+    """The result of these items, each of another index if there are several."""
+    names = [f"index {place}" for place in range(len(items))]
+    return verdict(reply(200, {"errors": True, "items": list(items)}), len(items), (lambda: names) if several else None)
 
 
 def test_what_is_taken_is_not_named() -> None:
@@ -134,6 +143,11 @@ def test_what_is_pushed_back_is_written_again(status: int, kind: str) -> None:
     [
         (400, "index_closed_exception", "closed"),
         (403, "cluster_block_exception", "index [x] blocked by: [FORBIDDEN/8/index write (api)];"),
+        (
+            429,
+            "cluster_block_exception",
+            "index [x] blocked by: [TOO_MANY_REQUESTS/12/disk usage exceeded flood-stage watermark];",
+        ),
         (403, "security_exception", "action is unauthorized"),
         (404, "index_not_found_exception", "no such index [x] and [action.auto_create_index] is [false]"),
         (404, "resource_not_found_exception", "[require_data_stream] request flag is [true] and [x] is not a data stream"),
@@ -142,12 +156,25 @@ def test_what_is_pushed_back_is_written_again(status: int, kind: str) -> None:
         (400, "illegal_argument_exception", "pipeline with id [x] does not exist"),
     ],
 )
-def test_what_is_not_the_records_fault_waits(status: int, kind: str, reason: str) -> None:
-    """Its neighbors are delivered. If no record was taken, a person is told."""
-    assert item_results(CREATED, item(status, kind, reason)) == WriteResult(retry=(1,))
+def test_what_is_an_indexs_fault_is_blocked(status: int, kind: str, reason: str) -> None:
+    """Its neighbors are delivered, or written again. If there is only one index, a person is told."""
+    fault = item(status, kind, reason)
+    assert item_results(CREATED, fault, item(429)) == WriteResult(
+        retry=(2,), blocked={1: Blocked("index 1", f"{kind}: {reason}")}
+    )
+    assert item_results(CREATED, fault, several=False) == WriteResult(retry=(1,))
     with pytest.raises(Misconfigured) as raised:
-        item_results(item(503, "unavailable_shards_exception"), item(status, kind, reason))
+        item_results(item(503, "unavailable_shards_exception"), fault, several=False)
     assert str(raised.value) == f"{kind}: {reason}"
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_a_block_on_the_cluster_holds_all_records(several: bool) -> None:
+    """No index is at fault, so nothing stands aside."""
+    block = item(403, "cluster_block_exception", "blocked by: [FORBIDDEN/6/cluster read-only (api)];")
+    assert item_results(CREATED, block, several=several) == WriteResult(retry=(1,))
+    with pytest.raises(Misconfigured, match="cluster read-only"):
+        item_results(block, block, several=several)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +198,9 @@ def test_every_kind_of_result_in_one_reply() -> None:
     result = item_results(
         CREATED, item(409), item(429), item(400, "document_parsing_exception"), item(403), {"create": {}}, None
     )
-    assert result == WriteResult((2, 4, 5, 6), {3: "document_parsing_exception: r"}, flagged={"duplicate": 1})
+    assert result == WriteResult(
+        (2, 5, 6), {3: "document_parsing_exception: r"}, flagged={"duplicate": 1}, blocked={4: Blocked("index 4", ": r")}
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -224,26 +223,55 @@ def test_records_that_a_mapping_refuses_can_be_retried_later(tmp_path: Path, pla
         assert run(server, "dead-letters", "list", "--json").stdout == ""
 
 
-def test_a_closed_index_waits_for_a_person(tmp_path: Path, place: Place) -> None:
-    """A closed index: the status says so, nothing becomes a dead letter, and once opened it gets its records."""
-    with btfeed(tmp_path, place) as server:
-        body = mixed(50)
+def test_indexes_that_take_nothing_stop_no_other(tmp_path: Path, place: Place) -> None:
+    """One is closed and one is blocked for writing under load, over a restart and a kill: all other records arrive, and
+    these do once their index takes them. Each is there once.
+    """
+    server = btfeed(tmp_path, place)
+
+    def blocked() -> dict[str, str]:
+        return {one["destination"]: one["reason"] for one in server.status()["sinks"]["search"]["blocked"]}
+
+    bodies = [mixed(50, 1 + number) for number in range(40)]
+    with server:
+        assert server.post(mixed(300))[0] == 200
+        done(server)
+        visits, actions = (f"{place.prefix}-{one}-2013-01-16" for one in ("visit", "user_action"))
+        place.server.must("POST", f"/{visits}/_close")
+        place.server.must("PUT", f"/{actions}/_block/write")
+        before = len(place.records())
+        for body in bodies[:20]:
+            assert server.post(body)[0] == 200
+        done(server)
+        assert blocked().keys() == {f"index {visits}", f"index {actions}"}
+        assert "index_closed_exception" in blocked()[f"index {visits}"]
+        assert "index write" in blocked()[f"index {actions}"]
+        assert server.status()["sinks"]["search"]["state"] == "running"
+        asked = tmp_path / "asked.toml"
+        asked.write_text(f'[admin]\nlisten = "{server.admin_url.removeprefix("http://")}"\n')
+        shown = subprocess.run([*BTFEED, "status", "-c", str(asked)], check=True, capture_output=True, text=True).stdout
+        assert f"\n  index {visits}: takes nothing since 20" in shown
+    server.start()
+    until(lambda: blocked().keys() == {f"index {visits}", f"index {actions}"}, "still blocked")
+    for body in bodies[20:30]:
         assert server.post(body)[0] == 200
+    server.kill()
+    with server:
+        for body in bodies[30:]:
+            assert server.post(body)[0] == 200
         done(server)
-        place.server.must("POST", f"/{place.prefix}-visit-2013-01-16/_close")
-        assert server.post(mixed(50, 1))[0] == 200
-
-        def sink() -> dict[str, Any]:
-            found: dict[str, Any] = server.status()["sinks"]["search"]
-            return found
-
-        until(lambda: sink()["state"] == "misconfigured", "misconfigured")
-        assert "index_closed_exception" in sink()["last_error"]
-        assert "search" in server.get("/readyz")
-        place.server.must("POST", f"/{place.prefix}-visit-2013-01-16/_open")
-        done(server)
-        assert metric(server, "dead_letters_total") == 0
-    assert len(place.records()) == 100
+        waiting = len(run(server, "dead-letters", "list", "--json").stdout.splitlines())
+        place.server.must("POST", f"/{visits}/_open")
+        place.server.must("PUT", f"/{actions}/_settings", {"index.blocks.write": False})
+        until(lambda: not blocked(), "open again", LONG)
+        assert metric(server, "sink_blocked_destinations") == 0
+        assert run(server, "dead-letters", "list", "--json").stdout == ""
+    found = Counter(document.id for document in place.server.documents(place.pattern))
+    ids = {f"{_prefix(body)}{ordinal}" for body in bodies for ordinal in range(50)}
+    sys.stdout.write(f"{before} before, {waiting} waited\n")
+    assert waiting > 500
+    assert set(found) == ids | {f"{_prefix(mixed(300))}{ordinal}" for ordinal in range(300)}
+    assert set(found.values()) == {1}
 
 
 def test_check_says_what_is_wrong(tmp_path: Path, place: Place) -> None:

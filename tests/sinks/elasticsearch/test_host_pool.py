@@ -5,8 +5,8 @@ import time
 import pytest
 from elastic_transport import AiohttpHttpNode, NodeConfig
 
-from sinks.elasticsearch.hosts import HostPool
 from sinks.elasticsearch.client import connect
+from sinks.elasticsearch.hosts import HostPool
 from sinks.elasticsearch.settings import ElasticsearchSettings
 
 

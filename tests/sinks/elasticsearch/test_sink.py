@@ -138,10 +138,10 @@ async def test_a_mapping_conflict_is_that_records_dead_letter(place: Place) -> N
         (("POST", "_close"), ("POST", "_open"), "index_closed_exception"),
     ],
 )
-async def test_an_index_that_takes_nothing_waits_and_its_neighbors_go_on(
+async def test_an_index_that_takes_nothing_is_blocked_and_its_neighbors_go_on(
     place: Place, before: Sequence[Any], after: Sequence[Any], said: str
 ) -> None:
-    """Blocked or closed: no record is refused, a person is told, and writing goes on when the index is usable again."""
+    """Blocked or closed: no record is refused, the index is named, and writing goes on when it is usable again."""
     visits = f"/{index_of(place, 'visit')}"
 
     def tell(method: str, path: str, body: object = None) -> None:
@@ -152,10 +152,12 @@ async def test_an_index_that_takes_nothing_waits_and_its_neighbors_go_on(
         await sink.write(records({}, category="visit", prefix="first"))
         tell(*before)
         result = await sink.write(batch)
-        assert (list(result.retry), result.refused) == ([0, 2, 4], {})
-        rest = batch.take(result.retry)
-        with pytest.raises(Misconfigured, match=said):
-            await sink.write(rest)
+        assert (list(result.retry), result.refused, sorted(result.blocked)) == ([], {}, [0, 2, 4])
+        assert {one.destination for one in result.blocked.values()} == {f"index {index_of(place, 'visit')}"}
+        assert sink.destinations(batch)[:2] == [f"index {index_of(place, one)}" for one in ("visit", "purepath")]
+        assert all(said in one.reason for one in result.blocked.values())
+        rest = batch.take(sorted(result.blocked))
+        assert sorted((await sink.write(rest)).blocked) == [0, 1, 2]
         tell(*after)
         place.server.must("GET", f"/_cluster/health{visits}?wait_for_status=yellow")
         assert not (await sink.write(rest)).retry
@@ -182,21 +184,26 @@ async def test_an_unassigned_primary_is_waited_for(place: Place) -> None:
 @pytest.mark.parametrize(
     ("setting", "value", "said"),
     [
-        ("cluster.blocks.read_only", True, "read-only"),
+        ("cluster.blocks.read_only", True, None),
         ("action.auto_create_index", "false", "no such index"),
         ("cluster.max_shards_per_node", 1, "maximum normal shards open"),
     ],
 )
 async def test_a_cluster_that_takes_no_new_index_needs_a_person(
-    place: Place, setting: str, value: object, said: str
+    place: Place, setting: str, value: object, said: str | None
 ) -> None:
-    """No record is refused, and none is lost."""
+    """No record is refused, and none is lost. Only a cluster that takes nothing at all is misconfigured."""
     place.server.must("PUT", f"/{place.prefix}-room", {})  # so that there is no room for another shard
     try:
         async with opened(place.sink()) as sink:
             place.server.must("PUT", "/_cluster/settings", {"persistent": {setting: value}})
-            with pytest.raises(Misconfigured, match=said):
-                await sink.write(mapped(5))
+            if said is None:
+                with pytest.raises(Misconfigured, match="read-only"):
+                    await sink.write(mapped(5))
+            else:
+                blocked = (await sink.write(mapped(5))).blocked
+                assert len(blocked) == 5
+                assert all(said in one.reason for one in blocked.values())
             place.server.must("PUT", "/_cluster/settings", {"persistent": {setting: None}})
             assert not (await sink.write(mapped(5))).retry
     finally:
