@@ -3,6 +3,7 @@
 Both mappers get their names here. The native one asks once for each distinct business transaction, see plan.rs.
 """
 
+import re
 from collections.abc import Sequence
 from unicodedata import category, combining
 from unicodedata import normalize as _unicode
@@ -10,6 +11,7 @@ from unicodedata import normalize as _unicode
 _MOST_MARKS = 30
 """Combining marks in a row in any sensible text, by Unicode's stream-safe format. Putting n of them in order takes n²
 steps, in which no other thread runs: 16,000 take a second, and a post may have a thousand times as many."""
+_ASCII_WORD = re.compile("[a-z0-9]+")
 
 
 def normalize(name: str) -> str:
@@ -18,6 +20,8 @@ def normalize(name: str) -> str:
 
     A name in this form stays as it is. One with more than 30 combining marks in a row is not composed.
     """
+    if name.isascii():
+        return "_".join(_ASCII_WORD.findall(name.lower()))  # the same, in a fraction of the time
     lower = name.lower() if _has_too_many_marks(name) else _compose(_compose(name).lower())  # lower case may not be NFC
     return "_".join("".join(char if category(char)[0] in "LMN" else " " for char in lower).split())
 
@@ -27,7 +31,7 @@ def _compose(text: str) -> str:
 
 
 def _has_too_many_marks(text: str) -> bool:
-    return not text.isascii() and "^" * (_MOST_MARKS + 1) in "".join("^" if combining(char) else " " for char in text)
+    return "^" * (_MOST_MARKS + 1) in "".join("^" if combining(char) else " " for char in text)
 
 
 def field_names(prefix: str, names: Sequence[str], count: int) -> tuple[str, ...]:

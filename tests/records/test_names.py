@@ -57,6 +57,12 @@ def test_equal_texts_have_equal_names(names: list[str], expected: str) -> None:
     assert {normalize(name) for name in names} == {expected}
 
 
+@given(st.text(st.characters(max_codepoint=127)))
+def test_ascii_follows_the_same_rule(name: str) -> None:
+    """Such names have a faster way, which any other letter in the name turns off."""
+    assert normalize(f"{name} é") == f"{normalize(name)}_é".lstrip("_")
+
+
 def test_every_character_of_unicode_is_kept_or_separates() -> None:
     """By its category, once it is composed and in lower case. A name stays as it is, is in NFC and in lower case."""
     for code in range(sys.maxunicode + 1):
