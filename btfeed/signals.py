@@ -22,7 +22,7 @@ def stop_on_signals(stop: asyncio.Event | None = None) -> asyncio.Event:
 
 
 class Interrupted(BaseException):
-    """A signal arrived while the next item of an Interruptible was computed or read."""
+    """A signal arrived while the main thread computed or waited."""
 
 
 class StopSignals:
@@ -38,7 +38,7 @@ class StopSignals:
     def __init__(self) -> None:
         self.requested = False
         self.event = asyncio.Event()
-        self.in_iterator = False
+        self.interrupts = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @contextmanager
@@ -50,6 +50,15 @@ class StopSignals:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Let a signal raise Interrupted here. Enter this in the main thread, outside of the event loop."""
+        try:
+            self.interrupts = True
+            yield
+        finally:
+            self.interrupts = False
 
     @contextmanager
     def in_loop(self) -> Iterator[None]:
@@ -66,8 +75,8 @@ class StopSignals:
         self.requested = True
         if self._loop:
             self._loop.call_soon_threadsafe(self.event.set)
-        if self.in_iterator:
-            self.in_iterator = False
+        if self.interrupts:
+            self.interrupts = False
             raise Interrupted
 
 
@@ -83,11 +92,11 @@ class Interruptible(Generic[T]):
 
     def __next__(self) -> T:
         try:
-            self._stop.in_iterator = True
+            self._stop.interrupts = True
             if self._stop.requested:
                 raise StopIteration
             return next(self._items)
         except Interrupted:
             raise StopIteration from None
         finally:
-            self._stop.in_iterator = False
+            self._stop.interrupts = False

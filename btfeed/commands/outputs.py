@@ -38,9 +38,11 @@ def open_outputs(
         exists = path == STANDARD or path.exists()
         try:
             opened[option] = _open(path, exclusive=new and not (exists and _is_special(path)))
-        except OSError as error:
+        except BaseException as error:
             _undo(opened, created)
-            fail(f"{path}: {error.strerror}")
+            if isinstance(error, OSError):
+                fail(f"{path}: {error.strerror}")
+            raise
         if not exists:
             created.append(path.resolve())
     for option, file in opened.items():

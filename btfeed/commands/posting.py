@@ -17,7 +17,7 @@ from btfeed.commands.moments import moment
 from btfeed.commands.outputs import open_outputs
 from btfeed.commands.terminal import fail
 from btfeed.posts import files as postfile
-from btfeed.signals import Interruptible, StopSignals
+from btfeed.signals import Interrupted, Interruptible, StopSignals
 from btfeed.telemetry import logs
 from btfeed.traffic.sending import FileTarget, Outcome, ScheduledPost, Sender, SendSummary, Target
 from sinks.shared.clock import SYSTEM_CLOCK
@@ -152,7 +152,8 @@ class SendJob:
             with stop.handled():
                 in_thread = blocking and self._url_target is not None  # answers arrive meanwhile
                 started = posts if in_thread else _begin(Interruptible(posts, stop), stop, broken)
-                files = open_outputs({"--out": self._out, "--rejects": self._rejects}, [*inputs, *self._inputs])
+                with stop.interrupting():  # a named pipe waits for its reader
+                    files = open_outputs({"--out": self._out, "--rejects": self._rejects}, [*inputs, *self._inputs])
                 target = self._url_target or self._file_target(files["--out"], paced)
                 with _writing_rejects(self._rejects, files.get("--rejects")) as write_reject:
                     sender = Sender(
@@ -164,6 +165,8 @@ class SendJob:
                 self._show(sender.summary)
         except (postfile.PostFileError, OSError) as error:
             fail(str(error))
+        except Interrupted:
+            fail("stopped by a signal before the outputs were open")
         return sender.summary, stop.requested
 
     def _file_target(self, file: BinaryIO, paced: bool) -> Target:

@@ -25,7 +25,7 @@ from btfeed.http.limits import MAX_HEADER_BYTES, MAX_HEADER_FIELDS, MAX_PIPELINE
 from btfeed.http.request import CutOff, InvalidBody, InvalidRequest, Request, check_headers, decode_path
 from btfeed.http.response import RETRY_AFTER, Response
 from btfeed.http.sockets import has_unread, host_of
-from btfeed.http.state import Occupant, ServerState
+from btfeed.http.state import STALLED_AFTER, Occupant, ServerState, Standing
 from btfeed.http.tls_error import explain
 
 log = structlog.get_logger()
@@ -100,22 +100,28 @@ class Connection(asyncio.Protocol):
         return self._half_closed
 
     @property
-    def idle_since(self) -> float | None:
+    def gives_way(self) -> tuple[Standing, float] | None:
         """See Occupant."""
-        return None if self._requests or self._header_timer else self._idle_since
+        if self._header_timer:
+            began = self._header_timer.when() - self._limits.header_timeout
+            return (Standing.STALLED, began) if self.loop.time() - began > STALLED_AFTER else None
+        standing = Standing.USED if self._method else Standing.SILENT
+        return None if self._requests else (standing, self._idle_since)
 
     def has_unread(self) -> bool:
         """See Occupant."""
         return not self._transport.is_closing() and has_unread(self._transport.get_extra_info("socket").fileno())
 
     def close_if_idle(self) -> None:
-        if self.idle_since is not None and not self.has_unread():
+        if not self._requests and not self._header_timer and not self.has_unread():
             self._close()
 
     def abort(self, reason: str = "cut_off") -> None:
         """Cut the connection off at once. Closing would wait for the client. reason: of the posts that this loses."""
         if self._receiving:
             self._receiving.set_exception(CutOff(reason))
+        elif self._began_post() and not self._no_more_requests:
+            self._refusals.lost(reason, peer=self.peer, error="the connection was cut off before the whole header had arrived")
         self._drop_requests(reason)
         self._transport.abort()
 
@@ -141,8 +147,8 @@ class Connection(asyncio.Protocol):
 
     def _check_idle(self) -> None:
         remaining = self._limits.idle_timeout
-        if self.idle_since is not None:
-            remaining -= self.loop.time() - self.idle_since
+        if not self._requests and not self._header_timer:
+            remaining -= self.loop.time() - self._idle_since
             if remaining <= 0 and not self.has_unread():
                 self._close()
                 return
@@ -158,8 +164,8 @@ class Connection(asyncio.Protocol):
             self._header_timer = None
 
     def _time_out(self, reason: str) -> None:
-        refuse = self._refusals.lost if self._began_post() else self._refusals.harmless
-        refuse(reason, peer=self.peer, error="the connection was cut off at a deadline")
+        if not self._began_post():
+            self._refusals.harmless(reason, peer=self.peer, error="the connection was cut off at a deadline")
         self.abort(reason)
 
     # Reading
@@ -245,7 +251,7 @@ class Connection(asyncio.Protocol):
             self._receiving.set_exception(InvalidBody(str(error)))
             self._receiving = None
         elif not self._no_more_requests:
-            error.lost |= self._began_post()
+            error.lost |= self._in_header and self._parser.get_method() == b"POST"
             self._enqueue(error)
         self._no_more_requests = True
 
@@ -363,7 +369,7 @@ class Connection(asyncio.Protocol):
             if self._drained:
                 await self._drained
             keep_open = self._respond(request, response)
-            if not (request.complete or await self._discard_body(request)) or not keep_open:
+            if not (request.complete or await request.discard_body(self._limits.discard_timeout)) or not keep_open:
                 self._close()
                 break
             if self._requests:  # empty if the connection was aborted meanwhile
@@ -389,12 +395,3 @@ class Connection(asyncio.Protocol):
         refuse(error.reason, peer=self.peer, error=str(error))
         self.write(Response(error.status, f"{error}\n").encode("close"))
         self._close()
-
-    async def _discard_body(self, request: Request) -> bool:
-        """Read over the rest of the body. Returns whether its end has arrived."""
-        try:
-            async with asyncio.timeout(self._limits.discard_timeout):
-                await request.discard_body()
-        except (TimeoutError, InvalidBody, ConnectionError):
-            return False
-        return True

@@ -22,7 +22,8 @@ class Refusals:
         """A post was not taken, or what probably was one. AppMon does not send it again."""
         self._metrics.refused_posts.labels(reason).inc()
         self._metrics.lost_posts.labels(reason).inc()
-        self._warnings.warn("post lost", ("post lost", reason), 1, reason=reason, **fields)
+        kind = fields.get("error") if reason == "bad_tls" else None  # OpenSSL's names: each has its own remedy
+        self._warnings.warn("post lost", ("post lost", reason, kind), 1, reason=reason, **fields)
 
     def kept(self, reason: str, **fields: object) -> None:
         """A post was not taken, but is kept as a dead letter."""

@@ -127,11 +127,16 @@ class Request:
             return parts[0]
         return b"".join(parts)
 
-    async def discard_body(self) -> None:
-        """Read to the end of the body without keeping it. Raises like `wait_for_body`."""
+    async def discard_body(self, seconds: float) -> bool:
+        """Read over the rest of the body. Returns whether its end arrived in time."""
         self._discarding = True
         self._parts.clear()
-        await self.wait_for_body(sys.maxsize)
+        try:
+            async with asyncio.timeout(seconds):
+                await self.wait_for_body(sys.maxsize)
+        except (TimeoutError, InvalidBody, ConnectionError):
+            return False
+        return True
 
     def send_continue(self) -> None:
         """Send 100 Continue to a client that waits for it before it sends the body."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Protocol
 
 from btfeed.http.limits import Limits
@@ -15,14 +16,26 @@ Handler = Callable[[Request], Awaitable[Response | None]]
 """Answers one request. None cuts the connection off without a response."""
 
 
+STALLED_AFTER = 1.0
+"""Seconds. A client sends a header at once, and a handshake takes a few round trips."""
+
+
+class Standing(IntEnum):
+    """Which connections give way to a new one first."""
+
+    SILENT = 0  # nothing has arrived
+    USED = 1  # idle after a request, as AppMon's own may be
+    STALLED = 2  # for STALLED_AFTER seconds with only part of a TLS handshake or of a header
+
+
 class Occupant(Protocol):
     """What takes one of the places of `Limits.max_connections`. peer: the client's address."""
 
     peer: str
 
     @property
-    def idle_since(self) -> float | None:
-        """The loop's time since which no request is under way; None while one is."""
+    def gives_way(self) -> tuple[Standing, float] | None:
+        """How it stands, and the loop's time since when; None while a request is under way."""
 
     def has_unread(self) -> bool:
         """Whether the machine has received data on it that is not read yet."""
@@ -46,7 +59,7 @@ class ServerState:
     draining: bool = False
 
     def enter(self, new: Occupant, instead_of: Occupant | None = None) -> bool:
-        """Give `new` a place, if need be that of the connection that has been idle longest. False if there is none."""
+        """Give `new` a place, if need be that of the connection that gives way first. False if none does."""
         if instead_of:
             self.connections.discard(instead_of)
         if len(self.connections) >= self.limits.max_connections and not self._make_room():
@@ -55,11 +68,11 @@ class ServerState:
         return True
 
     def _make_room(self) -> bool:
-        idle = [(since, other) for other in self.connections if (since := other.idle_since) is not None]
-        for _, other in sorted(idle, key=lambda pair: pair[0]):
+        found = [(standing, other) for other in self.connections if (standing := other.gives_way) is not None]
+        for _, other in sorted(found, key=lambda pair: pair[0]):
             if not other.has_unread():
                 self.connections.discard(other)
-                other.abort("evicted")
+                other.abort("too_many_connections")
                 self.metrics.evicted_connections.inc()
                 self.warnings.warn("idle connection closed to make room", "evicted", peer=other.peer)
                 return True

@@ -14,7 +14,7 @@ import structlog
 from btfeed.http.connection import Connection
 from btfeed.http.limits import BACKLOG
 from btfeed.http.sockets import has_unread, host_of
-from btfeed.http.state import ServerState
+from btfeed.http.state import STALLED_AFTER, ServerState, Standing
 from btfeed.http.tls_error import explain
 
 log = structlog.get_logger()
@@ -59,7 +59,8 @@ class Handshake:
     def __init__(self, server: ServerState, accepted: socket.socket, address: Any, context: ssl.SSLContext) -> None:
         self.peer = host_of(address)
         self._loop = asyncio.get_running_loop()
-        self.idle_since: float | None = self._loop.time()
+        self._standing = Standing.SILENT
+        self._since = self._loop.time()
         self._server = server
         self._socket = accepted
         self._context = context
@@ -67,11 +68,16 @@ class Handshake:
     def start(self) -> None:
         self._task = self._loop.create_task(self._run())
 
+    @property
+    def gives_way(self) -> tuple[Standing, float] | None:
+        shaking = self._standing is Standing.STALLED
+        return None if shaking and self._loop.time() - self._since <= STALLED_AFTER else (self._standing, self._since)
+
     def has_unread(self) -> bool:
         return has_unread(self._socket.fileno())
 
     def close_if_idle(self) -> None:
-        if self.idle_since is not None and not self.has_unread():
+        if self._standing is Standing.SILENT and not self.has_unread():
             self._task.cancel()
 
     def abort(self, reason: str) -> None:
@@ -80,7 +86,7 @@ class Handshake:
     async def _run(self) -> None:
         try:
             if await self._receive_first_byte():
-                self.idle_since = None
+                self._standing, self._since = Standing.STALLED, self._loop.time()
                 await self._shake_hands()
         except OSError as error:
             self._server.refusals.lost("bad_tls", peer=self.peer, **explain(error))

@@ -48,7 +48,7 @@ class ReceiverSettings(Settings):
     """Where and how AppMon posts.
 
     listen           address and port to listen on
-    path             path that posts are sent to; percent-encoded or not
+    path             path that posts are sent to; percent-encoded or not, and %2F is a slash
     max_body         size of a post, both as sent and after decompression; larger ones get a 413
     max_occurrences  occurrences in one post; a post with more gets a 413
     basic_auth       username and password that every post must carry
@@ -59,8 +59,8 @@ class ReceiverSettings(Settings):
     body_timeout     from the end of the header to the end of the body, and for the client to read a response; then the
                      connection is closed
     idle_timeout     a connection without a request is closed after this time
-    max_connections  open connections; for a further one, that which has been idle longest is closed. If none is idle, the
-                     further one gets a 503
+    max_connections  open connections; for a further one, that which has been idle longest is closed, unused ones first. If
+                     none is idle, the further one gets a 503
     max_in_flight    memory for bodies being received; when it is used up, posts wait for `queue_timeout`, then get a 503
     queue_timeout    how long a post waits for memory; keep it below AppMon's timeout of 10 seconds
     """

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from unicodedata import category, combining
 from unicodedata import normalize as _unicode
 
-_MOST_MARKS = 30
+MOST_MARKS = 30
 """Combining marks in a row in any sensible text, by Unicode's stream-safe format. Putting n of them in order takes n²
 steps, in which no other thread runs: 16,000 take a second, and a post may have a thousand times as many."""
 _ASCII_WORD = re.compile("[a-z0-9]+")
@@ -22,7 +22,7 @@ def normalize(name: str) -> str:
     """
     if name.isascii():
         return "_".join(_ASCII_WORD.findall(name.lower()))  # the same, in a fraction of the time
-    lower = name.lower() if _has_too_many_marks(name) else _compose(_compose(name).lower())  # lower case may not be NFC
+    lower = name.lower() if has_too_many_marks(name) else _compose(_compose(name).lower())  # lower case may not be NFC
     return "_".join("".join(char if category(char)[0] in "LMN" else " " for char in lower).split())
 
 
@@ -30,8 +30,9 @@ def _compose(text: str) -> str:
     return _unicode("NFC", text)
 
 
-def _has_too_many_marks(text: str) -> bool:
-    return "^" * (_MOST_MARKS + 1) in "".join("^" if combining(char) else " " for char in text)
+def has_too_many_marks(text: str) -> bool:
+    """Whether a name is not composed, so that its form depends on how it was sent."""
+    return "^" * (MOST_MARKS + 1) in "".join("^" if combining(char) else " " for char in text)
 
 
 def field_names(prefix: str, names: Sequence[str], count: int) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, model_validator
 
 from btfeed.records.attributes import flat_attributes
-from btfeed.records.names import normalize
+from btfeed.records.names import MOST_MARKS, has_too_many_marks, normalize
 from btfeed.records.schema import MAPS, RECORD_FIELDS, TRANSACTION_FIELDS, VALUES
 from sinks.settings import Secret, Settings
 from sinks.template import template
@@ -31,6 +31,8 @@ def _named_field(prefix: str, name: str) -> str:
     normal = normalize(name)
     if not normal:
         raise ValueError(f"no record has {prefix + name!r}: write {prefix}NAME, as docs/record.md describes")
+    if has_too_many_marks(name):
+        raise ValueError(f"a name with more than {MOST_MARKS} combining marks in a row can't be protected")
     if unicodedata.normalize("NFC", name) != normal:
         raise ValueError(f"no record has {prefix + name!r}: write {prefix + normal}, as records do")
     return prefix + normal

@@ -13,6 +13,7 @@ import aiohttp
 import structlog
 
 from btfeed.traffic.sending import Outcome
+from sinks.shared.final_response import FinalResponse
 
 log = structlog.get_logger()
 
@@ -61,6 +62,7 @@ class HttpTarget:
             skip_auto_headers=["Accept-Encoding"],
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
+            response_class=FinalResponse,
         )
         return self
 

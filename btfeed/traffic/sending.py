@@ -2,7 +2,7 @@
 
 The outcome of a post is one of these:
 
-    accepted   the status of the answer is below 400
+    accepted   the status of the answer is 2xx or 3xx, which AppMon takes for success
     refused    the answer has another status, or no connection could be made
     unknown    the post was sent but no answer arrived; it may have been accepted
 
@@ -57,7 +57,7 @@ class Outcome:
 
     @property
     def accepted(self) -> bool:
-        return self.status is not None and self.status < 400
+        return self.status is not None and 200 <= self.status < 400
 
     @property
     def unknown(self) -> bool:

@@ -109,7 +109,7 @@ class OpenFile:
             self.truncate()
             os.fdatasync(self._descriptor)
         if self.path != self._final:
-            if self._final.exists():  # another program made it, and a rename would replace it
+            if os.path.lexists(self._final):  # another program made it, and a rename would replace it
                 raise FileExistsError(errno.EEXIST, "can't finish a file under a name that is taken", str(self._final))
             self.path.rename(self._final)
             self.path = self._final

@@ -19,6 +19,7 @@ from yarl import URL
 
 from sinks.base import Misconfigured, OutcomeUnknown, Unavailable
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
+from sinks.shared.final_response import FinalResponse
 from sinks.shared.redaction import Redactor
 from sinks.shared.tls import sink_context
 
@@ -77,6 +78,7 @@ class HttpClient:
             timeout=self._timeout,
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": "btfeed"},
+            response_class=FinalResponse,
         )
 
     async def close(self) -> None:

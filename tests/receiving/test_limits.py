@@ -1,20 +1,18 @@
-"""Deadlines, the number of connections, memory for bodies, and how connections and the server end."""
+"""Deadlines, memory for bodies, and how connections and the server end."""
 
 import asyncio
 import socket
 import struct
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from btfeed.http.request import Request
 from tests.support.clock import FakeClock
 from tests.support.harness import until_async
 from tests.support.posts import mixed, sample_visit
-from tests.support.rawhttp import RawClient, Site, gzipped, request, site
+from tests.support.rawhttp import RawClient, Site, begin, busy, gzipped, request, site
 
 BODY = sample_visit()
 LARGE = mixed(1_000)
@@ -22,17 +20,6 @@ HEAD = request(BODY)[: -len(BODY)]
 FAST: dict[str, Any] = {"header_timeout": "200ms", "body_timeout": "200ms", "idle_timeout": "200ms"}
 BODY_TIMEOUT, QUEUE_TIMEOUT = 30.0, 5.0
 """The defaults."""
-
-
-async def _begin(client: RawClient) -> None:
-    """Use the connection once."""
-    await client.send(request(BODY))
-    assert (await client.response()).status == 200
-
-
-def _busy(running: Site) -> int:
-    """How many connections have a request under way."""
-    return sum(connection.idle_since is None for connection in running.connections)
 
 
 def _close(client: RawClient, abrupt: bool) -> None:
@@ -48,7 +35,7 @@ async def test_closes_a_slow_header_at_its_deadline(tmp_path: Path, data: bytes,
     """Whether it is the first on its connection or follows a request. There is no response."""
     async with site(tmp_path, header_timeout="200ms") as running, running.connect() as client:
         if used:
-            await _begin(client)
+            await begin(client)
         await client.send(data)
         assert await client.rest() == b""
         assert running.refused() == {"slow_header": 1}
@@ -107,7 +94,7 @@ async def test_closes_an_idle_connection(tmp_path: Path, used: bool) -> None:
     """Also one that never sent anything. It does not count as refused."""
     async with site(tmp_path, idle_timeout="200ms") as running, running.connect() as client:
         if used:
-            await _begin(client)
+            await begin(client)
         assert (await client.rest(), running.refused()) == (b"", {})
         await running.until(lambda it: it.count("connections") == 0, "no connections")
 
@@ -132,73 +119,12 @@ async def test_the_deadline_of_a_header_ends_with_the_header(tmp_path: Path) -> 
 async def test_closes_a_connection_whose_client_does_not_read(tmp_path: Path) -> None:
     """Otherwise such a client would keep it open forever."""
     async with site(tmp_path, body_timeout="200ms") as running, running.connect() as client:
-        await _begin(client)
+        await begin(client)
         (connection,) = running.connections
         connection.pause_writing()
         connection.resume_writing()
         connection.pause_writing()
         assert (await client.rest(), running.refused()) == (b"", {"slow_reader": 1})
-
-
-async def test_refuses_more_connections_than_the_limit(tmp_path: Path) -> None:
-    """While all others have a request under way, a further one gets a 503 with Retry-After. The others finish theirs."""
-    async with site(tmp_path, max_connections=2) as running, running.connect() as header, running.connect() as body:
-        await header.send(HEAD[:-1])
-        await body.send(HEAD)
-        await running.until(lambda it: _busy(it) == 2, "both begun")
-        for _ in range(2):
-            async with running.connect() as further:
-                answer = await further.response()
-                assert (answer.status, answer.headers["retry-after"], answer.headers["connection"]) == (503, "5", "close")
-                assert await further.rest() == b""
-        assert running.refused() == running.lost() == {"too_many_connections": 2}
-        await header.send(HEAD[-1:] + BODY)
-        await body.send(BODY)
-        assert [(await client.response()).status for client in (header, body)] == [200, 200]
-        assert (await running.ask(request(BODY))).status == 200
-
-
-async def test_the_connection_that_is_idle_longest_gives_way(tmp_path: Path) -> None:
-    """Idle connections, used or not, cannot keep a new one out. Those with a request under way stay."""
-    with capture_logs() as logged:
-        async with site(tmp_path, max_connections=4) as running, AsyncExitStack() as stack:
-            clients = []
-            for number in range(4):
-                clients.append(await stack.enter_async_context(running.connect()))
-                await running.until(lambda it: len(it.connections) == number + 1, "connected")  # noqa: B023
-            busy, first, silent, second = clients
-            await busy.send(HEAD)
-            await _begin(second)
-            await _begin(first)
-            await running.until(lambda it: _busy(it) == 1, "a request under way")
-            for number, victim in enumerate((silent, second, first), 2):
-                further = await stack.enter_async_context(running.connect())
-                await further.send(HEAD)
-                assert await victim.rest() == b""
-                await running.until(lambda it: _busy(it) == number, "its header has arrived")  # noqa: B023
-                clients.append(further)
-            assert (running.count("evicted_connections_total"), running.refused()) == (3, {})
-            for client in (busy, *clients[4:]):
-                await client.send(BODY)
-                assert (await client.response()).status == 200
-            assert len(running.posts()) == 6
-    evicted = [line for line in logged if line["event"] == "idle connection closed to make room"]
-    assert (evicted[0]["log_level"], evicted[0]["peer"]) == ("warning", "127.0.0.1")
-    assert sum(line["count"] for line in evicted) == 3
-
-
-async def test_a_connection_with_unread_data_does_not_give_way(tmp_path: Path) -> None:
-    """A post that the machine has received is not lost because the event loop was busy."""
-    async with site(tmp_path, max_connections=1) as running, running.connect() as client:
-        await running.until(lambda it: it.connections, "connected")
-        (connection,) = running.connections
-        connection._transport.pause_reading()
-        await client.send(request(BODY))
-        await until_async(connection.has_unread, "the post is in the socket")
-        assert (await running.ask(request(BODY))).status == 503
-        connection.close_if_idle()
-        connection._transport.resume_reading()
-        assert (await client.response()).status == 200
 
 
 async def test_posts_wait_for_memory_and_are_answered(tmp_path: Path) -> None:
@@ -320,7 +246,7 @@ async def test_answers_400_to_a_broken_body(
 async def test_stops_gracefully(tmp_path: Path) -> None:
     """A post that has half arrived is accepted, a new one gets a 503, idle connections are closed, new ones refused."""
     async with site(tmp_path) as running, running.connect() as idle, running.connect() as busy, running.connect() as late:
-        await _begin(idle)
+        await begin(idle)
         await busy.send(request(BODY, "Expect: 100-continue")[:-1])
         await busy.interim()
         await late.send(HEAD[:-1])
@@ -343,7 +269,7 @@ async def test_a_stop_has_a_deadline(tmp_path: Path) -> None:
     """Slow clients are cut off at the deadlines that apply anyway."""
     async with site(tmp_path, **FAST) as running, running.connect() as client:
         await client.send(HEAD)
-        await running.until(_busy, "a request under way")
+        await running.until(busy, "a request under way")
         await running.receiver.stop()
         assert (await client.rest(), running.posts(), running.lost()) == (b"", [], {"slow_body": 1})
 
@@ -356,7 +282,7 @@ async def test_what_a_stop_cuts_off_is_counted(tmp_path: Path) -> None:
         running.journal.gate.clear()
         await client.send(HEAD)
         await ahead.send(request(BODY) * 3)
-        await running.until(lambda it: _busy(it) == 2 and it.journal.waiting, "both under way")
+        await running.until(lambda it: busy(it) == 2 and it.journal.waiting, "both under way")
         await running.receiver.stop()
         assert (await client.rest(), await ahead.rest()) == (b"", b"")
         assert running.refused() == running.lost() == {"shutting_down": 3}

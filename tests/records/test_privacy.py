@@ -124,6 +124,13 @@ def test_a_name_that_no_measure_or_dimension_has_is_rejected(prefix: str, name: 
         PrivacySettings(drop=[prefix + name])
 
 
+@pytest.mark.parametrize("name", ["a" + 40 * "\u0301", "\xe1" + 39 * "\u0301"])
+def test_a_name_with_marks_without_end_is_rejected(name: str) -> None:
+    """Records have it as it was sent, and it can be sent in several forms."""
+    with pytest.raises(ValidationError, match="more than 30 combining marks in a row can't be protected"):
+        PrivacySettings(drop=["appmon.dimension." + name])
+
+
 @pytest.mark.parametrize("name", ["größe", "売上", "ราคา", "٤٢", "größe_2"])
 def test_names_of_any_script_are_protected(name: str) -> None:
     """In whichever Unicode form an editor wrote them: records have NFC."""

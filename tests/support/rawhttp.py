@@ -20,6 +20,7 @@ from btfeed.receiving.settings import ReceiverSettings
 from btfeed.telemetry.metrics import Metrics
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 from tests.support.harness import DEADLINE, until_async
+from tests.support.posts import sample_visit
 
 
 def request(body: bytes | None = b"", *headers: str, line: str = "POST / HTTP/1.1") -> bytes:
@@ -183,3 +184,14 @@ async def site(directory: Path, *, clock: Clock = SYSTEM_CLOCK, **settings: Any)
         journal.gate.set()
         await running.receiver.stop()
         await journal.close()
+
+
+async def begin(client: RawClient) -> None:
+    """Use the connection once."""
+    await client.send(request(sample_visit()))
+    assert (await client.response()).status == 200
+
+
+def busy(running: Site) -> int:
+    """How many connections have a request under way."""
+    return sum(connection.gives_way is None for connection in running.connections)

@@ -226,15 +226,16 @@ async def test_a_file_that_a_person_finished_is_finished(tmp_path: Path) -> None
     assert [read_records(tmp_path / name) for name in files(tmp_path)] == [FIRST.bodies, SECOND.bodies]
 
 
-async def test_finishing_a_file_replaces_no_other(tmp_path: Path) -> None:
-    """A file with the final name is left alone: the sink is misconfigured until it is gone."""
+@pytest.mark.parametrize("make", [lambda path: path.write_text("mine"), lambda path: path.symlink_to("nowhere")])
+async def test_finishing_a_file_replaces_no_other(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    """A file with the final name is left alone, and so is a link: the sink is misconfigured until it is gone."""
     sink, _ = await reopened(tmp_path, None, settings={"rotate_size": "1B"})
     await write(sink, FIRST)
     final = only_file(tmp_path).with_suffix("")
-    final.write_text("mine")
+    make(final)
     with pytest.raises(Misconfigured, match="name that is taken"):
         await write(sink, SECOND)
-    assert final.read_text() == "mine"
+    assert final.is_symlink() or final.read_text() == "mine"
     final.unlink()
     await write(sink, SECOND)
     assert read_records(final) == FIRST.bodies
