@@ -15,6 +15,7 @@ from btfeed.address import bind
 from btfeed.admin.settings import AdminSettings
 from btfeed.journal.base import Backlog, Backlogs, JournalError, Kept
 from btfeed.telemetry.metrics import Metrics
+from btfeed.telemetry.printable import printable
 from btfeed.telemetry.sink_status import SinkStatus
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
@@ -99,7 +100,7 @@ class Admin:
             for name, sink in self._sinks.items()
             if sink.state == "rejecting"
         ]
-        return web.Response(status=503 if reason else 200, text="\n".join(lines) + "\n")
+        return web.Response(status=503 if reason else 200, text=printable("\n".join(lines)) + "\n")
 
     async def _get_metrics(self, request: web.Request) -> web.Response:
         await self._update_figures()

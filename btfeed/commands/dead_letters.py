@@ -4,7 +4,7 @@ import base64
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
@@ -50,7 +50,9 @@ def list_dead_letters(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line, without bodies.")] = False,
 ) -> None:
     """Print one line each: id, time, sink, event or post, reason."""
-    with _opened(load(config)) as kept:
+    loaded = load(config)
+    with _opened(loaded) as kept:
+        _check_sink(sink, loaded.sinks, kept)
         for dead_letter in kept.select(Selection(sink)):
             _print(json.dumps(_described(dead_letter), ensure_ascii=False) if as_json else _line(dead_letter))
 
@@ -68,6 +70,7 @@ def export(
     loaded = load(config)
     damaged = 0
     with _opened(loaded) as kept, _writing(posts, [*_files(loaded), *([config] if config else [])]) as writer:
+        _check_sink(sink, loaded.sinks, kept)
         selected = kept.select(Selection(sink))
         while some := [(each.id, _export(each, writer)) for each in islice(selected, EXPORTED_AT_A_TIME)]:
             _make_durable(sys.stdout)
@@ -75,10 +78,10 @@ def export(
                 writer.flush()
                 _make_durable(writer.raw)
             if delete:
-                kept.delete([number for number, whole in some if whole])
+                kept.delete([number for number, _ in some])
             damaged += sum(not whole for _, whole in some)
     if damaged:
-        fail(f"{count(damaged, 'dead letter')} damaged in the journal, exported without the record and not deleted")
+        fail(f"{count(damaged, 'dead letter')} damaged in the journal, exported without the record")
 
 
 @dead_letters.command()
@@ -91,6 +94,7 @@ def retry(
     loaded = load(config)
     selection = Selection(sink, frozenset(ids or ()))
     with _opened(loaded) as kept:
+        _check_sink(sink, loaded.sinks, kept)
         missing = set(selection.ids) - {each.id for each in kept.select(selection)} if ids else ()
         if missing:
             fail(f"no dead letter {', '.join(map(str, sorted(missing)))}")
@@ -100,6 +104,12 @@ def retry(
     if marked < found:
         why = "no configured sink wants them, they are damaged, or they have no valid timestamp"
         fail(f"{found - marked} can't be retried: {why}")
+
+
+def _check_sink(sink: str | None, sinks: Collection[str], kept: DeadLetters) -> None:
+    """A sink that is gone may have left dead letters. One that has none either is a slip of the pen."""
+    if sink and sink not in sinks and not kept.count(Selection(sink)):
+        fail(f"no sink {sink!r} is configured, and no dead letter is its: the sinks are {', '.join(sinks) or 'none'}")
 
 
 @contextmanager

@@ -158,6 +158,8 @@ def _status_lines(status: dict[str, Any]) -> Iterator[str]:
         + (f", {count(lost, 'post')} lost" if lost else "")
     )
     yield f"journal: {count(counts['journal_posts'], 'post')}, {counts['journal_bytes'] / 2**20:.1f} MiB"
+    if losses := ", ".join(_losses(counts)):
+        yield f"LOST: {losses}"
     for name, sink in status["sinks"].items():
         yield f"sink {name}: {_sink_line(sink)}"
         for blocked in sink["blocked"]:
@@ -170,6 +172,16 @@ def _status_lines(status: dict[str, Any]) -> Iterator[str]:
         yield f"kept: {_kept_line(kept)}"
     for violation in status["violations"]:
         yield "{}: {rule} {field} in {transaction!r}".format(count(violation["count"], "violation"), **violation)
+
+
+def _losses(counts: dict[str, Any]) -> Iterator[str]:
+    """What is gone besides posts that were refused, and why."""
+    if evicted := sum(counts["evicted_dead_letters"].values()):
+        yield f"{count(evicted, 'dead letter')} deleted at the bound journal.dead_letters"
+    for sink, dropped in counts["journal_dropped_posts"].items():
+        yield f"{count(dropped, 'post')} of sink {sink} dropped because the journal was full"
+    if lost := counts["journal_lost_posts"]:
+        yield f"{count(lost, 'post')} lost in a damaged journal"
 
 
 def _sink_line(sink: dict[str, Any]) -> str:

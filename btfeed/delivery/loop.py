@@ -34,7 +34,9 @@ log = structlog.get_logger()
 
 RETRIES_INTERVAL = 1.0
 """Seconds between looks for dead letters that are marked for retry."""
-COUNT_INTERVAL = 60.0
+READ_PATIENCE = 60.0
+"""Seconds that a read waits for posts before it asks the journal again."""
+COUNT_INTERVAL = 5.0
 """Seconds between counts of the dead letters that wait for blocked destinations."""
 READ_RETRY = 0.5
 """Seconds before the journal is read again after an error."""
@@ -105,6 +107,7 @@ class Delivery:
             tracker = OffsetTracker(self._outlet, cursor, state, writers, saved, self._blocked.saved, group, self._clock)
             readers = [
                 group.create_task(self._read_batches(tracker, cursor)),
+                group.create_task(self._retry_marked(tracker)),
                 group.create_task(self._retry_blocked(tracker)),
             ]
             for _ in range(writers):
@@ -123,13 +126,9 @@ class Delivery:
             self._outlet, self._mapped_posts, self._settings, self._filter, cursor, filtered, clock=self._clock
         )
         failing = False
-        next_look = self._clock.monotonic()
         while True:
             try:
-                if self._clock.monotonic() >= next_look:
-                    await self._retry_dead_letters(tracker)
-                    next_look = self._clock.monotonic() + RETRIES_INTERVAL
-                found = await batcher.next(RETRIES_INTERVAL)
+                found = await batcher.next(READ_PATIENCE)
             except OutletGone:
                 raise
             except JournalError as error:
@@ -143,11 +142,23 @@ class Delivery:
                 self._log.debug("batch cut", records=len(found.batch), seq=found.end.seq, ordinal=found.end.ordinal)
                 await self._enqueue(tracker, await tracker.add(found.batch, found.end, found.dead_letters))
 
-    async def _retry_dead_letters(self, tracker: OffsetTracker) -> None:
-        """Enqueue this sink's dead letters that are marked for retry, as many as fit in a batch."""
-        found = await tracker.retries(self._settings.max_records)
-        if found:
-            await self._enqueue_retry(tracker, found)
+    # From dead letters to the queue
+
+    async def _retry_marked(self, tracker: OffsetTracker) -> None:
+        """Write the dead letters that are marked for retry, one batch after the other."""
+        while True:
+            try:
+                found = await tracker.retries(self._settings.max_records)
+                if found:
+                    tried = await self._enqueue_retry(tracker, found)
+                    await tracker.retries_saved(tried)
+                    if tried.retried:
+                        continue
+            except OutletGone:
+                raise
+            except JournalError:  # reported by those who read and save
+                pass
+            await self._clock.sleep(RETRIES_INTERVAL)
 
     async def _enqueue_retry(
         self, tracker: OffsetTracker, found: Sequence[DeadLetter], destination: str = ""
@@ -158,8 +169,6 @@ class Delivery:
         in_flight = await tracker.add_retry(batch.slice(0, fits), retried, destination)
         await self._enqueue(tracker, in_flight)
         return in_flight
-
-    # From dead letters that wait for a destination to the queue
 
     async def _retry_blocked(self, tracker: OffsetTracker) -> None:
         """Try blocked destinations again, one after the other, each after its pause."""

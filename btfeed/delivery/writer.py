@@ -112,7 +112,7 @@ class BatchWriter:
         if len(result.retry) + len(result.blocked) < max(1, len(piece)):
             self._report.running()
             self.blocked.others_go = True
-        else:
+        elif not destination:  # a try for one destination says nothing of the others
             self._report_if_nothing_goes()
         if not result.retry:
             return _Next()

@@ -121,7 +121,7 @@ class Connection(asyncio.Protocol):
         if self._receiving:
             self._receiving.set_exception(CutOff(reason))
         elif self._began_post() and not self._no_more_requests:
-            self._refusals.lost(reason, peer=self.peer, error="the connection was cut off before the whole header had arrived")
+            self._refusals.lost(reason, peer=self.peer, error="the connection was cut off in the header")
         self._drop_requests(reason)
         self._transport.abort()
 

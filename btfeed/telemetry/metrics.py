@@ -186,13 +186,22 @@ class Metrics:
             "journal_bytes": _total(self.journal_bytes),
             "journal_posts": _total(self.journal_posts),
             "journal_errors": _total(self.journal_errors),
+            "journal_damaged_posts": _total(self.journal_damaged_posts),
+            "journal_lost_posts": _total(self.journal_lost_posts),
+            "journal_dropped_posts": _by_label(self.journal_dropped_posts),
+            "evicted_dead_letters": _by_label(self.dead_letters_evicted),
         }
 
 
 def _by_label(metric: Counter) -> dict[str, int]:
     """Value of the first label -> count."""
-    samples = [sample for family in metric.collect() for sample in family.samples if not sample.name.endswith("_created")]
-    return {next(iter(sample.labels.values())): int(sample.value) for sample in samples}
+    found: dict[str, int] = {}
+    for family in metric.collect():
+        for sample in family.samples:
+            if not sample.name.endswith("_created"):
+                label = next(iter(sample.labels.values()))
+                found[label] = found.get(label, 0) + int(sample.value)
+    return found
 
 
 def _total(metric: Counter | Gauge) -> int:

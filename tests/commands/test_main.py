@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from btfeed import native
-from btfeed.commands.main import cli
+from btfeed.commands.main import _losses, cli
+from btfeed.telemetry.metrics import Metrics
 from tests.support import posts
 from tests.support.harness import BTFEED, DEADLINE, Server, until
 
@@ -243,6 +244,17 @@ def test_status_without_a_server_is_exit_1_and_names_the_address(tmp_path: Path)
     assert result.stderr == (
         "no response from btfeed at 127.0.0.1:1 (admin.listen): [Errno 111] Connection refused. Is the server running?\n"
     )
+
+
+def test_status_tells_losses() -> None:
+    """Whatever is gone for good, and why. Nothing, if nothing is."""
+    counts = {"evicted_dead_letters": {"": 1, "a": 2}, "journal_dropped_posts": {"b": 1}, "journal_lost_posts": 4}
+    assert list(_losses(counts)) == [
+        "3 dead letters deleted at the bound journal.dead_letters",
+        "1 post of sink b dropped because the journal was full",
+        "4 posts lost in a damaged journal",
+    ]
+    assert list(_losses(Metrics().summary())) == []
 
 
 def test_status_shows_counts_sinks_and_violations(server: Server) -> None:
