@@ -59,8 +59,10 @@ class BlockedDestinations:
     def problem(self) -> Misconfigured:
         """What to say if nothing can be delivered."""
         name, blocked = next(iter(self._blocked.items()))
-        more = f", and {len(self._blocked) - 1} more destinations take nothing" if len(self._blocked) > 1 else ""
-        return Misconfigured(f"every record waits: {name}: {blocked.status.reason}{more}")
+        others = f" ({len(self._blocked)} in all)" if len(self._blocked) > 1 else ""
+        return Misconfigured(
+            f"every record waits for a destination that takes nothing{others}: {name}: {blocked.status.reason}"
+        )
 
     def add(self, name: str, reason: str) -> None:
         """One more record stands aside, since its destination takes nothing."""

@@ -32,7 +32,7 @@ class WriteLimiter:
         left = self._not_before - self._clock.monotonic()
         if left > 0:
             self._slot_free.set()  # for the next one
-            raise Unavailable("Elasticsearch asks to wait", left)
+            raise Unavailable(f"Elasticsearch asked to wait, {left:.0f} s are left (Retry-After)", left)
         self.in_flight += 1
         try:
             yield
