@@ -74,7 +74,7 @@ class DeadLetter:
 
     kind          "post": a raw body that was rejected or damaged; "record": one record as JSON
     sink          the sink it was meant for; empty if it belongs to no single sink
-    time          when it last failed, in milliseconds since the epoch
+    time          when it last failed, in milliseconds since the epoch; if it waits for a destination, since when it does
     tries         how often it failed
     cause         why, in a word: refused, waiting, expired, invalid, malformed, damaged ... ; the label `reason` of metrics
     destination   what it waits for, such as `topic orders`: the delivery tries it again by itself; empty if an operator
@@ -129,7 +129,8 @@ class Commit:
     dead_letters   new dead letters
     redelivered    ids of retried dead letters that the sink accepted
     refused_again  id of a retried dead letter -> why it was refused this time; it waits for no destination any more
-    waiting_again  id of a retried dead letter -> the destination that it waits for from now on, and why
+    waiting_again  id of a retried dead letter -> the destination that it waits for from now on, and why. Its time stays
+                   as it is if it waited before
     """
 
     cursor: Cursor
@@ -149,7 +150,7 @@ class Backlog:
 
 
 class Kept(NamedTuple):
-    """Dead letters that are kept, by sink and cause. oldest: when the oldest failed, in milliseconds since the epoch."""
+    """Dead letters that are kept, by sink and cause. oldest: the time of the oldest, see DeadLetter."""
 
     sink: str
     cause: str

@@ -202,7 +202,7 @@ class MemoryDeadLetters:
                 kept,
                 reason=reason,
                 tries=kept.tries + 1,
-                time=self._now(),
+                time=kept.time if destination and kept.destination else self._now(),
                 destination=destination,
                 cause="waiting" if destination else "refused" if kept.kind == "record" else kept.cause,
             )

@@ -124,7 +124,7 @@ class Metrics:
         )
         self.dead_letters_oldest = create.gauge(
             "dead_letters_oldest_age_seconds",
-            "Seconds since the oldest dead letter that is kept failed, by sink and reason",
+            "Seconds since the oldest dead letter that is kept failed, or began to wait, by sink and reason",
             ("sink", "reason"),
         )
         self.dead_letter_bytes = create.gauge(

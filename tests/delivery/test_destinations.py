@@ -128,6 +128,7 @@ async def test_it_is_tried_again_after_pauses_that_double() -> None:
             await clock.advance(30)
         tries = sink.offered["topic visit"] - visits
     assert 1200 / 60 < tries < 1200 / 30 + 40
+    assert {letter.time for letter in rig.dead_letters} == {round(clock.epoch * 1000)}  # since when they wait
     assert {len(batch) for batch in sink.writes[1:]} == {1}
 
 

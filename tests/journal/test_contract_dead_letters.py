@@ -208,3 +208,25 @@ async def test_what_was_delivered_waits_no_more(driver: Driver) -> None:
         assert await destinations(it, "a") == {"topic": 1, "another": 1}
         kept = [(each.event_id, each.destination, each.reason) for each in dead_letters.select()]
         assert kept == [("id-1", "another", "missing"), ("id-2", "topic", "closed")]
+
+
+async def test_what_waits_keeps_the_time_since_when_it_waits(driver: Driver) -> None:
+    """However often it is tried again, so that its age shows how long it waits. What did not wait before does so from now
+    on."""
+    kept = [replace(dead_letter(1), destination="topic", cause="waiting"), dead_letter(2)]
+    async with with_dead_letters(driver, *kept) as (it, dead_letters):
+        ids = {each.event_id: each.id for each in dead_letters.select()}
+        waiting, refused = ids["id-1"], ids["id-2"]
+        outlet = it.outlets["a"][0]
+        cursor, _ = await outlet.cursor()
+        for destination in ("topic", "another"):
+            await outlet.commit(Commit(cursor, waiting_again={waiting: (destination, "closed")}))
+            (found,) = dead_letters.select(Selection(ids=[waiting]))
+            assert (found.time, found.tries > 1, found.destination) == (kept[0].time, True, destination)
+            assert Kept("a", "waiting", 1, kept[0].time) in await it.journal.kept()
+        await outlet.commit(Commit(cursor, waiting_again={refused: ("topic", "closed")}))
+        (found,) = dead_letters.select(Selection(ids=[refused]))
+        assert found.time > kept[1].time
+        await outlet.commit(Commit(cursor, refused_again={waiting: "too large"}))
+        (found,) = dead_letters.select(Selection(ids=[waiting]))
+        assert found.time > kept[0].time

@@ -138,10 +138,10 @@ class DeadLetterTable:
         )
 
     def wait_again(self, waiting: Mapping[int, tuple[str, str]], now: int) -> None:
-        """End retries of what waits now. waiting: id -> its destination, and why."""
+        """End retries of what waits now. waiting: id -> its destination, and why. What waited before keeps its time."""
         self._db.executemany(
-            "UPDATE dead_letters SET retry = 0, destination = ?, cause = 'waiting', tries = tries + 1, reason = ?, time = ?"
-            " WHERE id = ?",
+            "UPDATE dead_letters SET retry = 0, destination = ?, cause = 'waiting', tries = tries + 1, reason = ?,"
+            " time = iif(destination = '', ?, time) WHERE id = ?",
             [(destination, _clean(reason), now, number) for number, (destination, reason) in waiting.items()],
         )
 
