@@ -212,13 +212,15 @@ class Outlet(Protocol):
         """Save all of `commit`, or nothing. A cursor behind the saved one leaves that one as it is."""
 
     async def retries(self, limit: int) -> Sequence[DeadLetter]:
-        """Records of this sink that are marked for retry, the oldest first. A mark ends with the commit that names it."""
+        """Records of this sink that are marked for retry, the oldest first. A mark ends with the commit that names it, or
+        if the record is found damaged: it is then kept with the cause `damaged`."""
 
     async def destinations(self) -> Mapping[str, int]:
         """Destinations that dead letters of this sink wait for -> how many."""
 
     async def waiting(self, destination: str, limit: int) -> Sequence[DeadLetter]:
-        """Records of this sink that wait for `destination`, the oldest first."""
+        """Records of this sink that wait for `destination`, the oldest first; empty if nothing waits for it. One that is
+        found damaged waits no more, and is kept with the cause `damaged`."""
 
     async def backlog(self) -> Backlog:
         """How far behind the sink is in this partition."""

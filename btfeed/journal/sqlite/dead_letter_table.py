@@ -145,6 +145,13 @@ class DeadLetterTable:
             [(destination, _clean(reason), now, number) for number, (destination, reason) in waiting.items()],
         )
 
+    def set_aside(self, ids: Iterable[int]) -> None:
+        """Keep damaged ones for export only: they neither wait nor are marked any more."""
+        self._db.executemany(
+            "UPDATE dead_letters SET retry = 0, destination = '', cause = 'damaged', reason = ? WHERE id = ?",
+            ((UNREADABLE, number) for number in ids),
+        )
+
     def delete(self, ids: Iterable[int]) -> None:
         self._db.executemany("DELETE FROM dead_letters WHERE id = ?", ((number,) for number in ids))
 

@@ -8,13 +8,14 @@ Invariants
   "drop-oldest"`, posts that sinks have not passed are dropped too, and counted.
 - A post is delivered only in order, and only if its digest matches its body. One that does not match becomes a dead
   letter. One that is missing without a saved gap means that the file is damaged (apsw.CorruptError).
+- A dead letter whose content is damaged is neither retried nor waits: it is set aside, and those behind it are given.
 - The newest posts are also in memory, from when they are durable until every sink has passed them.
 
 Methods belong to the journal's thread and raise apsw.Error; the worker handles it (btfeed/journal/sqlite/worker.py).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -205,15 +206,13 @@ class PostLog:
             self._set_aside(damaged)
 
     def retries(self, sink: str, limit: int) -> list[DeadLetter]:
-        where = "retry AND kind = 'record' AND sink = ?"
-        return [found for found in self.database.dead_letters.select(where, sink, limit=limit) if found.body]
+        return self._deliverable(limit, "retry AND kind = 'record' AND sink = ?", sink)
 
     def destinations(self, sink: str) -> dict[str, int]:
         return self.database.dead_letters.destinations(sink)
 
     def waiting(self, sink: str, destination: str, limit: int) -> list[DeadLetter]:
-        rows = self.database.dead_letters.select(f"{WAITING} AND destination = ?", sink, destination, limit=limit)
-        return [found for found in rows if found.body]
+        return self._deliverable(limit, f"{WAITING} AND destination = ?", sink, destination)
 
     def kept(self) -> list[Kept]:
         return self.database.dead_letters.kept()
@@ -248,6 +247,24 @@ class PostLog:
         log.error("damaged post moved to the dead letters", post=damaged.seq)
         self._metrics.journal_damaged_posts.inc()
         self._metrics.dead_letters.labels(sink="", reason="damaged").inc()
+
+    def _deliverable(self, limit: int, where: str, sink: str, *values: str) -> list[DeadLetter]:
+        """Dead letters of `sink` that are not damaged, at most `limit`. Damaged ones before the last of them are set aside:
+        they would be found first each time."""
+        sound: list[DeadLetter] = []
+        damaged: list[int] = []
+        with closing(self.database.dead_letters.select(where, sink, *values)) as rows:
+            while len(sound) < limit and (found := next(rows, None)):
+                if found.body:
+                    sound.append(found)
+                else:
+                    damaged.append(found.id)
+        if damaged:
+            with self.transaction() as database:
+                database.dead_letters.set_aside(damaged)
+            log.error("damaged dead letters set aside", sink=sink, count=len(damaged))
+            self._metrics.dead_letters.labels(sink=sink, reason="damaged").inc(len(damaged))
+        return sound
 
     # Room
 
