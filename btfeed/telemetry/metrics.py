@@ -119,6 +119,10 @@ class Metrics:
             "Dead letters that were deleted to stay within their bound, or not kept at all, by sink and reason",
             ("sink", "reason"),
         )
+        self.dead_letters_lost = create.counter(
+            "dead_letters_lost",
+            "Dead letters that could not be read from a damaged journal, if it still told how many there were",
+        )
         self.dead_letters_kept = create.gauge(
             "dead_letters_kept", "Dead letters that are kept now, by sink and reason", ("sink", "reason")
         )

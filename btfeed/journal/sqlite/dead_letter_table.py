@@ -168,6 +168,10 @@ class DeadLetterTable:
             for kind, sink, cause, letters, nbytes in rows
         }
 
+    def letters(self) -> int:
+        """How many letters there are, by their totals."""
+        return sum(total.letters for group, total in self.totals().items() if group.kind != "block")
+
     def nbytes(self, kind: str | None = None) -> int:
         """Bytes that all take, or those of one kind without the blocks: rather more than less."""
         found = self._db.execute("SELECT sum(bytes) FROM dead_letter_totals WHERE ?1 IS NULL OR kind = ?1", (kind,)).get

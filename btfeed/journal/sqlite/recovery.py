@@ -3,16 +3,17 @@
 Rows are read in order. Where SQLite fails, each following number is tried individually, so that a damaged page costs only
 the rows on it and those it leads to. A body that matches its digest is right. So is its number, if it lies between those of
 its neighbors. Numbers without a post, from the first that was not dropped to the last that was given, are counted as lost
-and saved as gaps.
+and saved as gaps. Lost dead letters are counted by the totals of the damaged file.
 
 The new file replaces the old one by renaming, as the last step. `finish` completes it after a crash, so there is a whole
 journal at any time, old or new. The damaged file is kept as it was found, as journal.db.damaged-TIME.
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain, pairwise
 from pathlib import Path
@@ -37,12 +38,23 @@ _EVERYTHING = 2**62
 
 @dataclass(slots=True)
 class Recovered:
-    """posts: moved to the new file. damaged_posts: readable but changed, now dead letters. lost_posts: not readable."""
+    """What became of what was in the damaged file.
+
+    posts                 moved to the new file
+    damaged_posts         readable but changed, now dead letters
+    lost_posts            not readable
+    dead_letters          moved to the new file
+    damaged_dead_letters  moved without their contents, which are not readable, and set aside; by sink
+    lost_dead_letters     not readable; None if it is not readable either how many there were
+    """
 
     damaged_file: Path
     posts: int = 0
     damaged_posts: int = 0
     lost_posts: int = 0
+    dead_letters: int = 0
+    damaged_dead_letters: Counter[str] = field(default_factory=Counter)
+    lost_dead_letters: int | None = None
 
 
 def recover(directory: Path, vfs: str | None, first_seq: int, next_seq: int) -> Recovered:
@@ -57,7 +69,7 @@ def recover(directory: Path, vfs: str | None, first_seq: int, next_seq: int) -> 
         with _damaged(directory, vfs) as old:
             new.begin()
             _copy_sinks(old, new)
-            _copy_dead_letters(old, new)
+            _copy_dead_letters(old, new, found)
             _copy_posts(old, new, found, first_seq, next_seq)
             new.commit()
         new.checkpoint()
@@ -174,9 +186,10 @@ def _copy_sinks(old: JournalDatabase, new: JournalDatabase) -> None:
         new.save_cursor(sink, cursor, state)
 
 
-def _copy_dead_letters(old: JournalDatabase, new: JournalDatabase) -> None:
+def _copy_dead_letters(old: JournalDatabase, new: JournalDatabase, found: Recovered) -> None:
     table = old.dead_letters
     marked: set[int] = _known(table.marked, set())
+    damaged: dict[int, str] = {}  # id -> sink
 
     def read(number: int) -> Iterator[DeadLetter]:
         return table.select("id >= ?", number)
@@ -188,12 +201,19 @@ def _copy_dead_letters(old: JournalDatabase, new: JournalDatabase) -> None:
             last = dead_letter.id
             piece.append(dead_letter)
             size += len(dead_letter.body)
+            if dead_letter.kind == "record" and not dead_letter.body and dead_letter.cause != "damaged":
+                damaged[last] = dead_letter.sink
         if size > _BATCH_BYTES:
             new.dead_letters.insert(piece, marked)
             new.commit()
             new.begin()
             piece, size = [], 0
     new.dead_letters.insert(piece, marked)
+    new.dead_letters.set_aside(damaged)
+    known, copied = _known(table.letters, None), new.dead_letters.count()
+    found.damaged_dead_letters = Counter(damaged.values())
+    found.dead_letters = copied - len(damaged)
+    found.lost_dead_letters = None if known is None else max(0, known - copied)
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +23,7 @@ from btfeed.journal.base import JournalError, JournalUnavailable
 from btfeed.journal.sqlite.database import DAMAGE, LOCKED, JournalDatabase
 from btfeed.journal.sqlite.positions import Snapshot
 from btfeed.journal.sqlite.post_log import PostLog
-from btfeed.journal.sqlite.recovery import finish, recover
+from btfeed.journal.sqlite.recovery import Recovered, finish, recover
 from btfeed.journal.sqlite.settings import Tuning
 from btfeed.posts.post import Post
 from btfeed.telemetry.metrics import Metrics
@@ -233,15 +234,23 @@ class JournalWorker:
         except OSError as worse:
             raise apsw.IOError(str(worse)) from worse
         self._next_recovery = self._clock.monotonic() + self._tuning.unreadable
-        log.error(
-            "journal recovered", damaged_file=str(found.damaged_file), recovered_posts=found.posts,
-            damaged_posts=found.damaged_posts, lost_posts=found.lost_posts,
-        )  # fmt: skip
-        self._metrics.journal_damaged_posts.inc(found.damaged_posts)
-        self._metrics.dead_letters.labels(sink="", reason="damaged").inc(found.damaged_posts)
-        self._metrics.journal_lost_posts.inc(found.lost_posts)
+        self._tell(found)
         self._open_database(damaged=True)
         self._broken = None
+
+    def _tell(self, found: Recovered) -> None:
+        """Log and count what a recovery found."""
+        lost = found.lost_dead_letters
+        log.error(
+            "journal recovered", damaged_file=str(found.damaged_file), recovered_posts=found.posts,
+            damaged_posts=found.damaged_posts, lost_posts=found.lost_posts, recovered_dead_letters=found.dead_letters,
+            damaged_dead_letters=found.damaged_dead_letters.total(), lost_dead_letters="unknown" if lost is None else lost,
+        )  # fmt: skip
+        self._metrics.journal_damaged_posts.inc(found.damaged_posts)
+        for sink, number in (found.damaged_dead_letters + Counter({"": found.damaged_posts})).items():
+            self._metrics.dead_letters.labels(sink=sink, reason="damaged").inc(number)
+        self._metrics.journal_lost_posts.inc(found.lost_posts)
+        self._metrics.dead_letters_lost.inc(lost or 0)
 
 
 def _bug(error: Exception) -> JournalUnavailable:
