@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from signal import Signals
 
 import pytest
 import structlog
@@ -84,9 +85,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _repeats(item: pytest.Item) -> bool:
-    """Whether the test runs with its first seed already."""
+    """Whether the test runs with its first seed, or its first signal, already."""
     call = getattr(item, "callspec", None)
-    return call is not None and call.indices.get("seed", 0) > 0
+    if call is None:
+        return False
+    return any(
+        call.indices[name] > 0 for name, value in call.params.items() if name == "seed" or isinstance(value, Signals)
+    )
 
 
 class _Scheduler(LoadScopeScheduling):

@@ -63,9 +63,9 @@ def test_ascii_follows_the_same_rule(name: str) -> None:
     assert normalize(f"{name} é") == f"{normalize(name)}_é".lstrip("_")
 
 
-def test_every_character_of_unicode_is_kept_or_separates() -> None:
+def test_every_character_of_unicode_is_kept_or_separates(quick: bool) -> None:
     """By its category, once it is composed and in lower case. A name stays as it is, is in NFC and in lower case."""
-    for code in range(sys.maxunicode + 1):
+    for code in range(0, sys.maxunicode + 1, 17 if quick else 1):
         found = normalize(chr(code))
         assert normalize(found) == found == unicodedata.normalize("NFC", found).lower(), hex(code)
         lower = unicodedata.normalize("NFC", chr(code)).lower()
