@@ -1,4 +1,4 @@
-"""Opens the files that a command writes, all or none of them.
+"""Opens the files that a command writes, all or none of them, and no file that it also reads.
 
 No output may be an input: it would be emptied before it is read, or grow for as long as it is read. A file can have several
 names, so device and inode are compared, before anything is opened for writing.

@@ -6,11 +6,12 @@ Read in this order:
     request     one request and its body as it arrives
     chunks      decodes bodies in chunks
     response    the reply
-    refusals    counts what is refused, and tells of lost posts
+    refusals    counts and logs what is refused; the caller says whether a post is lost
     state       what all connections share, and which one gives way when there are too many
     connection  one connection: parses requests, calls the handler, writes the responses in order
-    sockets     listening sockets
-    tls         accepts TLS connections, and says why a handshake failed (tls_error)
+    sockets     what asyncio does not say of a connected socket
+    tls         accepts TLS connections; a handshake that fails is a lost post, bad_tls (explained by tls_error). With
+                TLS 1.3 a client may fail after it: connection
     server      all connections, and how they end when the server stops
     gunzip      decompression with a size limit
 """

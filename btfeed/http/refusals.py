@@ -1,4 +1,4 @@
-"""Counts what is refused, by reason, and tells lost posts from requests that lose nothing, such as a port scan's."""
+"""Counts and logs what is refused, by reason. The caller says whether a post is lost."""
 
 import structlog
 

@@ -3,7 +3,7 @@
 Read in this order:
 
     settings     the [receiver] table: addresses, limits, deadlines, credentials
-    receiver     the path of a request, check by check
+    receiver     the path of a request, check by check, and what is counted of accepted posts, such as duplicates
     rejection    why a request is rejected, and the status of its response
     credentials  who may post
     body         reads and decompresses a body within its limits

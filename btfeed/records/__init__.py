@@ -10,7 +10,8 @@ Where is it decided ...
   what all records of a business transaction share: event.type,
     event.provider, attributes, the server?                       transaction
   which fields are missing or unexpected?                         validation
-  what happens to such occurrences, and what is counted?          plain_mapper
+  what happens to such occurrences, which others become dead
+    letters (a startTime outside the calendar), what is counted?  plain_mapper
   what is hashed and masked, and how?                             privacy
   which attributes may be added to records?                       attributes
   which settings [record] has, and which values and
