@@ -25,7 +25,7 @@ from btfeed.http.limits import MAX_HEADER_BYTES, MAX_HEADER_FIELDS, MAX_PIPELINE
 from btfeed.http.request import CutOff, InvalidBody, InvalidRequest, Request, check_headers, decode_path
 from btfeed.http.response import RETRY_AFTER, Response
 from btfeed.http.sockets import has_unread, host_of
-from btfeed.http.state import STALLED_AFTER, Occupant, ServerState, Standing
+from btfeed.http.state import Occupant, ServerState, Standing
 from btfeed.http.tls_error import explain
 
 log = structlog.get_logger()
@@ -103,8 +103,7 @@ class Connection(asyncio.Protocol):
     def gives_way(self) -> tuple[Standing, float] | None:
         """See Occupant."""
         if self._header_timer:
-            began = self._header_timer.when() - self._limits.header_timeout
-            return (Standing.STALLED, began) if self.loop.time() - began > STALLED_AFTER else None
+            return Standing.STALLED, self._header_timer.when() - self._limits.header_timeout
         standing = Standing.USED if self._method else Standing.SILENT
         return None if self._requests else (standing, self._idle_since)
 

@@ -1,5 +1,6 @@
 """What the connections of one server share, and how many of them there may be."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -35,7 +36,7 @@ class Occupant(Protocol):
 
     @property
     def gives_way(self) -> tuple[Standing, float] | None:
-        """How it stands, and the loop's time since when; None while a request is under way."""
+        """How it stands, and the loop's time since when; None while a request is under way whose header has arrived."""
 
     def has_unread(self) -> bool:
         """Whether the machine has received data on it that is not read yet."""
@@ -68,9 +69,11 @@ class ServerState:
         return True
 
     def _make_room(self) -> bool:
-        found = [(standing, other) for other in self.connections if (standing := other.gives_way) is not None]
-        for _, other in sorted(found, key=lambda pair: pair[0]):
-            if not other.has_unread():
+        """Close the connection that gives way first, if there is one."""
+        stalled = asyncio.get_running_loop().time() - STALLED_AFTER
+        found = [(order, other) for other in self.connections if (order := other.gives_way)]
+        for (standing, since), other in sorted(found, key=lambda pair: pair[0]):
+            if not (standing is Standing.STALLED and since >= stalled) and not other.has_unread():
                 self.connections.discard(other)
                 other.abort("too_many_connections")
                 self.metrics.evicted_connections.inc()

@@ -14,7 +14,7 @@ import structlog
 from btfeed.http.connection import Connection
 from btfeed.http.limits import BACKLOG
 from btfeed.http.sockets import has_unread, host_of
-from btfeed.http.state import STALLED_AFTER, ServerState, Standing
+from btfeed.http.state import ServerState, Standing
 from btfeed.http.tls_error import explain
 
 log = structlog.get_logger()
@@ -69,9 +69,8 @@ class Handshake:
         self._task = self._loop.create_task(self._run())
 
     @property
-    def gives_way(self) -> tuple[Standing, float] | None:
-        shaking = self._standing is Standing.STALLED
-        return None if shaking and self._loop.time() - self._since <= STALLED_AFTER else (self._standing, self._since)
+    def gives_way(self) -> tuple[Standing, float]:
+        return self._standing, self._since
 
     def has_unread(self) -> bool:
         return has_unread(self._socket.fileno())

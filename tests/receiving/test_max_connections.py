@@ -72,7 +72,7 @@ async def test_a_header_that_does_not_end_gives_way(
         await running.until(lambda it: busy(it) == 1, "begun")
         assert (await running.ask(request(BODY))).status == 503
         assert running.lost() == {"too_many_connections": 1}
-        monkeypatch.setattr("btfeed.http.connection.STALLED_AFTER", 0.0)
+        monkeypatch.setattr("btfeed.http.state.STALLED_AFTER", 0.0)
         assert (await running.ask(request(BODY))).status == 200
         assert await client.rest() == b""
         assert running.lost() == {"too_many_connections": 1 + lost}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from btfeed.http.connection import Connection
+from btfeed.http.state import Standing
 from btfeed.journal.base import DeadLetter, JournalError
 from btfeed.journal.sqlite.dead_letters import open_dead_letters
 from btfeed.journal.sqlite.journal import SqliteJournal
@@ -193,5 +194,6 @@ async def begin(client: RawClient) -> None:
 
 
 def busy(running: Site) -> int:
-    """How many connections have a request under way."""
-    return sum(connection.gives_way is None for connection in running.connections)
+    """How many connections have a request under way, or part of its header."""
+    standings = [connection.gives_way for connection in running.connections]
+    return sum(standing is None or standing[0] is Standing.STALLED for standing in standings)
