@@ -3,8 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -40,14 +39,10 @@ async def bind(address: str) -> list[socket.socket]:
 
     "::" is every address of the machine, IPv4 included. With port 0, all get the same free port.
     """
-    host, port = host_and_port(address)
-    with _readable_error(host):
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     sockets: list[socket.socket] = []
     try:
-        for family, *_, place in dict.fromkeys(found):
-            free = sockets[0].getsockname()[1] if sockets else port
+        for family, place in await _places(address):
+            free = sockets[0].getsockname()[1] if sockets else place[1]
             sockets.append(socket.socket(family, socket.SOCK_STREAM))
             _bind(sockets[-1], (place[0], free, *place[2:]))
     except OSError:
@@ -93,18 +88,15 @@ async def is_exposed(address: str) -> bool:
 
 async def _resolve(address: str) -> set[IPv4Address | IPv6Address]:
     """The IP addresses that the host stands for. Raises OSError."""
-    host, port = host_and_port(address)
-    with _readable_error(host):
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    hosts = {ip_address(str(place[0])) for *_, place in found}
+    hosts = {ip_address(str(place[0])) for _, place in await _places(address)}
     return {getattr(host, "ipv4_mapped", None) or host for host in hosts}
 
 
-@contextmanager
-def _readable_error(host: str) -> Iterator[None]:
-    """Names the host in the error that it can't be resolved."""
+async def _places(address: str) -> list[tuple[int, tuple[Any, ...]]]:
+    """What the host stands for: the family and the address of each socket. Raises OSError."""
+    host, port = host_and_port(address)
     try:
-        yield
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as error:
         raise OSError(f"can't resolve {host}: {error.strerror}") from None
+    return list(dict.fromkeys((int(family), place) for family, *_, place in found))

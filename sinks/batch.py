@@ -160,14 +160,7 @@ class Joined(Sequence[T]):
 
 def slice_parts(parts: Sequence[bytes | memoryview], skip: int, take: int) -> list[memoryview]:
     """`take` bytes of `parts` after the first `skip`."""
-    found = []
-    for part in parts:
-        piece = memoryview(part)[skip : skip + take]
-        skip = max(0, skip - len(part))
-        take -= len(piece)
-        if len(piece):
-            found.append(piece)
-    return found
+    return cut_parts(parts, [(skip, skip + take)])
 
 
 def cut_parts(parts: Sequence[bytes | memoryview], spans: Sequence[tuple[int, int]]) -> list[memoryview]:

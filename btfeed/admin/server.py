@@ -25,6 +25,8 @@ BACKLOG_TIMEOUT = 2.0
 """Seconds to wait for the journal's figures. /status and /metrics answer without them afterwards."""
 IDLE_TIMEOUT = 60.0
 """Seconds after which a connection without a complete request header is closed."""
+PROBLEMS = {"misconfigured": "is misconfigured", "rejecting": "rejects everything"}
+"""States of sinks that /readyz lists, in words."""
 MAX_BLOCKED = 100
 """Blocked destinations of a sink that /status lists: those for which most records wait."""
 
@@ -90,16 +92,9 @@ class Admin:
     async def _readyz(self, request: web.Request) -> web.Response:
         reason = self._why_not_ready()
         lines = [f"not ready: {reason}" if reason else "ready"]
-        lines += [
-            f"sink {name} is misconfigured: {sink.last_error}"
-            for name, sink in self._sinks.items()
-            if sink.state == "misconfigured"
-        ]
-        lines += [
-            f"sink {name} rejects everything: {sink.last_error}"
-            for name, sink in self._sinks.items()
-            if sink.state == "rejecting"
-        ]
+        for state, problem in PROBLEMS.items():
+            sinks = ((name, sink) for name, sink in self._sinks.items() if sink.state == state)
+            lines += [f"sink {name} {problem}: {sink.last_error}" for name, sink in sinks]
         return web.Response(status=503 if reason else 200, text=printable("\n".join(lines)) + "\n")
 
     async def _get_metrics(self, request: web.Request) -> web.Response:

@@ -4,7 +4,7 @@ import base64
 import json
 import os
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from btfeed.commands.config_file import ConfigFile, load
-from btfeed.commands.outputs import open_outputs
+from btfeed.commands.outputs import files_in, open_outputs
 from btfeed.commands.terminal import count, fail
 from btfeed.journal.base import DeadLetter, DeadLetters, JournalError, Selection
 from btfeed.posts import files as postfile
@@ -33,11 +33,15 @@ EXPORTED_AT_A_TIME = 1_000
 
 
 @contextmanager
-def _opened(config: "Config") -> Iterator[DeadLetters]:
+def _opened(config: "Config", sink: str | None) -> Iterator[DeadLetters]:
+    """Ends the command if nothing is known of `sink`: one that is gone may have left dead letters."""
     from btfeed.journal import create as journals  # slow to import, and not needed by every command
 
     try:
         with journals.dead_letters(config.journal) as opened:
+            if sink and sink not in config.sinks and not opened.count(Selection(sink)):
+                known = ", ".join(config.sinks) or "none"
+                fail(f"no sink {sink!r} is configured, and no dead letter is its: the sinks are {known}")
             yield opened
     except JournalError as error:
         fail(str(error))
@@ -50,9 +54,7 @@ def list_dead_letters(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line, without bodies.")] = False,
 ) -> None:
     """Print one line each: id, time, sink, event or post, reason."""
-    loaded = load(config)
-    with _opened(loaded) as kept:
-        _check_sink(sink, loaded.sinks, kept)
+    with _opened(load(config), sink) as kept:
         for dead_letter in kept.select(Selection(sink)):
             _print(json.dumps(_described(dead_letter), ensure_ascii=False) if as_json else _line(dead_letter))
 
@@ -69,8 +71,8 @@ def export(
     """Print one JSON object per line: records as they are, rejected posts in base64."""
     loaded = load(config)
     damaged = 0
-    with _opened(loaded) as kept, _writing(posts, [*_files(loaded), *([config] if config else [])]) as writer:
-        _check_sink(sink, loaded.sinks, kept)
+    inputs = [*files_in(Path(loaded.journal.directory)), *([config] if config else [])]
+    with _opened(loaded, sink) as kept, _writing(posts, inputs) as writer:
         selected = kept.select(Selection(sink))
         while some := [(each.id, _export(each, writer)) for each in islice(selected, EXPORTED_AT_A_TIME)]:
             _make_durable(sys.stdout)
@@ -93,8 +95,7 @@ def retry(
     """Mark them for a retry. The running server tries them within two seconds; otherwise the next one to start does."""
     loaded = load(config)
     selection = Selection(sink, frozenset(ids or ()))
-    with _opened(loaded) as kept:
-        _check_sink(sink, loaded.sinks, kept)
+    with _opened(loaded, sink) as kept:
         missing = set(selection.ids) - {each.id for each in kept.select(selection)} if ids else ()
         if missing:
             fail(f"no dead letter {', '.join(map(str, sorted(missing)))}")
@@ -104,12 +105,6 @@ def retry(
     if marked < found:
         why = "no configured sink wants them, they are damaged, or they have no valid timestamp"
         fail(f"{found - marked} can't be retried: {why}")
-
-
-def _check_sink(sink: str | None, sinks: Collection[str], kept: DeadLetters) -> None:
-    """A sink that is gone may have left dead letters. One that has none either is a slip of the pen."""
-    if sink and sink not in sinks and not kept.count(Selection(sink)):
-        fail(f"no sink {sink!r} is configured, and no dead letter is its: the sinks are {', '.join(sinks) or 'none'}")
 
 
 @contextmanager
@@ -125,11 +120,6 @@ def _writing(path: Path | None, inputs: Iterable[Path]) -> Iterator[postfile.Wri
             yield writer
     except postfile.PostFileError as error:
         fail(str(error))
-
-
-def _files(config: "Config") -> Iterator[Path]:
-    """The files of the journal."""
-    yield from (path for path in Path(config.journal.directory).rglob("*") if path.is_file())
 
 
 def _export(dead_letter: DeadLetter, writer: postfile.Writer | None) -> bool:
@@ -153,7 +143,7 @@ def _base64(body: bytes) -> dict[str, Any]:
 
 
 def _print(text: str) -> None:
-    """One line in UTF-8. What is no character becomes an escape, which in JSON means the same."""
+    """Print a line in UTF-8. What UTF-8 can't encode is escaped as in JSON."""
     sys.stdout.buffer.write(printable(text).encode("utf-8", "backslashreplace") + b"\n")
 
 

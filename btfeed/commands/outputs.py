@@ -51,6 +51,11 @@ def open_outputs(
     return opened
 
 
+def files_in(directory: Path) -> list[Path]:
+    """All files below a directory, such as those of a journal that is read."""
+    return [path for path in directory.rglob("*") if path.is_file()]
+
+
 def _open(path: Path, exclusive: bool) -> BinaryIO:
     """Open for writing, but leave what is in the file for now."""
     if path == STANDARD:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Optional
 import typer
 
 from btfeed.commands import terminal
+from btfeed.commands.outputs import files_in
 from btfeed.commands.posting import (
     DEFAULT_URL,
     CaOption,
@@ -116,7 +117,7 @@ def replay(
             source: PostSource
             if journal:
                 source = _journal_source(journal, begin, end)
-                inputs = [path for path in journal.rglob("*") if path.is_file()]
+                inputs = files_in(journal)
             else:
                 inputs = postfile.find(map(Path, sources))
                 source = FileSource(inputs, copy)

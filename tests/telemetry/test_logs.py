@@ -77,35 +77,37 @@ def test_a_terminal_gets_text() -> None:
     assert "{" not in shown
 
 
+def shown_on_a_terminal(program: str) -> str:
+    """What a Python program writes to stderr if that is a terminal."""
+    controller, terminal = pty.openpty()
+    subprocess.run([sys.executable, "-c", program], stderr=terminal, env=os.environ | {"TERM": "xterm"}, check=True)
+    os.close(terminal)
+    shown = os.read(controller, 65_536).decode()
+    os.close(controller)
+    return shown
+
+
 def test_a_traceback_on_a_terminal_shows_no_values() -> None:
     """Local variables may hold credentials."""
-    controller, terminal = pty.openpty()
     program = (
         "from btfeed.telemetry import logs; import structlog; logs.configure()\n"
         "def work(token):\n    raise ValueError('broken')\n"
         "try:\n    work('hunter' + '2')\nexcept ValueError:\n    structlog.get_logger().exception('a bug')\n"
     )
-    subprocess.run([sys.executable, "-c", program], stderr=terminal, env=os.environ | {"TERM": "xterm"}, check=True)
-    os.close(terminal)
-    shown = os.read(controller, 65_536).decode()
-    os.close(controller)
+    shown = shown_on_a_terminal(program)
     assert "ValueError" in shown
     assert "hunter2" not in shown
 
 
 def test_a_terminal_is_not_controlled_by_what_is_logged() -> None:
     """What a far end answered may have control characters: in fields, in events and in the messages of exceptions."""
-    controller, terminal = pty.openpty()
     program = (
         "from btfeed.telemetry import logs; import logging, structlog; logs.configure(); log = structlog.get_logger()\n"
         "log.warning('one', error='\\x1b[2J')\n"
         "try:\n    raise ValueError('two \\x1b[2J \\x9b2J')\nexcept ValueError:\n    log.exception('a bug')\n"
         "logging.getLogger('library').warning('three \\x1b[2J')\n"
     )
-    subprocess.run([sys.executable, "-c", program], stderr=terminal, env=os.environ | {"TERM": "xterm"}, check=True)
-    os.close(terminal)
-    shown = os.read(controller, 65_536).decode()
-    os.close(controller)
+    shown = shown_on_a_terminal(program)
     assert shown.count(r"\u001b[2J") == 3
     assert "\x1b[2J" not in shown
     assert "\x9b" not in shown

@@ -59,7 +59,7 @@ def _pieces(dead_letters: Iterable[DeadLetter]) -> Iterator[list[DeadLetter]]:
 def _compressed(letters: list[DeadLetter]) -> Block:
     stored = [
         (
-            each.reason.encode("utf-8", "replace").decode(),
+            clean(each.reason),
             each.key,
             each.timestamp,
             astuple(each.transaction) if each.transaction else None,
@@ -82,3 +82,8 @@ def stored(content: bytes | None) -> list[Stored]:
 
 def transaction(values: Sequence[str] | None) -> Transaction | None:
     return Transaction(*values) if values else None
+
+
+def clean(reason: str) -> str:
+    """Without characters that UTF-8 can't encode: a far end's JSON may have them, and nothing could be saved with them."""
+    return reason.encode("utf-8", "replace").decode()

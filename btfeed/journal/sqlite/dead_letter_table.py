@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from btfeed.journal.base import DeadLetter, Kept
-from btfeed.journal.sqlite.dead_letter_block import Block, Stored, blocks, stored, transaction
+from btfeed.journal.sqlite.dead_letter_block import Block, Stored, blocks, clean, stored, transaction
 from sinks.batch import Transaction
 
 Value = str | int
@@ -79,22 +79,8 @@ class DeadLetterTable:
         )
         opened, letters = 0, list[Stored]()
         for (
-            number,
-            kind,
-            sink,
-            reason,
-            time,
-            body,
-            tries,
-            event_id,
-            key,
-            timestamp,
-            named,
-            waits,
-            cause,
-            block,
-            place,
-        ) in rows:
+            number, kind, sink, reason, time, body, tries, event_id, key, timestamp, named, waits, cause, block, place,
+        ) in rows:  # fmt: skip
             if block:
                 if block != opened:
                     opened, letters = block, self._block(block)
@@ -134,7 +120,7 @@ class DeadLetterTable:
         self._db.executemany(
             "UPDATE dead_letters SET retry = 0, destination = '', cause = iif(kind = 'record', 'refused', cause),"
             " tries = tries + 1, reason = ?, time = ? WHERE id = ?",
-            [(_clean(reason), now, number) for number, reason in refused.items()],
+            [(clean(reason), now, number) for number, reason in refused.items()],
         )
 
     def wait_again(self, waiting: Mapping[int, tuple[str, str]], now: int) -> None:
@@ -142,7 +128,7 @@ class DeadLetterTable:
         self._db.executemany(
             "UPDATE dead_letters SET retry = 0, destination = ?, cause = 'waiting', tries = tries + 1, reason = ?,"
             " time = iif(destination = '', ?, time) WHERE id = ?",
-            [(destination, _clean(reason), now, number) for number, (destination, reason) in waiting.items()],
+            [(destination, clean(reason), now, number) for number, (destination, reason) in waiting.items()],
         )
 
     def set_aside(self, ids: Iterable[int]) -> None:
@@ -222,14 +208,9 @@ def _rows(block: Block, first: int, retry: Collection[int]) -> Iterable[tuple[An
         if block.content is None:
             named = json.dumps(astuple(each.transaction)) if each.transaction else None
             long = (each.key, each.timestamp, named, each.body, each.destination, each.cause, 0, 0)
-            yield (*row, _clean(each.reason), *then, *long)
+            yield (*row, clean(each.reason), *then, *long)
         else:
             yield (*row, "", *then, "", 0, None, b"", each.destination, each.cause, first, place)
-
-
-def _clean(reason: str) -> str:
-    """Without what is no text in UTF-8: a far end's JSON may have such characters, and nothing could be saved with them."""
-    return reason.encode("utf-8", "replace").decode()
 
 
 def text(value: bytes | None) -> str:
