@@ -1,8 +1,8 @@
 """What `btfeed check` tries: everything that `serve` would need, without changing anything.
 
 Each check runs the code that decides when the server starts: the same settings, the same call that listens, the journal's
-and the sinks' own checks. A server may be running with the same configuration. Its journal and its ports are then in use,
-which is no failure: the next start will find them free.
+and the sinks' own checks. If a server is running with the same configuration, its journal and its ports are in use. That is
+not a failure: the next start will find them free.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ class Check:
     """Something that `serve` needs, or that a person should look at.
 
     path     in the configuration
-    what     what is true if there is no failure
+    what     what holds unless there is a failure
     failure  why `serve` could not start or deliver, None if it could
     verdict  of what is true: "in use" by a running server, or "warning" if it is probably not meant
     """

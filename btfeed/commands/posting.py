@@ -212,7 +212,7 @@ def _check_name(out: Path) -> None:
 
 
 def _begin(posts: Iterator[ScheduledPost], stop: StopSignals, broken: Sequence[str]) -> Iterator[ScheduledPost]:
-    """`posts`, after the first one has been read. Exits if there is none: then the outputs stay as they are."""
+    """`posts`, after the first one has been read. Exits if there is none, so the outputs stay as they are."""
     first = next(posts, None)
     if first is None and broken:
         fail("\n".join(broken))

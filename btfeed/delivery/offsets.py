@@ -127,7 +127,7 @@ class OffsetTracker:
         return self._not_retried(await self._outlet.retries(limit), retrying)
 
     async def waiting(self, destination: str, limit: int) -> list[DeadLetter] | None:
-        """The oldest dead letters that wait for `destination`, except those being retried; None if there is no letter."""
+        """The oldest dead letters that wait for `destination`, except those being retried; None if nothing waits."""
         retrying = frozenset(self._retrying)
         found = await self._outlet.waiting(destination, limit)
         return self._not_retried(found, retrying) if found else None

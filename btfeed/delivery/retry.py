@@ -8,7 +8,7 @@ from sinks.shared.clock import Clock
 
 class RetryPause:
     """Exponential backoff with full jitter: a random time up to `initial` seconds, then up to twice that, and so on up to
-    `maximum`, or what the destination asks for if that is longer. There is no last attempt. A stop ends a pause.
+    `maximum`, or what the destination asks for if that is longer. Attempts never end. A stop ends a pause.
 
     One object serves all writers of a sink, so that what a destination asks one of them holds for all.
     """

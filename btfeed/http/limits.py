@@ -25,7 +25,7 @@ class Limits:
     idle_timeout     a connection without a request is closed after this time
     discard_timeout  for the rest of a body whose request was already answered. Many clients read no response before they
                      have sent everything
-    max_connections  for a further connection, an idle one is closed (`Standing` in state.py). If there is none, the further
+    max_connections  for a further connection, an idle one is closed (`Standing` in state.py). If none is idle, the new
                      one gets a 503
     """
 

@@ -292,13 +292,12 @@ class DeadLetters(Protocol):
         """Mark dead letters for retry; returns how many could be marked. sinks: which records each sink wants.
 
         A post is appended again if it is valid now. A record goes to its sink, or to all of `sinks` that want it if it
-        belongs to no single sink; it can't be marked if there is no such sink, or if it has no valid timestamp. A server
-        that is running gets its turn all the time.
+        belongs to no single sink; it can't be marked if there is no such sink, or if it has no valid timestamp. A running
+        server can write in between.
         """
 
     def delete(self, ids: Iterable[int]) -> None:
-        """Delete those with these ids. Ids that don't exist are ignored. A server that is running gets its turn all the
-        time."""
+        """Delete those with these ids. Ids that don't exist are ignored. A running server can write in between."""
 
 
 class Archive(Protocol):

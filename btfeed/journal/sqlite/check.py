@@ -36,7 +36,7 @@ def check_journal(directory: Path) -> str:
 
 def check_directory(directory: Path) -> None:
     """Raise JournalUnavailable unless the journal's files may be written in `directory`, or it may be made. A full disk
-    is no reason: an existing journal opens, and takes posts once there is room."""
+    is not a reason: an existing journal opens, and takes posts once there is room."""
     try:
         check_writable(directory)
         for path in (directory / name for name in (LOCK, FILE, f"{FILE}-wal", f"{FILE}-shm")):
