@@ -125,12 +125,14 @@ class Admin:
         nothing and None if the journal fails or does not answer."""
         try:
             async with self._clock.timeout(BACKLOG_TIMEOUT):
-                backlogs = {name: await self._journal.backlog(name) for name in self._sinks}
+                backlogs = {name: await self._journal.backlog(name) for name in list(self._sinks)}
                 kept = await self._kept()
         except (JournalError, TimeoutError) as error:
             log.debug("backlog unknown", error=str(error) or "the journal did not answer in time")
             return {}, None
         for name, backlog in backlogs.items():
+            if name not in self._sinks:  # it was removed meanwhile
+                continue
             self._metrics.backlog_posts.labels(name).set(backlog.posts)
             self._metrics.backlog_age.labels(name).set(backlog.age)
         return backlogs, self._update_dead_letters(kept)

@@ -1,8 +1,8 @@
 """Runs one delivery for each sink and partition, as the journal hands out and takes back outlets."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -16,32 +16,60 @@ Create = Callable[[str, Outlet, SinkStatus], Delivery]
 """Makes the delivery of a sink from an outlet. The delivery updates that status."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Running:
+    """stopping: it was asked to stop. How it ends is no failure of the server then."""
+
     delivery: Delivery
-    outlet: Outlet
     task: "asyncio.Task[None]"
+    stopping: bool = False
+
+
+@dataclass(slots=True)
+class _Sink:
+    """A sink that was started. outlets, running: by partition. After a stop, its outlets still tell its backlog."""
+
+    handing_out: "asyncio.Task[None] | None" = None
+    outlets: dict[int, Outlet] = field(default_factory=dict)
+    running: dict[int, _Running] = field(default_factory=dict)
 
 
 class Deliveries:
-    """The deliveries of all sinks. `statuses` has one status per sink."""
+    """The deliveries of all sinks, each of which can be started and stopped alone.
 
-    def __init__(self, outlets: Mapping[str, Outlets], create: Create, grace: float) -> None:
-        """grace: seconds that writes in progress may take to end at a stop."""
-        self.statuses = {name: SinkStatus() for name in outlets}
+    statuses  the status of each sink that was started, also while it is stopped
+    """
+
+    def __init__(self, outlets: Callable[[str], Outlets], create: Create, grace: float) -> None:
+        """outlets: hands out those of a sink. grace: seconds that writes in progress may take to end at a stop."""
+        self.statuses: dict[str, SinkStatus] = {}
         self._outlets = outlets
         self._create = create
         self._grace = grace
-        self._running: dict[tuple[str, int], _Running] = {}
-        self._handing_out: list[asyncio.Task[None]] = []
+        self._sinks: dict[str, _Sink] = {}
         self._failed = asyncio.Event()
         self._error: BaseException | None = None
 
-    def start(self) -> None:
-        self._handing_out = [
-            asyncio.create_task(self._hand_out(name, outlets), name=f"outlets of {name}")
-            for name, outlets in self._outlets.items()
-        ]
+    def start_sink(self, name: str) -> None:
+        """Begin to deliver to a sink, from its cursor on. The journal must know it. Its counts go on after a stop."""
+        assert name not in self._sinks or not self._sinks[name].handing_out, f"sink {name} was started already"
+        self.statuses.setdefault(name, SinkStatus()).blocked.clear()
+        sink = self._sinks[name] = _Sink()
+        sink.handing_out = asyncio.create_task(self._hand_out(name, sink), name=f"outlets of {name}")
+
+    async def stop_sink(self, name: str) -> None:
+        """Stop reading for a sink, finish its writes within the grace, and save its cursor. Other sinks go on."""
+        sink = self._sinks[name]
+        handing_out, sink.handing_out = sink.handing_out, None
+        await self._end(name, list(sink.running.values()))
+        sink.running.clear()
+        if handing_out:
+            handing_out.cancel()
+            await asyncio.gather(handing_out, return_exceptions=True)
+
+    def forget_sink(self, name: str) -> None:
+        """A sink that was stopped is not shown any more."""
+        del self._sinks[name], self.statuses[name]
 
     async def failed(self) -> None:
         """Raise the error of the first delivery that fails. Does not return."""
@@ -50,59 +78,58 @@ class Deliveries:
         raise self._error
 
     async def stop(self) -> None:
-        """Stop all deliveries, then leave the outlets."""
-        await self._stop(list(self._running.values()))
-        for task in self._handing_out:
-            task.cancel()
-        await asyncio.gather(*self._handing_out, return_exceptions=True)
+        """Stop all sinks at once."""
+        await asyncio.gather(*map(self.stop_sink, self._sinks))
 
     async def backlog(self, sink: str) -> Backlog:
-        """See btfeed.journal.base.Backlogs."""
-        running = [running for (name, _), running in self._running.items() if name == sink]
-        backlogs = [await each.outlet.backlog() for each in running]
+        """See btfeed.journal.base.Backlogs. Nothing for a sink that is not known."""
+        outlets = self._sinks[sink].outlets if sink in self._sinks else {}
+        backlogs = [await outlet.backlog() for outlet in list(outlets.values())]
         return Backlog(sum(one.posts for one in backlogs), max((one.age for one in backlogs), default=0.0))
 
-    async def _hand_out(self, name: str, outlets: Outlets) -> None:
+    async def _hand_out(self, name: str, sink: _Sink) -> None:
         async def begin(outlet: Outlet) -> None:
+            if sink.handing_out is None:  # the sink is being stopped
+                return
             delivery = self._create(name, outlet, self.statuses[name])
             task = asyncio.create_task(delivery.run(), name=f"delivery of {name}, partition {outlet.partition}")
-            task.add_done_callback(self._note_failure)
-            self._running[name, outlet.partition] = _Running(delivery, outlet, task)
+            running = _Running(delivery, task)
+            task.add_done_callback(lambda task: self._note_failure(name, running))
+            sink.outlets[outlet.partition], sink.running[outlet.partition] = outlet, running
 
         async def end(gone: Collection[Outlet]) -> None:
-            ended = [self._running.pop((name, outlet.partition)) for outlet in gone]
-            await self._stop(ended)
+            ended = [sink.running[outlet.partition] for outlet in gone if outlet.partition in sink.running]
+            await self._end(name, ended)
+            for outlet in gone:
+                del sink.outlets[outlet.partition]
+                sink.running.pop(outlet.partition, None)
 
         try:
-            await outlets.run(begin, end)
+            await self._outlets(name).run(begin, end)
         except Exception as error:  # noqa: BLE001 - raised by `failed`
             self._set_failed(error)
 
-    def _note_failure(self, task: "asyncio.Task[None]") -> None:
-        error = None if task.cancelled() else task.exception()
+    def _note_failure(self, name: str, running: _Running) -> None:
+        error = None if running.task.cancelled() else running.task.exception()
         if error:
-            self._set_failed(error)
+            log.error("delivery failed", sink=name, exc_info=error)
+            if not running.stopping:
+                self._set_failed(error)
 
     def _set_failed(self, error: BaseException) -> None:
         self._error = self._error or error
         self._failed.set()
 
-    async def _stop(self, stopping: Iterable[_Running]) -> None:
-        """Stop these deliveries, and cancel those that take longer than the grace."""
-        stopping = list(stopping)
-        if not stopping:
+    async def _end(self, name: str, ending: Collection[_Running]) -> None:
+        """Stop these deliveries of a sink, and cancel those that take longer than the grace."""
+        if not ending:
             return
-        for running in stopping:
+        for running in ending:
+            running.stopping = True
             running.delivery.stop()
-        _, late = await asyncio.wait([running.task for running in stopping], timeout=self._grace)
+        _, late = await asyncio.wait([running.task for running in ending], timeout=self._grace)
         for task in late:
             task.cancel()
-        ended = await asyncio.gather(*(running.task for running in stopping), return_exceptions=True)
-        for running, result in zip(stopping, ended, strict=True):
-            if isinstance(result, Exception):
-                log.error("delivery failed", sink=running.delivery.name, exc_info=result)
-            elif result:
-                log.warning(
-                    "write cancelled at the stop, its records may be delivered again",
-                    sink=running.delivery.name, grace=self._grace,
-                )  # fmt: skip
+        await asyncio.gather(*(running.task for running in ending), return_exceptions=True)
+        if any(running.task.cancelled() for running in ending):
+            log.warning("write cancelled at the stop, its records may be delivered again", sink=name, grace=self._grace)

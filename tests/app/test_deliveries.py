@@ -51,7 +51,7 @@ class Case:
         self.metrics = Metrics()
         self.mapped_posts = MappedPosts(mapper(), self.metrics, sinks=1)
         self.always = always
-        self.deliveries = Deliveries({"sink": self.moving}, self._create, grace)
+        self.deliveries = Deliveries(lambda name: self.moving, self._create, grace)
 
     def _create(self, name: str, outlet: Outlet, status: SinkStatus) -> Delivery:
         sink = self.sinks[outlet.partition] = FakeSink(always=self.always)
@@ -70,7 +70,7 @@ class Case:
         )
 
     async def __aenter__(self) -> "Case":
-        self.deliveries.start()
+        self.deliveries.start_sink("sink")
         await settle()
         return self
 
@@ -87,6 +87,40 @@ class Case:
         """Return when the cursor of a partition is behind all its posts."""
         end = Cursor(len(self.journal.entries[partition]) + 1)
         await until_async(lambda: self.journal.cursors["sink", partition][0] == end, "all of it is delivered")
+
+
+class TwoSinks:
+    """Deliveries of two sinks, "first" and "second". sinks: the newest of each."""
+
+    def __init__(self) -> None:
+        self.journal = MemoryJournal({"first": "oldest", "second": "oldest"})
+        self.sinks: dict[str, FakeSink] = {}
+        self.metrics = Metrics()
+        self.mapped_posts = MappedPosts(mapper(), self.metrics, sinks=2)
+        self.deliveries = Deliveries(self.journal.outlets, self._create, grace=5.0)
+
+    def _create(self, name: str, outlet: Outlet, status: SinkStatus) -> Delivery:
+        sink = self.sinks[name] = FakeSink()
+        settings = DeliverySettings.model_validate({"linger": "5ms"})
+        return Delivery(
+            name, sink, False, settings, FilterSettings(), outlet, self.mapped_posts, self.metrics, status,
+            clock=FastClock(),
+        )  # fmt: skip
+
+    async def __aenter__(self) -> "TwoSinks":
+        await self.journal.open()
+        for name in ("first", "second"):
+            self.deliveries.start_sink(name)
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.deliveries.stop()
+        self.mapped_posts.close()
+
+    async def delivered(self, **records: int) -> None:
+        """Return when each sink has delivered this many records, all starts together."""
+        statuses = self.deliveries.statuses
+        await until_async(lambda: {name: statuses[name].delivered for name in records} == records, f"delivered {records}")
 
 
 async def test_each_outlet_gets_a_delivery() -> None:
@@ -170,3 +204,50 @@ async def test_the_error_of_a_delivery_is_raised() -> None:
         await case.moving.begin(case.outlets[0])
         with pytest.raises(ZeroDivisionError):
             await asyncio.wait_for(case.deliveries.failed(), DEADLINE)
+
+
+async def test_one_sink_stops_and_starts_while_another_goes_on() -> None:
+    """It finishes its write, and goes on at its cursor. Its backlog is known meanwhile, and its counts go on."""
+    async with TwoSinks() as case:
+        await case.journal.append(post(posts.mixed(3)))
+        await case.delivered(first=3, second=3)
+        await case.deliveries.stop_sink("first")
+        assert case.sinks["first"].closed == 1
+        assert case.deliveries.statuses["first"].state == "stopped"
+        await case.journal.append(post(posts.mixed(2, seed=1)))
+        await case.delivered(first=3, second=5)
+        assert (await case.deliveries.backlog("first")).posts == 1
+        case.deliveries.start_sink("first")
+        await case.delivered(first=5, second=5)
+        assert case.sinks["second"].closed == 0
+        assert len(case.sinks["first"].bodies) == 2  # a sink of its own, which got only what was missing
+
+
+async def test_a_sink_that_is_forgotten_has_no_status() -> None:
+    """Nor a backlog. It can be started again later."""
+    async with TwoSinks() as case:
+        await case.deliveries.stop_sink("first")
+        case.deliveries.forget_sink("first")
+        assert list(case.deliveries.statuses) == ["second"]
+        assert await case.deliveries.backlog("first") == Backlog(0, 0.0)
+        case.deliveries.start_sink("first")
+        await case.journal.append(post(posts.mixed(3)))
+        await case.delivered(first=3, second=3)
+
+
+async def test_an_error_while_a_sink_stops_does_not_stop_the_server() -> None:
+    """It is logged: what the sink had saved is where it goes on."""
+
+    async def broken() -> None:
+        raise ZeroDivisionError("a bug")
+
+    async with TwoSinks() as case:
+        await until_async(lambda: case.deliveries.statuses["first"].state == "running", "open")
+        case.sinks["first"].close = broken  # type: ignore[method-assign]
+        with capture_logs() as logs:
+            await case.deliveries.stop_sink("first")
+        assert [entry["sink"] for entry in logs if entry["event"] == "delivery failed"] == ["first"]
+        failed = asyncio.create_task(case.deliveries.failed())
+        await settle()
+        assert not failed.done()
+        failed.cancel()

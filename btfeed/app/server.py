@@ -1,0 +1,96 @@
+"""The whole chain, joined in one place.
+
+    AppMon -> Receiver -> Journal -> Batcher -> MappedPosts (Mapper) -> Delivery -> sink
+
+The receiver takes posts as long as possible, since AppMon sends none twice. So a stop begins at the far end: first the
+deliveries, which have `grace` seconds to finish their writes and save their cursors, then the receiver, which finishes its
+requests, then the mapping threads, the admin listener and the journal. What was not delivered is delivered after the next
+start.
+"""
+
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+
+import structlog
+
+from btfeed.admin.server import Admin
+from btfeed.app.advice import advice
+from btfeed.app.deliveries import Deliveries
+from btfeed.app.parts import check_addresses, create_delivery
+from btfeed.config import Config
+from btfeed.delivery.loop import Delivery
+from btfeed.delivery.mapped_posts import MappedPosts
+from btfeed.journal import create as journals
+from btfeed.journal.base import Outlet
+from btfeed.receiving.receiver import Receiver
+from btfeed.records.mapper import create_mapper
+from btfeed.telemetry.metrics import Metrics
+from btfeed.telemetry.sink_status import SinkStatus
+
+log = structlog.get_logger()
+
+GRACE = 10.0
+"""Seconds that a sink has to finish its writes when it stops."""
+
+
+class Server:
+    """The parts of one server, from `start` to `stop`. Make it inside the running event loop.
+
+    config    what it runs with now
+    stopping  whether `stop` was called
+    """
+
+    def __init__(self, config: Config, grace: float = GRACE) -> None:
+        self.config = config
+        self.stopping = False
+        self.metrics = Metrics()
+        starts = {name: sink.common.start for name, sink in config.sinks.items()}
+        self.journal = journals.create(config.journal, starts, self.metrics, config.receiver.max_occurrences)
+        mapper = create_mapper(config.record, config.validation)
+        self.mapped_posts = MappedPosts(mapper, self.metrics, len(config.sinks))
+        self.deliveries = Deliveries(self.journal.outlets, self._create_delivery, grace)
+        self.receiver = Receiver(config.receiver, self.journal, self.metrics)
+        self.admin = Admin(
+            config.admin,
+            self.deliveries,
+            self.journal.kept,
+            self._why_not_ready,
+            self.deliveries.statuses,
+            self.metrics,
+            version("btfeed"),
+        )
+        self._started = AsyncExitStack()  # what is entered last is left first
+
+    async def start(self) -> None:
+        """Start everything, or nothing if something can't start. Raises JournalError, OSError or ssl.SSLError."""
+        await check_addresses(self.config)
+        async with AsyncExitStack() as stack:
+            await self.journal.open()
+            stack.push_async_callback(self.journal.close)
+            admin_host, admin_port = await self.admin.start()
+            stack.push_async_callback(self.admin.stop)
+            stack.callback(self.mapped_posts.close)
+            host, port = await self.receiver.start()
+            stack.push_async_callback(self.receiver.stop)
+            for name in self.config.sinks:
+                self.deliveries.start_sink(name)
+            stack.push_async_callback(self.deliveries.stop)
+            self._started = stack.pop_all()
+        log.info("listening", host=host, port=port, admin_host=admin_host, admin_port=admin_port)
+        async for item in advice(self.config):
+            log.warning(item.event, setting=item.path, hint=item.hint)
+
+    async def failed(self) -> None:
+        """Raise the error of the first delivery that fails. Does not return."""
+        await self.deliveries.failed()
+
+    async def stop(self) -> None:
+        """Stop everything. /readyz says so at once; posts are taken until the deliveries have stopped."""
+        self.stopping = True
+        await self._started.aclose()
+
+    def _why_not_ready(self) -> str | None:
+        return "shutting down" if self.stopping else self.journal.refusing
+
+    def _create_delivery(self, name: str, outlet: Outlet, status: SinkStatus) -> Delivery:
+        return create_delivery(name, self.config.sinks[name], outlet, self.mapped_posts, self.metrics, status)
