@@ -43,6 +43,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 TEXT = {path: path.read_text(encoding="utf-8") for path in PAGES}
 ENVIRONMENT = {"BTFEED_PASSWORD": "p", "BTFEED_HASH_KEY": "k", "DYNATRACE_TOKEN": "t", "DYNATRACE_SECRET": "s"}
+ENVIRONMENT |= {"ADMIN_TOKEN": "a"}
 ENVIRONMENT |= {"KAFKA_PASSWORD": "p", "KAFKA_SECRET": "s", "REGISTRY_PASSWORD": "r", "ELASTIC_API_KEY": "k"}
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

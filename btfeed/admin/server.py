@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from btfeed import native
 from btfeed.address import bind
+from btfeed.admin.access import Access, mark
 from btfeed.admin.settings import AdminSettings
 from btfeed.journal.base import Backlog, Backlogs, JournalError, Kept
 from btfeed.telemetry.metrics import Metrics
@@ -59,7 +60,9 @@ class Admin:
         self._version = version
         self._clock = clock
         self._started = clock.monotonic()
-        app = web.Application()
+        self._access = Access(settings, metrics)
+        app = web.Application(middlewares=[self._access.middleware])
+        app.on_response_prepare.append(mark)
         app.add_routes(
             [
                 web.get("/healthz", self._healthz),
@@ -85,6 +88,7 @@ class Admin:
         for listener in self._listeners:
             listener.close()
         await self._runner.cleanup()
+        self._access.close()
 
     async def _healthz(self, request: web.Request) -> web.Response:
         return web.Response(text="alive\n")

@@ -25,6 +25,6 @@ async def advice(config: Config) -> AsyncIterator[Advice]:
     if not config.receiver.asks_for_credentials and await is_exposed(config.receiver.listen):
         hint = "set basic_auth, bearer_tokens or tls.client_ca, or listen on 127.0.0.1"
         yield Advice("receiver.listen", exposed, hint)
-    if await is_exposed(config.admin.listen):
-        hint = "listen on 127.0.0.1, or let a firewall or a proxy decide who may ask"
+    if config.admin.token is None and await is_exposed(config.admin.listen):
+        hint = "set admin.token, or listen on 127.0.0.1"
         yield Advice("admin.listen", exposed, hint)

@@ -1,9 +1,7 @@
 """The command line: serve, check, inspect, status, and the commands of the other modules."""
 
 import json
-import urllib.request
 from collections.abc import Iterator
-from http.client import HTTPException
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from btfeed import native
-from btfeed.address import host_and_port
+from btfeed.commands.admin_client import AdminClient, AdminError
 from btfeed.commands.config_file import ConfigFile, load
 from btfeed.commands.dead_letters import dead_letters
 from btfeed.commands.terminal import count, fail
@@ -130,19 +128,10 @@ def status(
 
 
 def _fetch_status(config: "Config") -> bytes:
-    host, port = host_and_port(config.admin.listen)
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
-    without_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with without_proxy.open(f"http://{host}:{port}/status", timeout=10) as response:
-            text: bytes = response.read()
-        json.loads(text)
-    except OSError as error:
-        reason = getattr(error, "reason", error)
-        fail(f"no response from btfeed at {host}:{port} (admin.listen): {reason}. Is the server running?")
-    except (HTTPException, ValueError):
-        fail(f"the server at {host}:{port} is not btfeed: check admin.listen in the configuration")
-    return text
+        return AdminClient.configured(config).status()
+    except AdminError as error:
+        fail(str(error))
 
 
 def _status_lines(status: dict[str, Any]) -> Iterator[str]:

@@ -8,7 +8,6 @@ from btfeed import native
 
 MAX_TRANSACTIONS = 200
 """Business transactions with a label of their own in the violations metric. Further ones count as "other"."""
-
 _ACK = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _BATCH = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _SINK = ("sink",)
@@ -46,6 +45,7 @@ class Metrics:
         self._create_journal(create)
         self._create_dead_letters(create)
         self._create_sinks(create)
+        self._create_admin(create)
 
     def _create_receiver(self, create: _Factory) -> None:
         self.posts = create.counter("posts", "Posts accepted: made durable and answered with 200")
@@ -160,6 +160,13 @@ class Metrics:
         self.batch_seconds = create.histogram("sink_batch_seconds", "Seconds taken by one write", _BATCH, _SINK)
         self.sink_up = create.gauge(
             "sink_up", "1 while the sink works, 0 while it is unavailable, misconfigured or rejects everything", _SINK
+        )
+
+    def _create_admin(self, create: _Factory) -> None:
+        self.admin_refused = create.counter(
+            "admin_refused",
+            "Requests that the admin listener refused, by reason: token, not_local, origin, content_type",
+            ("reason",),
         )
 
     def count_violations(self, transaction: str, field: str, rule: str, number: int) -> None:

@@ -159,7 +159,7 @@ async def test_a_configuration_without_sinks_is_a_warning(tmp_path: Path) -> Non
 
 
 async def test_listening_for_other_machines_without_credentials_is_a_warning(tmp_path: Path) -> None:
-    """Any credentials will do for the receiver. The admin listener asks for none."""
+    """Any credentials will do for the receiver, and a token for the admin listener."""
     everywhere = {"listen": "0.0.0.0:0"}
     tls = {"certificate": "server.pem", "key": "server.key"}
     cases: list[tuple[dict[str, Any], list[str]]] = [
@@ -173,7 +173,8 @@ async def test_listening_for_other_machines_without_credentials_is_a_warning(tmp
         assert list(await found(configured(tmp_path, receiver=everywhere | more), "warning")) == expected
     warnings = await found(configured(tmp_path, admin=everywhere), "warning")
     assert list(warnings) == ["admin.listen"]
-    assert warnings["admin.listen"].startswith("other machines can connect, without credentials: listen on 127.0.0.1")
+    assert warnings["admin.listen"].startswith("other machines can connect, without credentials: set admin.token")
+    assert await found(configured(tmp_path, admin=everywhere | {"token": "t"}), "warning") == {}
 
 
 async def test_a_damaged_journal_is_a_warning(tmp_path: Path) -> None:

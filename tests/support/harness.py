@@ -57,7 +57,7 @@ def peak_memory(pid: int | str) -> int:
 class Server:
     """`btfeed serve` with its configuration, journal and files in `directory`. By default it has one file sink.
 
-    config: TOML of the sinks and other tables. receiver, journal: lines of these tables. prefix: a command to run it
+    config: TOML of the sinks and other tables. receiver, admin, journal: lines of these tables. prefix: a command to run it
     under. program: a replacement for the command `btfeed`. environment: variables to add.
     """
 
@@ -72,6 +72,7 @@ class Server:
         config: str | None = None,
         *,
         receiver: str = "",
+        admin: str = "",
         journal: str = "",
         prefix: Sequence[str] = (),
         program: Sequence[str] = BTFEED,
@@ -85,7 +86,7 @@ class Server:
         directory.mkdir(parents=True, exist_ok=True)
         sinks = config if config is not None else f'[sinks.files]\ntype = "file"\ndirectory = "{self.files}"\n'
         self.config.write_text(
-            f'[receiver]\nlisten = "127.0.0.1:0"\n{receiver}\n[admin]\nlisten = "127.0.0.1:0"\n'
+            f'[receiver]\nlisten = "127.0.0.1:0"\n{receiver}\n[admin]\nlisten = "127.0.0.1:0"\n{admin}\n'
             f'[journal]\ndirectory = "{directory / "journal"}"\n{journal}\n{sinks}'
         )
         self.process: Process | None = None

@@ -1,0 +1,113 @@
+"""Who may ask what of the admin listener.
+
+With `admin.token`, every request needs it, except those of probes to /healthz and /readyz. Without a token, anyone who can
+connect may read figures, and only this machine may change anything or see records. A request comes from this machine if its
+peer's address is a loopback one and no proxy passed it on.
+
+A browser on this machine is not its user: the page that it shows comes from elsewhere. So, with or without a token, a
+request that changes something must be JSON, which a page can't send to another server without asking first, and a page of
+another origin is refused. Without a token, the Host header has to be an IP address, `localhost` or the configured host: a
+name that was bound to this machine's address later (DNS rebinding) is none of them.
+"""
+
+import hmac
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+import structlog
+from aiohttp import hdrs, web
+
+from btfeed.address import host_and_port
+from btfeed.admin.settings import AdminSettings
+from btfeed.telemetry.metrics import Metrics
+from btfeed.telemetry.warnings import SummedWarnings
+
+log = structlog.get_logger()
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+OPEN = frozenset({"/healthz", "/readyz"})
+"""Paths that need no token."""
+RECORDS = "/tap"
+"""The path that shows records."""
+MARK = ("X-Btfeed", "admin")
+"""The header by which commands tell btfeed's answers from those of other servers."""
+_PASSED_ON = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
+"""Headers of requests that a proxy passed on."""
+
+
+class Access:
+    """Decides whether a request may be answered; refusals are counted and logged."""
+
+    def __init__(self, settings: AdminSettings, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._warnings = SummedWarnings()
+        self.reconfigure(settings)
+
+    def reconfigure(self, settings: AdminSettings) -> None:
+        """Apply another token from the next request on."""
+        self._token = settings.token.get_secret_value().encode() if settings.token else None
+        self._host = host_and_port(settings.listen)[0]
+
+    def close(self) -> None:
+        self._warnings.close()
+
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        refused = self._refusal(request)
+        if refused is None:
+            return await handler(request)
+        status, reason, message = refused
+        self._metrics.admin_refused.labels(reason).inc()
+        self._warnings.warn("admin request refused", reason, reason=reason, path=request.path, peer=request.remote)
+        headers = {"WWW-Authenticate": 'Bearer realm="btfeed"'} if status == 401 else None
+        return web.Response(status=status, text=f"{message}\n", headers=headers)
+
+    def _refusal(self, request: web.Request) -> tuple[int, str, str] | None:
+        """Status, reason for the metric and message, if the request must not be answered."""
+        if self._token is not None and request.path not in OPEN and not self._has_token(request, self._token):
+            return (
+                401,
+                "token",
+                "send the token of this server, admin.token in its configuration: Authorization: Bearer TOKEN",
+            )
+        changes = request.method not in ("GET", "HEAD")
+        if request.match_info.http_exception or not (changes or request.path == RECORDS):  # 404, 405, or only reads
+            return None
+        if self._token is None and not (self._is_local(request) and self._names_this_machine(request)):
+            return 403, "not_local", "without admin.token, only this machine may do this: set one, or ask from there"
+        origin = request.headers.get(hdrs.ORIGIN)
+        if origin is not None and urlsplit(origin).netloc != request.host:
+            return 403, "origin", f"not for pages of {origin}"
+        if changes and request.content_type != "application/json":
+            return 415, "content_type", "send JSON, with Content-Type: application/json"
+        return None
+
+    @staticmethod
+    def _has_token(request: web.Request, token: bytes) -> bool:
+        scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), token)
+
+    @staticmethod
+    def _is_local(request: web.Request) -> bool:
+        with suppress(ValueError):  # no address: the connection is gone
+            peer = ip_address((request.remote or "").partition("%")[0])
+            peer = getattr(peer, "ipv4_mapped", None) or peer
+            return peer.is_loopback and not any(name in request.headers for name in _PASSED_ON)
+        return False
+
+    def _names_this_machine(self, request: web.Request) -> bool:
+        with suppress(ValueError):
+            host = urlsplit(f"//{request.headers.get(hdrs.HOST, '')}").hostname or ""
+            if host in ("localhost", self._host.lower()):
+                return True
+            ip_address(host)
+            return True
+        return False
+
+
+async def mark(request: web.Request, response: web.StreamResponse) -> None:
+    """Say that the answer is btfeed's."""
+    response.headers[MARK[0]] = MARK[1]
