@@ -6,7 +6,8 @@
     DeadLetters   the commands    list, export, retry and delete what could not be delivered
     Archive       the commands    the posts of a range of time, for replay
     Backlogs      the admin       how far behind each sink is
-    Journal       the app         opens and closes; is an Intake, and gives each sink its Outlets
+    Journal       the app         opens and closes; is an Intake, gives each sink its Outlets, and remembers which sinks
+                                  are paused
 
 btfeed/journal/create.py chooses the backend. Everything else depends on this module only.
 
@@ -14,8 +15,8 @@ Invariants
 - A post is durable when `append` returns. Only then may the receiver answer 200.
 - A journal has one or more partitions. Within a partition, posts have ascending numbers (`seq`) and are read in that
   order. Numbers may be missing, where posts were damaged or dropped, but no number is given twice.
-- A commit is atomic: the cursor, the sink's state and its dead letters are saved together, or nothing is. A saved cursor
-  never goes back.
+- A commit is atomic: the cursor, the sink's state and its dead letters are saved together, or nothing is. No commit moves
+  a saved cursor back: only an operator does (`Outlet.move`).
 - A post is kept until every configured sink has committed a cursor behind it, unless the journal is configured to drop
   posts, which it counts.
 - A record is kept as a dead letter once per sink, however often it is added. Dead letters never take the room of posts;
@@ -141,6 +142,29 @@ class Commit:
     waiting_again: Mapping[int, tuple[str, str]] = field(default_factory=dict)
 
 
+OLDEST, LATEST = 0, 2**62
+"""For `Outlet.find`: times that are not after any post, and after all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What it means to let a sink continue elsewhere in a partition.
+
+    partition  the partition's number
+    to         where it continues
+    again      how many posts it gets again, wholly or in part
+    skipped    how many posts it never gets, wholly or in part
+    oldest     when the oldest post that the partition still has was received, in milliseconds since the epoch; None if it
+               has none
+    """
+
+    partition: int
+    to: Cursor
+    again: int
+    skipped: int
+    oldest: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class Backlog:
     """What a sink has yet to deliver. age: seconds since its oldest post was received, 0 if there is none."""
@@ -225,6 +249,19 @@ class Outlet(Protocol):
     async def backlog(self) -> Backlog:
         """How far behind the sink is in this partition."""
 
+    async def find(self, received: int) -> int:
+        """The number of the first post that was received at this time, in milliseconds since the epoch, or later; the
+        number of the next post if there is none. It takes the times to ascend: where the system's clock was set back, it
+        may find another post of that time."""
+
+    async def plan(self, seq: int) -> Move:
+        """What it would mean for the sink to continue with the post numbered `seq`, or with the closest one that the
+        partition has or will get next. Changes nothing."""
+
+    async def move(self, to: Cursor) -> None:
+        """Save another cursor, of which `plan` told what it means. The sink's state and its dead letters stay. No delivery
+        of the sink may run in this partition."""
+
 
 class Outlets(Protocol):
     """Hands out the outlets of one sink."""
@@ -255,6 +292,16 @@ class Journal(Intake, Protocol):
 
     async def kept(self) -> Sequence[Kept]:
         """The dead letters of all sinks and those of no sink, counted."""
+
+    async def paused(self) -> Mapping[str, int]:
+        """The sinks that are paused -> since when, in milliseconds since the epoch."""
+
+    async def pause(self, sink: str) -> None:
+        """Remember that a sink is paused, over any restart, until `resume`. It does not stop any delivery. A sink that is
+        paused already stays paused since then."""
+
+    async def resume(self, sink: str) -> None:
+        """Forget that a sink is paused."""
 
     async def close(self) -> None:
         """Finish what was started, and release everything. Later calls raise JournalUnavailable."""

@@ -17,6 +17,7 @@ from btfeed.journal.base import (
     Entry,
     JournalUnavailable,
     Kept,
+    Move,
     Outlet,
     Selection,
     Wants,
@@ -44,6 +45,7 @@ class MemoryJournal:
         self.closed = asyncio.Event()
         self.grown = asyncio.Event()
         self.refusing: str | None = None
+        self._paused: dict[str, int] = {}
 
     async def open(self) -> None:
         self.closed.clear()
@@ -86,6 +88,18 @@ class MemoryJournal:
         for each in self.dead_letters.select():
             groups.setdefault((each.sink, each.cause), []).append(each)
         return [Kept(*group, len(found), found[0].time) for group, found in groups.items()]
+
+    async def paused(self) -> Mapping[str, int]:
+        self.check_open()
+        return dict(self._paused)
+
+    async def pause(self, sink: str) -> None:
+        self.check_open()
+        self._paused.setdefault(sink, round(self.clock.time() * 1000))
+
+    async def resume(self, sink: str) -> None:
+        self.check_open()
+        self._paused.pop(sink, None)
 
     async def close(self) -> None:
         self.closed.set()
@@ -171,6 +185,25 @@ class MemoryOutlet:
         behind = self._journal.entries[self.partition][cursor.seq - 1 :]
         age = max(0.0, self._journal.clock.time() - behind[0].post.received / 1000) if behind else 0.0
         return Backlog(len(behind), age)
+
+    async def find(self, received: int) -> int:
+        self._journal.check_open()
+        entries = self._journal.entries[self.partition]
+        return next((entry.seq for entry in entries if entry.post.received >= received), len(entries) + 1)
+
+    async def plan(self, seq: int) -> Move:
+        self._journal.check_open()
+        entries = self._journal.entries[self.partition]
+        now, _ = await self.cursor()
+        to = Cursor(min(max(seq, 1), len(entries) + 1))
+        begun = 1 if now.ordinal else 0
+        again, skipped = max(0, now.seq + begun - to.seq), max(0, to.seq - now.seq)
+        return Move(self.partition, to, again, skipped, entries[0].post.received if entries else None)
+
+    async def move(self, to: Cursor) -> None:
+        self._journal.check_open()
+        _, state = await self.cursor()
+        self._journal.cursors[self._sink, self.partition] = to, state
 
 
 class MemoryDeadLetters:

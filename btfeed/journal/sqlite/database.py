@@ -5,7 +5,8 @@
     sinks         each sink's cursor (seq, ordinal) and state, with a checksum
     dead_letters, dead_letter_blocks, dead_letter_totals
                   see btfeed/journal/sqlite/dead_letter_table.py
-    meta          first_seq: posts below it were dropped. It outlives the posts, so that no number is given twice
+    meta          first_seq: posts below it were dropped. It outlives the posts, so that no number is given twice.
+                  `paused NAME`: since when a sink is paused, which versions that can't pause ignore
 
 Rows are not trusted: whatever a damaged file contains, a method raises apsw.Error or returns the types that it promises.
 All methods are synchronous. The journal's thread calls them (worker.py), and commands do on connections of their own.
@@ -35,6 +36,8 @@ DAMAGE = (apsw.CorruptError, apsw.NotADBError)
 """What SQLite raises if the file is damaged."""
 LOCKED = (apsw.BusyError, apsw.LockedError, apsw.ProtocolError)
 """What SQLite raises while another process is writing. It says nothing about the disk."""
+_PAUSED = "paused "
+"""In `meta`, this and the name of a sink that is paused -> since when, in milliseconds since the epoch."""
 _READ_WRITE = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
 
 
@@ -244,12 +247,12 @@ class JournalDatabase:
         """The number of the newest post, 0 if there is none."""
         return self._one("SELECT max(seq) FROM posts") or 0
 
-    def received(self, seq: int) -> int | None:
-        """When the first post from `seq` on was received, None if there is none."""
-        received: int | None = self._one(
-            "SELECT CAST(received AS INTEGER) FROM posts WHERE seq >= ? ORDER BY seq LIMIT 1", seq
+    def first_from(self, seq: int) -> tuple[int, int] | None:
+        """The number of the first post from `seq` on, and when it was received; None if there is none."""
+        rows = self.db.execute(
+            "SELECT seq, CAST(received AS INTEGER) FROM posts WHERE seq >= ? ORDER BY seq LIMIT 1", (seq,)
         )
-        return received
+        return next(((number, received or 0) for number, received in rows), None)
 
     def span(self, begin: int, end: int) -> tuple[int, int, int]:
         """How many posts were received from `begin` to before `end`, and the numbers of the first and the last of them."""
@@ -327,6 +330,19 @@ class JournalDatabase:
     def save_cursor(self, sink: str, cursor: Cursor, state: str | None) -> None:
         checksum = _checksum(sink.encode(), *cursor, None if state is None else state.encode())
         self.db.execute("INSERT OR REPLACE INTO sinks VALUES(?,?,?,?,?)", (sink, *cursor, state, checksum))
+
+    def paused(self) -> dict[str, int]:
+        """Sinks that are paused -> since when, in milliseconds since the epoch."""
+        rows = self.db.execute("SELECT CAST(name AS BLOB), CAST(value AS INTEGER) FROM meta")
+        named = [(text(name), since or 0) for name, since in rows]
+        return {name.removeprefix(_PAUSED): since for name, since in named if name.startswith(_PAUSED)}
+
+    def save_paused(self, sink: str, since: int | None) -> None:
+        """since: None if it is not paused any more."""
+        if since is None:
+            self.db.execute("DELETE FROM meta WHERE name = ?", (_PAUSED + sink,))
+        else:
+            self.db.execute("INSERT OR REPLACE INTO meta VALUES(?,?)", (_PAUSED + sink, since))
 
     def save(self, sink: str, commit: Commit, now: int, new: Iterable[Block] | None = None) -> None:
         """All of a commit. now: milliseconds since the epoch. new: its dead letters, if they are compressed already."""

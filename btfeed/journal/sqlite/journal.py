@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from btfeed.journal.base import Backlog, Commit, Cursor, DeadLetter, Entry, JournalUnavailable, Kept, Outlet
+from btfeed.journal.base import Backlog, Commit, Cursor, DeadLetter, Entry, JournalUnavailable, Kept, Move, Outlet
+from btfeed.journal.sqlite import steering
 from btfeed.journal.sqlite.check import LOCK, cant_open, check_directory, in_use
 from btfeed.journal.sqlite.dead_letter_block import blocks
 from btfeed.journal.sqlite.post_log import PostLog
@@ -42,6 +43,7 @@ class SqliteJournal:
     ) -> None:
         self._directory = directory = Path(settings.directory)
         self._recent = recent = RecentPosts(tuning.recent_bytes)
+        self._clock = clock
         self._closed = asyncio.Event()
         self._lock: TextIO | None = None
 
@@ -94,6 +96,16 @@ class SqliteJournal:
 
     async def kept(self) -> Sequence[Kept]:
         return await self._thread.ask(lambda post_log: post_log.kept())
+
+    async def paused(self) -> Mapping[str, int]:
+        return await self._thread.ask(lambda post_log: dict(post_log.positions.paused))
+
+    async def pause(self, sink: str) -> None:
+        now = round(self._clock.time() * 1000)
+        await self._thread.change(lambda post_log: steering.pause(post_log, sink, now))
+
+    async def resume(self, sink: str) -> None:
+        await self._thread.change(lambda post_log: steering.resume(post_log, sink))
 
     async def close(self) -> None:
         await self._thread.stop()
@@ -153,3 +165,12 @@ class SqliteOutlet:
 
     async def backlog(self) -> Backlog:
         return await self._thread.ask(lambda post_log: post_log.backlog(self._sink))
+
+    async def find(self, received: int) -> int:
+        return await self._thread.ask(lambda post_log: steering.find(post_log, received))
+
+    async def plan(self, seq: int) -> Move:
+        return await self._thread.ask(lambda post_log: steering.plan(post_log, self._sink, seq))
+
+    async def move(self, to: Cursor) -> None:
+        await self._thread.change(lambda post_log: steering.move(post_log, self._sink, to))

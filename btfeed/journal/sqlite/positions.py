@@ -15,6 +15,7 @@ class Positions:
     next     the number of the next post
     gaps     first -> last number of each range that was lost or set aside
     cursors  each sink's cursor and state
+    paused   sinks that are paused -> since when, in milliseconds since the epoch
     """
 
     first: int = 0
@@ -22,9 +23,10 @@ class Positions:
     next: int = 0
     gaps: dict[int, int] = field(default_factory=dict)
     cursors: dict[str, tuple[Cursor, str | None]] = field(default_factory=dict)
+    paused: dict[str, int] = field(default_factory=dict)
 
     def copy(self) -> "Positions":
-        return replace(self, gaps=dict(self.gaps), cursors=dict(self.cursors))
+        return replace(self, gaps=dict(self.gaps), cursors=dict(self.cursors), paused=dict(self.paused))
 
     def skip_gaps(self, seq: int) -> int:
         """The first number from `seq` on that must have a post."""

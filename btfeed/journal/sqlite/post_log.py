@@ -105,7 +105,10 @@ class PostLog:
         """Use a database that was just opened instead of the current one. A sink without a cursor is new, or lost it if
         the file was `damaged`: it then starts with the oldest post."""
         saved, cursors = database.cursors(), self.positions.cursors
-        positions = Positions(database.first_seq(), database.last_seq(), 0, database.gaps(), {**saved, **cursors})
+        paused = self.positions.paused if self.positions.next else database.paused()
+        positions = Positions(
+            database.first_seq(), database.last_seq(), 0, database.gaps(), {**saved, **cursors}, dict(paused)
+        )
         end = max(positions.first, positions.last + 1, *(last + 1 for last in positions.gaps.values()))
         for name, start in self._starts.items():
             seq = positions.first if damaged or start == "oldest" else end
@@ -116,6 +119,8 @@ class PostLog:
             for name, known in positions.cursors.items():
                 if saved.get(name) != known:
                     database.save_cursor(name, *known)
+            for name, since in positions.paused.items():
+                database.save_paused(name, since)
             if lost:
                 positions.gaps[end] = positions.next - 1
                 database.save_gap(end, positions.next - 1)
@@ -219,10 +224,10 @@ class PostLog:
 
     def backlog(self, sink: str) -> Backlog:
         seq = self.positions.cursors[sink][0].seq
-        received = self.database.received(seq)
-        if received is None:
+        found = self.database.first_from(seq)
+        if found is None:
             return Backlog(0, 0.0)
-        return Backlog(self.positions.count(seq), max(0.0, (self._now() - received) / 1000))
+        return Backlog(self.positions.count(seq), max(0.0, (self._now() - found[1]) / 1000))
 
     def _read_sound(self, seq: int, max_bytes: int) -> tuple[list[Entry], Damaged | None]:
         """Posts from `seq` on, and the damaged one that ends them, if any."""

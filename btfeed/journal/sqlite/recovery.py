@@ -184,6 +184,9 @@ def _copy_sinks(old: JournalDatabase, new: JournalDatabase) -> None:
     cursors: dict[str, tuple[Cursor, str | None]] = _known(lambda: old.cursors(strict=False), {})
     for sink, (cursor, state) in cursors.items():
         new.save_cursor(sink, cursor, state)
+    paused: dict[str, int] = _known(old.paused, {})
+    for sink, since in paused.items():
+        new.save_paused(sink, since)
 
 
 def _copy_dead_letters(old: JournalDatabase, new: JournalDatabase, found: Recovered) -> None:
