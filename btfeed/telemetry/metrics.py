@@ -99,6 +99,11 @@ class Metrics:
         self.journal_bytes = create.gauge(
             "journal_bytes", "Bytes in the journal that count towards its max_size: all but dead letters"
         )
+        self.journal_limit = create.gauge("journal_limit_bytes", "journal.max_size: the journal refuses posts beyond it")
+        self.journal_file = create.gauge(
+            "journal_file_bytes", "Bytes that the journal's files take on disk, with room for reuse"
+        )
+        self.journal_free = create.gauge("journal_free_bytes", "Bytes that are free on the disk of the journal")
         self.journal_posts = create.gauge("journal_posts", "Posts in the journal, including delivered ones")
         self.journal_commit_seconds = create.histogram("journal_commit_seconds", "Seconds taken by one group commit", _ACK)
         self.journal_errors = create.counter("journal_errors", "Errors of the journal's disk or file")
@@ -133,6 +138,9 @@ class Metrics:
         )
         self.dead_letter_bytes = create.gauge(
             "dead_letter_bytes", "Bytes that dead letters take in the journal, rather more than less"
+        )
+        self.dead_letter_limit = create.gauge(
+            "dead_letter_limit_bytes", "journal.dead_letters: the oldest dead letters are deleted beyond it"
         )
 
     def _create_sinks(self, create: _Factory) -> None:
@@ -195,11 +203,16 @@ class Metrics:
             "invalid_utf8": _total(self.invalid_utf8),
             "lost_transactions": _total(self.lost_transactions),
             "journal_bytes": _total(self.journal_bytes),
+            "journal_limit_bytes": _total(self.journal_limit),
+            "journal_file_bytes": _total(self.journal_file),
+            "journal_free_bytes": _total(self.journal_free),
             "journal_posts": _total(self.journal_posts),
             "journal_errors": _total(self.journal_errors),
             "journal_damaged_posts": _total(self.journal_damaged_posts),
             "journal_lost_posts": _total(self.journal_lost_posts),
             "journal_dropped_posts": _by_label(self.journal_dropped_posts),
+            "dead_letter_bytes": _total(self.dead_letter_bytes),
+            "dead_letter_limit_bytes": _total(self.dead_letter_limit),
             "evicted_dead_letters": _by_label(self.dead_letters_evicted),
         }
 

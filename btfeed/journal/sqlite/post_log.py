@@ -340,8 +340,10 @@ class PostLog:
                 if self._room() >= self._missing_room:
                     self._missing_room = 0
         self._metrics.journal_bytes.set(self._settings.max_size - self._room())
+        self._metrics.journal_limit.set(self._settings.max_size)
         self._metrics.journal_posts.set(self.positions.count(0))
         self._metrics.dead_letter_bytes.set(database.dead_letters.nbytes())
+        self._metrics.dead_letter_limit.set(self._settings.dead_letters)
         self._warnings.flush()
         return len(dropped) == EXPIRED_POSTS or self._bound.exceeded(database.dead_letters)
 

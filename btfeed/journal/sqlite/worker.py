@@ -10,9 +10,11 @@
 - A write-ahead log found at start is rewritten before it is trusted, since an fsync may have failed before.
 """
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +22,7 @@ import apsw
 import structlog
 
 from btfeed.journal.base import JournalError, JournalUnavailable
-from btfeed.journal.sqlite.database import DAMAGE, LOCKED, JournalDatabase
+from btfeed.journal.sqlite.database import DAMAGE, FILE, LOCKED, JournalDatabase
 from btfeed.journal.sqlite.positions import Snapshot
 from btfeed.journal.sqlite.post_log import PostLog
 from btfeed.journal.sqlite.recovery import Recovered, finish, recover
@@ -116,6 +118,7 @@ class JournalWorker:
 
     def tick(self) -> bool:
         """Maintenance and recovery. True if there is more to do at once."""
+        self._measure_disk()
         try:
             if self._broken:
                 self._heal()
@@ -128,6 +131,13 @@ class JournalWorker:
         except Exception as error:  # noqa: BLE001 - logged as a bug
             _bug(error)
         return False
+
+    def _measure_disk(self) -> None:
+        """Update the metrics of the disk, even while nothing can be written to it."""
+        with suppress(OSError):
+            disk = os.statvfs(self._directory)
+            self._metrics.journal_free.set(disk.f_bavail * disk.f_frsize)
+            self._metrics.journal_file.set(sum((self._directory / name).stat().st_size for name in (FILE, f"{FILE}-wal")))
 
     def _commit_group(self, works: Sequence[Work]) -> list[Any]:
         started = time.perf_counter()

@@ -313,3 +313,13 @@ async def test_a_bug_in_maintenance_does_not_end_the_journal(tmp_path: Path, mon
     async with journal(tmp_path) as opened:
         await until_async(lambda: len(calls) > 1, "maintenance was tried")
         assert await fill(opened, range(3)) == await opened.bodies()
+
+
+async def test_the_free_bytes_are_measured_while_the_disk_fails(tmp_path: Path, disk: FaultyDisk) -> None:
+    """A disk that is full is seen as such, and room that comes back is seen before the journal works again."""
+    async with journal(tmp_path, vfs=disk.name) as opened:
+        with disk.failing("write", apsw.SQLITE_FULL):
+            await _refused(opened, 1)
+            opened.metrics.journal_free.set(-1)
+            await until_async(lambda: opened.metrics.summary()["journal_free_bytes"] != -1, "measured")
+            assert opened.refusing

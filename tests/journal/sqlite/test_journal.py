@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -320,3 +321,23 @@ async def _fill_up(opened: Journal) -> list[bytes]:
     with pytest.raises(JournalFull, match="max_size of 1048576 bytes"):
         await opened.append(post(len(taken), 20_000))
     return taken
+
+
+async def test_the_metrics_tell_limits_and_the_room_on_the_disk(tmp_path: Path) -> None:
+    """The bounds as configured, what the files take, and what is free on their disk, within a tick."""
+    async with journal(tmp_path, max_size="2MiB", dead_letters="1MiB") as opened:
+        await fill(opened, range(10), size=5_000)
+        names = ("journal_limit_bytes", "dead_letter_limit_bytes", "journal_file_bytes", "journal_free_bytes")
+
+        def values() -> list[float]:
+            return [opened.metrics.registry.get_sample_value(f"btfeed_{name}") or 0.0 for name in names]
+
+        await until_async(lambda: values()[2] >= 50_000, "measured")
+        limit, dead_letter_limit, file, free = values()
+        assert (limit, dead_letter_limit) == (2**21, 2**20)
+        assert file < 2**21
+        assert free == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.2)
+        summary = opened.metrics.summary()
+        assert (summary["journal_limit_bytes"], summary["dead_letter_limit_bytes"]) == (2**21, 2**20)
+        assert isinstance(summary["journal_free_bytes"], int)
+        assert summary["journal_free_bytes"] > 0
