@@ -1,12 +1,13 @@
 """Errors in a configuration or a profile: all of them at once, each with its path and in plain English."""
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from sinks.settings import Settings
+from sinks.settings import BASE, Settings
 
 S = TypeVar("S", bound=Settings)
 
@@ -45,21 +46,30 @@ class Faults(dict[str, str]):
     def add(self, path: tuple[str, ...], message: str) -> None:
         self.setdefault(".".join(path), message)
 
+    def without_consequences(self, causes: Collection[str]) -> "Faults":
+        """These faults without those below a path in `causes`, which only follow from what is wrong there."""
+        return Faults(
+            {path: text for path, text in self.items() if not any(path.startswith(f"{cause}.") for cause in causes)}
+        )
 
-def validate(model: type[S], table: Any, path: tuple[str, ...], faults: Faults, also: tuple[str, ...] = ()) -> S | None:
+
+def validate(
+    model: type[S], table: Any, path: tuple[str, ...], faults: Faults, also: tuple[str, ...] = (), base: Path | None = None
+) -> S | None:
     """`table` as a `model`, or None if something is wrong with it, which is then in `faults`.
 
     path  of the table
     also  keys that the user can set in this table besides those of `model`, as suggestions for misspelled ones
+    base  where relative paths start; None for the current directory
     """
     try:
-        return model.model_validate(table)
+        return model.model_validate(table, context={BASE: base})
     except ValidationError as error:
         for fault in error.errors(include_input=False):
             location = fault["loc"]
             full_path = (*path, *map(str, location))
             if fault["type"] == "extra_forbidden":
-                message = "unknown key" + _suggestion(model, location, also)
+                message = unknown_key(model, location, also)
             elif fault["type"] in ("model_type", "dict_type"):
                 message = _expected_table(full_path, location)
             else:
@@ -88,19 +98,19 @@ def _expected_table(path: tuple[str, ...], location: tuple[int | str, ...]) -> s
     return "must be a table" if in_list else f"must be a table: write [{'.'.join(path)}] and its keys below"
 
 
-def _suggestion(model: type[Settings], location: tuple[int | str, ...], also: tuple[str, ...]) -> str:
-    """What may be meant by the unknown key at `location`: the most similar one, or else all that are known."""
+def unknown_key(model: type[Settings], location: tuple[int | str, ...], also: tuple[str, ...] = ()) -> str:
+    """The message for the unknown key at `location`: what may be meant, or else all keys that are known."""
     for part in location[:-1]:
         if isinstance(part, int):  # an index into a list
             continue
         field = model.model_fields.get(str(part))
         inner = next((t for t in _types(field.annotation) if issubclass(t, Settings)), None) if field else None
         if inner is None:
-            return ""
+            return "unknown key"
         model, also = inner, ()
     known = [*model.model_fields, *also]
     close = difflib.get_close_matches(str(location[-1]), known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; known keys: {', '.join(known)}"
+    return "unknown key" + (f"; did you mean {close[0]}?" if close else f"; known keys: {', '.join(known)}")
 
 
 def _types(annotation: Any) -> Iterator[type]:

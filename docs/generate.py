@@ -8,92 +8,29 @@ nothing is written, and the exit status is 1 if a page is out of date.
 
 import ast
 import difflib
-import inspect
 import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import sinks
 from benchmarks import figures
-from btfeed.address import Address
 from btfeed.config import Sections
+from btfeed.config.keys import NotDocumented, kind, meanings, written
 from btfeed.delivery.sink_config import CommonSettings
 from btfeed.records.schema import CATEGORIES, CONSTANTS, DIMENSIONS, FIELDS, VALUES, Field
 from btfeed.telemetry.metrics import Metrics
 from btfeed.traffic.profile import Profile
-from sinks.settings import Seconds, Secret, Settings, Size
+from sinks.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 DOCS = Path(__file__).parent
 
 
-class NotDocumented(Exception):
-    """The tables can't be made. The message says what is missing, and where."""
-
-
 BLOCK = re.compile(r"^(<!-- generated: (.+?) -->\n).*?^(<!-- end -->)", re.DOTALL | re.MULTILINE)
-
-
-def meanings(model: type[Settings]) -> dict[str, str]:
-    """The meaning of each key, from the docstring of `model`: names, two or more spaces, text."""
-    found: dict[str, str] = {}
-    keys: list[str] = []
-    for line in (inspect.getdoc(model) or "").splitlines():
-        entry = re.match(r"(\w+(?:, \w+)*) {2,}(\S.*)", line)
-        if entry and set(entry[1].split(", ")) <= set(model.model_fields):
-            keys = entry[1].split(", ")
-            found.update(dict.fromkeys(keys, entry[2]))
-        elif line.startswith("  ") and keys:
-            found.update({key: f"{found[key]} {line.strip()}" for key in keys})
-        else:
-            keys = []
-    return found
-
-
-def kind(hint: Any) -> str:
-    """The type of a key, in the words of the documentation."""
-    for known, name in ((Size, "size"), (Seconds, "time"), (Address, "address")):
-        if set(get_args(known)[1:]) <= set(getattr(hint, "__metadata__", ())):  # with bounds or without
-            return name
-    if get_origin(hint) is Literal:
-        return ", ".join(f"`{value}`" for value in get_args(hint))
-    if get_origin(hint) is list:
-        (item,) = get_args(hint)
-        return f"list of {kind(item)}"
-    parts = [part for part in get_args(hint) if part is not NoneType]
-    if parts and get_origin(hint) is not dict:
-        return kind(parts[0])
-    if isinstance(hint, type) and issubclass(hint, Settings):
-        return "table"
-    return {int: "integer", float: "number", bool: "boolean", str: "text", Secret: "text"}.get(hint, "table")
-
-
-def written(value: Any, what: str) -> str:
-    """A default value in TOML."""
-    if value is None:
-        return "none"
-    if isinstance(value, Settings):
-        return "see below"
-    if isinstance(value, Secret):
-        return written(value.get_secret_value(), what)
-    if isinstance(value, float) and what == "number":
-        return f"`{value:g}`"
-    if what == "size":
-        unit, name = next((u, n) for u, n in ((2**30, "GiB"), (2**20, "MiB"), (1, "B")) if value % u == 0)
-        return f'`"{value // unit}{name}"`'
-    if what == "time":
-        milliseconds = round(value * 1000)
-        units = ((3_600_000, "h"), (60_000, "m"), (1000, "s"), (1, "ms"))
-        unit, name = next((u, n) for u, n in units if milliseconds % u == 0)
-        return f'`"{milliseconds // unit}{name}"`'
-    if isinstance(value, bool):
-        return f"`{str(value).lower()}`"
-    return f'`"{value}"`' if isinstance(value, str) else f"`{value}`"
 
 
 def settings(model: type[Settings], defaults: dict[str, Any] | None = None) -> Iterator[str]:
@@ -103,9 +40,6 @@ def settings(model: type[Settings], defaults: dict[str, Any] | None = None) -> I
     hints = get_type_hints(model, include_extras=True)
     said = meanings(model)
     for key, field in model.model_fields.items():
-        if key not in said:
-            place = f"{model.__module__}.{model.__qualname__}"
-            raise NotDocumented(f"{place}: its docstring does not explain the key {key}; add the line `{key}  MEANING`")
         what = kind(hints[key])
         default = "required" if field.is_required() else written(field.get_default(call_default_factory=True), what)
         default = f'`"{defaults[key]}"`' if defaults and key in defaults else default

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr, ValidationInfo
 
 
 class Settings(BaseModel):
@@ -51,16 +51,22 @@ def _token(secret: SecretStr) -> SecretStr:
     return secret
 
 
-def _place(value: str) -> str:
+def _place(value: str, info: ValidationInfo) -> str:
     if not value or "\0" in value:
         raise ValueError(
             "must be the name of a file or a directory, without NUL characters; a period is the current directory"
         )
-    return value
+    base = info.context[BASE] if info.context else None
+    return str(base / value) if base else value
 
 
+BASE = "base"
+"""Key of the validation context: the Path of the directory where relative paths start."""
 Place = Annotated[str, AfterValidator(_place)]
-"""The name of a file or a directory."""
+"""The name of a file or a directory. A relative one starts at the directory of the configuration file.
+
+Write a default as `Annotated[Place, Field(validate_default=True)] = "name"`, so that it starts there, too.
+"""
 Size = Annotated[int, BeforeValidator(_size)]
 """A number of bytes, written "64MiB"."""
 Seconds = Annotated[float, BeforeValidator(_seconds)]

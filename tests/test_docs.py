@@ -19,6 +19,7 @@ import typer
 import sinks
 from btfeed import config
 from btfeed.commands.main import cli
+from btfeed.config.keys import NotDocumented
 from btfeed.posts import files as postfile
 from btfeed.posts.post import digest
 from btfeed.receiving import rejection
@@ -29,9 +30,9 @@ from btfeed.records.validation import ValidationSettings
 from btfeed.telemetry.metrics import Metrics
 from btfeed.traffic import profile
 from btfeed.traffic.generate import GenerateOptions, generate
-from docs.generate import NotDocumented, profile_sections, sections, sink_blocks
 from docs.generate import generate as tables_filled_in
 from docs.generate import metrics as metrics_table
+from docs.generate import profile_sections, sections, sink_blocks
 from docs.generate import settings as settings_table
 from sinks.base import SinkType
 from sinks.settings import Settings

@@ -38,22 +38,30 @@ class Check:
 
 
 async def check(config: Config) -> list[Check]:
-    """Try everything that `serve` would need."""
-    found = [Check(item.path, f"{item.event}: {item.hint}", verdict="warning") async for item in advice(config)]
-    if config.receiver.tls:
+    """Try everything that `serve` would need. What lacks a variable, a file or a credential has failed already."""
+    found = [Check(path, "all references stand for something", failure) for path, failure in config.unresolved.items()]
+    addresses_known = config.is_complete("receiver") and config.is_complete("admin")
+    if addresses_known:
+        found += [Check(item.path, f"{item.event}: {item.hint}", verdict="warning") async for item in advice(config)]
+    if config.is_complete("receiver") and config.receiver.tls:
         load = asyncio.to_thread(config.receiver.tls.context)
         found.append(await _check("receiver.tls", "certificate and key can be loaded", load))
-    for key, what, attempt in journals.checks(config.journal):
-        found.append(await _check(f"journal.{key}", what, attempt))
+    if config.is_complete("journal"):
+        for key, what, attempt in journals.checks(config.journal):
+            found.append(await _check(f"journal.{key}", what, attempt))
     is_running = any(each.verdict == "in use" for each in found)
-    found.append(await _check_listener("receiver.listen", config.receiver.listen, is_running))
-    distinct = await _check("admin.listen", "another address than the receiver's", check_addresses(config))
-    free = await _check_listener("admin.listen", config.admin.listen, is_running)
-    found.append(distinct if distinct.failure else free)
+    if config.is_complete("receiver"):
+        found.append(await _check_listener("receiver.listen", config.receiver.listen, is_running))
+    if config.is_complete("admin"):
+        free = await _check_listener("admin.listen", config.admin.listen, is_running)
+        both = check_addresses(config) if addresses_known else None
+        distinct = await _check("admin.listen", "another address than the receiver's", both) if both else free
+        found.append(distinct if distinct.failure else free)
     for name, sink in config.sinks.items():
         article = "an" if sink.common.type[0] in "aeiou" else "a"
         what = f"{article} {sink.common.type} sink that could open"
-        found.append(await _check(f"sinks.{name}", what, _check_sink(name, sink)))
+        if config.is_complete(f"sinks.{name}"):
+            found.append(await _check(f"sinks.{name}", what, _check_sink(name, sink)))
     return found
 
 

@@ -28,6 +28,8 @@ dead_letters = typer.Typer(no_args_is_help=True, help="List, export and retry wh
 SinkName = Annotated[
     Optional[str], typer.Option("--sink", help='Only those of this sink; "" for those that belong to no sink.')
 ]
+NEEDS = ("journal", "filters")
+"""Tables of the configuration."""
 EXPORTED_AT_A_TIME = 1_000
 """Dead letters that `export --delete` writes before it deletes them."""
 
@@ -39,8 +41,8 @@ def _opened(config: "Config", sink: str | None) -> Iterator[DeadLetters]:
 
     try:
         with journals.dead_letters(config.journal) as opened:
-            if sink and sink not in config.sinks and not opened.count(Selection(sink)):
-                known = ", ".join(config.sinks) or "none"
+            if sink and sink not in config.filters and not opened.count(Selection(sink)):
+                known = ", ".join(config.filters) or "none"
                 fail(f"no sink {sink!r} is configured, and no dead letter is its: the sinks are {known}")
             yield opened
     except JournalError as error:
@@ -54,7 +56,7 @@ def list_dead_letters(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line, without bodies.")] = False,
 ) -> None:
     """Print one line each: id, time, sink, event or post, reason."""
-    with _opened(load(config), sink) as kept:
+    with _opened(load(config, NEEDS), sink) as kept:
         for dead_letter in kept.select(Selection(sink)):
             _print(json.dumps(_described(dead_letter), ensure_ascii=False) if as_json else _line(dead_letter))
 
@@ -69,7 +71,7 @@ def export(
     delete: Annotated[bool, typer.Option("--delete", help="Delete what was exported.")] = False,
 ) -> None:
     """Print one JSON object per line: records as they are, rejected posts in base64."""
-    loaded = load(config)
+    loaded = load(config, NEEDS)
     damaged = 0
     inputs = [*files_in(Path(loaded.journal.directory)), *([config] if config else [])]
     with _opened(loaded, sink) as kept, _writing(posts, inputs) as writer:
@@ -93,14 +95,14 @@ def retry(
     sink: SinkName = None,
 ) -> None:
     """Mark them for a retry. The running server tries them within two seconds; otherwise the next one to start does."""
-    loaded = load(config)
+    loaded = load(config, NEEDS)
     selection = Selection(sink, frozenset(ids or ()))
     with _opened(loaded, sink) as kept:
         missing = set(selection.ids) - {each.id for each in kept.select(selection)} if ids else ()
         if missing:
             fail(f"no dead letter {', '.join(map(str, sorted(missing)))}")
         found = kept.count(selection)
-        marked = kept.retry(selection, {name: sink.common.filter.accepts for name, sink in loaded.sinks.items()})
+        marked = kept.retry(selection, {name: each.accepts for name, each in loaded.filters.items()})
     typer.echo(f"{marked} marked for retry")
     if marked < found:
         why = "no configured sink wants them, they are damaged, or they have no valid timestamp"

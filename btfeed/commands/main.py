@@ -11,7 +11,7 @@ import typer
 
 from btfeed import native
 from btfeed.commands.admin_client import AdminClient, AdminError
-from btfeed.commands.config_file import ConfigFile, load
+from btfeed.commands.config_file import ConfigFile, described, load
 from btfeed.commands.dead_letters import dead_letters
 from btfeed.commands.terminal import count, fail
 from btfeed.commands.traffic import traffic
@@ -76,9 +76,9 @@ def serve(
 @cli.command()
 def check(config: ConfigFile = None) -> None:
     """Check the configuration and the connection to each sink, without changing anything."""
-    loaded = load(config)
+    loaded = load(config, tolerant=True)
     logs.configure()
-    typer.echo(f"configuration: ok, {config or 'the default'}")
+    typer.echo(f"configuration: {'incomplete' if loaded.unresolved else 'ok'}, {described(config)}")
     import uvloop  # both are slow to import, and not needed by every command
 
     from btfeed.app.check import check as run_checks
@@ -123,7 +123,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON of the admin listener's /status.")] = False,
 ) -> None:
     """Show the state of a running server: posts, journal, sinks and violations."""
-    text = _fetch_status(load(config))
+    text = _fetch_status(load(config, needs=("admin",)))
     typer.echo(text if as_json else printable("\n".join(_status_lines(json.loads(text)))))
 
 

@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import sinks
@@ -39,8 +40,11 @@ class SinkConfig:
     settings: Settings
 
 
-def parse_sink(name: str, table: Any, faults: Faults) -> SinkConfig | None:
-    """The sink that [sinks.NAME] describes, or None if something is wrong with it, which is then in `faults`."""
+def parse_sink(name: str, table: Any, faults: Faults, base: Path | None = None) -> SinkConfig | None:
+    """The sink that [sinks.NAME] describes, or None if something is wrong with it, which is then in `faults`.
+
+    base: where relative paths start; None for the current directory
+    """
     path = ("sinks", name)
     if not name:
         faults.add(path, "a sink needs a name: write [sinks.NAME]")
@@ -54,8 +58,8 @@ def parse_sink(name: str, table: Any, faults: Faults) -> SinkConfig | None:
     limits = {key: value for key, value in table.items() if key in sink_type.delivery}
     own = {key: value for key, value in table.items() if key not in common and key not in limits}
     _merge_delivery(sink_type, common, limits, path, faults)
-    common_settings = validate(CommonSettings, common, path, faults)
-    own_settings = validate(sink_type.settings, own, path, faults, also=tuple(CommonSettings.model_fields))
+    common_settings = validate(CommonSettings, common, path, faults, base=base)
+    own_settings = validate(sink_type.settings, own, path, faults, tuple(CommonSettings.model_fields), base)
     return SinkConfig(common_settings, sink_type, own_settings) if common_settings and own_settings else None
 
 

@@ -31,11 +31,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import quote
 
 import structlog
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from sinks.base import Misconfigured, SinkContext, SinkType, Unavailable, WriteResult
 from sinks.batch import Batch
@@ -70,7 +70,7 @@ class FileSettings(Settings):
     rotate_interval  finish a file when it is this old
     """
 
-    directory: Place = "btfeed-data/files"
+    directory: Annotated[Place, Field(validate_default=True)] = "btfeed-data/files"
     mode: Literal["0600", "0640", "0644"] = "0600"
     format: Literal["ndjson", "avro"] = "ndjson"
     compression: Literal["none", "gzip", "zstd", "null", "deflate", "zstandard"] = "none"

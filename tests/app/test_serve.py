@@ -5,6 +5,7 @@ import json
 import socket
 import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class Case:
         parsed = config.parse(tables, {})
         kind = SinkType(Settings, lambda settings, context: self.sink)
         found = {"fake": SinkConfig(CommonSettings(type="fake"), kind, Settings())} if sinks else {}
-        return Config(parsed.receiver, parsed.admin, parsed.journal, parsed.validation, parsed.record, found)
+        return replace(parsed, sinks=found)
 
     def serve(self, grace: float = server.GRACE) -> "asyncio.Task[None]":
         return asyncio.create_task(app.serve(self.config(), self.stop, grace))

@@ -44,9 +44,9 @@ def write_config(path: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", ["serve", "check", "status", "dead-letters list", "dead-letters retry"])
+@pytest.mark.parametrize("command", ["serve", "check"])
 def test_a_wrong_configuration_is_exit_2_with_every_error_on_stderr(command: str, tmp_path: Path) -> None:
-    """For every command, with nothing on stdout."""
+    """For every command that needs all of it, with nothing on stdout."""
     config = write_config(tmp_path / "btfeed.toml", '[receiver]\nlisten = "x"\nlisen = 1\n')
     result = invoke(*command.split(), "-c", config)
     assert result.exit_code == 2
@@ -142,7 +142,7 @@ def test_check_lists_its_checks_and_changes_nothing(tmp_path: Path) -> None:
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.splitlines() == [
         f"configuration: ok, {config}",
-        "journal.directory: ok, btfeed-data can be written",
+        f"journal.directory: ok, {tmp_path}/btfeed-data can be written",
         "receiver.listen: ok, 127.0.0.1:0 is free",
         "admin.listen: ok, 127.0.0.1:0 is free",
         "sinks.files: ok, a file sink that could open",
@@ -154,7 +154,7 @@ def test_check_takes_the_default_without_a_configuration_file(tmp_path: Path) ->
     """Whether its ports are free depends on what else runs on this machine."""
     lines = run("check", cwd=tmp_path).stdout.splitlines()
     assert [line for line in lines if ".listen" not in line] == [
-        "configuration: ok, the default",
+        "configuration: ok, the built-in defaults (no -c, no $BTFEED_CONFIG, no /etc/btfeed/btfeed.toml)",
         "journal.directory: ok, btfeed-data can be written",
         "sinks.files: ok, a file sink that could open",
     ]

@@ -21,7 +21,7 @@ class SqliteSettings(Settings):
     """
 
     type: Literal["sqlite"] = "sqlite"
-    directory: Place = "btfeed-data"
+    directory: Annotated[Place, Field(validate_default=True)] = "btfeed-data"
     max_size: Annotated[Size, Field(ge=2**20)] = 10 * 2**30
     when_full: Literal["refuse", "drop-oldest"] = "refuse"
     retention: Seconds = 24 * 3600.0

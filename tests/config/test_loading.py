@@ -107,7 +107,7 @@ def test_defaults_of_receiver_and_admin() -> None:
         "max_in_flight": 67_108_864,
         "queue_timeout": 5.0,
     }
-    assert dump(found.admin) == {"listen": "127.0.0.1:4322"}
+    assert dump(found.admin) == {"listen": "127.0.0.1:4322", "token": None}
     assert list(found.sinks) == ["files"]
     assert found.sinks["files"].common.type == "file"
 
@@ -163,7 +163,7 @@ def test_defaults_of_a_file_sink() -> None:
 def test_a_sink_needs_only_its_type(tmp_path: Path) -> None:
     """A table with a type is enough."""
     found = load(tmp_path / "btfeed.toml", '[sinks.archive]\ntype = "file"\n')
-    assert dump(found.sinks["archive"].settings)["directory"] == "btfeed-data/files"
+    assert dump(found.sinks["archive"].settings)["directory"] == str(tmp_path / "btfeed-data/files")
 
 
 def test_an_empty_file_has_no_sinks(tmp_path: Path) -> None:
@@ -173,6 +173,7 @@ def test_an_empty_file_has_no_sinks(tmp_path: Path) -> None:
 
 def test_every_key_of_the_receiver_is_read(tmp_path: Path) -> None:
     """Sizes, times, addresses, and variables of the environment."""
+    files = {"certificate": "server.pem", "key": "server.key", "client_ca": "ca.pem"}
     found = load(tmp_path / "btfeed.toml", EVERY_KEY, {"PASSWORD": "p", "TOKEN": "t", "KEY": "k"})
     assert dump(found.receiver) == {
         "listen": "[::1]:9000",
@@ -181,7 +182,7 @@ def test_every_key_of_the_receiver_is_read(tmp_path: Path) -> None:
         "max_occurrences": 7,
         "basic_auth": {"username": "appmon", "password": Secret("p")},
         "bearer_tokens": [Secret("t"), Secret("xty")],
-        "tls": {"certificate": "server.pem", "key": "server.key", "client_ca": "ca.pem"},
+        "tls": {name: str(tmp_path / file) for name, file in files.items()},
         "header_timeout": 1.0,
         "body_timeout": 2.0,
         "idle_timeout": 90.0,
@@ -237,7 +238,7 @@ def test_every_key_of_a_sink_is_read(tmp_path: Path) -> None:
     """Those of its type, and those of every sink."""
     sink = load(tmp_path / "btfeed.toml", EVERY_KEY, {"PASSWORD": "p", "TOKEN": "t", "KEY": "k"}).sinks["archive"]
     assert dump(sink.settings) == {
-        "directory": "archive",
+        "directory": str(tmp_path / "archive"),
         "mode": "0640",
         "format": "avro",
         "compression": "deflate",

@@ -1,0 +1,188 @@
+"""Loads the configuration file.
+
+All errors are reported at once, each with its path: sinks.settings.Settings rejects unknown keys, and btfeed/faults.py
+words the errors. A command that needs only some tables names them, and nothing that is wrong in others concerns it.
+"""
+
+import os
+import tomllib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, cast, get_type_hints
+
+from pydantic import Field
+
+from btfeed.admin.settings import AdminSettings
+from btfeed.config.substitution import References, substitute
+from btfeed.delivery.settings import FilterSettings
+from btfeed.delivery.sink_config import SinkConfig, check_filters, parse_sink
+from btfeed.faults import ConfigError, Faults, unknown_key, validate
+from btfeed.journal.create import JournalSettings
+from btfeed.receiving.settings import ReceiverSettings
+from btfeed.records.privacy import Privacy
+from btfeed.records.settings import RecordSettings
+from btfeed.records.validation import ValidationSettings
+from sinks.settings import Settings
+
+DEFAULT: Mapping[str, Any] = {"sinks": {"files": {"type": "file", "directory": "btfeed-data/files"}}}
+"""The configuration without a file. Everything else has its own default."""
+
+
+class Sections(Settings):
+    """The tables of the file. Those of the sinks are validated one by one, see parse_sink.
+
+    receiver    where and how AppMon posts
+    admin       where health, metrics and status are served
+    journal     where received posts are kept until they are delivered
+    validation  what to do with an occurrence that breaks a rule
+    record      what records contain
+    sinks       where records are delivered to: a table for each sink, with a name of your choice
+    """
+
+    receiver: ReceiverSettings = ReceiverSettings()
+    admin: AdminSettings = AdminSettings()
+    journal: JournalSettings = JournalSettings()
+    validation: ValidationSettings = ValidationSettings()
+    record: RecordSettings = RecordSettings()
+    sinks: Annotated[dict[str, Any], Field(default_factory=dict)]
+
+
+TABLES = frozenset({*Sections.model_fields, "filters"})
+"""What a command can need: the tables of the file, and `filters`, which are [sinks.NAME.filter] alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The configuration, or those tables of it that were asked for. To read another one is a bug, and raises NotRead.
+
+    sinks       by name
+    filters     the filter of each sink, by its name
+    unresolved  path -> why a reference there stands for nothing. Only if `load` is to be tolerant: the text still has the
+                reference, or if it can't be valid with it, the table is not read
+    warnings    what is probably not as the user meant it
+    """
+
+    receiver: ReceiverSettings
+    admin: AdminSettings
+    journal: JournalSettings
+    validation: ValidationSettings
+    record: RecordSettings
+    sinks: dict[str, SinkConfig]
+    filters: dict[str, FilterSettings]
+    unresolved: dict[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def is_complete(self, table: str) -> bool:
+        """Whether all references in it could be resolved. table: its path, such as "receiver" or "sinks.NAME"."""
+        return not any(path.startswith(f"{table}.") for path in self.unresolved)
+
+
+class NotRead(Exception):
+    """The program uses a table of the configuration that it did not ask `load` for."""
+
+
+class _NotRead:
+    """In place of a table that was not asked for."""
+
+    def __init__(self, table: str) -> None:
+        self._table = table
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise NotRead(f"[{self._table}] was not read: name it in `needs`")
+
+
+def load(
+    path: Path | None, environment: Mapping[str, str] = os.environ, needs: Collection[str] = TABLES, tolerant: bool = False
+) -> Config:
+    """Load the file `path`, or the default configuration. Raises ConfigError.
+
+    Relative paths in the file start at its directory. References such as `${NAME}` are looked up anew by each call.
+
+    needs     the tables that are read, of TABLES. Whatever is wrong in others does not matter
+    tolerant  a reference that can't be resolved is not an error: the result names it
+    """
+    if path is None:
+        return parse(DEFAULT, environment, needs=needs, tolerant=tolerant)
+    return parse(read(path), environment, path.absolute().parent, needs, tolerant)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The tables of the file as they are written. Raises ConfigError."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ConfigError([f"can't read {path}: {error.strerror}"]) from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError([f"{path} is not valid TOML: {error}"]) from None
+
+
+def parse(
+    tables: Mapping[str, Any],
+    environment: Mapping[str, str],
+    base: Path | None = None,
+    needs: Collection[str] = TABLES,
+    tolerant: bool = False,
+) -> Config:
+    """Build the configuration from parsed TOML. Raises ConfigError.
+
+    base             where relative paths start; None for the current directory
+    needs, tolerant  see `load`
+    """
+    references = References(environment, base)
+    unresolved = Faults()
+    needed: dict[str, Any] = substitute(_needed(tables, needs), references, (), unresolved)
+    faults = Faults(unresolved)
+    if set(needs) >= TABLES:
+        for name in needed.keys() - Sections.model_fields.keys():
+            faults.add((name,), unknown_key(Sections, (name,)))
+    found = _validated(needed, needs, base, faults)
+    faults = faults.without_consequences(unresolved)
+    if faults.keys() - unresolved.keys() or (unresolved and not tolerant):
+        raise ConfigError([f"{path}: {message}" for path, message in faults.items()])
+    return Config(
+        **{name: cast("Any", _NotRead(name)) if found.get(name) is None else found[name] for name in sorted(TABLES)},
+        unresolved=dict(unresolved),
+        warnings=tuple(
+            f"environment variable {name} has whitespace at its ends, which is ignored"
+            for name in sorted(references.padded)
+        ),
+    )
+
+
+def _needed(tables: Mapping[str, Any], needs: Collection[str]) -> dict[str, Any]:
+    """What is needed of the file's tables. Keys that are unknown are needed if everything is."""
+    if set(needs) >= TABLES:
+        return dict(tables)
+    needed = {name: table for name, table in tables.items() if name in needs}
+    listed = tables.get("sinks")
+    if "filters" in needs and "sinks" not in needs and isinstance(listed, dict):
+        needed["sinks"] = {
+            name: {"filter": table["filter"]} if isinstance(table, dict) and "filter" in table else {}
+            for name, table in listed.items()
+        }
+    return needed
+
+
+def _validated(tables: dict[str, Any], needs: Collection[str], base: Path | None, faults: Faults) -> dict[str, Any]:
+    """What is needed, as settings. What has faults is missing."""
+    found: dict[str, Any] = {}
+    for name, model in get_type_hints(Sections).items():
+        if name in needs and name != "sinks":
+            found[name] = validate(model, tables.get(name, {}), (name,), faults, base=base)
+    listed = tables.get("sinks", {})
+    if not isinstance(listed, dict):
+        faults.add(("sinks",), "must be a table: write [sinks.NAME] for each sink")
+    elif "sinks" in needs:
+        parsed = {name: parse_sink(name, table, faults, base) for name, table in listed.items()}
+        sinks = found["sinks"] = {name: sink for name, sink in parsed.items() if sink}
+        if found.get("record"):
+            check_filters(sinks, Privacy(found["record"].privacy), faults)
+        found["filters"] = {name: sink.common.filter for name, sink in sinks.items()}
+    elif "filters" in needs:
+        filters = {
+            name: validate(FilterSettings, table.get("filter", {}), ("sinks", name, "filter"), faults)
+            for name, table in listed.items()
+        }
+        found["filters"] = {name: each for name, each in filters.items() if each}
+    return found
