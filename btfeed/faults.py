@@ -1,7 +1,7 @@
 """Errors in a configuration or a profile: all of them at once, each with its path and in plain English."""
 
 import difflib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +11,8 @@ from sinks.settings import BASE, Settings
 
 S = TypeVar("S", bound=Settings)
 
+SIMILAR = 0.75
+"""How much of two words must match, in their order, for one to be suggested instead of the other."""
 MESSAGES = {
     "missing": "is required",
     "list_type": 'must be a list, for example ["a", "b"]',
@@ -109,8 +111,13 @@ def unknown_key(model: type[Settings], location: tuple[int | str, ...], also: tu
             return "unknown key"
         model, also = inner, ()
     known = [*model.model_fields, *also]
-    close = difflib.get_close_matches(str(location[-1]), known, n=1)
-    return "unknown key" + (f"; did you mean {close[0]}?" if close else f"; known keys: {', '.join(known)}")
+    close = most_similar(str(location[-1]), known)
+    return "unknown key" + (f"; did you mean {close}?" if close else f"; known keys: {', '.join(known)}")
+
+
+def most_similar(word: str, known: Iterable[str]) -> str | None:
+    """Which of the known words `word` is probably meant to be, or None: a typing error apart, they must be the same."""
+    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=SIMILAR)), None)
 
 
 def _types(annotation: Any) -> Iterator[type]:

@@ -19,7 +19,7 @@ from typing import Any, get_args, get_type_hints
 import sinks
 from benchmarks import figures
 from btfeed.config import Sections
-from btfeed.config.keys import NotDocumented, kind, meanings, written
+from btfeed.config.keys import Key, NotDocumented, in_toml, keys
 from btfeed.delivery.sink_config import CommonSettings
 from btfeed.records.schema import CATEGORIES, CONSTANTS, DIMENSIONS, FIELDS, VALUES, Field
 from btfeed.telemetry.metrics import Metrics
@@ -33,17 +33,20 @@ DOCS = Path(__file__).parent
 BLOCK = re.compile(r"^(<!-- generated: (.+?) -->\n).*?^(<!-- end -->)", re.DOTALL | re.MULTILINE)
 
 
-def settings(model: type[Settings], defaults: dict[str, Any] | None = None) -> Iterator[str]:
+def settings(model: type[Settings]) -> Iterator[str]:
     """The keys of one table of the configuration."""
     yield "| key | type | default | meaning |"
     yield "|---|---|---|---|"
-    hints = get_type_hints(model, include_extras=True)
-    said = meanings(model)
-    for key, field in model.model_fields.items():
-        what = kind(hints[key])
-        default = "required" if field.is_required() else written(field.get_default(call_default_factory=True), what)
-        default = f'`"{defaults[key]}"`' if defaults and key in defaults else default
-        yield f"| `{key}` | {what} | {default} | {said[key]} |"
+    for key in keys(model):
+        yield f"| `{key.name}` | {key.kind} | {default_of(key)} | {key.meaning} |"
+
+
+def default_of(key: Key) -> str:
+    if key.required:
+        return "required"
+    if isinstance(key.default, Settings):
+        return "see below"
+    return "none" if key.default is None else f"`{in_toml(key.default, key.kind)}`"
 
 
 def delivery(defaults: dict[str, Any]) -> Iterator[str]:
@@ -51,7 +54,7 @@ def delivery(defaults: dict[str, Any]) -> Iterator[str]:
     yield "| key | default |"
     yield "|---|---|"
     for key, value in defaults.items():
-        yield f"| `delivery.{key}` | {written(value, '')} |"
+        yield f"| `delivery.{key}` | `{in_toml(value)}` |"
 
 
 def metrics() -> Iterator[str]:

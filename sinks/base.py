@@ -167,9 +167,12 @@ class SinkType:
               unless the journal fails. The first batch after `open` is empty, so that a state is saved before any record
               is written. `write` of such a sink takes the whole batch: it doesn't raise BatchRefused or return `retry`
     delivery  defaults of [sinks.NAME.delivery] that differ from the general ones
+    example   what a first configuration sets, with examples as values, and references such as "${TOKEN}" for secrets.
+              `btfeed init` writes it, and a reference for each other required key
     """
 
     settings: type[Settings]
     create: SinkFactory
     serial: bool = False
     delivery: dict[str, Any] = field(default_factory=dict)
+    example: dict[str, Any] = field(default_factory=dict)

@@ -270,4 +270,5 @@ SINK = SinkType(
     BizeventsSettings,
     BizeventsSink,
     delivery={"max_records": 400, "max_bytes": "4.5MiB", "max_age": "23h55m", "in_flight": 4},
+    example={"url": "https://ENVIRONMENT.live.dynatrace.com", "api_token": "${DYNATRACE_TOKEN}"},
 )

@@ -13,6 +13,7 @@ from btfeed import native
 from btfeed.commands.admin_client import AdminClient, AdminError
 from btfeed.commands.config_file import ConfigFile, described, load
 from btfeed.commands.dead_letters import dead_letters
+from btfeed.commands.init import init
 from btfeed.commands.terminal import count, fail
 from btfeed.commands.traffic import traffic
 from btfeed.journal.base import JournalError
@@ -34,6 +35,7 @@ cli = typer.Typer(
 )
 cli.add_typer(dead_letters, name="dead-letters")
 cli.add_typer(traffic)
+cli.command()(init)
 
 
 def _show_version(wanted: bool) -> None:

@@ -5,9 +5,12 @@ configuration that `btfeed init` writes are made from it.
 """
 
 import inspect
+import json
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from btfeed.address import Address
 from sinks.settings import Place, Seconds, Secret, Settings, Size
@@ -54,24 +57,78 @@ def kind(hint: Any) -> str:
     return {int: "integer", float: "number", bool: "boolean", str: "text", Secret: "text"}.get(hint, "table")
 
 
-def written(value: Any, what: str) -> str:
-    """A default value in TOML."""
-    if value is None:
-        return "none"
-    if isinstance(value, Settings):
-        return "see below"
+def is_secret(hint: Any) -> bool:
+    """Whether the key, or an item of its list, is a secret."""
+    return hint is Secret or any(map(is_secret, get_args(hint)))
+
+
+def table_in(hint: Any) -> type[Settings] | None:
+    """The table that a key is, if it is one."""
+    if isinstance(hint, type) and issubclass(hint, Settings):
+        return hint
+    return None if get_origin(hint) in (list, dict) else next(filter(None, map(table_in, get_args(hint))), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of a table.
+
+    hint     its type with the metadata
+    meaning  from the docstring of the table
+    kind     its type in words
+    table    its settings if it is a table
+    default  in Python; REQUIRED if it has none
+    """
+
+    name: str
+    hint: Any
+    meaning: str
+    kind: str
+    table: type[Settings] | None
+    default: Any
+
+    @property
+    def required(self) -> bool:
+        return self.default is REQUIRED
+
+
+REQUIRED = object()
+
+
+def keys(model: type[Settings]) -> Iterator[Key]:
+    """The keys of a table. Raises NotDocumented."""
+    hints = get_type_hints(model, include_extras=True)
+    said = meanings(model)
+    for name, field in model.model_fields.items():
+        default = REQUIRED if field.is_required() else field.get_default(call_default_factory=True)
+        hint = hints[name]
+        yield Key(name, hint, said[name], kind(hint), table_in(hint), default)
+
+
+def in_toml(value: Any, what: str = "") -> str:
+    """A value as TOML writes it. what: the kind of the key. A secret is shown."""
     if isinstance(value, Secret):
-        return written(value.get_secret_value(), what)
-    if isinstance(value, float) and what == "number":
-        return f"`{value:g}`"
-    if what == "size":
-        unit, name = next((u, n) for u, n in ((2**30, "GiB"), (2**20, "MiB"), (1, "B")) if value % u == 0)
-        return f'`"{value // unit}{name}"`'
-    if what == "time":
-        milliseconds = round(value * 1000)
-        units = ((3_600_000, "h"), (60_000, "m"), (1000, "s"), (1, "ms"))
-        unit, name = next((u, n) for u, n in units if milliseconds % u == 0)
-        return f'`"{milliseconds // unit}{name}"`'
+        return in_toml(value.get_secret_value())
     if isinstance(value, bool):
-        return f"`{str(value).lower()}`"
-    return f'`"{value}"`' if isinstance(value, str) else f"`{value}`"
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(in_toml(item, what.removeprefix('list of ')) for item in value)}]"
+    if isinstance(value, dict):
+        inside = ", ".join(f"{in_toml_key(key)} = {in_toml(item)}" for key, item in value.items())
+        return f"{{ {inside} }}" if value else "{}"
+    if what == "size" and isinstance(value, int):
+        unit, name = next((u, n) for u, n in ((2**30, "GiB"), (2**20, "MiB"), (1, "B")) if value % u == 0)
+        return f'"{value // unit}{name}"'
+    if what == "time" and isinstance(value, float):
+        milliseconds = round(value * 1000, 6)
+        units = ((3_600_000, "h"), (60_000, "m"), (1000, "s"), (1, "ms"))
+        unit, name = next(((u, n) for u, n in units if milliseconds % u == 0), (1, "ms"))
+        return f'"{milliseconds / unit:.10g}{name}"'
+    if isinstance(value, float):
+        return f"{value:g}" if what == "number" else repr(value)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") if isinstance(value, str) else str(value)
+
+
+def in_toml_key(name: str) -> str:
+    """A bare key if it can be one, else a quoted one."""
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else in_toml(name)

@@ -69,7 +69,7 @@ class Config:
     validation: ValidationSettings
     record: RecordSettings
     sinks: dict[str, SinkConfig]
-    filters: dict[str, FilterSettings]
+    filters: dict[str, FilterSettings] = field(default_factory=dict)
     unresolved: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 

@@ -1,6 +1,5 @@
 """The table [sinks.NAME] of the configuration: what every sink can have, and the keys of its type."""
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import Any, Literal
 
 import sinks
 from btfeed.delivery.settings import DeliverySettings, FilterSettings
-from btfeed.faults import Faults, validate
+from btfeed.faults import Faults, most_similar, validate
 from btfeed.records.privacy import Privacy
 from btfeed.records.schema import TRANSACTION_FIELDS
 from sinks.base import SinkType
@@ -63,20 +62,36 @@ def parse_sink(name: str, table: Any, faults: Faults, base: Path | None = None) 
     return SinkConfig(common_settings, sink_type, own_settings) if common_settings and own_settings else None
 
 
+class UnknownType(Exception):
+    """There is no such type of sink, or it can't be loaded. The message says which there are, or why."""
+
+
+def find_type(name: str) -> SinkType:
+    """The type of sink with this name. Raises UnknownType."""
+    try:
+        return sinks.load(name)
+    except LookupError:
+        known = sinks.types()
+    except Exception as error:
+        raise UnknownType(f"the type {name} can't be loaded: {type(error).__name__}: {error}") from error
+    choice = f"known types: {', '.join(known)}"
+    close = most_similar(name, known)  # what resembles no type is not shown: it may come from a secret's variable
+    raise UnknownType(
+        f'unknown sink type "{name}"; did you mean "{close}"? {choice.capitalize()}'
+        if close
+        else f"unknown sink type; {choice}"
+    )
+
+
 def _sink_type(table: dict[str, Any], path: tuple[str, ...], faults: Faults) -> SinkType | None:
     name = table.get("type")
     try:
-        return sinks.load(name if isinstance(name, str) else "")
-    except LookupError:
-        known = sinks.types()
-    choice = f"known types: {', '.join(known)}"
-    close = difflib.get_close_matches(name, known, n=1) if isinstance(name, str) else []
+        return find_type(name if isinstance(name, str) else "")
+    except UnknownType as error:
+        message = str(error)
     if "type" not in table:
-        faults.add((*path, "type"), f"is required; {choice}")
-    elif close:
-        faults.add((*path, "type"), f"unknown sink type {name!r}; did you mean {close[0]!r}? {choice.capitalize()}")
-    else:  # what resembles no type is not shown: it may come from a variable that holds a secret
-        faults.add((*path, "type"), f"unknown sink type; {choice}")
+        message = f"is required; known types: {', '.join(sinks.types())}"
+    faults.add((*path, "type"), message)
     return None
 
 

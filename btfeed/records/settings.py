@@ -72,7 +72,7 @@ class RecordSettings(Settings):
     provider    template of event.provider, with {name}, {application}, {system_profile}, {server} and {category};
                 an empty text becomes `appmon`
     type        template of event.type, with the same placeholders
-    attributes  constants to add to every record, see below
+    attributes  constants to add to every record, such as { environment = "production" }
     privacy     what to drop, hash or mask
     """
 

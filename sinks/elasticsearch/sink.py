@@ -203,4 +203,9 @@ class ElasticsearchSink:
             self._log.warning(event, **details)
 
 
-SINK = SinkType(ElasticsearchSettings, ElasticsearchSink, delivery={"in_flight": 4})
+SINK = SinkType(
+    ElasticsearchSettings,
+    ElasticsearchSink,
+    delivery={"in_flight": 4},
+    example={"hosts": ["https://elasticsearch:9200"], "auth": {"api_key": "${ELASTIC_API_KEY}"}},
+)

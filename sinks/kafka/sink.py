@@ -296,4 +296,5 @@ SINK = SinkType(
     KafkaSettings,
     KafkaSink,
     delivery={"max_records": 5_000, "max_bytes": "5MiB", "linger": "200ms", "in_flight": 1},
+    example={"bootstrap_servers": "kafka-1:9092,kafka-2:9092"},
 )

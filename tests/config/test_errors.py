@@ -106,7 +106,7 @@ def test_all_errors_are_reported_at_once() -> None:
         ({"sinks": {"": {"type": "file"}}}, "sinks.: a sink needs a name: write [sinks.NAME]"),
         (
             {"sinks": {"a": {"type": "fiel"}}},
-            "sinks.a.type: unknown sink type 'fiel'; did you mean 'file'? Known types: ",
+            'sinks.a.type: unknown sink type "fiel"; did you mean "file"? Known types: ',
         ),
         ({"sinks": {"a": {"type": "xyz"}}}, "sinks.a.type: unknown sink type; known types: "),
         ({"sinks": {"a": {"type": 3}}}, "sinks.a.type: unknown sink type; known types: "),

@@ -1,0 +1,72 @@
+"""The command `btfeed init`."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from btfeed.commands.main import cli
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the command runs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BTFEED_CONFIG", raising=False)
+    return tmp_path
+
+
+def invoke(*arguments: str, **environment: str) -> Result:
+    return CliRunner().invoke(cli, arguments, env={"COLUMNS": "200"} | environment)
+
+
+def test_it_writes_a_configuration_and_says_what_to_do_next(directory: Path) -> None:
+    """Which variables to set, and how to check it. Types are taken once each."""
+    result = invoke("init", "kafka", "elasticsearch", "kafka")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.splitlines() == [
+        "wrote btfeed.toml",
+        "fill in what it sets, and set ELASTIC_API_KEY in the environment",
+        "then run: btfeed check -c btfeed.toml",
+    ]
+    shown = invoke("check", "-c", "btfeed.toml", ELASTIC_API_KEY="x").stdout.splitlines()
+    assert shown[0] == "configuration: ok, btfeed.toml"
+    assert {line.partition(":")[0] for line in shown if line.startswith("sinks.")} == {"sinks.kafka", "sinks.elasticsearch"}
+
+
+def test_the_default_is_a_file_sink(directory: Path) -> None:
+    """In the file that --output names."""
+    assert invoke("init", "-o", "other.toml").exit_code == 0
+    assert '[sinks.file]\ntype = "file"\n' in (directory / "other.toml").read_text()
+
+
+def test_it_can_be_printed(directory: Path) -> None:
+    """It is then all that is on standard output."""
+    printed = invoke("init", "file", "--output", "-").stdout
+    invoke("init", "file")
+    assert (directory / "btfeed.toml").read_text() == printed
+
+
+def test_it_overwrites_nothing(directory: Path) -> None:
+    """A configuration may be in use."""
+    (directory / "btfeed.toml").write_text("mine")
+    result = invoke("init")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "btfeed.toml exists, and is left as it is: name another file with --output, or remove it first\n"
+    )
+    assert (directory / "btfeed.toml").read_text() == "mine"
+
+
+def test_a_place_that_can_not_be_written_is_named() -> None:
+    """With the reason."""
+    result = invoke("init", "-o", "no/folder.toml")
+    assert (result.exit_code, result.stderr) == (1, "can't write no/folder.toml: No such file or directory\n")
+
+
+def test_an_unknown_type_is_an_error_with_the_one_that_is_meant(directory: Path) -> None:
+    """Nothing is written."""
+    result = invoke("init", "kafka", "elasticserch")
+    assert result.exit_code == 2
+    assert 'unknown sink type "elasticserch"; did you mean "elasticsearch"?' in result.stderr
+    assert list(directory.iterdir()) == []
