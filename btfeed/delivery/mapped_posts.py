@@ -58,7 +58,7 @@ Group = dict[Key, MappedPost]
 
 
 class MappedPosts:
-    """The mapped posts of all partitions. sinks: how many sinks take each post."""
+    """The mapped posts of all partitions. sinks: how many sinks take each post; it can be changed."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class MappedPosts:
         self._mapper = mapper
         self._metrics = metrics
         self._warnings = SummedWarnings()
-        self._sinks = sinks
+        self.sinks = sinks
         self._budget = budget
         self._group_bytes = group_bytes
         self._group_mapped = group_mapped
@@ -98,6 +98,13 @@ class MappedPosts:
             if post:
                 self._count_use(key)
                 return post
+
+    async def use(self, mapper: PostMapper) -> None:
+        """Map with `mapper` from now on. Call this while nothing asks for posts. Each post still counts once."""
+        await asyncio.gather(*self._pending.values(), return_exceptions=True)
+        self._mapper = mapper
+        for key in list(self._posts):
+            self._drop(key)
 
     def close(self) -> None:
         self._warnings.close()
@@ -166,7 +173,7 @@ class MappedPosts:
         had = self._had.get(key, 0) + 1
         if key not in self._posts:
             return
-        if had >= self._sinks:
+        if had >= self.sinks:
             self._drop(key)
         else:
             self._had[key] = had

@@ -44,7 +44,6 @@ class Connection(asyncio.Protocol):
         self.loop = asyncio.get_running_loop()
         self._server = server
         self._handshake = handshake
-        self._limits = server.limits
         self._refusals = server.refusals
         self._parser = self._create_parser()
         self._unparsed = memoryview(b"")
@@ -69,7 +68,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's class does not derive from asyncio's
         self.peer = host_of(transport.get_extra_info("peername"))
-        self._idle_timer = self.loop.call_later(self._limits.idle_timeout, self._check_idle)
+        self._idle_timer = self.loop.call_later(self._server.limits.idle_timeout, self._check_idle)
         self._server.metrics.connections.inc()
         log.debug("connection opened", peer=self.peer)
         if not self._server.enter(self, self._handshake):
@@ -103,7 +102,7 @@ class Connection(asyncio.Protocol):
     def gives_way(self) -> tuple[Standing, float] | None:
         """See Occupant."""
         if self._header_timer:
-            return Standing.STALLED, self._header_timer.when() - self._limits.header_timeout
+            return Standing.STALLED, self._header_since
         standing = Standing.USED if self._method else Standing.SILENT
         return None if self._requests else (standing, self._idle_since)
 
@@ -145,7 +144,7 @@ class Connection(asyncio.Protocol):
     # Deadlines
 
     def _check_idle(self) -> None:
-        remaining = self._limits.idle_timeout
+        remaining = self._server.limits.idle_timeout
         if not self._requests and not self._header_timer:
             remaining -= self.loop.time() - self._idle_since
             if remaining <= 0 and not self.has_unread():
@@ -155,7 +154,8 @@ class Connection(asyncio.Protocol):
 
     def _start_header_timer(self) -> None:
         if self._header_timer is None:
-            self._header_timer = self.loop.call_later(self._limits.header_timeout, self._time_out, "slow_header")
+            self._header_since = self.loop.time()
+            self._header_timer = self.loop.call_later(self._server.limits.header_timeout, self._time_out, "slow_header")
 
     def _stop_header_timer(self) -> None:
         if self._header_timer:
@@ -334,7 +334,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._drained = self.loop.create_future()
-        self._write_timer = self.loop.call_later(self._limits.write_timeout, self._time_out, "slow_reader")
+        self._write_timer = self.loop.call_later(self._server.limits.write_timeout, self._time_out, "slow_reader")
 
     def resume_writing(self) -> None:
         if self._write_timer:
@@ -368,7 +368,7 @@ class Connection(asyncio.Protocol):
             if self._drained:
                 await self._drained
             keep_open = self._respond(request, response)
-            if not (request.complete or await request.discard_body(self._limits.discard_timeout)) or not keep_open:
+            if not (request.complete or await request.discard_body(self._server.limits.discard_timeout)) or not keep_open:
                 self._close()
                 break
             if self._requests:  # empty if the connection was aborted meanwhile

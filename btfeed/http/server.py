@@ -44,6 +44,14 @@ class HttpServer:
                 self._listeners.append(await loop.create_server(self, sock=bound, backlog=BACKLOG))
         return host, port
 
+    def reconfigure(self, limits: Limits, tls: ssl.SSLContext | None) -> None:
+        """Apply these limits to all connections, at their next deadline, and `tls` to handshakes that begin from now on. A
+        server goes on with TLS, or without."""
+        self._state.limits = limits
+        for listener in self._listeners:
+            if isinstance(listener, TlsListener) and tls:
+                listener.context = tls
+
     def close(self) -> None:
         """Stop listening."""
         for listener in self._listeners:

@@ -24,12 +24,12 @@ ACCEPT_RETRY = 1.0
 
 
 class TlsListener:
-    """Accepts connections from the bound socket `listening`, until `close`."""
+    """Accepts connections from the bound socket `listening`, until `close`. context: of those from now on."""
 
     def __init__(self, server: ServerState, listening: socket.socket, context: ssl.SSLContext) -> None:
+        self.context = context
         self._server = server
         self._listening = listening
-        self._context = context
         listening.listen(BACKLOG)
         self._task = asyncio.get_running_loop().create_task(self._accept_all(), name="TLS listener")
 
@@ -45,7 +45,7 @@ class TlsListener:
                     log.warning("can't accept connections, retrying", error=str(error))
                     await asyncio.sleep(ACCEPT_RETRY)
                     continue
-                handshake = Handshake(self._server, accepted, address, self._context)
+                handshake = Handshake(self._server, accepted, address, self.context)
                 if self._server.enter(handshake):
                     handshake.start()
                 else:

@@ -37,6 +37,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from btfeed.posts.post import Post
 from sinks.batch import Transaction
+from sinks.settings import Settings
 
 Wants = Callable[[Transaction], bool]
 """Whether a sink wants the records of a business transaction."""
@@ -302,6 +303,11 @@ class Journal(Intake, Protocol):
 
     async def resume(self, sink: str) -> None:
         """Forget that a sink is paused."""
+
+    async def reconfigure(self, settings: Settings, starts: Mapping[str, str], max_occurrences: int) -> None:
+        """Go on with other settings and sinks, see btfeed.journal.create.create. A sink that is new begins where its start
+        says, one that was configured before where it was. Posts no longer wait for a sink that is not in `starts`. Raises
+        JournalError if nothing has changed, since the cursor of a new sink could not be saved."""
 
     async def close(self) -> None:
         """Finish what was started, and release everything. Later calls raise JournalUnavailable."""

@@ -17,6 +17,8 @@ from btfeed.journal.sqlite.settings import SqliteSettings
 from btfeed.telemetry.metrics import Metrics
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
+FIXED = ("type", "directory")
+"""Keys that can't change while the journal is open."""
 JournalSettings = SqliteSettings
 """The [journal] table: the settings of any backend, told apart by `type`."""
 

@@ -24,6 +24,7 @@ from btfeed.journal.base import (
 )
 from btfeed.posts import admission
 from btfeed.posts.post import Post, PostRefused, digest
+from sinks.settings import Settings
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
 
@@ -100,6 +101,13 @@ class MemoryJournal:
     async def resume(self, sink: str) -> None:
         self.check_open()
         self._paused.pop(sink, None)
+
+    async def reconfigure(self, settings: Settings, starts: Mapping[str, str], max_occurrences: int) -> None:
+        self.check_open()
+        self.starts = starts
+        self.dead_letters.max_occurrences = max_occurrences
+        for sink, start in starts.items():
+            self.add_sink(sink, start)
 
     async def close(self) -> None:
         self.closed.set()
@@ -207,12 +215,12 @@ class MemoryOutlet:
 
 
 class MemoryDeadLetters:
-    """See btfeed.journal.base.DeadLetters. marked: ids of those to retry."""
+    """See btfeed.journal.base.DeadLetters. marked: ids of those to retry. max_occurrences: of a post that is retried."""
 
     def __init__(self, journal: MemoryJournal, max_occurrences: int) -> None:
         self.marked: set[int] = set()
         self._journal = journal
-        self._max_occurrences = max_occurrences
+        self.max_occurrences = max_occurrences
         self._kept: dict[int, DeadLetter] = {}
         self._by_event: dict[tuple[str | None, str], int] = {}
         self._last_id = 0
@@ -262,7 +270,7 @@ class MemoryDeadLetters:
 
     def _append(self, kept: DeadLetter) -> None:
         try:
-            admission.admit(kept.body, self._max_occurrences)
+            admission.admit(kept.body, self.max_occurrences)
         except PostRefused as error:
             self.refuse_again(kept.id, str(error))
         else:

@@ -27,6 +27,12 @@ class MemoryLimiter:
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._gauge = metrics.bytes_in_flight
 
+    def resize(self, total: int, timeout: float) -> None:
+        """Hand out up to `total` bytes from now on. What is handed out stays so; posts that wait keep their deadline."""
+        self._available += total - self._total
+        self._total, self._timeout = total, timeout
+        self._grant()
+
     def reservation(self, size: int) -> "Reservation":
         """A reservation of `size` bytes that takes effect when it is needed."""
         return Reservation(self, min(size, self._total))
@@ -57,12 +63,16 @@ class MemoryLimiter:
         self._grant()
 
     def _grant(self) -> None:
-        while self._waiting and (self._waiting[0][1].done() or self._waiting[0][0] <= self._available):
+        while self._waiting and (self._waiting[0][1].done() or self._fits(self._waiting[0][0])):
             size, granted = self._waiting.popleft()
             if not granted.done():
                 self._available -= size
                 granted.set_result(None)
         self._gauge.set(self._total - self._available)
+
+    def _fits(self, size: int) -> bool:
+        """One that is larger than everything, which has become less since it was asked for, gets everything."""
+        return size <= self._available or self._available == self._total
 
 
 class Reservation:

@@ -8,6 +8,7 @@ answered 200 once the journal says that the post is durable.
 import asyncio
 import logging
 import resource
+import ssl
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -57,31 +58,37 @@ class Receiver:
     ) -> None:
         """accept_all: take posts at any path, whatever they contain. on_stored: called before a post is answered."""
         self.stopping = False
-        self._settings = settings
         self._accept_all = accept_all
         self._on_stored = on_stored
-        self._path = unquote_to_bytes(settings.path)
         self._journal = journal
         self._metrics = metrics
+        self._clock = clock
         self._debug = log.is_enabled_for(logging.DEBUG)
-        self._credentials = Credentials(settings)
         self._memory = MemoryLimiter(settings.max_in_flight, settings.queue_timeout, metrics, clock=clock)
-        self._bodies = BodyReader(settings, clock)
         self._validating_large = asyncio.Semaphore(1)
         self._recent_digests: OrderedDict[bytes, None] = OrderedDict()
-        limits = Limits(
-            header_timeout=settings.header_timeout,
-            write_timeout=settings.body_timeout,
-            idle_timeout=settings.idle_timeout,
-            max_connections=settings.max_connections,
-        )
-        self._server = HttpServer(self._handle, metrics, limits)
+        self._server = HttpServer(self._handle, metrics, _limits(settings))
+        self._use(settings)
+
+    def _use(self, settings: ReceiverSettings) -> None:
+        self._settings = settings
+        self._path = unquote_to_bytes(settings.path)
+        self._credentials = Credentials(settings)
+        self._bodies = BodyReader(settings, self._clock)
 
     async def start(self) -> tuple[str, int]:
         """Start listening. Returns the host and port in use. Raises OSError."""
         settings = self._settings
-        _allow_open_files(settings.max_connections + OTHER_OPEN_FILES)
+        _allow_open_files(settings)
         return await self._server.listen(settings.listen, settings.tls.context() if settings.tls else None)
+
+    def reconfigure(self, settings: ReceiverSettings, tls: ssl.SSLContext | None) -> None:
+        """Take requests with other settings from now on. Connections stay open, and requests under way go on with what they
+        began with. The address stays, and so does whether it is HTTPS; `tls` is for new connections."""
+        _allow_open_files(settings)
+        self._use(settings)
+        self._memory.resize(settings.max_in_flight, settings.queue_timeout)
+        self._server.reconfigure(_limits(settings), tls)
 
     async def stop(self) -> None:
         """Stop listening, close idle connections, and finish the requests in progress."""
@@ -220,9 +227,19 @@ def _answer_expect(request: Request) -> None:
     request.send_continue()
 
 
-def _allow_open_files(number: int) -> None:
+def _limits(settings: ReceiverSettings) -> Limits:
+    return Limits(
+        header_timeout=settings.header_timeout,
+        write_timeout=settings.body_timeout,
+        idle_timeout=settings.idle_timeout,
+        max_connections=settings.max_connections,
+    )
+
+
+def _allow_open_files(settings: ReceiverSettings) -> None:
     """Raise the limit on open files. Many systems start a process with 1,024; once connections have used them up, neither
     the journal nor a sink can open a file."""
+    number = settings.max_connections + OTHER_OPEN_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if resource.RLIM_INFINITY != soft < number:
         allowed = number if hard == resource.RLIM_INFINITY else min(number, hard)

@@ -230,3 +230,31 @@ async def test_a_post_that_is_mapped_again_is_counted_once(bench: Bench) -> None
     assert len(bench.mapper.mapped) == 6
     assert bench.total("occurrences", category="purepath") == 3
     assert bench.total("violations", transaction="btName", field="visitId", rule="unexpected") == 3
+
+
+async def test_another_mapper_maps_anew_and_counts_nothing_twice(bench: Bench) -> None:
+    """Posts that are kept are forgotten, and those that are being mapped are waited for."""
+    body, other = posts.mixed(3), posts.mixed(2, seed=1)
+    before = await bench.map(1, body, other)
+    second = CountingMapper(mapper(attributes={"site": "north"}))
+    await bench.mapped_posts.use(second)
+    assert bench.kept() == []
+    after = await bench.map(1, body, other)
+    assert after.batch.ids == before.batch.ids
+    assert [b'"site":"north"' in record for record in (*before.batch.bodies, *after.batch.bodies)] == [False] * 3 + [
+        True
+    ] * 3
+    await bench.map(2, other)
+    assert bench.mapper.mapped == second.mapped == [body, other]
+    assert sum(bench.total("occurrences", category=each) for each in CATEGORIES) == 5
+
+
+@pytest.mark.parametrize("bench", [{"sinks": 1}], indirect=True)
+async def test_a_post_is_kept_for_as_many_sinks_as_there_are_now(bench: Bench) -> None:
+    """A sink more, or one less."""
+    body = posts.mixed(3)
+    bench.mapped_posts.sinks = 2
+    await bench.map(1, body)
+    assert bench.kept() == [1]
+    await bench.map(1, body)
+    assert bench.kept() == []

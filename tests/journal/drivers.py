@@ -20,6 +20,7 @@ class Driver(Protocol):
     """One backend. All that it creates works on the same data."""
 
     partitions: int
+    settings: JournalSettings
 
     def create(self, starts: Mapping[str, str]) -> Journal: ...
 
@@ -29,6 +30,8 @@ class Driver(Protocol):
 
 
 class MemoryDriver:
+    settings = JournalSettings()
+
     def __init__(self, partitions: int) -> None:
         self.partitions = partitions
         self._journal = MemoryJournal({}, partitions)
@@ -48,16 +51,16 @@ class SqliteDriver:
     partitions = 1
 
     def __init__(self, directory: Path) -> None:
-        self._settings = JournalSettings(directory=str(directory))
+        self.settings = JournalSettings(directory=str(directory))
 
     def create(self, starts: Mapping[str, str]) -> Journal:
-        return create.create(self._settings, starts, Metrics(), 1_000)
+        return create.create(self.settings, starts, Metrics(), 1_000)
 
     def dead_letters(self) -> AbstractContextManager[DeadLetters]:
-        return create.dead_letters(self._settings)
+        return create.dead_letters(self.settings)
 
     def archive(self, begin: int, end: int) -> Archive:
-        return create.archive(self._settings, begin, end)
+        return create.archive(self.settings, begin, end)
 
 
 DRIVERS: dict[str, Callable[[Path], Driver]] = {

@@ -26,7 +26,7 @@ from tests.journal.drivers import (
 )
 from tests.journal.journals import dead_letter, post
 from tests.support.clock import settle
-from tests.support.harness import DEADLINE
+from tests.support.harness import DEADLINE, until_async
 
 # Posts
 
@@ -143,6 +143,37 @@ async def test_where_a_sink_starts(driver: Driver) -> None:
         assert by_body(await read_every(it.outlets["a"])) == by_body(second)
         assert by_body(await read_every(it.outlets["b"])) == by_body(first + second)
         assert by_body(await read_every(it.outlets["c"])) == by_body(second)
+
+
+async def test_where_a_sink_starts_that_is_added_while_the_journal_is_open(driver: Driver) -> None:
+    """As one that is there from the start. What it begins with is durable."""
+    starts = {"a": "oldest", "b": "oldest", "c": "latest"}
+    async with opened(driver, "a") as it:
+        first = await it.fill(range(30))
+        await it.journal.reconfigure(driver.settings, starts, 1_000)
+        for sink in "bc":
+            it.run(sink)
+        await until_async(lambda: all(len(o) == driver.partitions for o in it.outlets.values()), "all outlets")
+        second = await it.fill(range(30, 40))
+        assert by_body(await read_every(it.outlets["b"])) == by_body(first + second)
+        assert by_body(await read_every(it.outlets["c"])) == by_body(second)
+    async with opened(driver, **starts) as it:
+        assert by_body(await read_every(it.outlets["c"])) == by_body(second)
+
+
+async def test_a_sink_goes_on_that_was_configured_before(driver: Driver) -> None:
+    """At its cursor, wherever its start says it begins. Another one's cursor stays as well."""
+    async with opened(driver, "a", "b") as it:
+        await it.fill(range(30))
+        ends = {outlet: await pass_all(outlet, "state") for outlet in it.outlets["a"]}
+        await it.journal.reconfigure(driver.settings, {"b": "oldest"}, 1_000)
+        second = await it.fill(range(30, 40))
+        await it.journal.reconfigure(driver.settings, {"a": "latest", "b": "latest"}, 1_000)
+        assert {outlet: await outlet.cursor() for outlet in ends} == {
+            outlet: (end, "state") for outlet, end in ends.items()
+        }
+        assert by_body(await read_every(it.outlets["a"])) == by_body(second)
+        assert len(await read_every(it.outlets["b"])) == 40
 
 
 async def test_the_backlog_is_what_a_sink_has_not_finished(driver: Driver) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from btfeed.http.request import Request
+from btfeed.receiving.settings import ReceiverSettings
 from tests.support.clock import FakeClock
 from tests.support.harness import until_async
 from tests.support.posts import mixed, sample_visit
@@ -312,3 +313,14 @@ async def test_a_gzip_bomb_is_rejected(tmp_path: Path) -> None:
         answer = await running.ask(request(gzipped(bytes(2**25)), "Content-Encoding: gzip"))
         assert (answer.status, running.refused()) == (413, {"too_large": 1})
         assert running.count("bytes_in_flight") == 0
+
+
+async def test_deadlines_change_for_connections_that_are_open(tmp_path: Path) -> None:
+    """With the next request on them."""
+    async with site(tmp_path) as running, running.connect() as client:
+        await begin(client)
+        running.receiver.reconfigure(ReceiverSettings.model_validate({"header_timeout": "100ms"}), None)
+        await begin(client)
+        await client.send(b"POST")
+        assert await client.rest() == b""
+        assert running.refused() == {"slow_header": 1}

@@ -76,3 +76,32 @@ async def test_memory_granted_at_the_last_moment_is_released() -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert limiter._available == 100
+
+
+async def test_less_memory_is_handed_out_once_enough_came_back() -> None:
+    """A body that asked for more than there is from then on gets all of it, as one that asks later does."""
+    limiter, _ = _limiter(100)
+    await limiter.acquire(60)
+    waiting = asyncio.create_task(limiter.acquire(100))
+    await asyncio.sleep(0)
+    limiter.resize(50, TIMEOUT)
+    later = asyncio.create_task(limiter.acquire(10))
+    await asyncio.sleep(0)
+    limiter.release(60)
+    await waiting
+    assert not later.done()
+    limiter.release(100)
+    await later
+    limiter.release(10)
+    assert limiter._available == 50
+
+
+async def test_more_memory_goes_to_those_that_wait() -> None:
+    """At once."""
+    limiter, _ = _limiter(100)
+    await limiter.acquire(100)
+    waiting = asyncio.create_task(limiter.acquire(50))
+    await asyncio.sleep(0)
+    limiter.resize(150, TIMEOUT)
+    await waiting
+    assert limiter._available == 0

@@ -37,10 +37,11 @@ def batch_of(bodies: Sequence[bytes], prefix: str = "post", transaction: Transac
     return Batch(ids, ids, timestamps, [transaction] * len(bodies), [len(line) for line in lines], parts)
 
 
-def mapper(missing: str = "report", unexpected: str = "report") -> PostMapper:
-    """The mapper of a default configuration."""
+def mapper(missing: str = "report", unexpected: str = "report", **record: object) -> PostMapper:
+    """The mapper of a default configuration. record: what differs in [record]."""
     return create_mapper(
-        RecordSettings(), ValidationSettings.model_validate({"missing": missing, "unexpected": unexpected})
+        RecordSettings.model_validate(record),
+        ValidationSettings.model_validate({"missing": missing, "unexpected": unexpected}),
     )
 
 

@@ -17,9 +17,12 @@ class DeadLetterBound:
     """Belongs to the journal's thread."""
 
     def __init__(self, settings: SqliteSettings, metrics: Metrics, warnings: SummedWarnings) -> None:
-        self._bounds = {None: settings.dead_letters, "post": settings.refused_posts}
         self._metrics = metrics
         self._warnings = warnings
+        self.reconfigure(settings)
+
+    def reconfigure(self, settings: SqliteSettings) -> None:
+        self._bounds = {None: settings.dead_letters, "post": settings.refused_posts}
 
     def exceeded(self, table: DeadLetterTable) -> bool:
         return any(table.nbytes(kind) > most for kind, most in self._bounds.items())

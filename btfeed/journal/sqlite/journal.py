@@ -22,6 +22,7 @@ from btfeed.journal.sqlite.thread import JournalThread
 from btfeed.journal.sqlite.worker import JournalWorker
 from btfeed.posts.post import Post
 from btfeed.telemetry.metrics import Metrics
+from sinks.settings import Settings
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 from sinks.shared.private import create_directory, open_file
 
@@ -106,6 +107,12 @@ class SqliteJournal:
 
     async def resume(self, sink: str) -> None:
         await self._thread.change(lambda post_log: steering.resume(post_log, sink))
+
+    async def reconfigure(self, settings: Settings, starts: Mapping[str, str], max_occurrences: int) -> None:
+        assert isinstance(settings, SqliteSettings)
+        if starts.keys() - self._thread.snapshot.cursors.keys():
+            await self._thread.change(lambda post_log: post_log.add_sinks(starts))
+        await self._thread.ask(lambda post_log: post_log.reconfigure(settings, starts, max_occurrences))
 
     async def close(self) -> None:
         await self._thread.stop()

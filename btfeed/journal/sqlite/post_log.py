@@ -131,6 +131,11 @@ class PostLog:
         self._recent.clear()
         self._database, self.positions = database, positions
 
+    def reconfigure(self, settings: SqliteSettings, starts: Mapping[str, str], max_occurrences: int) -> None:
+        """Go on with these. All of `starts` have a cursor, see `add_sinks`."""
+        self._settings, self._starts, self._max_occurrences = settings, starts, max_occurrences
+        self._bound.reconfigure(settings)
+
     def release(self) -> None:
         """Close the database."""
         if self._database:
@@ -189,6 +194,14 @@ class PostLog:
     def add_dead_letter(self, dead_letter: DeadLetter) -> None:
         self.database.dead_letters.insert([dead_letter])
         self._bound_dead_letters()
+
+    def add_sinks(self, starts: Mapping[str, str]) -> None:
+        """Give those that have no cursor one, where their start says."""
+        for name, start in starts.items():
+            if name not in self.positions.cursors:
+                seq = self.positions.first if start == "oldest" else self.positions.next
+                self.positions.cursors[name] = (Cursor(seq), None)
+                self.database.save_cursor(name, Cursor(seq), None)
 
     def save(self, sink: str, commit: Commit, new: Sequence[Block]) -> None:
         """All of a commit, of which `new` are the dead letters. The cursor may have been moved ahead when posts were

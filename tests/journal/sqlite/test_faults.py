@@ -14,7 +14,7 @@ from btfeed.journal.base import Commit, Cursor, JournalError, JournalUnavailable
 from btfeed.journal.sqlite.database import FILE, JournalDatabase
 from btfeed.journal.sqlite.layout import PAGE_SIZE
 from btfeed.journal.sqlite.post_log import PostLog
-from btfeed.journal.sqlite.settings import Tuning
+from btfeed.journal.sqlite.settings import SqliteSettings, Tuning
 from btfeed.journal.sqlite.worker import JournalWorker
 from tests.journal import journals
 from tests.journal.journals import EVERYTHING, Journal, dead_letter, entries, fill, post, seeded
@@ -54,6 +54,22 @@ async def _refused(opened: Journal, number: int) -> None:
 
 async def _healed(opened: Journal) -> None:
     await until_async(lambda: opened.refusing is None, "healed")
+
+
+async def test_a_failing_disk_keeps_only_new_sinks_out(tmp_path: Path, disk: FaultyDisk, fault: tuple[str, int]) -> None:
+    """Their cursors can't be saved. Other settings change meanwhile, and new sinks come once the disk works again."""
+    both = {"a": "oldest", "b": "oldest"}
+    settings = SqliteSettings.model_validate({"directory": str(tmp_path), "max_size": "2GiB"})
+    async with journal(tmp_path, vfs=disk.name) as opened:
+        await fill(opened, range(5))
+        with disk.failing(*fault):
+            await _refused(opened, 100)
+            with pytest.raises(JournalUnavailable):
+                await opened.reconfigure(settings, both, 1_000)
+            await opened.reconfigure(settings, {"a": "oldest"}, 1_000)
+        await _healed(opened)
+        await opened.reconfigure(settings, both, 1_000)
+        assert await opened.outlet("b").cursor() == (Cursor(1), None)
 
 
 async def test_a_failing_disk_acknowledges_nothing(tmp_path: Path, disk: FaultyDisk, fault: tuple[str, int]) -> None:

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from btfeed.journal.base import Commit, Cursor, Damaged, DeadLetter, Entry, JournalFull, JournalUnavailable
 from btfeed.journal.sqlite.database import FILE, JournalDatabase
 from btfeed.journal.sqlite.post_log import PostLog
-from btfeed.journal.sqlite.settings import Tuning
+from btfeed.journal.sqlite.settings import SqliteSettings, Tuning
 from tests.journal.journals import Journal, dead_letter, dead_letters, fill, journal, post
 from tests.journal.sqlite.faulty_disk import FaultyDisk
 from tests.support.clock import FakeClock
@@ -126,6 +126,40 @@ async def test_a_sink_out_of_the_configuration_holds_nothing_back(tmp_path: Path
     async with journal(tmp_path, ("a", "b")) as opened:
         cursor, _ = await opened.outlet("b").cursor()
         assert [entry.seq for entry in await opened.everything(cursor.seq)] == [4, 5]
+
+
+async def test_a_sink_that_is_removed_while_the_journal_is_open_holds_nothing_back(tmp_path: Path) -> None:
+    """The same without a restart."""
+    async with journal(tmp_path, ("a", "b")) as opened:
+        await fill(opened, range(5))
+        await opened.outlet("a").commit(Commit(Cursor(4)))
+        await opened.reconfigure(
+            SqliteSettings.model_validate({"directory": str(tmp_path), "retention": "0s"}), {"a": "oldest"}, 1_000
+        )
+        await until_async(lambda: opened.first_seq() == 4, "three posts dropped")
+        await opened.outlet("b").commit(Commit(Cursor(2)))  # of a delivery that has not ended yet
+        await opened.reconfigure(SqliteSettings(directory=str(tmp_path)), {"a": "oldest", "b": "oldest"}, 1_000)
+        cursor, _ = await opened.outlet("b").cursor()
+        assert [entry.seq for entry in await opened.everything(cursor.seq)] == [4, 5]
+
+
+async def test_bounds_change_while_the_journal_is_open(tmp_path: Path) -> None:
+    """What posts may take, what happens when it is used up, and what dead letters may take."""
+    async with journal(tmp_path, max_size="1MiB") as opened:
+        with pytest.raises(JournalFull):
+            await fill(opened, range(20), size=100_000)
+        taken = len(await opened.everything())
+        same = SqliteSettings.model_validate(
+            {"directory": str(tmp_path), "max_size": "1MiB", "when_full": "drop-oldest", "dead_letters": "20KiB"}
+        )
+        await opened.reconfigure(same, {"a": "oldest"}, 1_000)
+        await fill(opened, range(20, 23), size=100_000)
+        assert opened.count("journal_dropped_posts", sink="a") >= 3
+        cursor, _ = await opened.outlet("a").cursor()
+        assert len(await opened.everything(cursor.seq)) <= taken
+        letters = [replace(dead_letter(number), body=random.Random(number).randbytes(5_000)) for number in range(10)]
+        await opened.outlet("a").commit(Commit(cursor, None, letters))
+        await until_async(lambda: opened.count("dead_letters_evicted") > 0, "beyond the new bound")
 
 
 async def test_retention_waits_for_every_sink(tmp_path: Path) -> None:
