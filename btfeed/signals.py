@@ -1,7 +1,8 @@
-"""The signals that ask the process to stop."""
+"""The signals that ask the process to stop, or to load its configuration again."""
 
 import asyncio
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -19,6 +20,45 @@ def stop_on_signals(stop: asyncio.Event | None = None) -> asyncio.Event:
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, stop.set)
     return stop
+
+
+class HangUps:
+    """SIGHUP, which asks a server to load its configuration again. From `catch` on it does not end the process, even before
+    the event loop runs. One that comes while none is awaited counts for the next `wait`."""
+
+    def __init__(self) -> None:
+        self._arrived = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._on_terminal = False
+
+    @property
+    def terminal_closed(self) -> bool:
+        """Whether standard error was a terminal and is none any more. Its end sends a SIGHUP that asks for no reload."""
+        return self._on_terminal and not sys.stderr.isatty()
+
+    def catch(self) -> None:
+        """Call this in the main thread."""
+        self._on_terminal = sys.stderr.isatty()
+        signal.signal(signal.SIGHUP, self._on_signal)
+
+    def ignore(self) -> None:
+        """Nothing is reloaded any more. Python would end its own handlers before the process has ended."""
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    async def wait(self) -> None:
+        """Return once one has arrived since the last call returned. Call this in the main thread's event loop."""
+        self._loop = asyncio.get_running_loop()
+        try:
+            await self._arrived.wait()
+            self._arrived.clear()
+        finally:
+            self._loop = None
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._loop:
+            self._loop.call_soon_threadsafe(self._arrived.set)
+        else:
+            self._arrived.set()
 
 
 class Interrupted(BaseException):

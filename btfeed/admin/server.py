@@ -15,7 +15,7 @@ from btfeed.address import bind
 from btfeed.admin.access import Access, mark
 from btfeed.admin.settings import AdminSettings
 from btfeed.journal.base import Backlog, Backlogs, JournalError, Kept
-from btfeed.telemetry.metrics import Metrics
+from btfeed.telemetry.metrics import Metrics, Reload
 from btfeed.telemetry.printable import printable
 from btfeed.telemetry.sink_status import SinkStatus
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
@@ -84,6 +84,11 @@ class Admin:
         host, port, *_ = sockets[0].getsockname()
         return host, port
 
+    def reconfigure(self, settings: AdminSettings) -> None:
+        """Answer requests with other settings from now on. The address stays."""
+        self._settings = settings
+        self._access.reconfigure(settings)
+
     async def stop(self) -> None:
         for listener in self._listeners:
             listener.close()
@@ -114,6 +119,7 @@ class Admin:
             "uptime_seconds": round(self._clock.monotonic() - self._started, 3),
             "ready": reason is None,
             "refusing": reason,
+            "reload": _reload(self._metrics.last_reload),
             "counts": self._metrics.summary(),
             "violations": [
                 {"transaction": transaction, "field": field, "rule": rule, "count": count}
@@ -151,6 +157,10 @@ class Admin:
             self._metrics.dead_letters_oldest.labels(sink, cause).set(age)
             shown.append({"sink": sink, "reason": cause, "letters": letters, "oldest_age_seconds": age})
         return shown
+
+
+def _reload(last: Reload | None) -> dict[str, Any] | None:
+    return {"time": last.time, "outcome": last.outcome, "errors": last.errors} if last else None
 
 
 def _sink_status(sink: SinkStatus, backlog: Backlog | None) -> dict[str, Any]:

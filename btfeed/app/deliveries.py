@@ -52,27 +52,34 @@ class Deliveries:
 
     def start_sink(self, name: str) -> None:
         """Begin to deliver to a sink, from its cursor on. The journal must know it. Its counts go on after a stop."""
-        assert name not in self._sinks or not self._sinks[name].handing_out, f"sink {name} was started already"
+        assert not self.is_running(name), f"sink {name} was started already"
         self.statuses.setdefault(name, SinkStatus()).blocked.clear()
         sink = self._sinks[name] = _Sink()
         sink.handing_out = asyncio.create_task(self._hand_out(name, sink), name=f"outlets of {name}")
+
+    def is_running(self, name: str) -> bool:
+        """Whether the sink was started, and not stopped since."""
+        return name in self._sinks and self._sinks[name].handing_out is not None
 
     async def stop_sink(self, name: str) -> None:
         """Stop reading for a sink, finish its writes within the grace, and save its cursor. Other sinks go on."""
         sink = self._sinks[name]
         handing_out, sink.handing_out = sink.handing_out, None
-        await self._end(name, list(sink.running.values()))
-        sink.running.clear()
-        if handing_out:
-            handing_out.cancel()
-            await asyncio.gather(handing_out, return_exceptions=True)
+        try:
+            await self._end(name, list(sink.running.values()))
+            sink.running.clear()
+        finally:
+            if handing_out:
+                handing_out.cancel()
+                await asyncio.gather(handing_out, return_exceptions=True)
 
     def forget_sink(self, name: str) -> None:
-        """A sink that was stopped is not shown any more."""
-        del self._sinks[name], self.statuses[name]
+        """A sink that is not running is not shown any more."""
+        self._sinks.pop(name, None)
+        self.statuses.pop(name, None)
 
     async def failed(self) -> None:
-        """Raise the error of the first delivery that fails. Does not return."""
+        """Raise the error of the first delivery that fails, or that `fail` was given. Does not return."""
         await self._failed.wait()
         assert self._error
         raise self._error
@@ -107,16 +114,17 @@ class Deliveries:
         try:
             await self._outlets(name).run(begin, end)
         except Exception as error:  # noqa: BLE001 - raised by `failed`
-            self._set_failed(error)
+            self.fail(error)
 
     def _note_failure(self, name: str, running: _Running) -> None:
         error = None if running.task.cancelled() else running.task.exception()
         if error:
             log.error("delivery failed", sink=name, exc_info=error)
             if not running.stopping:
-                self._set_failed(error)
+                self.fail(error)
 
-    def _set_failed(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
+        """Let `failed` raise `error`, unless it has one."""
         self._error = self._error or error
         self._failed.set()
 

@@ -1,13 +1,15 @@
-"""Runs a server until it is asked to stop."""
+"""Runs a server until it is asked to stop, and reloads its configuration when it is asked to."""
 
 import asyncio
 import sys
+from collections.abc import Callable, Coroutine, Sequence
 
 import structlog
 
+from btfeed.app.reload import Reloader
 from btfeed.app.server import GRACE, Server
 from btfeed.config import Config
-from btfeed.signals import stop_on_signals
+from btfeed.signals import HangUps, stop_on_signals
 
 log = structlog.get_logger()
 
@@ -16,29 +18,50 @@ SWITCH_INTERVAL = 0.001
 would delay each post, which takes several turns."""
 
 
-async def serve(config: Config, stop: asyncio.Event | None = None, grace: float = GRACE) -> None:
+async def serve(
+    config: Config,
+    stop: asyncio.Event | None = None,
+    grace: float = GRACE,
+    *,
+    load: Callable[[], Config] | None = None,
+    hang_ups: HangUps | None = None,
+) -> None:
     """Run until `stop` is set, or SIGTERM or SIGINT arrives. Raises JournalError, OSError or ssl.SSLError at start.
+
+    load      loads the configuration again; raises ConfigError. Without it, a reload takes over files, such as certificates
+    hang_ups  ask for a reload; those that came before the server has started count
 
     Whatever is decided here at start, `check` finds out beforehand, with the same code.
     """
     stop = stop or stop_on_signals()
     sys.setswitchinterval(SWITCH_INTERVAL)
     server = Server(config, grace)
+    reloader = Reloader(server, load or (lambda: config))
     try:
         await server.start()
-        await _until(stop, server)
+        await _first([stop.wait(), server.failed(), _reload(reloader, hang_ups or HangUps())])
         log.info("stopping")
     finally:
         await server.stop()
     log.info("stopped")
 
 
-async def _until(stop: asyncio.Event, server: Server) -> None:
-    """Wait for `stop`. If a delivery fails, raise its error: stopping is better than taking posts that one sink will not
-    get."""
-    waiting = [asyncio.create_task(stop.wait()), asyncio.create_task(server.failed())]
-    done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    for task in waiting:
+async def _first(waits: Sequence[Coroutine[None, None, object]]) -> None:
+    """Return when the first of them returns, or raise its error. If a delivery fails, stopping is better than taking posts
+    that one sink will not get."""
+    tasks = [asyncio.create_task(wait) for wait in waits]
+    done, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in others:
         task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
     for task in done:
         task.result()
+
+
+async def _reload(reloader: Reloader, hang_ups: HangUps) -> None:
+    """Reload at each SIGHUP. Returns when the terminal was closed that the server was started in."""
+    while True:
+        await hang_ups.wait()
+        if hang_ups.terminal_closed:
+            return
+        await reloader.reload()

@@ -8,6 +8,7 @@ requests, then the mapping threads, the admin listener and the journal. What was
 start.
 """
 
+import asyncio
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 
@@ -38,14 +39,15 @@ class Server:
 
     config    what it runs with now
     stopping  whether `stop` was called
+    changing  held by whatever changes the server while it runs, such as a reload
     """
 
     def __init__(self, config: Config, grace: float = GRACE) -> None:
         self.config = config
         self.stopping = False
+        self.changing = asyncio.Lock()
         self.metrics = Metrics()
-        starts = {name: sink.common.start for name, sink in config.sinks.items()}
-        self.journal = journals.create(config.journal, starts, self.metrics, config.receiver.max_occurrences)
+        self.journal = journals.create(config.journal, starts(config), self.metrics, config.receiver.max_occurrences)
         mapper = create_mapper(config.record, config.validation)
         self.mapped_posts = MappedPosts(mapper, self.metrics, len(config.sinks))
         self.deliveries = Deliveries(self.journal.outlets, self._create_delivery, grace)
@@ -94,3 +96,8 @@ class Server:
 
     def _create_delivery(self, name: str, outlet: Outlet, status: SinkStatus) -> Delivery:
         return create_delivery(name, self.config.sinks[name], outlet, self.mapped_posts, self.metrics, status)
+
+
+def starts(config: Config) -> dict[str, str]:
+    """Where each sink begins if it is new: "oldest" or "latest" post."""
+    return {name: sink.common.start for name, sink in config.sinks.items()}

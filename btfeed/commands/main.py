@@ -21,6 +21,7 @@ from btfeed.posts import files as postfile
 from btfeed.posts.post import Malformed
 from btfeed.records import describe
 from btfeed.records.encoding import rfc3339
+from btfeed.signals import HangUps
 from btfeed.telemetry import logs
 from btfeed.telemetry.printable import printable
 
@@ -58,7 +59,9 @@ def serve(
     config: ConfigFile = None,
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
 ) -> None:
-    """Receive posts and deliver them, until SIGTERM or Ctrl-C."""
+    """Receive posts and deliver them, until SIGTERM or Ctrl-C. SIGHUP loads the configuration again."""
+    hang_ups = HangUps()
+    hang_ups.catch()
     loaded = load(config)
     if log_level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise typer.BadParameter(
@@ -68,11 +71,14 @@ def serve(
     import uvloop  # both are slow to import, and not needed by every command
 
     from btfeed.app.serve import serve as run_server
+    from btfeed.config import load as load_again
 
     try:
-        uvloop.run(run_server(loaded))
+        uvloop.run(run_server(loaded, load=lambda: load_again(config), hang_ups=hang_ups))
     except (JournalError, OSError) as error:  # ssl.SSLError is an OSError
         fail(f"can't start: {error}")
+    finally:
+        hang_ups.ignore()
 
 
 @cli.command()

@@ -1,6 +1,9 @@
 """Every metric of btfeed. docs/operations.md lists them; that table is generated from this module."""
 
 from collections import Counter as Counts
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -29,10 +32,23 @@ class _Factory:
         return Histogram(f"btfeed_{name}", text, labels, buckets=buckets, registry=self._registry)
 
 
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """A reload of the configuration. time: milliseconds since the epoch. errors: why it failed, empty if it succeeded."""
+
+    time: int
+    errors: Sequence[str] = ()
+
+    @property
+    def outcome(self) -> str:
+        return "failed" if self.errors else "ok"
+
+
 class Metrics:
     """The metrics of one server, in their own registry.
 
-    violations  (business transaction, field, rule) -> how many
+    violations   (business transaction, field, rule) -> how many
+    last_reload  of the configuration; None if there was none
     """
 
     def __init__(self) -> None:
@@ -46,6 +62,7 @@ class Metrics:
         self._create_dead_letters(create)
         self._create_sinks(create)
         self._create_admin(create)
+        self._create_reloads(create)
 
     def _create_receiver(self, create: _Factory) -> None:
         self.posts = create.counter("posts", "Posts accepted: made durable and answered with 200")
@@ -176,6 +193,29 @@ class Metrics:
             "Requests that the admin listener refused, by reason: token, not_local, origin, content_type",
             ("reason",),
         )
+
+    def _create_reloads(self, create: _Factory) -> None:
+        self.last_reload: Reload | None = None
+        self._reloads = create.counter(
+            "config_reloads", "Reloads of the configuration, by outcome: ok or failed", ("outcome",)
+        )
+        for outcome in ("ok", "failed"):
+            self._reloads.labels(outcome)
+        self._reload_time = create.gauge(
+            "config_last_reload_timestamp_seconds",
+            "When the configuration was last loaded again, whatever the outcome; 0 if it was not",
+        )
+
+    def count_reload(self, reload: Reload) -> None:
+        self.last_reload = reload
+        self._reloads.labels(reload.outcome).inc()
+        self._reload_time.set(reload.time / 1000)
+
+    def forget_sink(self, name: str) -> None:
+        """A sink was removed from the configuration: show no state of it any more. Its counters stay."""
+        for gauge in (self.backlog_posts, self.backlog_age, self.blocked, self.sink_up):
+            with suppress(KeyError):
+                gauge.remove(name)
 
     def count_violations(self, transaction: str, field: str, rule: str, number: int) -> None:
         """Count violations of one business transaction. Past MAX_TRANSACTIONS, they count under "other"."""

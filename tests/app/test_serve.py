@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import os
+import signal
 import socket
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +17,14 @@ import structlog
 from structlog.testing import LogCapture
 
 from btfeed import config
-from btfeed.app import deliveries, parts, server
+from btfeed.app import deliveries, parts, reload, server
 from btfeed.app import serve as app
 from btfeed.config import Config
 from btfeed.delivery.loop import Delivery
 from btfeed.delivery.sink_config import CommonSettings, SinkConfig
+from btfeed.faults import ConfigError
 from btfeed.journal.base import JournalError
+from btfeed.signals import HangUps
 from sinks.base import SinkContext, SinkType, WriteResult
 from sinks.batch import Batch
 from sinks.settings import Settings
@@ -61,7 +66,7 @@ class Case:
         self.directory = directory
         self.stop = asyncio.Event()
         capture = LogCapture()
-        for module in (app, deliveries, server):
+        for module in (app, deliveries, reload, server):
             monkeypatch.setattr(module, "log", structlog.wrap_logger(None, processors=[capture]))
         self.events = capture.entries
 
@@ -98,6 +103,18 @@ class Case:
                 return dict(json.load(answer))
 
         return await asyncio.to_thread(run)
+
+
+@contextmanager
+def hang_ups() -> Iterator[HangUps]:
+    """SIGHUP as `btfeed serve` handles it."""
+    before = signal.getsignal(signal.SIGHUP)
+    found = HangUps()
+    found.catch()
+    try:
+        yield found
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def free_port() -> int:
@@ -266,6 +283,33 @@ async def test_a_server_without_sinks_says_so_and_takes_posts(case: Case) -> Non
     await until_async(lambda: len(case.sink.ids) == 5, "delivered to the sink that is new")
     case.stop.set()
     await again
+
+
+async def test_each_sighup_reloads_the_configuration(case: Case) -> None:
+    """Also one that came before the server had started. What is wrong is told, and the server goes on."""
+    loaded: list[Config] = []
+
+    def load() -> Config:
+        loaded.append(case.config())
+        if len(loaded) == 2:
+            raise ConfigError(["receiver.path: is wrong"])
+        return loaded[-1]
+
+    with hang_ups() as signals:
+        os.kill(os.getpid(), signal.SIGHUP)
+        serving = asyncio.create_task(app.serve(case.config(), case.stop, load=load, hang_ups=signals))
+        await until_async(lambda: len(loaded) == 1, "loaded after the start")
+        await until_async(lambda: case.told().count("configuration reloaded") == 1, "reloaded")
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until_async(lambda: case.told().count("configuration not reloaded, btfeed goes on as before") == 1, "refused")
+        assert await case.post(posts.mixed(3)) == 200
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until_async(lambda: case.told().count("configuration reloaded") == 2, "reloaded")
+        await until_async(lambda: len(case.sink.ids) == 3, "delivered")
+        case.stop.set()
+        os.kill(os.getpid(), signal.SIGHUP)  # changes nothing any more
+        await serving
+        os.kill(os.getpid(), signal.SIGHUP)
 
 
 def test_a_sink_gets_its_name_and_every_field(case: Case) -> None:
