@@ -135,7 +135,7 @@ class Reloader:
         self._loaded = new
         log.info("configuration reloaded", **changes.named())
         for warning in new.config.warnings:
-            log.warning("configuration", warning=warning)
+            log.warning("configuration warning", warning=warning)
         async for item in advice(new.config):
             log.warning(item.event, setting=item.path, hint=item.hint)
         return []

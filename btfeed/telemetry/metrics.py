@@ -203,13 +203,19 @@ class Metrics:
             self._reloads.labels(outcome)
         self._reload_time = create.gauge(
             "config_last_reload_timestamp_seconds",
-            "When the configuration was last loaded again, whatever the outcome; 0 if it was not",
+            "When the configuration was last loaded again, whatever the outcome, as a Unix time; 0 if it was not",
         )
+        self._reload_successful = create.gauge(
+            "config_last_reload_successful",
+            "0 if the last reload failed, so that the configuration in use is not that in the file; else 1",
+        )
+        self._reload_successful.set(1)
 
     def count_reload(self, reload: Reload) -> None:
         self.last_reload = reload
         self._reloads.labels(reload.outcome).inc()
         self._reload_time.set(reload.time / 1000)
+        self._reload_successful.set(not reload.errors)
 
     def forget_sink(self, name: str) -> None:
         """A sink was removed from the configuration: show no state of it any more. Its counters stay."""

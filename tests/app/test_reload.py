@@ -303,12 +303,14 @@ async def test_errors_of_the_file_are_told(tmp_path: Path) -> None:
         status = await it.status()
         assert (status["reload"]["outcome"], status["reload"]["errors"]) == ("failed", errors)
         assert it.sample("config_reloads_total", outcome="failed") == 1
+        assert it.sample("config_last_reload_successful") == 0
         assert it.sample("config_last_reload_timestamp_seconds") == status["reload"]["time"] / 1000
         del it.tables["journal"]["max_sice"], it.tables["receiver"]["path"]
         assert await it.reload() == []
         status = await it.status()
         assert (status["reload"]["outcome"], status["reload"]["errors"]) == ("ok", [])
         assert it.sample("config_reloads_total", outcome="ok") == 1
+        assert it.sample("config_last_reload_successful") == 1
 
 
 async def test_a_journal_that_fails_keeps_a_new_sink_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
