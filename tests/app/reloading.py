@@ -13,7 +13,7 @@ from btfeed.app.reload import Reloader
 from btfeed.app.server import Server
 from btfeed.config import Config
 from btfeed.delivery.sink_config import CommonSettings, SinkConfig
-from sinks.base import SinkContext, SinkType, WriteResult
+from sinks.base import Misconfigured, SinkContext, SinkType, WriteResult
 from sinks.batch import Batch
 from sinks.settings import Place, Settings
 from tests.support.harness import DEADLINE, until_async
@@ -22,7 +22,7 @@ from tests.support.sending import free_port
 
 
 class FakeSettings(Settings):
-    """version: anything that differs. ca: a file."""
+    """version: anything that differs; a sink of version 0 is misconfigured. ca: a file."""
 
     version: int = 1
     ca: Place | None = None
@@ -42,6 +42,8 @@ class FakeSink:
 
     async def open(self, state: str | None) -> None:
         self.opened = True
+        if not self.settings.version:
+            raise Misconfigured("wrong password")
 
     async def check(self) -> None: ...
 
@@ -62,7 +64,7 @@ class Running:
     made: the sinks of each name that were opened, the oldest first
     """
 
-    def __init__(self, directory: Path, **tables: dict[str, Any]) -> None:
+    def __init__(self, directory: Path, grace: float = 5.0, **tables: dict[str, Any]) -> None:
         self.port, self.admin_port = free_port(), free_port()
         self.tables: dict[str, Any] = {
             "receiver": {"listen": f"127.0.0.1:{self.port}"},
@@ -77,7 +79,7 @@ class Running:
         self.starts: dict[str, str] = {}
         self.broken: Exception | None = None
         self._made: dict[str, list[FakeSink]] = {}
-        self.server = Server(self.config(), grace=5.0)
+        self.server = Server(self.config(), grace)
         self.reloader = Reloader(self.server, self.config)
 
     def config(self) -> Config:
@@ -159,9 +161,9 @@ async def post(client: RawClient, body: bytes, *headers: str, line: str = "POST 
 
 
 @asynccontextmanager
-async def running(directory: Path, **tables: dict[str, Any]) -> AsyncIterator[Running]:
-    """A server with the sinks `first` and `second`, both open."""
-    found = Running(directory, **tables)
+async def running(directory: Path, grace: float = 5.0, **tables: dict[str, Any]) -> AsyncIterator[Running]:
+    """A server with the sinks `first` and `second`, both open. grace: seconds that sinks have to finish their writes."""
+    found = Running(directory, grace, **tables)
     await found.server.start()
     try:
         for name in found.sinks:

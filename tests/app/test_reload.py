@@ -88,6 +88,35 @@ async def test_a_changed_sink_goes_on_at_its_cursor(tmp_path: Path) -> None:
         assert len(it.made("first")) == 1
 
 
+async def test_a_misconfigured_sink_is_repaired(tmp_path: Path) -> None:
+    """At once, without waiting for its next try."""
+    async with running(tmp_path) as it:
+        it.sinks["second"] = FakeSettings(version=0)
+        assert await it.reload() == []
+        statuses = it.server.deliveries.statuses
+        await until_async(lambda: statuses["second"].state == "misconfigured", "misconfigured")
+        await it.post(posts.mixed(3))
+        it.sinks["second"] = FakeSettings(version=2)
+        assert await it.reload() == []
+        await it.delivered("second", 3)
+        assert statuses["second"].state == "running"
+
+
+async def test_a_write_that_does_not_end_does_not_hold_up_the_reload(tmp_path: Path) -> None:
+    """It is cancelled after the grace, and its records are written again under the new configuration."""
+    async with running(tmp_path, grace=0.05) as it:
+        sink = it.sink("second")
+        sink.gate.clear()
+        await it.post(posts.mixed(3))
+        await until_async(lambda: sink.writing, "a write is in progress")
+        it.sinks["second"] = FakeSettings(version=2)
+        with capture_logs() as logs:
+            assert await it.reload() == []
+        assert any(entry["event"].startswith("write cancelled at the stop") for entry in logs)
+        await it.delivered("second", 3)
+        assert len(it.sink("second").ids) == 3
+
+
 async def test_a_sink_starts_again_if_a_file_that_it_names_was_replaced(tmp_path: Path) -> None:
     """For example a certificate that was renewed under the same name."""
     ca = tmp_path / "ca.pem"

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -310,6 +311,51 @@ async def test_each_sighup_reloads_the_configuration(case: Case) -> None:
         os.kill(os.getpid(), signal.SIGHUP)  # changes nothing any more
         await serving
         os.kill(os.getpid(), signal.SIGHUP)
+
+
+async def test_sighups_during_a_reload_cause_one_more(case: Case) -> None:
+    """However many they are: it reads what they were sent for."""
+    loads, go_on = 0, threading.Event()
+
+    def load() -> Config:
+        nonlocal loads
+        loads += 1
+        assert go_on.wait(DEADLINE)
+        return case.config()
+
+    with hang_ups() as signals:
+        serving = asyncio.create_task(app.serve(case.config(), case.stop, load=load, hang_ups=signals))
+        await case.listening()
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until_async(lambda: loads == 1, "loading")
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGHUP)
+        go_on.set()
+        await until_async(lambda: case.told().count("configuration reloaded") == 2, "reloaded twice")
+        case.stop.set()
+        await serving
+    assert loads == 2
+
+
+async def test_a_stop_does_not_wait_for_a_reload(case: Case) -> None:
+    """Whatever the reload was doing, everything is stopped in order."""
+    case.sink.gate.clear()
+    with hang_ups() as signals:
+        serving = asyncio.create_task(
+            app.serve(case.config(), case.stop, grace=DEADLINE, load=case.config, hang_ups=signals)
+        )
+        await case.listening()
+        await case.post(posts.mixed(3))
+        await until_async(lambda: case.sink.writing, "a write is in progress")
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until_async(lambda: "reloading the configuration" in case.told(), "reloading")
+        case.stop.set()
+        await until_async(lambda: "stopping" in case.told(), "stopping")
+        case.sink.gate.set()
+        await serving
+    assert case.told()[-1] == "stopped"
+    assert len(case.sink.ids) == 3
+    assert is_free(case.port)
 
 
 def test_a_sink_gets_its_name_and_every_field(case: Case) -> None:
