@@ -35,6 +35,9 @@ FIXED = {"receiver": ("listen",), "admin": ("listen",), "journal": journals.FIXE
 """The keys of each table that can't change without a restart."""
 RESTART = "can't change while btfeed runs: restart it to change this"
 
+NOT_RELOADED = "configuration not reloaded, btfeed goes on as before"
+"""The log event."""
+
 FileState = Mapping[str, tuple[int, ...]]
 """The files that a table names -> what changes when one is replaced or written."""
 
@@ -125,8 +128,11 @@ class Reloader:
             built = await self._build(new.config, changes)
             await self._reconfigure_journal(new.config)
         except ConfigError as error:
-            log.error("configuration not reloaded, btfeed goes on as before", errors=error.faults)
+            log.error(NOT_RELOADED, errors=error.faults)
             return error.faults
+        except Exception as error:
+            log.exception(NOT_RELOADED)
+            return [f"a bug in btfeed: {type(error).__name__}"]
         try:
             await self._switch(new.config, changes, built)
         except Exception as error:

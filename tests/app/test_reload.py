@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from btfeed.app.reload import RESTART
+from btfeed.app.reload import RESTART, Reloader
+from btfeed.config import Config
 from btfeed.journal.base import JournalUnavailable
 from tests.app.reloading import FakeSettings, post, running
 from tests.support import posts
@@ -342,6 +343,18 @@ async def test_errors_of_the_file_are_told(tmp_path: Path) -> None:
         assert it.sample("config_last_reload_successful") == 1
 
 
+async def test_a_bug_in_loading_does_not_stop_the_server(tmp_path: Path) -> None:
+    """It counts as a reload that failed."""
+
+    def fail() -> Config:
+        raise ZeroDivisionError("a bug")
+
+    async with running(tmp_path) as it:
+        it.reloader = Reloader(it.server, fail)
+        assert await it.refused() == ["a bug in btfeed: ZeroDivisionError"]
+        assert await it.post(posts.mixed(3)) == 200
+
+
 async def test_a_journal_that_fails_keeps_a_new_sink_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its cursor can't be saved, so nothing changes."""
 
@@ -405,7 +418,7 @@ async def test_reloads_wait_for_each_other(tmp_path: Path) -> None:
         inside.pop()
 
     async with running(tmp_path) as it:
-        it.reloader = type(it.reloader)(it.server, it.config, around)
+        it.reloader = Reloader(it.server, it.config, around)
         assert not any(await asyncio.gather(it.reload(), it.reload(), it.reload()))
         assert most == 1
         assert it.sample("config_reloads_total", outcome="ok") == 3
