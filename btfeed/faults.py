@@ -1,24 +1,34 @@
-"""Errors in a configuration or a profile: all of them at once, each with its path and in plain English."""
+"""Errors in a configuration or a profile: all of them at once, each with its path and in plain English.
+
+An error shows an example of what to write, with the user's own key. It never shows the user's value, which may be a secret,
+except for numbers where no secret can be.
+"""
 
 import difflib
+import json
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
 
-from sinks.settings import BASE, Settings
+from sinks.settings import BASE, Secret, Settings
 
 S = TypeVar("S", bound=Settings)
 
 SIMILAR = 0.75
 """How much of two words must match, in their order, for one to be suggested instead of the other."""
+FEW = 8
+"""Keys of a table that are all listed, even if one of them resembles the unknown one."""
 MESSAGES = {
     "missing": "is required",
-    "list_type": 'must be a list, for example ["a", "b"]',
-    "string_type": 'must be text in quotes, for example "value"',
-    "int_type": "must be an integer, for example 10",
-    "float_type": "must be a number, for example 1.5",
+    "list_type": "must be a list",
+    "string_type": "must be text in quotes",
+    "int_type": "must be an integer",
+    "int_parsing_size": "must be at most 9223372036854775807, in either direction",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
     "bool_type": "must be true or false",
     "literal_error": "must be {expected}",
     "greater_than": "must be greater than {gt}",
@@ -26,12 +36,38 @@ MESSAGES = {
     "less_than": "must be less than {lt}",
     "less_than_equal": "must be at most {le}",
     "finite_number": "must be a finite number",
+    "string_too_short": "must have at least {min_length} characters",
     "too_short": "must have at least {min_length} items",
     "too_long": "must have at most {max_length} items",
     "string_pattern_mismatch": "must match the pattern {pattern}",
 }
-"""Type of a pydantic error -> what we say instead. The placeholders are names of the
-error's context. No message shows the value, which may be a secret."""
+"""Type of a pydantic error -> what we say instead. The placeholders are names of the error's context."""
+TABLE_EXPECTED = ("model_type", "model_attributes_type", "dict_type")
+OWN = ("value_error", "assertion_error")
+"""Errors of our own validators, which say themselves what is wrong."""
+FOREIGN = {
+    "batch_size": ("delivery.max_records",), "batch_max_events": ("delivery.max_records",),
+    "bulk_size": ("delivery.max_records",), "max_batch_size": ("delivery.max_records",),
+    "batch_bytes": ("delivery.max_bytes",), "max_batch_bytes": ("delivery.max_bytes",),
+    "flush_interval": ("delivery.linger",), "linger_ms": ("delivery.linger",), "batch_timeout": ("delivery.linger",),
+    "concurrency": ("delivery.in_flight",), "workers": ("delivery.in_flight",), "parallelism": ("delivery.in_flight",),
+    "backoff": ("delivery.retry_initial",), "max_backoff": ("delivery.retry_max",),
+    "brokers": ("bootstrap_servers",), "servers": ("bootstrap_servers", "hosts"),
+    "nodes": ("hosts",), "urls": ("hosts", "url"), "url": ("hosts",), "endpoint": ("url", "hosts"), "endpoints": ("hosts",),
+    "bind": ("listen",), "port": ("listen",), "host": ("listen", "hosts", "bootstrap_servers"), "address": ("listen",),
+    "dir": ("directory",), "folder": ("directory",), "path": ("directory",),
+    "user": ("auth.basic", "security.username", "basic_auth"),
+    "username": ("auth.basic", "security.username", "basic_auth"),
+    "password": ("auth.basic", "security.password", "basic_auth"),
+    "api_key": ("auth.api_key", "api_token"), "token": ("api_token", "auth.bearer", "bearer_tokens"),
+    "bearer": ("auth.bearer", "bearer_tokens"), "ssl": ("security.tls", "tls"),
+    "cert": ("tls.certificate", "security.certificate"), "cert_file": ("tls.certificate", "security.certificate"),
+    "key_file": ("tls.key", "security.key"), "cafile": ("ca", "security.ca", "tls.client_ca"),
+    "ca_file": ("ca", "security.ca", "tls.client_ca"), "ca_cert": ("ca", "security.ca", "tls.client_ca"),
+    "index_name": ("index",), "prefix": ("index", "topic"), "rotation": ("rotate_interval",),
+    "max_file_size": ("rotate_size",),
+}  # fmt: skip
+"""Keys of other programs -> ours for the same, the first that the table knows."""
 
 
 class ConfigError(Exception):
@@ -50,13 +86,17 @@ class Faults(dict[str, str]):
 
     def without_consequences(self, causes: Collection[str]) -> "Faults":
         """These faults without those below a path in `causes`, which only follow from what is wrong there."""
-        return Faults(
-            {path: text for path, text in self.items() if not any(path.startswith(f"{cause}.") for cause in causes)}
-        )
+        below = tuple(f"{cause}." for cause in causes)
+        return Faults({path: message for path, message in self.items() if not path.startswith(below)})
 
 
 def validate(
-    model: type[S], table: Any, path: tuple[str, ...], faults: Faults, also: tuple[str, ...] = (), base: Path | None = None
+    model: type[S],
+    table: Any,
+    path: tuple[str, ...],
+    faults: Faults,
+    also: type[Settings] | None = None,
+    base: Path | None = None,
 ) -> S | None:
     """`table` as a `model`, or None if something is wrong with it, which is then in `faults`.
 
@@ -67,15 +107,15 @@ def validate(
     try:
         return model.model_validate(table, context={BASE: base})
     except ValidationError as error:
-        for fault in error.errors(include_input=False):
-            location = fault["loc"]
+        for fault in error.errors(include_url=False):
+            location, kind, value = fault["loc"], fault["type"], fault["input"]
             full_path = (*path, *map(str, location))
-            if fault["type"] == "extra_forbidden":
+            if kind == "extra_forbidden":
                 message = unknown_key(model, location, also)
-            elif fault["type"] in ("model_type", "dict_type"):
+            elif kind in TABLE_EXPECTED:
                 message = _expected_table(full_path, location)
             else:
-                message = _message(fault["type"], fault["msg"], fault.get("ctx", {}))
+                message = _message(kind, fault["msg"], fault.get("ctx", {})) + _example(kind, model, location, value)
             faults.add(full_path, message)
         return None
 
@@ -85,7 +125,9 @@ def _message(kind: str, message: str, context: Mapping[str, Any]) -> str:
         return "must not be empty"
     if kind in MESSAGES:
         return MESSAGES[kind].format(**{name: _written(value) for name, value in context.items()})
-    return message.removeprefix("Value error, ")  # of a validator of ours, which says it in plain English
+    if kind in OWN:
+        return message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    return re.sub("^Input should ", "must ", message)  # of a type that only sinks of other packages use
 
 
 def _written(value: Any) -> Any:
@@ -100,24 +142,88 @@ def _expected_table(path: tuple[str, ...], location: tuple[int | str, ...]) -> s
     return "must be a table" if in_list else f"must be a table: write [{'.'.join(path)}] and its keys below"
 
 
-def unknown_key(model: type[Settings], location: tuple[int | str, ...], also: tuple[str, ...] = ()) -> str:
-    """The message for the unknown key at `location`: what may be meant, or else all keys that are known."""
-    for part in location[:-1]:
-        if isinstance(part, int):  # an index into a list
-            continue
-        field = model.model_fields.get(str(part))
+def _example(kind: str, model: type[Settings], location: tuple[int | str, ...], value: Any) -> str:
+    """How to write the key if its value has the wrong type, or an empty text."""
+    found = _key(model, location)
+    if found is None or kind not in ("list_type", "string_type", "int_type", "float_type", "float_parsing", "bool_type"):
+        return ""
+    name, hint, default = found
+    in_list = isinstance(location[-1], int)
+    if kind == "list_type":
+        example = f"[{_text(value if isinstance(value, str) else '...', hint, None)}]"
+    elif kind == "string_type":
+        example = _text(value, hint, None if in_list else default)
+    elif kind == "bool_type":
+        example = "true"
+    else:
+        example = str(default if isinstance(default, int | float) and not isinstance(default, bool) else 10)
+    return f": write {name} = {f'[{example}]' if in_list else example}"
+
+
+def _text(value: Any, hint: Any, default: Any) -> str:
+    """An example of a text. A number that was written without quotes gets them, as a port if it stands for an address."""
+    if _contains(hint, Secret):
+        return '"${NAME}"'
+    choices = [choice for literal in _literals(hint) for choice in get_args(literal)]
+    if choices:
+        return json.dumps(value if value in choices else choices[0])
+    if isinstance(value, str):
+        scheme = re.match("https?://", value)
+        return f'"{scheme[0]}..."' if scheme else '"..."'
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, str) and re.search(r":\d+$", default):
+        return json.dumps(re.sub(r"\d+$", str(value), default) if is_number and 0 < value < 2**16 else default)
+    if is_number:
+        return f'"{value}"'
+    return json.dumps(default if isinstance(default, str) and default else "...", ensure_ascii=False)
+
+
+def _key(model: type[Settings], location: tuple[int | str, ...]) -> tuple[str, Any, Any] | None:
+    """The name, the type and the default of the key at `location`, which may be an item of its list."""
+    names = [part for part in location if isinstance(part, str)]
+    table = _table(model, names[:-1]) if names else None
+    field = table.model_fields.get(names[-1]) if table else None
+    return (names[-1], field.annotation, field.default) if field else None
+
+
+def _table(model: type[Settings], names: Iterable[str]) -> type[Settings] | None:
+    """The settings of the table at this path below `model`, if it is one."""
+    for name in names:
+        field = model.model_fields.get(name)
         inner = next((t for t in _types(field.annotation) if issubclass(t, Settings)), None) if field else None
         if inner is None:
-            return "unknown key"
-        model, also = inner, ()
-    known = [*model.model_fields, *also]
-    close = most_similar(str(location[-1]), known)
-    return "unknown key" + (f"; did you mean {close}?" if close else f"; known keys: {', '.join(known)}")
+            return None
+        model = inner
+    return model
+
+
+def unknown_key(model: type[Settings], location: tuple[int | str, ...], also: type[Settings] | None = None) -> str:
+    """The message for the unknown key at `location`: what may be meant, and which keys there are.
+
+    also: further keys that the user can set in the table of `model` itself
+    """
+    above = [part for part in location[:-1] if isinstance(part, str)]
+    table = _table(model, above)
+    if table is None:
+        return "unknown key"
+    tables = [table, *([also] if also and not above else [])]
+    known = [name for each in tables for name in each.model_fields]
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(location[-1])).lower().replace("-", "_")
+    meant = most_similar(name, known) or next((key for key in FOREIGN.get(name, ()) if _is_key(key, tables)), None)
+    listed = f"nown keys: {', '.join(known)}"
+    if meant is None:
+        return f"unknown key; k{listed}"
+    return f"unknown key; did you mean {meant}?" + (f" K{listed}" if len(known) <= FEW else "")
+
+
+def _is_key(path: str, tables: Iterable[type[Settings]]) -> bool:
+    *above, name = path.split(".")
+    return any(name in found.model_fields for table in tables if (found := _table(table, above)))
 
 
 def most_similar(word: str, known: Iterable[str]) -> str | None:
     """Which of the known words `word` is probably meant to be, or None: a typing error apart, they must be the same."""
-    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=SIMILAR)), None)
+    return next(iter(difflib.get_close_matches(word.lower(), known, n=1, cutoff=SIMILAR)), None)
 
 
 def _types(annotation: Any) -> Iterator[type]:
@@ -125,3 +231,14 @@ def _types(annotation: Any) -> Iterator[type]:
         yield annotation
     for argument in getattr(annotation, "__args__", ()):
         yield from _types(argument)
+
+
+def _contains(hint: Any, wanted: Any) -> bool:
+    return hint is wanted or any(_contains(argument, wanted) for argument in getattr(hint, "__args__", ()))
+
+
+def _literals(hint: Any) -> Iterator[Any]:
+    if get_origin(hint) is Literal:
+        yield hint
+    for argument in getattr(hint, "__args__", ()):
+        yield from _literals(argument)

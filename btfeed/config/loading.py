@@ -5,7 +5,6 @@ words the errors. A command that needs only some tables names them, and nothing 
 """
 
 import os
-import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from btfeed.receiving.settings import ReceiverSettings
 from btfeed.records.privacy import Privacy
 from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
+from btfeed.toml_file import read_toml
 from sinks.settings import Settings
 
 DEFAULT: Mapping[str, Any] = {"sinks": {"files": {"type": "file", "directory": "btfeed-data/files"}}}
@@ -104,17 +104,7 @@ def load(
     """
     if path is None:
         return parse(DEFAULT, environment, needs=needs, tolerant=tolerant)
-    return parse(read(path), environment, path.absolute().parent, needs, tolerant)
-
-
-def read(path: Path) -> dict[str, Any]:
-    """The tables of the file as they are written. Raises ConfigError."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError([f"can't read {path}: {error.strerror}"]) from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError([f"{path} is not valid TOML: {error}"]) from None
+    return parse(read_toml(path), environment, path.absolute().parent, needs, tolerant)
 
 
 def parse(

@@ -58,7 +58,7 @@ def parse_sink(name: str, table: Any, faults: Faults, base: Path | None = None) 
     own = {key: value for key, value in table.items() if key not in common and key not in limits}
     _merge_delivery(sink_type, common, limits, path, faults)
     common_settings = validate(CommonSettings, common, path, faults, base=base)
-    own_settings = validate(sink_type.settings, own, path, faults, tuple(CommonSettings.model_fields), base)
+    own_settings = validate(sink_type.settings, own, path, faults, CommonSettings, base)
     return SinkConfig(common_settings, sink_type, own_settings) if common_settings and own_settings else None
 
 
@@ -73,7 +73,7 @@ def find_type(name: str) -> SinkType:
     except LookupError:
         known = sinks.types()
     except Exception as error:
-        raise UnknownType(f"the type {name} can't be loaded: {type(error).__name__}: {error}") from error
+        raise UnknownType(f'the type "{name}" can\'t be loaded: {type(error).__name__}: {error}') from error
     choice = f"known types: {', '.join(known)}"
     close = most_similar(name, known)  # what resembles no type is not shown: it may come from a secret's variable
     raise UnknownType(

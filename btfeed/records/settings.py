@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, model_validator
 
+from btfeed.faults import most_similar
 from btfeed.records.attributes import flat_attributes
 from btfeed.records.names import MOST_MARKS, has_too_many_marks, normalize
 from btfeed.records.schema import MAPS, RECORD_FIELDS, TRANSACTION_FIELDS, VALUES
@@ -22,7 +23,9 @@ def _known_field(name: str) -> str:
         raise ValueError(f"every record needs {name}: remove it from this list")
     prefix = next((prefix for prefix in _MAP_PREFIXES if name.startswith(prefix)), None)
     if prefix is None and name not in _TYPES:
-        raise ValueError(f"unknown record field {name!r}: docs/record.md lists the fields")
+        meant = most_similar(name, _TYPES)
+        question = f"did you mean {meant}? " if meant else ""
+        raise ValueError(f"unknown record field; {question}docs/record.md lists the fields")
     return _named_field(prefix, name.removeprefix(prefix)) if prefix else name
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from btfeed.faults import ConfigError, Faults, validate
+from btfeed.toml_file import read_toml
 from sinks.settings import Seconds, Settings
 
 Percent = Annotated[float, Field(ge=0, le=100, strict=False)]
@@ -226,16 +227,11 @@ def shipped() -> dict[str, str]:
 def load(name: str) -> Profile:
     """The built-in profile of that name, or the one in the file at that path. Raises ConfigError."""
     known = shipped()
-    try:
-        if name in known:
-            return parse(tomllib.loads(known[name]))
-        return parse(tomllib.loads(Path(name).read_text(encoding="utf-8-sig")))
-    except FileNotFoundError:
-        raise ConfigError([f"{name}: no such file, and not a built-in profile ({', '.join(known)})"]) from None
-    except OSError as error:
-        raise ConfigError([f"{name}: {error.strerror}"]) from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError([f"{name}: {error}"]) from None
+    if name in known:
+        return parse(tomllib.loads(known[name]))
+    if not Path(name).exists():
+        raise ConfigError([f"{name}: no such file, and not a built-in profile ({', '.join(known)})"])
+    return parse(read_toml(Path(name)))
 
 
 def parse(tables: dict[str, Any]) -> Profile:

@@ -1,5 +1,6 @@
 """The table [sinks.NAME] of an Elasticsearch sink."""
 
+import re
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
@@ -15,6 +16,12 @@ DEFAULT_INDEX = "bizevents-appmon-{category}-{date}"
 NameTemplate = Annotated[str, template(*PLACEHOLDERS), AfterValidator(check_name)]
 
 
+def _username(value: str) -> str:
+    if not re.fullmatch(r"[^:\x00-\x1f]+", value):
+        raise ValueError("must be a name without colons and control characters")
+    return value
+
+
 class BasicSettings(Settings):
     """A user.
 
@@ -22,7 +29,7 @@ class BasicSettings(Settings):
     password  the user's password; take it from the environment
     """
 
-    username: Annotated[str, Field(pattern=r"^[^:\x00-\x1f]+$")]
+    username: Annotated[str, AfterValidator(_username)]
     password: RequiredSecret
 
 

@@ -108,7 +108,7 @@ def test_a_field_that_every_record_needs_cannot_be_removed(how: str, name: str) 
 @pytest.mark.parametrize("how", ["drop", "hash"])
 def test_an_unknown_field_is_rejected(how: str, name: str) -> None:
     """It would protect nothing, and the mistake would go unnoticed."""
-    with pytest.raises(ValidationError, match=f"unknown record field '{name}': docs/record.md lists the fields"):
+    with pytest.raises(ValidationError, match=r"unknown record field; .*docs/record.md lists the fields"):
         PrivacySettings.model_validate({how: [name], "key": "k"})
 
 
