@@ -18,6 +18,6 @@ Around that chain:
     admin       health, metrics and status over HTTP
     telemetry   metrics and logs
     traffic     recorded and generated posts: replay, capture, generate
-    faults, address, signals, native
+    faults, toml_file, address, signals, native
                 shared by several packages
 """

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, WithJsonSchema
 
 HOW_TO_WRITE = "write host:port, for example 127.0.0.1:4321 or [::]:4321"
 
@@ -30,7 +30,7 @@ def _checked(value: str) -> str:
     return value
 
 
-Address = Annotated[str, AfterValidator(_checked)]
+Address = Annotated[str, AfterValidator(_checked), WithJsonSchema({"type": "string", "pattern": r":[0-9]{1,5}$"})]
 """host:port in the configuration. Port 0 means any free port."""
 
 

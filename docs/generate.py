@@ -1,4 +1,4 @@
-"""Generates the tables in README.md and docs/: settings, metrics, record fields, modules and figures.
+"""Generates the tables in README.md and docs/: settings, metrics, record fields, modules and figures. Also the JSON Schema.
 
     python -m docs.generate [--check]
 
@@ -8,6 +8,7 @@ nothing is written, and the exit status is 1 if a page is out of date.
 
 import ast
 import difflib
+import json
 import re
 import sys
 import tomllib
@@ -20,6 +21,7 @@ import sinks
 from benchmarks import figures
 from btfeed.config import Sections
 from btfeed.config.keys import Key, NotDocumented, in_toml, keys
+from btfeed.config.schema import schema
 from btfeed.delivery.sink_config import CommonSettings
 from btfeed.records.schema import CATEGORIES, CONSTANTS, DIMENSIONS, FIELDS, VALUES, Field
 from btfeed.telemetry.metrics import Metrics
@@ -28,6 +30,7 @@ from sinks.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 DOCS = Path(__file__).parent
+SCHEMA = ROOT / "btfeed" / "config" / "btfeed.schema.json"
 
 
 BLOCK = re.compile(r"^(<!-- generated: (.+?) -->\n).*?^(<!-- end -->)", re.DOTALL | re.MULTILINE)
@@ -223,16 +226,23 @@ def generate(text: str, made: Mapping[str, Callable[[], Iterator[str]]]) -> str:
     return BLOCK.sub(replaced, text)
 
 
+def json_schema() -> str:
+    """The schema that is in the package: with the sinks of the project, whatever else is installed."""
+    return (
+        json.dumps(schema(name for name in sinks.types() if name in sinks.modules()), ensure_ascii=False, indent=2) + "\n"
+    )
+
+
 def main() -> None:
     stale = []
     try:
         made = tables()
     except NotDocumented as error:
         sys.exit(str(error))
-    for path in (ROOT / "README.md", *sorted(DOCS.rglob("*.md"))):
-        text = path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted(DOCS.rglob("*.md")), SCHEMA):
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
         try:
-            new = generate(text, made)
+            new = json_schema() if path == SCHEMA else generate(text, made)
         except NotDocumented as error:
             sys.exit(f"{path.relative_to(ROOT)}: {error}")
         if new != text:

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr, ValidationInfo, WithJsonSchema
 
 
 class Settings(BaseModel):
@@ -15,6 +15,13 @@ class Settings(BaseModel):
 _SIZES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 _TIMES = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
+
+
+def _written(pattern: str) -> WithJsonSchema:
+    """For editors: the value is a text like this."""
+    return WithJsonSchema({"type": "string", "pattern": pattern})
+
+
 _MAX_SIZE = 2**60
 _MAX_SECONDS = 36_500 * 86_400.0
 
@@ -67,9 +74,9 @@ Place = Annotated[str, AfterValidator(_place)]
 
 Write a default as `Annotated[Place, Field(validate_default=True)] = "name"`, so that it starts there, too.
 """
-Size = Annotated[int, BeforeValidator(_size)]
+Size = Annotated[int, BeforeValidator(_size), _written(rf"^{_NUMBER}\s*({'|'.join(_SIZES)})$")]
 """A number of bytes, written "64MiB"."""
-Seconds = Annotated[float, BeforeValidator(_seconds)]
+Seconds = Annotated[float, BeforeValidator(_seconds), _written(rf"^({_NUMBER}\s*(ms|[smhd])\s*)+$")]
 """A time in seconds, written "500ms" or "23h55m"."""
 
 Secret = SecretStr

@@ -11,6 +11,7 @@ import typer
 
 from btfeed import native
 from btfeed.commands.admin_client import AdminClient, AdminError
+from btfeed.commands.config import config as config_commands
 from btfeed.commands.config_file import ConfigFile, described, load
 from btfeed.commands.dead_letters import dead_letters
 from btfeed.commands.init import init
@@ -37,6 +38,7 @@ cli = typer.Typer(
 cli.add_typer(dead_letters, name="dead-letters")
 cli.add_typer(traffic)
 cli.command()(init)
+cli.add_typer(config_commands, name="config")
 
 
 def _show_version(wanted: bool) -> None:

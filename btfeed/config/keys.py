@@ -57,6 +57,11 @@ def kind(hint: Any) -> str:
     return {int: "integer", float: "number", bool: "boolean", str: "text", Secret: "text"}.get(hint, "table")
 
 
+def summary(model: type[Settings]) -> str:
+    """What the table is for: the first paragraph of its docstring."""
+    return " ".join((model.__doc__ or "").split("\n\n")[0].split())
+
+
 def is_secret(hint: Any) -> bool:
     """Whether the key, or an item of its list, is a secret."""
     return hint is Secret or any(map(is_secret, get_args(hint)))
@@ -105,27 +110,38 @@ def keys(model: type[Settings]) -> Iterator[Key]:
         yield Key(name, hint, said[name], kind(hint), table_in(hint), default)
 
 
-def in_toml(value: Any, what: str = "") -> str:
-    """A value as TOML writes it. what: the kind of the key. A secret is shown."""
+def plain(value: Any, what: str) -> Any:
+    """A value of a key as it stands in the parsed file: a size and a time are texts again. what: the kind of the key.
+
+    A secret is shown.
+    """
     if isinstance(value, Secret):
-        return in_toml(value.get_secret_value())
-    if isinstance(value, bool):
-        return str(value).lower()
+        return value.get_secret_value()
     if isinstance(value, list):
-        return f"[{', '.join(in_toml(item, what.removeprefix('list of ')) for item in value)}]"
-    if isinstance(value, dict):
-        inside = ", ".join(f"{in_toml_key(key)} = {in_toml(item)}" for key, item in value.items())
-        return f"{{ {inside} }}" if value else "{}"
+        return [plain(item, what.removeprefix("list of ")) for item in value]
     if what == "size" and isinstance(value, int):
         unit, name = next((u, n) for u, n in ((2**30, "GiB"), (2**20, "MiB"), (1, "B")) if value % u == 0)
-        return f'"{value // unit}{name}"'
+        return f"{value // unit}{name}"
     if what == "time" and isinstance(value, float):
         milliseconds = round(value * 1000, 6)
         units = ((3_600_000, "h"), (60_000, "m"), (1000, "s"), (1, "ms"))
         unit, name = next(((u, n) for u, n in units if milliseconds % u == 0), (1, "ms"))
-        return f'"{milliseconds / unit:.10g}{name}"'
+        return f"{milliseconds / unit:.10g}{name}"
+    return value
+
+
+def in_toml(value: Any, what: str = "") -> str:
+    """A value as TOML writes it. what: the kind of the key. A secret is shown."""
+    value = plain(value, what)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(in_toml(item) for item in value)}]"
+    if isinstance(value, dict):
+        inside = ", ".join(f"{in_toml_key(key)} = {in_toml(item)}" for key, item in value.items())
+        return f"{{ {inside} }}" if value else "{}"
     if isinstance(value, float):
-        return f"{value:g}" if what == "number" else repr(value)
+        return f"{value:g}" if what.endswith("number") else repr(value)
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") if isinstance(value, str) else str(value)
 
 

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_type_hints
 
-from btfeed.config.keys import Key, in_toml, is_secret, keys
+from btfeed.config.keys import Key, in_toml, is_secret, keys, summary
 from btfeed.config.loading import Sections
 from btfeed.delivery.sink_config import CommonSettings, find_type
 from sinks.base import SinkType
@@ -51,7 +51,7 @@ def _sink(name: str, sink_type: SinkType) -> Iterator[str]:
     tables = [key for key in (*keys(sink_type.settings), *common.values()) if key.table]
     yield "\n".join(
         [
-            *_comment(_summary(sink_type.settings)),
+            *_comment(summary(sink_type.settings)),
             f"[{path}]",
             f"type = {in_toml(name)}",
             *_values(path, (common["start"], *keys(sink_type.settings)), sink_type.example),
@@ -74,7 +74,7 @@ def _tables(
     defaults  those that differ from the defaults of `model`
     live      whether the table is set, or else commented out
     """
-    head = [*_comment(_summary(model)), f"[{path}]" if live else f"#[{path}]"]
+    head = [*_comment(summary(model)), f"[{path}]" if live else f"#[{path}]"]
     yield "\n".join([*head, *_values(path, keys(model), example, live, defaults)])
     for key in keys(model):
         if key.table:
@@ -129,11 +129,6 @@ def _meaning(key: Key) -> str:
     if key.default is None:
         parts.append("Not set by default")
     return ". ".join(parts)
-
-
-def _summary(model: type[Settings]) -> str:
-    """The first paragraph of the docstring."""
-    return " ".join((model.__doc__ or "").split("\n\n")[0].split())
 
 
 def _comment(text: str) -> list[str]:

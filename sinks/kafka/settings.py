@@ -31,6 +31,9 @@ def _registry(value: object) -> object:
     return {"url": value} if isinstance(value, str) else value
 
 
+RegistryTable = Annotated[RegistrySettings, BeforeValidator(_registry, json_schema_input_type=str | RegistrySettings)]
+
+
 class KafkaSettings(Settings):
     """Records in topics of Kafka.
 
@@ -52,11 +55,11 @@ class KafkaSettings(Settings):
     timeout             after this long without progress, the producer is replaced by a new one
     """
 
-    bootstrap_servers: Annotated[str, BeforeValidator(_servers)]
+    bootstrap_servers: Annotated[str, BeforeValidator(_servers, json_schema_input_type=str | list[str])]
     topic: Annotated[str, template(*PLACEHOLDERS), AfterValidator(check_topic)] = "appmon.{category}"
     key: Key = "visit"
     format: Literal["json", "avro"] = "json"
-    schema_registry: Annotated[RegistrySettings, BeforeValidator(_registry)] | None = None
+    schema_registry: RegistryTable | None = None
     headers: Literal["cloudevents", "none"] = "cloudevents"
     compression: Compression = "zstd"
     batch_size: Annotated[Size, Field(ge=1)] = 2**20
