@@ -1,7 +1,6 @@
 """Secrets never show: not in settings, not in errors, not in logs, whatever another system repeats."""
 
 import logging
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote_plus
 
@@ -19,79 +18,10 @@ from btfeed.records.schema import MAPS, RECORD_FIELDS
 from sinks.base import Sink, SinkContext, SinkError
 from sinks.kafka import access
 from sinks.settings import RequiredSecret, Secret, Settings, Token
-from sinks.shared.http import basic_credentials
 from sinks.shared.redaction import TOKENS_KEPT, Redactor
 from tests.servers.echo import EchoServer
 from tests.support.fakes import mapped
-
-CLIENT = {"client_id": "client", "client_secret": "SECRET-client", "token_url": "URL"}
-KAFKA = {"type": "kafka", "bootstrap_servers": "SERVER", "request_timeout": "200ms", "timeout": "200ms"}
-TABLES: dict[str, dict[str, Any]] = {
-    "bizevents with a token": {"type": "bizevents", "url": "URL", "api_token": "SECRET-token"},
-    "bizevents with OAuth": {"type": "bizevents", "url": "URL", "oauth": CLIENT},
-    "elasticsearch with an API key": {"type": "elasticsearch", "hosts": ["URL"], "auth": {"api_key": "SECRET-key"}},
-    "elasticsearch with a token": {"type": "elasticsearch", "hosts": ["URL"], "auth": {"bearer": "SECRET-bearer"}},
-    "elasticsearch with a password": {
-        "type": "elasticsearch",
-        "hosts": ["URL"],
-        "auth": {"basic": {"username": "u", "password": 'SECRET "pass"\\word'}},
-    },
-    "kafka with a password": {
-        **KAFKA,
-        "security": {"sasl": "PLAIN", "username": "u", "password": "SECRET-sasl"},
-    },
-    "kafka with OAuth": {
-        **KAFKA,
-        "security": {"sasl": "OAUTHBEARER", "oauth": CLIENT},
-    },
-    "a schema registry with a password": {
-        **KAFKA,
-        "format": "avro",
-        "schema_registry": {"url": "URL", "username": "u", "password": "SECRET-registry"},
-    },
-    "a schema registry with a token": {
-        **KAFKA,
-        "format": "avro",
-        "schema_registry": {"url": "URL", "token": "SECRET-registry-token"},
-    },
-}
-OTHERS: dict[str, dict[str, Any]] = {
-    "receiver": {
-        "basic_auth": {"username": "u", "password": "SECRET-receiver"},
-        "bearer_tokens": ["SECRET-one", "SECRET-two"],
-    },
-    "record": {"privacy": {"hash": ["user.name"], "key": "SECRET-hash"}},
-}
-
-
-def secrets_in(table: object) -> Iterator[str]:
-    """Every planted secret, and the Basic credentials made from it."""
-    if isinstance(table, dict):
-        for value in table.values():
-            yield from secrets_in(value)
-        if "username" in table:
-            yield basic_credentials(table["username"], table["password"])
-    elif isinstance(table, list):
-        for value in table:
-            yield from secrets_in(value)
-    elif isinstance(table, str) and "SECRET" in table:
-        yield table
-
-
-def assert_hidden(table: object, *texts: object) -> None:
-    """None of the table's secrets is in a text, in any of the forms that one meets."""
-    text = "\n".join(map(str, texts))
-    assert "SECRET" not in text
-    for secret in secrets_in(table):
-        for form in (secret, repr(secret)[1:-1], quote_plus(secret), msgspec.json.encode(secret).decode()[1:-1]):
-            assert form not in text
-
-
-def at(table: object, server: EchoServer) -> Any:
-    """The table with the address of the server."""
-    return msgspec.json.decode(
-        msgspec.json.encode(table).replace(b"URL", server.url.encode()).replace(b"SERVER", server.address.encode())
-    )
+from tests.support.secrets import CLIENT, OTHERS, SINKS, assert_hidden, at
 
 
 async def failures(sink: Sink) -> list[BaseException]:
@@ -108,12 +38,12 @@ async def failures(sink: Sink) -> list[BaseException]:
     return raised
 
 
-@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+@pytest.mark.parametrize("table", SINKS.values(), ids=SINKS)
 async def test_a_sink_never_shows_what_a_server_repeats(table: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     """The server answers every request with an error that contains the request."""
     caplog.set_level(logging.DEBUG)
     with EchoServer() as server, capture_logs() as logs:
-        configured = config.parse({"sinks": {"s": at(table, server)}}, {}).sinks["s"]
+        configured = config.parse({"sinks": {"s": at(table, server.address)}}, {}).sinks["s"]
         sink = configured.type.create(configured.settings, SinkContext("s", RECORD_FIELDS, MAPS))
         raised = await failures(sink)
         if table["type"] != "kafka":  # brokers don't speak HTTP
@@ -129,7 +59,7 @@ async def test_kafka_never_shows_what_a_broker_repeats(monkeypatch: pytest.Monke
         raise AuthenticationFailedError(f"{sasl_plain_password} is wrong")
 
     monkeypatch.setattr(access, "create_conn", refuse)
-    table = TABLES["kafka with a password"] | {"bootstrap_servers": "one:1,two:2"}
+    table = SINKS["kafka with a password"] | {"bootstrap_servers": "one:1,two:2"}
     configured = config.parse({"sinks": {"s": table}}, {}).sinks["s"]
     raised = await failures(configured.type.create(configured.settings, SinkContext("s", RECORD_FIELDS, MAPS)))
     assert str(raised[0]).count("the broker rejects user 'u': *** is wrong") == 2
@@ -137,10 +67,10 @@ async def test_kafka_never_shows_what_a_broker_repeats(monkeypatch: pytest.Monke
 
 def test_the_configuration_never_shows_a_secret() -> None:
     """Neither whole nor in part, as repr or as str."""
-    tables = {**OTHERS, "sinks": {str(number): table for number, table in enumerate(TABLES.values())}}
+    tables = {**OTHERS, "sinks": {str(number): table for number, table in enumerate(SINKS.values())}}
     with EchoServer() as server:
-        found = config.parse(at(tables, server), {})
-    settings = [found.receiver, found.record.privacy, *(sink.settings for sink in found.sinks.values())]
+        found = config.parse(at(tables, server.address), {})
+    settings = [found.receiver, found.admin, found.record.privacy, *(sink.settings for sink in found.sinks.values())]
     dumps = [one.model_dump() for one in settings]
     assert_hidden(tables, repr(found), *map(repr, settings), *map(str, settings), *dumps)
 
@@ -154,7 +84,7 @@ def test_the_configuration_never_shows_a_secret() -> None:
         {"record": {"privacy": {"key": "SECRET-hash", "hash": ["duration"]}}},
         {"sinks": {"s": {"type": "bizevents", "url": "https://x", "api_token": "SECRET token"}}},
         {"sinks": {"s": {"type": "bizevents", "url": "https://x", "api_token": "SECRET-token", "oauth": CLIENT}}},
-        {"sinks": {"s": TABLES["elasticsearch with an API key"] | {"auth": {"api_key": "SECRET", "bearer": "SECRET"}}}},
+        {"sinks": {"s": SINKS["elasticsearch with an API key"] | {"auth": {"api_key": "SECRET", "bearer": "SECRET"}}}},
         {"sinks": {"s": {"type": "kafka", "bootstrap_servers": "a:1", "security": {"password": "SECRET-sasl"}}}},
         {"sinks": {"s": {"type": "SECRET-misplaced"}}},
         {"sinks": {"s": {"type": "bizevents", "url": "https://user:SECRET-url@host", "api_token": "t"}}},
