@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import structlog
 import typer
 
 from btfeed import native
@@ -29,6 +30,7 @@ from btfeed.telemetry.printable import printable
 if TYPE_CHECKING:
     from btfeed.config import Config
 
+log = structlog.get_logger()
 cli = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -70,6 +72,7 @@ def serve(
             f"unknown log level {log_level!r}: use DEBUG, INFO, WARNING or ERROR", param_hint="--log-level"
         )
     logs.configure(log_level.upper())
+    log.info("configuration loaded", configuration=described(config))
     import uvloop  # both are slow to import, and not needed by every command
 
     from btfeed.app.serve import serve as run_server

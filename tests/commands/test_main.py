@@ -122,10 +122,9 @@ def test_serve_names_an_address_that_is_in_use(server: Server, tmp_path: Path) -
 def test_serve_does_not_share_a_journal(server: Server, tmp_path: Path) -> None:
     """Two servers on one journal would lose each other's posts."""
     result = run("serve", "-c", str(server.config), cwd=tmp_path)
-    assert (result.returncode, result.stderr) == (
-        1,
-        f"can't start: {server.directory / 'journal'} is in use by another btfeed\n",
-    )
+    loaded, reason = result.stderr.splitlines()
+    assert json.loads(loaded)["configuration"] == str(server.config)
+    assert (result.returncode, reason) == (1, f"can't start: {server.directory / 'journal'} is in use by another btfeed")
 
 
 # check

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 import sinks
+from btfeed.app.reload import NOT_RELOADED
 from btfeed.config.effective import toml_lines
 from btfeed.config.keys import in_toml, is_secret, keys
 from btfeed.config.loading import Sections
@@ -157,6 +159,7 @@ def test_secrets_show_nowhere(tmp_path: Path, refusing: str, hanging_up: str) ->
         with server:
             shown = [*use(server, len(tables))]
             shown += [command(server, planted, *arguments) for arguments in COMMANDS]
+            shown.append(reload_with_errors(server))
     log = server.log()
     assert echo.requests > 10
     assert log.count("bug in the sink") >= len(SINKS)
@@ -186,6 +189,17 @@ def use(server: Server, number: int) -> Iterator[str]:
     for path in ("/metrics", "/status", "/", "/healthz", "/readyz", "/none"):
         for authorization in ("Bearer SECRET-admin", "Bearer SECRET-wrong", ""):
             yield request(server.admin_url + path, authorization=authorization)
+
+
+def reload_with_errors(server: Server) -> str:
+    """Load a configuration with secrets in wrong places. What /status says then."""
+    with server.config.open("a") as file:
+        file.write('\n[sinks.wrong]\ntype = "${NAME_1}"\n[sinks.worse]\ntype = "kafka"\nbootstrap_servers = "${NAME_2}"\n')
+    os.kill(server.pid, signal.SIGHUP)
+    until(lambda: NOT_RELOADED in server.log(), "the reload has failed")
+    text = request(f"{server.admin_url}/status", authorization="Bearer SECRET-admin")
+    assert "unknown sink type" in server.log()
+    return text
 
 
 COMMANDS = (["check"], ["config", "show", "--json"], ["dead-letters", "export"])
