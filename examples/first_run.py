@@ -1,4 +1,4 @@
-"""The first run (`make run`): starts the server without configuration, sends it posts of a web shop, and shows records."""
+"""The first run (`make run`): starts the server, sends it posts of a web shop, and shows records."""
 
 import json
 import socket
@@ -14,6 +14,9 @@ RECEIVER_PORT, ADMIN_PORT = 4321, 4322
 GENERATE = ["generate", "web-shop", "--since", "1h", "--flows", "100", "--rate", "0.05", "--seed", "1"]
 DATA = Path("btfeed-data")
 LOG = DATA / "serve.log"
+CONFIG = DATA / "btfeed.toml"
+TEXT = '[journal]\ndirectory = "."\n\n[sinks.files]\ntype = "file"\ndirectory = "files"\n'
+"""A configuration of its own: this machine may have one in /etc, for a server that is in use."""
 WAIT_TIMEOUT = 20.0
 """Seconds for the server to start, and to deliver the posts."""
 
@@ -24,9 +27,10 @@ def main() -> int:
             print(f"port {port} is in use, perhaps by another btfeed: stop the program that uses it", file=sys.stderr)
             return 1
     DATA.mkdir(exist_ok=True)
-    print(f"$ btfeed serve    (log: {LOG})")
+    CONFIG.write_text(TEXT)
+    print(f"$ btfeed serve -c {CONFIG}    (log: {LOG})")
     with LOG.open("w") as log:
-        server = subprocess.Popen([*BTFEED, "serve"], stderr=log)
+        server = subprocess.Popen([*BTFEED, "serve", "-c", str(CONFIG)], stderr=log)
     try:
         show_the_feed(server)
     except RuntimeError as error:
@@ -58,8 +62,8 @@ def show_the_feed(server: "subprocess.Popen[bytes]") -> None:
     of_visit = [line for line in lines if f'"appmon.visit.id":"{visit["appmon.visit.id"]}"' in line]
     actions = [line for line in of_visit if '"event.category":"user_action"' in line]
     print("\n\n".join([json.dumps(visit, indent=2), *actions]), end="\n\n")
-    print("$ btfeed status")
-    subprocess.run([*BTFEED, "status"], check=True)
+    print(f"$ btfeed status -c {CONFIG}")
+    subprocess.run([*BTFEED, "status", "-c", str(CONFIG)], check=True)
 
 
 def all_delivered() -> bool:

@@ -25,6 +25,7 @@ TESTS = Path(__file__).parent
 NATIVE_MODULES = {"records/test_native.py", "records/test_native_columns.py", "sinks/kafka/test_messages.py"}
 
 settings.register_profile("quick", max_examples=10)
+os.environ.pop("BTFEED_CONFIG", None)
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every process that a test starts compiles btfeed again
 
 

@@ -70,6 +70,17 @@ def test_a_default_file_that_can_not_be_read_is_an_error(default_file: Path) -> 
     assert f"can't read {default_file}: No such file or directory" in result.stderr
 
 
+def test_without_any_file_a_check_is_of_the_built_in_defaults(tmp_path: Path) -> None:
+    """In the current directory, which it does not change. Whether the ports are free depends on this machine."""
+    found = invoke("check").stdout.splitlines()
+    assert [line for line in found[1:] if ".listen" not in line] == [
+        "journal.directory: ok, btfeed-data can be written",
+        "sinks.files: ok, a file sink that could open",
+    ]
+    assert {line.partition(":")[0] for line in found if ".listen" in line} == {"receiver.listen", "admin.listen"}
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 @contextmanager
 def denied(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def lstat(_: Path) -> None:

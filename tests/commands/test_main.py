@@ -149,18 +149,6 @@ def test_check_lists_its_checks_and_changes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [config]
 
 
-def test_check_takes_the_default_without_a_configuration_file(tmp_path: Path) -> None:
-    """Whether its ports are free depends on what else runs on this machine."""
-    lines = run("check", cwd=tmp_path).stdout.splitlines()
-    assert [line for line in lines if ".listen" not in line] == [
-        "configuration: ok, the built-in defaults (no -c, no $BTFEED_CONFIG, no /etc/btfeed/btfeed.toml)",
-        "journal.directory: ok, btfeed-data can be written",
-        "sinks.files: ok, a file sink that could open",
-    ]
-    assert {line.partition(":")[0] for line in lines if ".listen" in line} == {"receiver.listen", "admin.listen"}
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_check_of_a_running_server_succeeds(server: Server) -> None:
     """What the server has is in use, which the next start does not mind. Warnings don't change the exit status."""
     config = server.directory / "same.toml"
