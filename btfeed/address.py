@@ -3,13 +3,19 @@
 import asyncio
 import os
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+import structlog
 from pydantic import AfterValidator, WithJsonSchema
 
+log = structlog.get_logger()
+
+BACKLOG = 1024
+"""Connections that wait to be accepted. The system may allow fewer: net.core.somaxconn."""
 HOW_TO_WRITE = "write host:port, for example 127.0.0.1:4321 or [::]:4321"
 
 
@@ -32,6 +38,50 @@ def _checked(value: str) -> str:
 
 Address = Annotated[str, AfterValidator(_checked), WithJsonSchema({"type": "string", "pattern": r":[0-9]{1,5}$"})]
 """host:port in the configuration. Port 0 means any free port."""
+
+
+async def listen(address: str, inherited: Sequence[socket.socket] = (), key: str = "") -> list[socket.socket]:
+    """Sockets that listen there: connections wait in them until they are accepted. Raises OSError.
+
+    inherited  sockets that another process holds (btfeed/inherited.py). If there are any, they are the ones, wherever they
+               listen
+    key        of the address in the configuration
+    """
+    if inherited:
+        found = ", ".join(map(_written, inherited))
+        if await _are_at(address, inherited):
+            log.info("using an inherited socket", setting=key, address=found)
+        else:
+            log.warning(
+                "using an inherited socket that is not as configured", setting=key, address=found, configured=address,
+                hint=f"make {key} the same, or change what holds the socket and restart that",
+            )  # fmt: skip
+    sockets = list(inherited) or await bind(address)
+    try:
+        for each in sockets:
+            each.listen(BACKLOG)  # changes the backlog of those that listen already
+    except OSError as error:
+        place = _written(sockets[0])
+        for each in sockets:
+            each.close()
+        raise OSError(error.errno, f"can't listen on {place}: {os.strerror(error.errno or 0).lower()}") from None
+    return sockets
+
+
+def _written(bound: socket.socket) -> str:
+    host, port, *_ = bound.getsockname()
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+async def _are_at(address: str, sockets: Sequence[socket.socket]) -> bool:
+    """Whether these sockets are those that `bind` would make. If the host can't be resolved, they may be."""
+    any_port = not host_and_port(address)[1]
+    try:
+        wanted = {place[:2] for _, place in await _places(address)}
+    except OSError:
+        return True
+    found = {each.getsockname()[:2] for each in sockets}
+    return {(host, 0) for host, _ in found} == wanted if any_port else found == wanted
 
 
 async def bind(address: str) -> list[socket.socket]:

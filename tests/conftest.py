@@ -62,7 +62,7 @@ def _missing(need: str) -> str | None:
 
 
 def _needs(item: pytest.Item) -> set[str]:
-    """By its module, its fixtures (kafka, elasticsearch, java, strace), its marks, and its sink in the contract suite."""
+    """By its module, its fixtures (such as kafka, java and systemd), its marks, and its sink in the contract suite."""
     call = getattr(item, "callspec", None)
     sink = str(call.params.get("driver")).partition("-")[0] if call else ""
     names = {*getattr(item, "fixturenames", ()), *(mark.name for mark in item.iter_markers()), sink}
@@ -153,6 +153,12 @@ def server(tmp_path: Path) -> Iterator[Server]:
 def java() -> Path:
     """The bin directory of a JDK."""
     return installed.jdk(installed.CLIENT_JAVA) / "bin"
+
+
+@pytest.fixture(scope="session")
+def systemd() -> str:
+    """The path of systemd-analyze."""
+    return installed.systemd_analyze()
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,9 @@ import asyncio
 import socket
 
 import pytest
+from structlog.testing import capture_logs
 
-from btfeed.address import bind, check_free, clash, is_exposed
+from btfeed.address import bind, check_free, clash, is_exposed, listen
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "127.8.8.8:1", "[::1]:1", "localhost:1", "[::ffff:127.0.0.1]:1"])
@@ -86,3 +87,35 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, known: dict[str, list[str]]) -> 
         return [found for each in hosts for found in resolve(each, port, *arguments, **options)]  # type: ignore[arg-type]
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+async def test_inherited_sockets_win_and_get_the_backlog() -> None:
+    """They listen already, with a backlog of the holder's choice."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as held:
+        with capture_logs() as logged:
+            assert await listen("127.0.0.1:0", [held]) == [held]
+        assert [(line["event"], line["address"]) for line in logged] == [("using an inherited socket", written(held))]
+        waiting = [socket.create_connection(held.getsockname(), timeout=1) for _ in range(20)]  # more than its backlog was
+        for each in waiting:
+            each.close()
+
+
+@pytest.mark.parametrize("configured", ["127.0.0.1:1", "127.0.0.2:0", "localhost:1"])
+async def test_an_inherited_socket_elsewhere_is_told(configured: str) -> None:
+    """With both addresses, and the key of the configuration."""
+    with socket.create_server(("127.0.0.1", 0)) as held, capture_logs() as logged:
+        assert await listen(configured, [held], "receiver.listen") == [held]
+        (line,) = logged
+        assert (line["event"], line["log_level"]) == ("using an inherited socket that is not as configured", "warning")
+        assert (line["setting"], line["address"], line["configured"]) == ("receiver.listen", written(held), configured)
+
+
+def written(bound: socket.socket) -> str:
+    return "{}:{}".format(*bound.getsockname())
+
+
+async def test_what_listens_is_ready_for_connections() -> None:
+    """Before anything accepts them."""
+    (listening,) = await listen("127.0.0.1:0")
+    with listening, socket.create_connection(listening.getsockname(), timeout=1):
+        pass

@@ -239,7 +239,7 @@ def test_reasons_of_refusals_are_those_of_the_receiver() -> None:
     folders = (ROOT / "btfeed" / name for name in ("http", "receiving"))
     source = "".join(path.read_text(encoding="utf-8") for folder in folders for path in folder.glob("*.py"))
     reasons = {reason: str(status) for reason, status in rejection.STATUS.items()}
-    others = {"bad_http", "cut_off", *re.findall(r'(?:_time_out, |\.lost\(|_refuse\(request, )"(\w+)"', source)}
+    others = {"bad_http", "cut_off", *re.findall(r'(?:_time_out, |\.lost\(|_refuse\(request, |\.abort\()"(\w+)"', source)}
     others |= set(re.findall(r'"(\w+)", \d{3}\)', source))
     section = TEXT[ROOT / "docs" / "operations.md"].partition("## Refused requests")[2].partition("\n## ")[0]
     documented = dict(re.findall(r"^\| `(\w+)` \| (\w*)[^|]* ?\|", section, re.MULTILINE))

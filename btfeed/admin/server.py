@@ -2,6 +2,7 @@
 
 import asyncio
 import heapq
+import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from btfeed import native
-from btfeed.address import bind
+from btfeed.address import BACKLOG, listen
 from btfeed.admin.access import Access, mark
 from btfeed.admin.settings import AdminSettings
 from btfeed.journal.base import Backlog, Backlogs, JournalError, Kept
@@ -74,14 +75,17 @@ class Admin:
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=IDLE_TIMEOUT)
         self._listeners: list[asyncio.Server] = []
 
-    async def start(self) -> tuple[str, int]:
-        """Start listening. Returns the host and port in use. Raises OSError."""
+    async def start(self, sockets: Sequence[socket.socket] = ()) -> tuple[str, int]:
+        """Accept connections. Returns the host and port in use. Raises OSError.
+
+        sockets: which listen already; without any, listen where the settings say.
+        """
         await self._runner.setup()
         assert self._runner.server
         loop = asyncio.get_running_loop()
-        sockets = await bind(self._settings.listen)
-        self._listeners = [await loop.create_server(self._runner.server, sock=bound) for bound in sockets]
+        sockets = sockets or await listen(self._settings.listen)
         host, port, *_ = sockets[0].getsockname()
+        self._listeners = [await loop.create_server(self._runner.server, sock=each, backlog=BACKLOG) for each in sockets]
         return host, port
 
     def reconfigure(self, settings: AdminSettings) -> None:

@@ -13,7 +13,8 @@ from typing import Literal
 
 from btfeed.address import check_free
 from btfeed.app.advice import advice
-from btfeed.app.parts import check_addresses, create_sink
+from btfeed.app.listeners import check_addresses
+from btfeed.app.parts import create_sink
 from btfeed.config import Config
 from btfeed.delivery.sink_config import SinkConfig
 from btfeed.journal import create as journals

@@ -1,7 +1,5 @@
 """Builds each part of the chain from its settings."""
 
-from btfeed.address import clash
-from btfeed.config import Config
 from btfeed.delivery.loop import Delivery
 from btfeed.delivery.mapped_posts import MappedPosts
 from btfeed.delivery.sink_config import SinkConfig
@@ -10,12 +8,6 @@ from btfeed.records.schema import MAPS, RECORD_FIELDS
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.sink_status import SinkStatus
 from sinks.base import Sink, SinkContext
-
-
-async def check_addresses(config: Config) -> None:
-    """Raise OSError if the receiver and the admin listener can't both listen where they are configured to."""
-    if await clash(config.receiver.listen, config.admin.listen):
-        raise OSError(f"receiver.listen and admin.listen both need {config.admin.listen}: choose another port for one")
 
 
 def create_sink(name: str, config: SinkConfig) -> Sink:

@@ -3,12 +3,14 @@
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from types import MappingProxyType
 
 import structlog
 
 from btfeed.app.reload import Reloader
 from btfeed.app.server import GRACE, Server
 from btfeed.config import Config
+from btfeed.inherited import Sockets
 from btfeed.signals import HangUps, stop_on_signals
 
 log = structlog.get_logger()
@@ -23,11 +25,13 @@ async def serve(
     stop: asyncio.Event | None = None,
     grace: float = GRACE,
     *,
+    sockets: Sockets = MappingProxyType({}),
     load: Callable[[], Config] | None = None,
     hang_ups: HangUps | None = None,
 ) -> None:
     """Run until `stop` is set, or SIGTERM or SIGINT arrives. Raises JournalError, OSError or ssl.SSLError at start.
 
+    sockets   see Server
     load      loads the configuration again; raises ConfigError. Without it, a reload takes over files, such as certificates
     hang_ups  ask for a reload; those that came before the server has started count
 
@@ -35,8 +39,8 @@ async def serve(
     """
     stop = stop or stop_on_signals()
     sys.setswitchinterval(SWITCH_INTERVAL)
-    server = Server(config, grace)
-    reloader = Reloader(server, load or (lambda: config))
+    server = Server(config, grace, sockets)
+    reloader = Reloader(server, load or (lambda: config), server.notifier.during_reload)
     try:
         await server.start()
         await _first([stop.wait(), server.failed(), _reload(reloader, hang_ups or HangUps())])

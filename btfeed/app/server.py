@@ -9,20 +9,24 @@ start.
 """
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from importlib.metadata import version
+from types import MappingProxyType
 
 import structlog
 
 from btfeed.admin.server import Admin
 from btfeed.app.advice import advice
 from btfeed.app.deliveries import Deliveries
-from btfeed.app.parts import check_addresses, create_delivery
+from btfeed.app.listeners import check_addresses, close, open_listeners
+from btfeed.app.notifier import Notifier
+from btfeed.app.parts import create_delivery, create_sink
 from btfeed.config import Config
 from btfeed.delivery.loop import Delivery
 from btfeed.delivery.mapped_posts import MappedPosts
+from btfeed.inherited import ADMIN, RECEIVER, Sockets
 from btfeed.journal import create as journals
-from btfeed.journal.base import Outlet
+from btfeed.journal.base import JournalInUse, Outlet
 from btfeed.receiving.receiver import Receiver
 from btfeed.records.mapper import create_mapper
 from btfeed.telemetry.metrics import Metrics
@@ -37,13 +41,17 @@ GRACE = 10.0
 class Server:
     """The parts of one server, from `start` to `stop`. Make it inside the running event loop.
 
+    sockets   those of open_listeners(config), if it was called before. The server closes them
     config    what it runs with now
+    notifier  tells the service manager
     stopping  whether `stop` was called
     changing  held by whatever changes the server while it runs, such as a reload
     """
 
-    def __init__(self, config: Config, grace: float = GRACE) -> None:
+    def __init__(self, config: Config, grace: float = GRACE, sockets: Sockets = MappingProxyType({})) -> None:
         self.config = config
+        self._sockets = sockets
+        self.notifier = Notifier()
         self.stopping = False
         self.changing = asyncio.Lock()
         self.metrics = Metrics()
@@ -65,22 +73,40 @@ class Server:
 
     async def start(self) -> None:
         """Start everything, or nothing if something can't start. Raises JournalError, OSError or ssl.SSLError."""
-        await check_addresses(self.config)
         async with AsyncExitStack() as stack:
+            stack.callback(close, self._sockets)
+            await check_addresses(self.config)
+            if self.notifier.takes_over:
+                await self._check_parts()
+                await self.notifier.take_over()  # what follows is what only one server can have
             await self.journal.open()
             stack.push_async_callback(self.journal.close)
-            admin_host, admin_port = await self.admin.start()
+            sockets = self._sockets or await open_listeners(self.config)
+            stack.callback(close, sockets)
+            stack.callback(asyncio.create_task(self.notifier.keep_alive(self.journal.answer)).cancel)
+            admin_host, admin_port = await self.admin.start(sockets[ADMIN])
             stack.push_async_callback(self.admin.stop)
             stack.callback(self.mapped_posts.close)
-            host, port = await self.receiver.start()
+            host, port = await self.receiver.start(sockets[RECEIVER])
             stack.push_async_callback(self.receiver.stop)
             for name in self.config.sinks:
                 self.deliveries.start_sink(name)
             stack.push_async_callback(self.deliveries.stop)
             self._started = stack.pop_all()
         log.info("listening", host=host, port=port, admin_host=admin_host, admin_port=admin_port)
+        self.notifier.ready(f"listening on {host}:{port}")
         async for item in advice(self.config):
             log.warning(item.event, setting=item.path, hint=item.hint)
+
+    async def _check_parts(self) -> None:
+        """Raise what would raise later, when the old server has stopped."""
+        for _, _, attempt in journals.checks(self.config.journal):
+            with suppress(JournalInUse):
+                await attempt
+        if self.config.receiver.tls:
+            await asyncio.to_thread(self.config.receiver.tls.context)
+        for name, sink in self.config.sinks.items():
+            await create_sink(name, sink).close()
 
     async def failed(self) -> None:
         """Raise the error of the first delivery that fails. Does not return."""
@@ -89,7 +115,9 @@ class Server:
     async def stop(self) -> None:
         """Stop everything. /readyz says so at once; posts are taken until the deliveries have stopped."""
         self.stopping = True
+        self.notifier.stopping()
         await self._started.aclose()
+        self.notifier.released()
 
     def _why_not_ready(self) -> str | None:
         return "shutting down" if self.stopping else self.journal.refusing

@@ -1,6 +1,9 @@
 """The command line: serve, check, inspect, status, and the commands of the other modules."""
 
+import asyncio
+import faulthandler
 import json
+import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from itertools import chain
@@ -10,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import structlog
 import typer
 
-from btfeed import native
+from btfeed import inherited, native
 from btfeed.commands.admin_client import AdminClient, AdminError
 from btfeed.commands.config import config as config_commands
 from btfeed.commands.config_file import ConfigFile, described, load
 from btfeed.commands.dead_letters import dead_letters
 from btfeed.commands.init import init
+from btfeed.commands.supervise import become_supervisor
 from btfeed.commands.terminal import count, fail
 from btfeed.commands.traffic import traffic
 from btfeed.journal.base import JournalError
@@ -62,6 +66,14 @@ def _main(
 def serve(
     config: ConfigFile = None,
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
+    supervise: Annotated[
+        bool,
+        typer.Option(
+            "--supervise",
+            help="Run the server as the child of a small process that holds its listening sockets and starts it again "
+            "if it ends. SIGUSR2 restarts the server, and connections wait meanwhile.",
+        ),
+    ] = False,
 ) -> None:
     """Receive posts and deliver them, until SIGTERM or Ctrl-C. SIGHUP loads the configuration again."""
     hang_ups = HangUps()
@@ -73,13 +85,20 @@ def serve(
         )
     logs.configure(log_level.upper())
     log.info("configuration loaded", configuration=described(config))
-    import uvloop  # both are slow to import, and not needed by every command
-
-    from btfeed.app.serve import serve as run_server
-    from btfeed.config import load as load_again
+    from btfeed.app.listeners import listen_early, open_listeners
 
     try:
-        uvloop.run(run_server(loaded, load=lambda: load_again(config), hang_ups=hang_ups))
+        given = inherited.take()
+        if supervise:
+            become_supervisor(asyncio.run(open_listeners(loaded, given)))
+        sockets = asyncio.run(listen_early(loaded, given))
+        import uvloop  # both are slow to import, and not needed by every command
+
+        from btfeed.app.serve import serve as run_server
+        from btfeed.config import load as load_again
+
+        faulthandler.enable(sys.__stderr__ or sys.stderr)  # says where a server hung that a watchdog ended
+        uvloop.run(run_server(loaded, sockets=sockets, load=lambda: load_again(config), hang_ups=hang_ups))
     except (JournalError, OSError) as error:  # ssl.SSLError is an OSError
         fail(f"can't start: {error}")
     finally:

@@ -110,8 +110,9 @@ class Connection(asyncio.Protocol):
         """See Occupant."""
         return not self._transport.is_closing() and has_unread(self._transport.get_extra_info("socket").fileno())
 
-    def close_if_idle(self) -> None:
-        if not self._requests and not self._header_timer and not self.has_unread():
+    def close_if_idle(self, since: float) -> None:
+        """See Occupant."""
+        if not self._requests and not self._header_timer and self._idle_since <= since and not self.has_unread():
             self._close()
 
     def abort(self, reason: str = "cut_off") -> None:
@@ -384,7 +385,8 @@ class Connection(asyncio.Protocol):
     def _respond(self, request: Request, response: Response) -> bool:
         """Write the response. Returns whether another request may follow."""
         at_end = self._half_closed and len(self._requests) == 1
-        keep_open = request.keep_alive and not (response.close or at_end or self._server.draining)
+        ends = self._server.draining and len(self._requests) == 1 and not (self._unparsed or self.has_unread())
+        keep_open = request.keep_alive and not (response.close or at_end or ends)
         connection = ("keep-alive" if request.version == "1.0" else "") if keep_open else "close"
         self.write(response.encode(connection, request.method != "HEAD"))
         return keep_open

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-BACKLOG = 1024
-"""Connections that wait to be accepted."""
 MAX_HEADER_BYTES = 2**14
 """The request target and all header fields, trailers included."""
 MAX_HEADER_FIELDS = 128

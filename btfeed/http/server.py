@@ -1,23 +1,28 @@
 """All connections of one server, from accepting them to draining them."""
 
 import asyncio
+import socket
 import ssl
+from collections.abc import Callable, Collection, Sequence
 
-from btfeed.address import bind
+from btfeed.address import BACKLOG
 from btfeed.http.connection import Connection
-from btfeed.http.limits import BACKLOG, Limits
+from btfeed.http.limits import Limits
 from btfeed.http.refusals import Refusals
-from btfeed.http.state import Handler, ServerState
+from btfeed.http.state import Handler, Occupant, ServerState
 from btfeed.http.tls import TlsListener
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.warnings import SummedWarnings
 
 DRAIN_POLL = 0.02
 """Seconds between checks for connections that have become idle during a drain."""
+LAST_REQUESTS = 5.0
+"""Seconds for requests that began just before the end of listening. New connections wait meanwhile, and AppMon gives up
+after 10 s, so a client that is slow must not cost the posts of the others."""
 
 
 class HttpServer:
-    """Listens with `listen`, stops listening with `close`, and then ends its connections with `drain`.
+    """Listens with `listen`, and ends with `stop`.
 
     refusals  counts what is refused; the handler uses it as well
     """
@@ -32,17 +37,14 @@ class HttpServer:
         """A protocol for a new connection, see `loop.create_server`."""
         return Connection(self._state)
 
-    async def listen(self, address: str, tls: ssl.SSLContext | None = None) -> tuple[str, int]:
-        """Listen there. Returns the host and port in use. Raises OSError."""
+    async def listen(self, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None = None) -> None:
+        """Accept connections from these sockets, which listen already. They are closed at the end of listening."""
         loop = asyncio.get_running_loop()
-        sockets = await bind(address)
-        host, port, *_ = sockets[0].getsockname()
-        for bound in sockets:
+        for listening in sockets:
             if tls:
-                self._listeners.append(TlsListener(self._state, bound, tls))
+                self._listeners.append(TlsListener(self._state, listening, tls))
             else:
-                self._listeners.append(await loop.create_server(self, sock=bound, backlog=BACKLOG))
-        return host, port
+                self._listeners.append(await loop.create_server(self, sock=listening, backlog=BACKLOG))
 
     def reconfigure(self, limits: Limits, tls: ssl.SSLContext | None) -> None:
         """Apply these limits to all connections, at their next deadline, and `tls` to handshakes that begin from now on. A
@@ -52,27 +54,47 @@ class HttpServer:
             if isinstance(listener, TlsListener) and tls:
                 listener.context = tls
 
-    def close(self) -> None:
-        """Stop listening."""
-        for listener in self._listeners:
-            listener.close()
-
     @property
     def connections(self) -> set[Connection]:
         """The open ones, without those whose TLS handshake is not complete."""
         return {connection for connection in self._state.connections if isinstance(connection, Connection)}
 
-    async def drain(self, max_seconds: float) -> None:
-        """Close each connection as soon as it is idle, and cut off those still open after `max_seconds`."""
+    async def stop(self, max_seconds: float, patience: float) -> None:
+        """End all connections, and stop listening as late as possible.
+
+        1. Each response says that its connection closes after it, so clients go on with new connections, which are still
+           accepted. Idle ones have `patience` seconds for another request, requests under way `max_seconds`.
+        2. When no connection from before is left, listening ends. What is not accepted by then waits for the next process,
+           if another one holds the socket. The connections that are left end in the same way, within LAST_REQUESTS.
+        """
         self._state.draining = True
-        connections = self._state.connections
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + max_seconds
-        while connections and loop.time() < deadline:
-            for connection in list(connections):
-                connection.close_if_idle()
-            await asyncio.sleep(DRAIN_POLL)
-        for connection in list(connections):
-            connection.abort("shutting_down")
+        first_close = asyncio.get_running_loop().time() + patience
+        before = set(self._state.connections)
+        await self._drain(lambda: before & self._state.connections, max_seconds, patience, first_close)
+        _abort(before & self._state.connections)
+        await asyncio.sleep(0)  # accept what waits already
+        while self._listeners:
+            self._listeners.pop().close()
+        await asyncio.sleep(0)
+        await self._drain(lambda: self._state.connections, min(max_seconds, LAST_REQUESTS), patience, first_close)
+        _abort(self._state.connections)
         await asyncio.sleep(DRAIN_POLL)  # what they lose is counted meanwhile
         self._warnings.close()
+
+    async def _drain(
+        self, left: Callable[[], Collection[Occupant]], max_seconds: float, patience: float, first_close: float
+    ) -> None:
+        """Wait until none is left, for at most `max_seconds`. From `first_close` on, those that have been idle for
+        `patience` seconds are closed."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + max_seconds
+        while left() and loop.time() < deadline:
+            if loop.time() >= first_close:
+                for connection in list(left()):
+                    connection.close_if_idle(loop.time() - patience)
+            await asyncio.sleep(DRAIN_POLL)
+
+
+def _abort(connections: Collection[Occupant]) -> None:
+    for connection in list(connections):
+        connection.abort("shutting_down")

@@ -41,7 +41,8 @@ class Occupant(Protocol):
     def has_unread(self) -> bool:
         """Whether the machine has received data on it that is not read yet."""
 
-    def close_if_idle(self) -> None: ...
+    def close_if_idle(self, since: float) -> None:
+        """Close it if it has been idle since that time of the loop, and nothing has arrived."""
 
     def abort(self, reason: str) -> None:
         """Cut it off at once. reason: of the posts that this loses."""

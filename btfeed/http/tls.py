@@ -12,7 +12,6 @@ from typing import Any
 import structlog
 
 from btfeed.http.connection import Connection
-from btfeed.http.limits import BACKLOG
 from btfeed.http.sockets import has_unread, host_of
 from btfeed.http.state import ServerState, Standing
 from btfeed.http.tls_error import explain
@@ -24,33 +23,47 @@ ACCEPT_RETRY = 1.0
 
 
 class TlsListener:
-    """Accepts connections from the bound socket `listening`, until `close`. context: of those from now on."""
+    """Accepts connections from the socket `listening`, until `close`. None that it has accepted is dropped then.
+
+    context: of the connections from now on
+    """
 
     def __init__(self, server: ServerState, listening: socket.socket, context: ssl.SSLContext) -> None:
         self.context = context
         self._server = server
         self._listening = listening
-        listening.listen(BACKLOG)
-        self._task = asyncio.get_running_loop().create_task(self._accept_all(), name="TLS listener")
+        self._loop = asyncio.get_running_loop()
+        self._retry: asyncio.TimerHandle | None = None
+        self._begin()
 
     def close(self) -> None:
-        self._task.cancel()
+        if self._retry:
+            self._retry.cancel()
+        self._loop.remove_reader(self._listening)
+        self._listening.close()
 
-    async def _accept_all(self) -> None:
-        with self._listening:
-            while True:
-                try:
-                    accepted, address = await asyncio.get_running_loop().sock_accept(self._listening)
-                except OSError as error:
-                    log.warning("can't accept connections, retrying", error=str(error))
-                    await asyncio.sleep(ACCEPT_RETRY)
-                    continue
-                handshake = Handshake(self._server, accepted, address, self.context)
-                if self._server.enter(handshake):
-                    handshake.start()
-                else:
-                    self._server.refusals.lost("too_many_connections", peer=handshake.peer)
-                    accepted.close()
+    def _begin(self) -> None:
+        self._retry = None
+        self._loop.add_reader(self._listening, self._accept)
+
+    def _accept(self) -> None:
+        """Called when a connection waits."""
+        try:
+            accepted, address = self._listening.accept()
+            accepted.setblocking(False)
+        except (BlockingIOError, ConnectionAbortedError):  # the client is gone, or another process was faster
+            return
+        except OSError as error:
+            log.warning("can't accept connections, retrying", error=str(error))
+            self._loop.remove_reader(self._listening)
+            self._retry = self._loop.call_later(ACCEPT_RETRY, self._begin)
+            return
+        handshake = Handshake(self._server, accepted, address, self.context)
+        if self._server.enter(handshake):
+            handshake.start()
+        else:
+            self._server.refusals.lost("too_many_connections", peer=handshake.peer)
+            accepted.close()
 
 
 class Handshake:
@@ -75,8 +88,8 @@ class Handshake:
     def has_unread(self) -> bool:
         return has_unread(self._socket.fileno())
 
-    def close_if_idle(self) -> None:
-        if self._standing is Standing.SILENT and not self.has_unread():
+    def close_if_idle(self, since: float) -> None:
+        if self._standing is Standing.SILENT and self._since <= since and not self.has_unread():
             self._task.cancel()
 
     def abort(self, reason: str) -> None:

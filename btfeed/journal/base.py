@@ -309,6 +309,10 @@ class Journal(Intake, Protocol):
         says, one that was configured before where it was. Posts no longer wait for a sink that is not in `starts`. Raises
         JournalError if nothing has changed, since the cursor of a new sink could not be saved."""
 
+    async def answer(self) -> None:
+        """Return when the journal has done what it was asked before, or if it says that it is held up. One that hangs does
+        neither. Raises JournalUnavailable after `close`."""
+
     async def close(self) -> None:
         """Finish what was started, and release everything. Later calls raise JournalUnavailable."""
 

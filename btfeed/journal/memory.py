@@ -109,6 +109,9 @@ class MemoryJournal:
         for sink, start in starts.items():
             self.add_sink(sink, start)
 
+    async def answer(self) -> None:
+        self.check_open()
+
     async def close(self) -> None:
         self.closed.set()
 

@@ -8,14 +8,16 @@ answered 200 once the journal says that the post is durable.
 import asyncio
 import logging
 import resource
+import socket
 import ssl
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from urllib.parse import unquote_to_bytes
 
 import structlog
 
+from btfeed.address import listen
 from btfeed.http.limits import Limits
 from btfeed.http.request import CutOff, Request
 from btfeed.http.response import RETRY_AFTER, Response
@@ -40,11 +42,15 @@ VALIDATED_ON_LOOP = 256 * 2**10
 """Bytes. Longer bodies are validated on a thread, one at a time, so that no other response waits for them."""
 OTHER_OPEN_FILES = 256
 """Files that the process may have open besides the receiver's connections: the journal, and the sinks with theirs."""
+IDLE_PATIENCE = 2.0
+"""Seconds that idle connections stay open when the receiver stops. A client that posts more often than that is told to
+connect again with its next response, and loses nothing. If the connection was closed while a post was on its way, Java's
+client sends that once more by itself; others may not."""
 OK = Response()
 
 
 class Receiver:
-    """Receives posts until `stop`. stopping: new posts are answered 503."""
+    """Receives posts until `stop`."""
 
     def __init__(
         self,
@@ -57,7 +63,6 @@ class Receiver:
         on_stored: Callable[[Request, bytes], object] = lambda request, body: None,
     ) -> None:
         """accept_all: take posts at any path, whatever they contain. on_stored: called before a post is answered."""
-        self.stopping = False
         self._accept_all = accept_all
         self._on_stored = on_stored
         self._journal = journal
@@ -76,11 +81,18 @@ class Receiver:
         self._credentials = Credentials(settings)
         self._bodies = BodyReader(settings, self._clock)
 
-    async def start(self) -> tuple[str, int]:
-        """Start listening. Returns the host and port in use. Raises OSError."""
+    async def start(self, sockets: Sequence[socket.socket] = ()) -> tuple[str, int]:
+        """Accept connections. Returns the host and port in use. Raises OSError.
+
+        sockets: which listen already; without any, listen where the settings say.
+        """
         settings = self._settings
         _allow_open_files(settings)
-        return await self._server.listen(settings.listen, settings.tls.context() if settings.tls else None)
+        tls = settings.tls.context() if settings.tls else None
+        sockets = sockets or await listen(settings.listen)
+        host, port, *_ = sockets[0].getsockname()
+        await self._server.listen(sockets, tls)
+        return host, port
 
     def reconfigure(self, settings: ReceiverSettings, tls: ssl.SSLContext | None) -> None:
         """Take requests with other settings from now on. Connections stay open, and requests under way go on with what they
@@ -90,12 +102,10 @@ class Receiver:
         self._memory.resize(settings.max_in_flight, settings.queue_timeout)
         self._server.reconfigure(_limits(settings), tls)
 
-    async def stop(self) -> None:
-        """Stop listening, close idle connections, and finish the requests in progress."""
-        self.stopping = True
-        self._server.close()
-        await asyncio.sleep(0)  # a request that has arrived counts as in progress
-        await self._server.drain(self._settings.header_timeout + self._settings.body_timeout)
+    async def stop(self, patience: float = IDLE_PATIENCE) -> None:
+        """Finish the requests in progress, take those that still come on open connections, and stop listening. Posts are
+        taken until the end. patience: seconds that idle connections stay open."""
+        await self._server.stop(self._settings.header_timeout + self._settings.body_timeout, patience)
 
     async def _handle(self, request: Request) -> Response | None:
         """Answer a request. None: the connection is to be cut off."""
@@ -138,8 +148,6 @@ class Receiver:
         if request.content_length == 0:
             self._metrics.empty_requests.inc()
             return
-        if self.stopping:
-            raise Rejected("shutting_down", "the server is shutting down: try again later")
         _answer_expect(request)
         with self._memory.reservation(max_memory) as reservation:
             try:

@@ -15,7 +15,6 @@ STATUS = {
     "incomplete": 400,
     "journal_full": 503,
     "journal_unavailable": 503,
-    "shutting_down": 503,
     "overloaded": 503,
 }
 """By the label `reason` of btfeed_refused_posts_total. The receiver also counts its own bugs (503) and connections that it

@@ -257,7 +257,7 @@ async def _serving(handler: Handler, **limits: float) -> AsyncIterator[tuple[Htt
     finally:
         await client.close()
         listener.close()
-        await server.drain(5.0)
+        await server.stop(5.0, patience=0.0)
 
 
 async def test_discarding_a_body_has_a_deadline() -> None:

@@ -234,6 +234,8 @@ async def test_a_closed_journal_refuses_and_ends_its_outlets(driver: Driver) -> 
         await it.outlets["a"][0].commit(Commit(cursor))
     with pytest.raises(JournalUnavailable, match="closed"):
         await it.outlets["a"][0].read(1, 1)
+    with pytest.raises(JournalUnavailable, match="closed"):
+        await it.journal.answer()
 
 
 async def test_outlets_can_be_left(driver: Driver) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from btfeed.http import server
 from btfeed.http.request import Request
 from btfeed.receiving.settings import ReceiverSettings
 from tests.support.clock import FakeClock
-from tests.support.harness import until_async
+from tests.support.harness import DEADLINE, until_async
 from tests.support.posts import mixed, sample_visit
 from tests.support.rawhttp import RawClient, Site, begin, busy, gzipped, request, site
 
@@ -245,25 +246,57 @@ async def test_answers_400_to_a_broken_body(
 
 
 async def test_stops_gracefully(tmp_path: Path) -> None:
-    """A post that has half arrived is accepted, a new one gets a 503, idle connections are closed, new ones refused."""
-    async with site(tmp_path) as running, running.connect() as idle, running.connect() as busy, running.connect() as late:
-        await begin(idle)
+    """Posts that have arrived in part are taken, and so is the next one of each connection, with an answer that ends it.
+    New connections are accepted until those from before have ended, and refused afterwards."""
+    async with site(tmp_path) as running, running.connect() as used, running.connect() as busy, running.connect() as late:
+        await begin(used)
         await busy.send(request(BODY, "Expect: 100-continue")[:-1])
         await busy.interim()
         await late.send(HEAD[:-1])
         await until_async(lambda: any(it._header_timer for it in running.connections), "half a header")
-        stopping = asyncio.create_task(running.receiver.stop())
-        assert await idle.rest() == b""
-        with pytest.raises(ConnectionRefusedError):
-            await running.ask(request(BODY))
+        stopping = asyncio.create_task(running.receiver.stop(patience=DEADLINE))
+        await running.until(lambda it: it.receiver._server._state.draining, "stopping")
+        await used.send(request(BODY))
         await late.send(b"\n" + BODY)
-        answer = await late.response()
-        assert (answer.status, answer.headers["retry-after"], answer.headers["connection"]) == (503, "5", "close")
+        for client in used, late:
+            answer = await client.response()
+            assert (answer.status, answer.headers["connection"], await client.rest()) == (200, "close", b"")
+        answer = await running.ask(request(BODY))
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
         await busy.send(BODY[-1:])
         answer = await busy.response()
         assert (answer.status, answer.headers["connection"], await busy.rest()) == (200, "close", b"")
         await stopping
-        assert (running.posts(), running.refused()) == ([BODY, BODY], {"shutting_down": 1})
+        with pytest.raises(ConnectionRefusedError):
+            await running.ask(request(BODY))
+        assert (running.posts(), running.refused()) == ([BODY] * 5, {})
+
+
+async def test_a_stop_closes_idle_connections_after_a_while(tmp_path: Path) -> None:
+    """Those that were used, and those on which nothing has come."""
+    async with site(tmp_path) as running, running.connect() as used, running.connect() as unused:
+        await begin(used)
+        await running.until(lambda it: len(it.connections) == 2, "both connected")
+        began = asyncio.get_running_loop().time()
+        await running.receiver.stop(patience=0.2)
+        assert (await used.rest(), await unused.rest()) == (b"", b"")
+        assert asyncio.get_running_loop().time() - began >= 0.2
+
+
+async def test_a_slow_client_that_comes_last_holds_up_no_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others wait to be accepted by the next process meanwhile. It is cut off, and its post counted as lost."""
+    monkeypatch.setattr(server, "LAST_REQUESTS", 0.1)
+    async with site(tmp_path) as running, running.connect() as used:
+        await begin(used)
+        stopping = asyncio.create_task(running.receiver.stop(patience=DEADLINE))
+        await running.until(lambda it: it.receiver._server._state.draining, "stopping")
+        async with running.connect() as slow:
+            await slow.send(HEAD)
+            await running.until(lambda it: busy(it) == 1, "a post has begun")
+            await used.send(request(BODY))
+            assert (await used.response()).status == 200
+            await stopping
+            assert (await slow.rest(), running.lost()) == (b"", {"shutting_down": 1})
 
 
 async def test_a_stop_has_a_deadline(tmp_path: Path) -> None:
@@ -291,20 +324,20 @@ async def test_what_a_stop_cuts_off_is_counted(tmp_path: Path) -> None:
         await running.until(lambda it: it.posts() == [BODY], "the one in the journal is kept")
 
 
-async def test_a_stop_answers_a_post_that_is_not_read_yet(tmp_path: Path) -> None:
-    """The machine has received it, so its connection is not idle. Its client is told, and it is counted."""
+async def test_a_stop_takes_a_post_that_is_not_read_yet(tmp_path: Path) -> None:
+    """The machine has received it, so its connection is not idle."""
     async with site(tmp_path) as running, running.connect() as client:
         await running.until(lambda it: it.connections, "connected")
         (connection,) = running.connections
         connection._transport.pause_reading()
         await client.send(request(BODY))
         await until_async(connection.has_unread, "the post is in the socket")
-        stopping = asyncio.create_task(running.receiver.stop())
-        await asyncio.sleep(0)
+        stopping = asyncio.create_task(running.receiver.stop(patience=0.0))
+        await running.until(lambda it: it.receiver._server._state.draining, "stopping")
         connection._transport.resume_reading()
-        assert (await client.response()).status == 503
+        assert (await client.response()).status == 200
         await stopping
-        assert running.lost() == {"shutting_down": 1}
+        assert (running.posts(), running.lost()) == ([BODY], {})
 
 
 async def test_a_gzip_bomb_is_rejected(tmp_path: Path) -> None:

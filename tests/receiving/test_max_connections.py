@@ -87,6 +87,6 @@ async def test_a_connection_with_unread_data_does_not_give_way(tmp_path: Path) -
         await client.send(request(BODY))
         await until_async(connection.has_unread, "the post is in the socket")
         assert (await running.ask(request(BODY))).status == 503
-        connection.close_if_idle()
+        connection.close_if_idle(connection.loop.time())
         connection._transport.resume_reading()
         assert (await client.response()).status == 200

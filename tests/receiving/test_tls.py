@@ -231,15 +231,14 @@ async def test_accepting_goes_on_after_an_error(
     tmp_path: Path, authority: Authority, logged: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such as too many open files."""
-    loop = asyncio.get_running_loop()
-    accept, errors = loop.sock_accept, [OSError(errno.EMFILE, "Too many open files")]
+    accept, errors = socket.socket.accept, [OSError(errno.EMFILE, "Too many open files")]
 
-    async def fail_once(listening: socket.socket) -> Any:
+    def fail_once(listening: socket.socket) -> Any:
         if errors:
             raise errors.pop()
-        return await accept(listening)
+        return accept(listening)
 
-    monkeypatch.setattr(loop, "sock_accept", fail_once)
+    monkeypatch.setattr(socket.socket, "accept", fail_once)
     monkeypatch.setattr(tls, "ACCEPT_RETRY", 0.01)
     async with site(tmp_path, **_tls(authority)) as running:
         assert await _ask(running, authority.client()) == 200
@@ -250,10 +249,10 @@ async def test_accepting_goes_on_after_an_error(
 
 @on_both_loops
 async def test_a_stop_ends_handshakes(tmp_path: Path, authority: Authority) -> None:
-    """Silent connections at once, and nothing can connect any more."""
+    """Silent connections when the patience with them ends, and nothing can connect any more."""
     async with site(tmp_path, **_tls(authority)) as running, running.connect() as silent:
         await running.until(lambda it: it.receiver._server._state.connections, "accepted")
-        await running.receiver.stop()
+        await running.receiver.stop(patience=0.1)
         assert await silent.rest() == b""
         with pytest.raises(ConnectionRefusedError):
             await _ask(running, authority.client())

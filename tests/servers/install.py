@@ -1,7 +1,7 @@
 """`make servers`: installs the servers and tools of the tests. Run again, it checks what is there and takes a second.
 
-Maven fetches Kafka and Elasticsearch into tests/servers/.cache. Maven, the JDKs and strace are Debian packages, which are
-installed if this runs as root; otherwise a message says what to install.
+Maven fetches Kafka and Elasticsearch into tests/servers/.cache. Maven, the JDKs, strace and systemd-analyze are Debian
+packages, which are installed if this runs as root; otherwise a message says what to install.
 """
 
 import os
@@ -43,6 +43,7 @@ def main() -> int:
     """The exit status."""
     try:
         _ensure(installed.strace, "strace")
+        _ensure(installed.systemd_analyze, "systemd")
         _ensure(partial(installed.jdk, KAFKA_JAVA), "default-jdk-headless")
         _ensure_kafka()
         for version, oldest in ELASTICSEARCH.items():

@@ -83,11 +83,20 @@ def strace() -> str:
     return path
 
 
+def systemd_analyze() -> str:
+    """The path of systemd-analyze."""
+    path = shutil.which("systemd-analyze")
+    if path is None:
+        raise NotInstalled("systemd-analyze is not installed: run make servers")
+    return path
+
+
 NEEDS: Mapping[str, Callable[[], object]] = {
     "kafka": lambda: (kafka(), jdk(KAFKA_JAVA)),
     "elasticsearch": lambda: [elasticsearch(version) for version in ELASTICSEARCH],
     "java": lambda: jdk(CLIENT_JAVA),
     "strace": strace,
+    "systemd": systemd_analyze,
 }
 """What a test may need, by the name of its marker."""
 

@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from tests.support.forked import ForkedProcess
 
@@ -58,7 +58,7 @@ class Server:
     """`btfeed serve` with its configuration, journal and files in `directory`. By default it has one file sink.
 
     config: TOML of the sinks and other tables. receiver, admin, journal: lines of these tables. prefix: a command to run it
-    under. program: a replacement for the command `btfeed`. environment: variables to add.
+    under. program: a replacement for the command `btfeed`. options: of `serve`. environment: variables to add.
     """
 
     fork = False
@@ -76,12 +76,14 @@ class Server:
         journal: str = "",
         prefix: Sequence[str] = (),
         program: Sequence[str] = BTFEED,
+        options: Sequence[str] = (),
         environment: dict[str, str] | None = None,
     ) -> None:
         self.directory = directory
         self.files = directory / "files"
         self.config = directory / "btfeed.toml"
         self._command = [*prefix, *program]
+        self._options = options
         self._environment = environment or {}
         directory.mkdir(parents=True, exist_ok=True)
         sinks = config if config is not None else f'[sinks.files]\ntype = "file"\ndirectory = "{self.files}"\n'
@@ -91,11 +93,11 @@ class Server:
         )
         self.process: Process | None = None
 
-    def start(self) -> "Server":
+    def start(self) -> Self:
         """Start, and return when it listens."""
         self._log_path = self.directory / f"log-{time.time_ns()}"
         self._log_path.touch()
-        self.process = self._start(["serve", "-c", str(self.config)])
+        self.process = self._start(["serve", "-c", str(self.config), *self._options])
         listening = until(self._listening, "listening")
         self.url = f"http://127.0.0.1:{listening['port']}"
         self.admin_url = f"http://127.0.0.1:{listening['admin_port']}"
@@ -116,7 +118,7 @@ class Server:
                 start_new_session=True,
             )
 
-    def __enter__(self) -> "Server":
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *exception: object) -> None:

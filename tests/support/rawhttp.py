@@ -183,7 +183,7 @@ async def site(directory: Path, *, clock: Clock = SYSTEM_CLOCK, **settings: Any)
         yield running
     finally:
         journal.gate.set()
-        await running.receiver.stop()
+        await running.receiver.stop(patience=0.0)
         await journal.close()
 
 

@@ -114,6 +114,10 @@ class SqliteJournal:
             await self._thread.change(lambda post_log: post_log.add_sinks(starts))
         await self._thread.ask(lambda post_log: post_log.reconfigure(settings, starts, max_occurrences))
 
+    async def answer(self) -> None:
+        if not self._thread.snapshot.held_up:
+            await self._thread.ask(lambda post_log: None)
+
     async def close(self) -> None:
         await self._thread.stop()
         self._closed.set()

@@ -49,6 +49,7 @@ class Snapshot:
     first     posts below this number were dropped
     cursors   each sink's cursor and state
     broken    why nothing can be written; None if it can
+    held_up   whether jobs have to wait, because of another process or while the journal is being recovered
     refusing  why a post would be refused now; None if it would not
     """
 
@@ -57,6 +58,7 @@ class Snapshot:
     cursors: Mapping[str, tuple[Cursor, str | None]]
     broken: str | None
     refusing: str | None
+    held_up: bool = False
 
 
 EMPTY = Snapshot(1, 0, {}, None, None)

@@ -74,7 +74,8 @@ class JournalWorker:
     def snapshot(self) -> Snapshot:
         positions = self._post_log.positions
         refusing = self._broken or self._locked or ("the journal is full" if self._post_log.is_full else None)
-        return Snapshot(positions.last + 1, positions.first, dict(positions.cursors), self._broken, refusing)
+        held_up = bool(self._broken or self._locked)
+        return Snapshot(positions.last + 1, positions.first, dict(positions.cursors), self._broken, refusing, held_up)
 
     def open(self) -> None:
         """Raises apsw.Error or OSError."""

@@ -1,0 +1,419 @@
+"""The supervisor, with small programs in place of a server."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from btfeed import supervisor
+from tests.support.harness import DEADLINE, until
+
+TELL = """
+import os, signal, socket, sys, time
+def tell(text):
+    sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sender.sendto(text.encode(), "\\0" + os.environ["NOTIFY_SOCKET"][1:])
+def note(text):
+    with open("notes", "a") as notes:
+        notes.write(f"{text}\\n")
+def take_over():
+    if gate := os.environ.get("BTFEED_TAKE_OVER"):
+        tell("X_BTFEED_PREPARED=1")
+        assert os.read(int(gate), 1) == b""
+def until_term(then=lambda: None):
+    signal.signal(signal.SIGTERM, lambda *_: (then(), note("stopped"), sys.exit(0)))
+signal.signal(signal.SIGHUP, lambda *_: note("reloaded"))
+"""
+SUBREAPER = """
+import ctypes, os, sys
+PR_SET_CHILD_SUBREAPER = 36
+assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+"""Runs a program to which orphans are given, as to PID 1."""
+
+
+class Supervised:
+    """A supervisor that runs `program`, in `directory`. manager: it has a service manager, whose messages are `told`."""
+
+    def __init__(
+        self, directory: Path, program: str, *, manager: bool = False, watchdog: float = 0.0, prefix: Sequence[str] = ()
+    ) -> None:
+        self.directory = directory
+        self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.manager.bind(str(directory / "manager"))
+        self.manager.setblocking(False)
+        self.told: list[str] = []
+        script = directory / "server.py"
+        script.write_text(TELL + textwrap.dedent(program))
+        environment = os.environ | ({"NOTIFY_SOCKET": str(directory / "manager")} if manager else {})
+        environment |= {"WATCHDOG_USEC": str(int(watchdog * 1e6))} if watchdog else {}
+        with (directory / "log").open("wb") as log:
+            self.process = subprocess.Popen(
+                [*prefix, sys.executable, "-P", "-m", "btfeed.supervisor", sys.executable, str(script)],
+                cwd=directory, env=environment, stdin=subprocess.DEVNULL, stderr=log, start_new_session=True,
+            )  # fmt: skip
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(DEADLINE)
+        self.manager.close()
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in (self.directory / "log").read_text().splitlines() if line.startswith("{")]
+        return [line for line in lines if line["event"] == event]
+
+    def notes(self) -> list[str]:
+        path = self.directory / "notes"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def noted(self, *expected: str) -> None:
+        until(lambda: self.notes() == list(expected), f"{expected}, {self.notes()}")
+
+    def started(self, servers: int) -> int:
+        """Wait for so many; returns the pid of the last."""
+        until(lambda: len(self.events("server started")) >= servers, f"{servers} servers started")
+        pids = [event["pid"] for event in self.events("server started")]
+        assert len(set(pids)) == len(pids)
+        return int(pids[-1])
+
+    def children(self) -> list[int]:
+        """Those of the supervisor, zombies included."""
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def hears(self, message: str) -> None:
+        """Wait until the service manager is told this."""
+
+        def heard() -> bool:
+            try:
+                while True:
+                    self.told.append(self.manager.recv(4096).decode())
+            except BlockingIOError:
+                return message in self.told
+
+        until(heard, f"{message!r}; told: {self.told}")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Any]:
+    running: list[Supervised] = []
+
+    def start(program: str, **options: Any) -> Supervised:
+        running.append(Supervised(tmp_path, program, **options))
+        return running[-1]
+
+    yield start
+    for each in running:
+        each.end()
+
+
+def test_it_imports_little() -> None:
+    """The standard library, and no event loop: it is small, and lives through the upgrades of everything else."""
+    program = "import sys, btfeed.supervisor; print(*sorted(sys.modules))"
+    result = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
+    modules = result.stdout.split()
+    assert {name for name in modules if name.startswith(("btfeed", "sinks"))} == {
+        "btfeed", "btfeed.notify", "btfeed.supervisor",
+    }  # fmt: skip
+    assert not {"asyncio", "ssl", "pydantic", "structlog", "subprocess", "typer"} & set(modules)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_is_passed_on_and_ends_both(run: Any, number: signal.Signals) -> None:
+    """With the server's exit status."""
+    supervised = run("signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); note('up'); time.sleep(60)")
+    supervised.noted("up")
+    supervised.process.send_signal(number)
+    assert supervised.process.wait(DEADLINE) == 7
+    assert len(supervised.events("server started")) == 1
+
+
+def test_a_server_that_dies_is_started_again(run: Any) -> None:
+    """After a second, which doubles until a server is ready. The log has the reason."""
+    supervised = run("note('up'); os.kill(os.getpid(), 9) if len(open('notes').readlines()) < 2 else sys.exit(1)")
+    supervised.started(3)
+    first, second = supervised.events("server ended, starting it again")[:2]
+    assert (first["reason"], first["seconds"], first["level"]) == ("signal 9 (Killed)", 1.0, "error")
+    assert (second["reason"], second["seconds"]) == ("exit status 1", 2.0)
+
+
+def test_a_wrong_configuration_at_the_start_ends_the_supervisor(run: Any) -> None:
+    """There is nothing to hold sockets for."""
+    assert run("sys.exit(2)").process.wait(DEADLINE) == 2
+
+
+def test_sigusr2_lets_a_new_server_take_over(run: Any) -> None:
+    """It prepares itself beside the old one, and goes on when that has ended. A link in the command line may lead to
+    another version by then."""
+    supervised = run(
+        "note('prepares'); take_over(); until_term(); note('up'); tell('READY=1'); time.sleep(60)", manager=True
+    )
+    supervised.hears("READY=1")
+    supervised.process.send_signal(signal.SIGUSR2)
+    supervised.noted("prepares", "up", "prepares", "stopped", "up")
+    supervised.started(2)
+    until(lambda: supervised.events("server stopped"), "the old one has ended")
+    assert supervised.events("server stopped")[0]["reason"] == "exit status 0"
+    assert supervised.events("server ended, starting it again") == []
+    assert supervised.children() == [supervised.started(2)]
+
+
+def test_a_restart_during_a_restart_comes_afterwards(run: Any) -> None:
+    """What is to be started may have changed since the first one began. Any number of them is one."""
+    supervised = run(
+        """
+        while "BTFEED_TAKE_OVER" in os.environ and not os.path.exists("go"):
+            time.sleep(0.01)
+        take_over()
+        until_term()
+        note("up")
+        tell("READY=1")
+        time.sleep(60)
+        """,
+        manager=True,
+    )
+    supervised.hears("READY=1")
+    supervised.process.send_signal(signal.SIGUSR2)
+    supervised.started(2)
+    for _ in range(3):
+        supervised.process.send_signal(signal.SIGUSR2)
+        until(lambda: not signal_is_pending(supervised.process.pid, signal.SIGUSR2), "received")
+    (supervised.directory / "go").touch()
+    supervised.noted("up", "stopped", "up", "stopped", "up")
+    supervised.process.send_signal(signal.SIGTERM)
+    supervised.process.wait(DEADLINE)
+    assert len(supervised.events("server started")) == 3
+
+
+def signal_is_pending(pid: int, number: signal.Signals) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(status.partition("ShdPnd:\t")[2].split()[0], 16) >> (number - 1) & 1)
+
+
+def test_a_new_server_goes_on_when_the_old_one_has_released_everything(run: Any) -> None:
+    """It need not wait until the other process has ended."""
+    supervised = run(
+        """
+        take_over()
+        until_term(lambda: (tell("X_BTFEED_RELEASED=1"), note("released"), time.sleep(60)))
+        note("up")
+        tell("READY=1")
+        time.sleep(60)
+        """,
+        manager=True,
+    )
+    supervised.hears("READY=1")
+    supervised.process.send_signal(signal.SIGUSR2)
+    supervised.noted("up", "released", "up")
+    assert len(supervised.children()) == 2
+
+
+@pytest.mark.parametrize("fault", ["sys.exit(2)", "os.kill(os.getpid(), 9)"])
+def test_a_new_server_that_can_not_start_leaves_the_old_one(run: Any, fault: str) -> None:
+    """Such as one with a wrong configuration. The log says why, and a later restart may succeed."""
+    program = (
+        f"{fault} if os.path.exists('wrong') else take_over(); until_term(); note('up'); tell('READY=1'); time.sleep(60)"
+    )
+    supervised = run(program, manager=True)
+    supervised.hears("READY=1")
+    (supervised.directory / "wrong").touch()
+    supervised.process.send_signal(signal.SIGUSR2)
+    until(lambda: supervised.events("new server ended before it could take over, the old one goes on"), "said")
+    assert supervised.notes() == ["up"]
+    (supervised.directory / "wrong").unlink()
+    supervised.process.send_signal(signal.SIGUSR2)
+    supervised.noted("up", "stopped", "up")
+
+
+def test_a_new_server_that_dies_when_the_old_one_stops_is_started_again(run: Any) -> None:
+    """Then there is no old one to go on."""
+    supervised = run(
+        """
+        if os.path.exists("wrong"):
+            os.unlink("wrong")
+            tell("X_BTFEED_PREPARED=1")
+            sys.exit(1)
+        until_term()
+        note("up")
+        tell("READY=1")
+        time.sleep(60)
+        """,
+        manager=True,
+    )
+    supervised.hears("READY=1")
+    (supervised.directory / "wrong").touch()
+    supervised.process.send_signal(signal.SIGUSR2)
+    supervised.noted("up", "stopped", "up")
+    supervised.started(3)
+
+
+def test_a_new_server_takes_over_from_one_that_dies(run: Any) -> None:
+    """While it prepares itself."""
+    supervised = run(
+        """
+        while "BTFEED_TAKE_OVER" in os.environ and not os.path.exists("go"):
+            time.sleep(0.01)
+        take_over()
+        note("up")
+        tell("READY=1")
+        time.sleep(60)
+        """,
+        manager=True,
+    )
+    supervised.hears("READY=1")
+    supervised.process.send_signal(signal.SIGUSR2)
+    new = supervised.started(2)
+    old = next(pid for pid in supervised.children() if pid != new)
+    os.kill(old, signal.SIGKILL)
+    until(lambda: supervised.events("server stopped"), "seen")
+    (supervised.directory / "go").touch()
+    supervised.noted("up", "up")
+    assert supervised.children() == [new]
+
+
+def test_a_stop_ends_a_server_that_prepares_itself(run: Any) -> None:
+    """And the old one as ever."""
+    program = "'BTFEED_TAKE_OVER' in os.environ and time.sleep(60); until_term(); tell('READY=1'); time.sleep(60)"
+    supervised = run(program, manager=True)
+    supervised.hears("READY=1")
+    supervised.process.send_signal(signal.SIGUSR2)
+    supervised.started(2)
+    supervised.process.send_signal(signal.SIGTERM)
+    assert supervised.process.wait(DEADLINE) == 0
+    assert supervised.notes() == ["stopped"]
+
+
+def test_a_reload_waits_until_the_server_is_ready(run: Any) -> None:
+    """SIGHUP would end a server that does not handle it yet."""
+    supervised = run(
+        """
+        handler = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        note("up")
+        while not os.path.exists("go"):
+            time.sleep(0.01)
+        signal.signal(signal.SIGHUP, handler)
+        tell("READY=1")
+        while True:
+            time.sleep(60)
+        """
+    )
+    supervised.noted("up")
+    supervised.process.send_signal(signal.SIGHUP)
+    (supervised.directory / "go").touch()
+    supervised.noted("up", "reloaded")
+    supervised.process.send_signal(signal.SIGHUP)
+    supervised.noted("up", "reloaded", "reloaded")
+
+
+def test_orphans_are_reaped(run: Any) -> None:
+    """As PID 1 of a container, the supervisor becomes the parent of processes whose own has ended."""
+    supervised = run(
+        """
+        supervisor = os.getppid()
+        child = os.fork()
+        if not child:
+            orphan = os.fork()
+            if not orphan:
+                while os.getppid() != supervisor:
+                    time.sleep(0.01)
+                note(f"orphan {os.getpid()}")
+            os._exit(0)
+        os.waitpid(child, 0)
+        time.sleep(60)
+        """,
+        prefix=[sys.executable, "-c", SUBREAPER],
+    )
+    until(supervised.notes, "adopted")
+    orphan = Path("/proc", supervised.notes()[0].split()[1])
+    until(lambda: not orphan.exists(), "reaped")
+    assert len(supervised.events("server started")) == 1
+
+
+def test_a_server_that_hangs_is_killed(run: Any) -> None:
+    """When it sends no WATCHDOG=1 for as long as the service manager allows. SIGABRT lets it log where it hangs."""
+    supervised = run(
+        """
+        import faulthandler
+        faulthandler.enable()
+        def hang():
+            time.sleep(60)
+        tell("READY=1")
+        hang()
+        """,
+        manager=True, watchdog=0.5,
+    )  # fmt: skip
+    supervised.started(2)
+    assert supervised.events("server does not answer, killing it")
+    assert "signal 6" in supervised.events("server ended, starting it again")[0]["reason"]
+    assert "in hang" in (supervised.directory / "log").read_text()
+    supervised.hears("WATCHDOG=1")
+
+
+def test_the_service_manager_is_told_what_concerns_it(run: Any) -> None:
+    """The supervisor is its main process, and a restart is no stop of the service."""
+    supervised = run(
+        """
+        take_over()
+        until_term(lambda: tell("STOPPING=1\\nSTATUS=stopping"))
+        tell("MAINPID=1\\nREADY=1\\nSTATUS=listening")
+        tell("RELOADING=1\\nMONOTONIC_USEC=17")
+        tell("WATCHDOG=1")
+        note("up")
+        while True:
+            time.sleep(60)
+        """,
+        manager=True,
+    )
+    supervised.noted("up")
+    supervised.hears("READY=1\nSTATUS=listening")
+    supervised.hears("RELOADING=1\nMONOTONIC_USEC=17")
+    supervised.process.send_signal(signal.SIGUSR2)
+    supervised.noted("up", "stopped", "up")
+    supervised.hears("STATUS=stopping")
+    assert "STOPPING=1" not in "\n".join(supervised.told)
+    supervised.process.send_signal(signal.SIGTERM)
+    supervised.hears("STOPPING=1")
+    assert supervised.process.wait(DEADLINE) == 0
+    assert "MAINPID" not in "\n".join(supervised.told)
+
+
+def test_messages_of_others_are_not_passed_on(run: Any) -> None:
+    """Any process may write to an abstract socket."""
+    supervised = run("note(os.environ['NOTIFY_SOCKET']); tell('STATUS=mine'); time.sleep(60)", manager=True)
+    until(supervised.notes, "up")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.sendto(b"STATUS=theirs", "\0" + supervised.notes()[0][1:])
+    supervised.hears("STATUS=mine")
+    os.kill(supervised.started(1), signal.SIGKILL)
+    supervised.started(2)
+    supervised.hears("STATUS=mine")
+    assert "STATUS=theirs" not in supervised.told
+
+
+def test_a_command_that_is_gone_is_tried_again(tmp_path: Path) -> None:
+    """As while a link is being switched."""
+    command = tmp_path / "server"
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-P", "-m", "btfeed.supervisor", str(command)], stderr=log)
+    until(lambda: "can't start the server" in (tmp_path / "log").read_text(), "said")
+    command.write_text("#!/bin/sh\nexit 2\n")
+    command.chmod(0o755)
+    assert process.wait(DEADLINE) == 2
+
+
+def test_a_line_of_its_log_is_as_those_of_the_server(capfd: pytest.CaptureFixture[str]) -> None:
+    """One JSON object."""
+    supervisor.log("info", "server started", pid=1)
+    line = json.loads(capfd.readouterr().err)
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {"pid": 1, "event": "server started", "level": "info"}
