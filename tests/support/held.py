@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from tests.support.harness import BTFEED, DEADLINE, Server, until
 
+ROOT = str(Path(__file__).parents[2])
 ACTIVATE = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3)
@@ -21,7 +22,9 @@ os.execvp(sys.argv[2], sys.argv[2:])
 
 def installed(path: Path) -> Path:
     """A command as pip installs it, which runs the btfeed of this environment."""
-    path.write_text(f"#!{sys.executable}\nfrom btfeed.commands.main import cli\ncli()\n")
+    path.write_text(
+        f"#!{sys.executable}\nimport sys\nsys.path[0] = {ROOT!r}\nfrom btfeed.commands.main import cli\ncli()\n"
+    )
     path.chmod(0o755)
     return path
 

@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from tests.support.harness import DEADLINE
 from tests.support.posts import mixed
 
 OCCURRENCES = 2
@@ -14,11 +15,11 @@ RATE = 200
 """Posts per second: half of them on a new connection each, the others on KEPT connections."""
 KEPT = 10
 ANSWERED_WITHIN = 10.0
-"""Seconds after which AppMon gives a post up."""
+"""Seconds after which AppMon gives a post up. The client waits longer: it may share the machine with other tests."""
 HEAD = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n%b\r\n"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Sent:
     """A post. kept: sent on a kept connection. began: by time.monotonic. failure: why it was not answered 200."""
 
@@ -34,6 +35,7 @@ class Client:
     """Posts until `stop`. fields: more fields of each header, each with its line end.
 
     sent    all posts that were answered or have failed
+    open    posts that wait for their answers
     opened  how many connections were opened
     closes  how many responses on kept connections ended the connection
     """
@@ -43,6 +45,7 @@ class Client:
     tls: ssl.SSLContext | None = None
     fields: bytes = b""
     sent: list[Sent] = field(default_factory=list)
+    open: set[Sent] = field(default_factory=set)
     opened: int = 0
     closes: int = 0
 
@@ -105,13 +108,15 @@ class Client:
     async def _post(self, connection: "Connection", body: bytes, *, kept: bool) -> bool:
         """Whether the connection ends with this post."""
         post = Sent(body, kept, time.monotonic())
+        self.open.add(post)
         ends = True
         try:
-            async with asyncio.timeout(ANSWERED_WITHIN):
+            async with asyncio.timeout(DEADLINE):
                 ends = await connection.post(body, b"" if kept else b"Connection: close\r\n")
         except (OSError, EOFError, asyncio.IncompleteReadError, TimeoutError, BadAnswer) as error:
             post.failure = error
         post.seconds = time.monotonic() - post.began
+        self.open.remove(post)
         self.sent.append(post)
         return ends
 

@@ -1,0 +1,138 @@
+"""Restarts while a client posts that sends nothing twice: no connection is refused, and no post is lost.
+
+The listening socket is held by another process: the supervisor, or whatever stands for systemd here.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from btfeed.posts.post import digest, event_id_prefix
+from tests.support.certificates import Authority
+from tests.support.harness import until_async
+from tests.support.held import ActivatedServer, HeldServer, SupervisedServer
+from tests.support.never_retries import ANSWERED_WITHIN, KEPT, OCCURRENCES, RATE, Client
+
+BETWEEN = RATE // 2
+"""Posts from one restart to the next."""
+
+
+@asynccontextmanager
+async def posting(client: Client) -> AsyncIterator[None]:
+    running = asyncio.create_task(client.run())
+    try:
+        yield
+    finally:
+        client.stop()
+        await running
+
+
+async def more_posts(client: Client, number: int = BETWEEN) -> None:
+    enough = len(client.sent) + number
+    await until_async(lambda: len(client.sent) >= enough, f"{number} more posts")
+
+
+async def more_connections(client: Client, number: int) -> None:
+    enough = client.opened + number
+    await until_async(lambda: client.opened >= enough, f"{number} more connections")
+
+
+def assert_delivered_once(server: HeldServer, client: Client) -> None:
+    """Each record of each answered post is in the files, and none is there twice."""
+    found = Counter(record["event.id"] for record in server.records())
+    assert [event_id for event_id, number in found.items() if number > 1] == []
+    expected = {f"{event_id_prefix(digest(body))}{each}" for body in client.answered for each in range(OCCURRENCES)}
+    assert expected <= found.keys()
+
+
+def tell(what: str, client: Client) -> None:
+    sys.stdout.write(f"{what}: {len(client.sent)} posts, the longest took {client.longest:.2f} s\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "secure", "restarts", "few"),
+    [
+        (SupervisedServer, False, 20, 3),
+        (SupervisedServer, True, 5, 1),
+        (ActivatedServer, False, 5, 2),
+        (ActivatedServer, True, 3, 1),
+    ],
+    ids=["supervised", "supervised-tls", "activated", "activated-tls"],
+)
+async def test_a_restart_refuses_and_loses_nothing(
+    tmp_path: Path, quick: bool, kind: Callable[..., HeldServer], secure: bool, restarts: int, few: int
+) -> None:
+    """Every post is answered 200. Clients with kept connections are told to connect again."""
+    restarts = few if quick else restarts
+    receiver, tls = "", None
+    if secure:
+        authority = Authority(tmp_path / "authority")
+        certificate, key = authority.sign("server")
+        receiver, tls = f'tls = {{ certificate = "{certificate}", key = "{key}" }}', authority.client()
+    with kind(tmp_path / "server", receiver=receiver) as server:
+        client = Client(server.port, seed=1, tls=tls)
+        async with posting(client):
+            for restart in range(1, restarts + 1):
+                await more_posts(client)
+                await asyncio.to_thread(server.restart)
+                await asyncio.to_thread(server.listening_again, restart + 1)
+            await more_posts(client)
+        tell(f"{restarts} restarts", client)
+        assert client.failures == []
+        assert client.closes >= restarts
+        if kind is SupervisedServer:  # the next server is prepared when the old one stops
+            assert client.longest < ANSWERED_WITHIN
+        await asyncio.to_thread(server.delivered, len(client.sent) * OCCURRENCES)
+        assert server.stop() == 0
+    assert_delivered_once(server, client)
+
+
+def all_since(client: Client, moment: float) -> bool:
+    """Whether all open posts have begun since then."""
+    return all(post.began > moment for post in client.open)
+
+
+def is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+async def test_kill_9_of_a_supervised_server_costs_what_it_was_serving(tmp_path: Path, quick: bool) -> None:
+    """Posts under way on accepted connections fail. A connection that is not accepted yet waits for the next server, and no
+    connection is refused. What was answered 200 is delivered once."""
+    kills = 1 if quick else 5
+    with SupervisedServer(tmp_path / "server") as server:
+        client = Client(server.port, seed=2)
+        waited = []
+        async with posting(client):
+            for kill in range(1, kills + 1):
+                await more_posts(client)
+                pid = server.pids[-1]
+                os.kill(pid, signal.SIGSTOP)
+                await until_async(partial(is_stopped, pid), "stopped")
+                accepts_nothing = time.monotonic()
+                await more_connections(client, 10)
+                os.kill(pid, signal.SIGKILL)
+                killed = time.monotonic()
+                waited.append((accepts_nothing, killed))
+                await asyncio.to_thread(server.listening_again, kill + 1)
+                await until_async(partial(all_since, client, killed), "what waited is answered")
+            await more_posts(client)
+        tell(f"{kills} kills", client)
+        assert not any(isinstance(post.failure, ConnectionRefusedError) for post in client.failures)
+        for begin, end in waited:
+            meanwhile = [post for post in client.sent if begin < post.began < end and not post.kept]
+            assert meanwhile, "nobody connected meanwhile"
+            assert [post for post in meanwhile if post.failure] == []
+        assert 0 < len([post for post in client.failures if post.kept]) <= kills * KEPT
+        await asyncio.to_thread(server.delivered, len(client.answered) * OCCURRENCES)
+        assert server.stop() == 0
+    assert_delivered_once(server, client)
