@@ -65,10 +65,10 @@ def metrics() -> Iterator[str]:
     yield "|---|---|---|---|"
     registry = Metrics().registry
     for collector in registry._collector_to_names:
-        (family,) = collector.describe() if hasattr(collector, "describe") else collector.collect()
-        name = family.name + ("_total" if family.type == "counter" else "")
         labels = ", ".join(f"`{label}`" for label in getattr(collector, "_labelnames", ()))
-        yield f"| `{name}` | {family.type} | {labels} | {family.documentation} |"
+        for family in collector.describe() if hasattr(collector, "describe") else collector.collect():
+            name = family.name + ("_total" if family.type == "counter" else "")
+            yield f"| `{name}` | {family.type} | {labels} | {family.documentation.removesuffix('.')} |"
 
 
 SAID = {

@@ -18,6 +18,7 @@ import structlog
 from pydantic import BaseModel
 
 from btfeed.app.advice import advice
+from btfeed.app.certificates import show_expiry
 from btfeed.app.parts import create_sink
 from btfeed.app.server import Server, starts
 from btfeed.config import Config
@@ -184,13 +185,13 @@ class Reloader:
         await asyncio.gather(*map(deliveries.stop_sink, running))
         for name in changes.removed:
             deliveries.forget_sink(name)
-            server.metrics.forget_sink(name)
         if built.mapper:
             await server.mapped_posts.use(built.mapper)
         server.mapped_posts.sinks = len(new.sinks)
         server.config = new
         for name in (running - changes.removed) | changes.added:
             deliveries.start_sink(name)
+        show_expiry(new, server.metrics)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import structlog
 
 from btfeed.admin.server import Admin
 from btfeed.app.advice import advice
+from btfeed.app.certificates import show_expiry
 from btfeed.app.deliveries import Deliveries
 from btfeed.app.listeners import check_addresses, close, open_listeners
 from btfeed.app.notifier import Notifier
@@ -93,6 +94,7 @@ class Server:
                 self.deliveries.start_sink(name)
             stack.push_async_callback(self.deliveries.stop)
             self._started = stack.pop_all()
+        show_expiry(self.config, self.metrics)
         log.info("listening", host=host, port=port, admin_host=admin_host, admin_port=admin_port)
         self.notifier.ready(f"listening on {host}:{port}")
         async for item in advice(self.config):

@@ -24,10 +24,12 @@ MAX_TRANSACTIONS = 10_000
 
 @dataclass(slots=True)
 class Slice:
-    """The next part of a partition: its records, its dead letters, and the cursor behind it."""
+    """The next part of a partition: its records, its dead letters, and the cursor behind it. received: when its first post
+    was received, in milliseconds since the epoch."""
 
     batch: Batch
     end: Cursor
+    received: int
     dead_letters: list[DeadLetter] = field(default_factory=list)
 
 
@@ -63,7 +65,7 @@ class Batcher:
         records. Raises JournalError."""
         parts: list[Batch] = []
         dead_letters: list[DeadLetter] = []
-        begun = False
+        begun, received = False, 0
         records, room, posts = self._delivery.max_records, self._delivery.max_bytes, MAX_POSTS
         deadline = self._clock.monotonic() + patience
         while records > 0 and room > 0 and posts > 0:
@@ -79,7 +81,7 @@ class Batcher:
             if not len(part) and len(self._rest):
                 break
             if not begun:
-                begun = True
+                begun, received = True, self._received
                 deadline = self._end_of_linger()
             parts.append(part)
             due = self._advance(len(part))
@@ -87,7 +89,7 @@ class Batcher:
             records -= len(part) + len(due)
             room -= part.nbytes + sum(len(dead_letter.body) for dead_letter in due)
             posts -= self._rest is None
-        return Slice(Batch.concat(parts), self._cursor, dead_letters) if begun else None
+        return Slice(Batch.concat(parts), self._cursor, received, dead_letters) if begun else None
 
     def _end_of_linger(self) -> float:
         """Until when to wait for more posts: `linger` from the receipt of the current one. If the system's clock was set

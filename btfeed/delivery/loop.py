@@ -140,7 +140,8 @@ class Delivery:
             failing = False
             if found:
                 self._log.debug("batch cut", records=len(found.batch), seq=found.end.seq, ordinal=found.end.ordinal)
-                await self._enqueue(tracker, await tracker.add(found.batch, found.end, found.dead_letters))
+                added = await tracker.add(found.batch, found.end, found.dead_letters, found.received)
+                await self._enqueue(tracker, added)
 
     # From dead letters to the queue
 
@@ -220,6 +221,8 @@ class Delivery:
             if outcome is not None:
                 for dead_letter in in_flight.retried.values():
                     self._blocked.end_try(dead_letter.destination)
+                if in_flight.received is not None:
+                    self._report.settled(in_flight.received)
                 await tracker.settle(in_flight, outcome)
             in_flight = await self._dequeue(tracker)
 

@@ -39,6 +39,7 @@ class InFlightBatch:
     records       what to write
     end           the cursor behind it
     dead_letters  those of its posts, from mapping
+    received      when its first post was received, in milliseconds since the epoch; None if it has no post
     retried       event.id -> the dead letter that it retries
     destination   what those dead letters waited for, if the delivery retries them by itself
     settled       every record has an outcome
@@ -48,6 +49,7 @@ class InFlightBatch:
     records: Batch
     end: Cursor
     dead_letters: Sequence[DeadLetter] = ()
+    received: int | None = None
     retried: Mapping[str, DeadLetter] = field(default_factory=dict)
     destination: str = ""
     settled: bool = False
@@ -101,11 +103,13 @@ class OffsetTracker:
         self._saving: asyncio.Task[None] | None = None
         self._commit_tried = asyncio.Event()  # a commit succeeded or failed
 
-    async def add(self, batch: Batch, end: Cursor, dead_letters: Sequence[DeadLetter]) -> InFlightBatch:
+    async def add(
+        self, batch: Batch, end: Cursor, dead_letters: Sequence[DeadLetter], received: int | None = None
+    ) -> InFlightBatch:
         """Add the next batch once the window has room. Not to be called concurrently."""
         await self._until_room()
         self._end = end
-        self._in_flight.append(InFlightBatch(batch, end, dead_letters))
+        self._in_flight.append(InFlightBatch(batch, end, dead_letters, received))
         return self._in_flight[-1]
 
     async def add_retry(self, batch: Batch, retried: Mapping[str, DeadLetter], destination: str = "") -> InFlightBatch:

@@ -30,8 +30,7 @@ class SinkReport:
         self._warnings = SummedWarnings(clock)
         self._rejected_in_a_row = 0
         self._bugs: set[tuple[type[Exception], str, int | None]] = set()  # those already logged
-        metrics.sink_up.labels(sink).set(0)
-        metrics.blocked.labels(sink).set(0)
+        self._delivery_seconds = metrics.delivery_seconds.labels(sink)
 
     def running(self) -> None:
         if self._rejected_in_a_row >= REJECTED_IN_A_ROW:
@@ -39,12 +38,10 @@ class SinkReport:
         if self._status.state != "running":
             self._log.info("sink running", after=self._status.state)
         self._status.state = "running"
-        self._metrics.sink_up.labels(self._sink).set(1)
 
     def stopped(self) -> None:
         self._warnings.close()
         self._status.state = "stopped"
-        self._metrics.sink_up.labels(self._sink).set(0)
 
     def failed(self, error: Exception) -> None:
         """The sink raised `error` from open or write. A bug is logged once, whatever its message."""
@@ -69,17 +66,19 @@ class SinkReport:
         """A destination takes nothing from now on. `status` changes with it."""
         self._log.warning("destination blocked, its records wait", destination=destination, reason=status.reason)
         self._status.blocked[destination] = status
-        self._metrics.blocked.labels(self._sink).set(len(self._status.blocked))
 
     def opened(self, destination: str) -> None:
         """A destination takes records again, and has got all that waited."""
         self._log.info("destination open again", destination=destination)
         del self._status.blocked[destination]
-        self._metrics.blocked.labels(self._sink).set(len(self._status.blocked))
 
     def written(self, seconds: float, records: int) -> None:
         self._metrics.batch_seconds.labels(self._sink).observe(seconds)
         self._log.debug("batch write returned", records=records, seconds=seconds)
+
+    def settled(self, received: int) -> None:
+        """A batch is delivered, or dead letters. received: when its oldest post was, in milliseconds since the epoch."""
+        self._delivery_seconds.observe(max(0.0, self._clock.time() - received / 1000))
 
     def result(self, result: WriteResult, delivered: int, nbytes: int) -> None:
         """Record the result of a write, and how much it delivered."""
@@ -106,7 +105,6 @@ class SinkReport:
         self._status.state = state
         self._status.last_error = error
         self._status.last_error_time = round(self._clock.time() * 1000)
-        self._metrics.sink_up.labels(self._sink).set(0)
 
     def outcome_unknown(self, records: int) -> None:
         self._metrics.unknown.labels(self._sink).inc(records)

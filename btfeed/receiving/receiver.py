@@ -182,7 +182,8 @@ class Receiver:
         """Validate the body and append it to the journal. Raises Rejected."""
         try:
             occurrences = 0 if self._accept_all else await self._admit(body)
-            digest = await self._journal.append(Post(body, time.time_ns() // 1_000_000, peer))
+            received = time.time_ns() // 1_000_000
+            digest = await self._journal.append(Post(body, received, peer))
         except Malformed as error:
             raise Rejected("malformed", str(error), body=body) from None
         except TooManyOccurrences as error:
@@ -192,6 +193,7 @@ class Receiver:
         except JournalError as error:
             raise Rejected("journal_unavailable", str(error)) from None
         self._metrics.posts.inc()
+        self._metrics.last_post = received
         self._metrics.post_bytes.inc(len(body))
         self._metrics.received_occurrences.inc(occurrences)
         self._count_duplicate(digest)

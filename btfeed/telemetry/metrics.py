@@ -1,19 +1,37 @@
-"""Every metric of btfeed. docs/operations.md lists them; that table is generated from this module."""
+"""Every metric of btfeed. docs/operations.md lists them; that table is generated from this module.
 
+Counters, histograms and most gauges are kept up to date as things happen. Those of `show_sinks`, and those that say so, are
+set when somebody asks (btfeed/admin/figures.py).
+"""
+
+import platform
 from collections import Counter as Counts
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.samples import Sample
 
 from btfeed import native
+from btfeed.telemetry.sink_status import SinkStatus, State
 
 MAX_TRANSACTIONS = 200
 """Business transactions with a label of their own in the violations metric. Further ones count as "other"."""
 _ACK = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _BATCH = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_DELIVERY = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1_800.0, 7_200.0)
 _SINK = ("sink",)
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double the series
 
 
 class _Factory:
@@ -48,14 +66,17 @@ class Metrics:
     """The metrics of one server, in their own registry.
 
     violations   (business transaction, field, rule) -> how many
+    last_post    when the last post was accepted, in milliseconds since the epoch; 0 before the first
     last_reload  of the configuration; None if there was none
     """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.violations: Counts[tuple[str, str, str]] = Counts()
+        self.last_post = 0
         self._transactions: set[str] = set()
         create = _Factory(self.registry)
+        self._create_process(create)
         self._create_receiver(create)
         self._create_mapping(create)
         self._create_journal(create)
@@ -64,10 +85,30 @@ class Metrics:
         self._create_admin(create)
         self._create_reloads(create)
 
+    def _create_process(self, create: _Factory) -> None:
+        labels = {"version": version("btfeed"), "mapping": native.PATH, "python": platform.python_version()}
+        build_info = create.gauge(
+            "build_info", "Always 1; the labels say what runs, and whether mapping is native or plain", tuple(labels)
+        )
+        build_info.labels(**labels).set(1)
+        ProcessCollector(registry=self.registry)
+        self.ready = create.gauge("ready", "1 while posts are accepted, 0 while /readyz says why not")
+        self.certificate_expiry = create.gauge(
+            "certificate_expiry_timestamp_seconds",
+            "When the first certificate in a file ends, as a Unix time, by the file's key in the configuration; as of the"
+            " last start or reload",
+            ("certificate",),
+        )
+
     def _create_receiver(self, create: _Factory) -> None:
         self.posts = create.counter("posts", "Posts accepted: made durable and answered with 200")
         self.post_bytes = create.counter("post_bytes", "Bytes of accepted posts, after decompression")
         self.received_occurrences = create.counter("received_occurrences", "Occurrences in accepted posts")
+        last_post = create.gauge(
+            "last_post_timestamp_seconds",
+            "When the last post was accepted, as a Unix time; 0 before the first since the start",
+        )
+        last_post.set_function(lambda: self.last_post / 1000)
         self.duplicate_posts = create.counter(
             "duplicate_posts", "Accepted posts with the same body as one of the last 10,000 posts"
         )
@@ -88,8 +129,6 @@ class Metrics:
         self.bytes_in_flight = create.gauge("bytes_in_flight", "Bytes of memory reserved for posts being received")
 
     def _create_mapping(self, create: _Factory) -> None:
-        self.mapping = create.gauge("mapping", "Always 1; the label says which mapper runs: native or plain", ("path",))
-        self.mapping.labels(native.PATH).set(1)
         self.occurrences = create.counter("occurrences", "Occurrences mapped, by event.category", ("category",))
         self._violations = create.counter(
             "violations",
@@ -183,9 +222,26 @@ class Metrics:
             _SINK,
         )
         self.batch_seconds = create.histogram("sink_batch_seconds", "Seconds taken by one write", _BATCH, _SINK)
-        self.sink_up = create.gauge(
-            "sink_up", "1 while the sink works, 0 while it is unavailable, misconfigured or rejects everything", _SINK
+        self.delivery_seconds = create.histogram(
+            "sink_delivery_seconds",
+            "Seconds from the receipt of a batch's oldest post until its records are delivered, or dead letters",
+            _DELIVERY,
+            _SINK,
         )
+        self.sink_up = create.gauge("sink_up", "1 while the sink's state is running, else 0", _SINK)
+        self.sink_state = create.gauge(
+            "sink_state", "1 for the state that the sink is in, 0 for the others", ("sink", "state")
+        )
+
+    def show_sinks(self, statuses: Mapping[str, SinkStatus]) -> None:
+        """Set the gauges of these sinks, and remove those of others."""
+        for gauge in (self.sink_up, self.sink_state, self.blocked):
+            gauge.clear()
+        for sink, status in statuses.items():
+            self.sink_up.labels(sink).set(status.state == "running")
+            for state in get_args(State):
+                self.sink_state.labels(sink, state).set(status.state == state)
+            self.blocked.labels(sink).set(len(status.blocked))
 
     def _create_admin(self, create: _Factory) -> None:
         self.admin_refused = create.counter(
@@ -217,12 +273,6 @@ class Metrics:
         self._reload_time.set(reload.time / 1000)
         self._reload_successful.set(not reload.errors)
 
-    def forget_sink(self, name: str) -> None:
-        """A sink was removed from the configuration: show no state of it any more. Its counters stay."""
-        for gauge in (self.backlog_posts, self.backlog_age, self.blocked, self.sink_up):
-            with suppress(KeyError):
-                gauge.remove(name)
-
     def count_violations(self, transaction: str, field: str, rule: str, number: int) -> None:
         """Count violations of one business transaction. Past MAX_TRANSACTIONS, they count under "other"."""
         if transaction not in self._transactions:
@@ -243,6 +293,8 @@ class Metrics:
             "empty_requests": _total(self.empty_requests),
             "refused_posts": _by_label(self.refused_posts),
             "lost_posts": _by_label(self.lost_posts),
+            "connections": _total(self.connections),
+            "evicted_connections": _total(self.evicted_connections),
             "occurrences": _by_label(self.occurrences),
             "values_left_out": _by_label(self.left_out),
             "unknown_fields": _by_label(self.unknown_fields),
@@ -260,19 +312,34 @@ class Metrics:
             "dead_letter_bytes": _total(self.dead_letter_bytes),
             "dead_letter_limit_bytes": _total(self.dead_letter_limit),
             "evicted_dead_letters": _by_label(self.dead_letters_evicted),
+            "lost_dead_letters": _total(self.dead_letters_lost),
+        }
+
+    def sink_summary(self, sink: str) -> dict[str, Any]:
+        """The counts of one sink in /status: one number each, or numbers by label."""
+        of_sink = {"sink": sink}
+        return {
+            "filtered": _total(self.filtered, of_sink),
+            "refused": _total(self.refused, of_sink),
+            "unknown": _total(self.unknown, of_sink),
+            "flagged": _by_label(self.flagged, "what", of_sink),
+            "errors": _by_label(self.sink_errors, "kind", of_sink),
         }
 
 
-def _by_label(metric: Counter) -> dict[str, int]:
-    """Value of the first label -> count."""
+def _by_label(metric: Counter, label: str = "", where: Mapping[str, str] = {}) -> dict[str, int]:
+    """Value of a label, by default the first -> the sum of the samples with the labels `where`."""
     found: dict[str, int] = {}
-    for family in metric.collect():
-        for sample in family.samples:
-            if not sample.name.endswith("_created"):
-                label = next(iter(sample.labels.values()))
-                found[label] = found.get(label, 0) + int(sample.value)
+    for sample in _samples(metric, where):
+        value = sample.labels[label or next(iter(sample.labels))]
+        found[value] = found.get(value, 0) + int(sample.value)
     return found
 
 
-def _total(metric: Counter | Gauge) -> int:
-    return int(next(sample.value for family in metric.collect() for sample in family.samples))
+def _total(metric: Counter | Gauge, where: Mapping[str, str] = {}) -> int:
+    return int(sum(sample.value for sample in _samples(metric, where)))
+
+
+def _samples(metric: Counter | Gauge, where: Mapping[str, str]) -> Iterator[Sample]:
+    samples = (sample for family in metric.collect() for sample in family.samples)
+    return (sample for sample in samples if where.items() <= sample.labels.items())

@@ -1,11 +1,17 @@
-"""TLS contexts of clients and servers, from PEM files."""
+"""TLS contexts of clients and servers, from PEM files, and when the certificates in them end."""
 
+import re
 import ssl
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from sinks.base import Misconfigured
 
 File = str | Path
+
+
+_PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
 class TlsFileError(OSError):
@@ -51,6 +57,42 @@ def sink_context(ca: File | None = None, certificate: File | None = None, key: F
         return client_context(ca, certificate, key)
     except TlsFileError as error:
         raise Misconfigured(str(error)) from error
+
+
+def expiry(certificates: File) -> datetime:
+    """When the first of the certificates in a PEM file ends. Raises TlsFileError."""
+    try:
+        found = _PEM.findall(Path(certificates).read_text("ascii", "replace"))
+        if not found:
+            raise ValueError("there is none")
+        return min(_not_after(ssl.PEM_cert_to_DER_cert(pem)) for pem in found)
+    except (OSError, ValueError, IndexError) as error:
+        raise TlsFileError(f"can't read certificates from {certificates}: {error}") from error
+
+
+def _not_after(certificate: bytes) -> datetime:
+    """The end of a DER certificate (RFC 5280), which `ssl` tells only of a peer. Raises ValueError or IndexError."""
+    (_, whole), *_ = _fields(certificate)
+    (_, signed), *_ = _fields(whole)
+    fields = list(_fields(signed))
+    version = fields[0][0] == 0xA0
+    _, (kind, end) = _fields(fields[3 + version][1])
+    utc_time = 0x17  # with two digits for the year
+    return datetime.strptime(end.decode("ascii"), "%y%m%d%H%M%SZ" if kind == utc_time else "%Y%m%d%H%M%SZ").replace(
+        tzinfo=UTC
+    )
+
+
+def _fields(der: bytes) -> Iterator[tuple[int, bytes]]:
+    """Tag and content of each value in `der`."""
+    at = 0
+    while at < len(der):
+        tag, length, at = der[at], der[at + 1], at + 2
+        if length & 0x80:
+            begin, at = at, at + (length & 0x7F)
+            length = int.from_bytes(der[begin:at])
+        yield tag, der[at : at + length]
+        at += length
 
 
 def _load_certificate(context: ssl.SSLContext, certificate: File, key: File | None) -> None:

@@ -2,22 +2,25 @@
 
 import asyncio
 import json
+import platform
 import socket
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from btfeed.address import host_and_port
-from btfeed.admin.server import BACKLOG_TIMEOUT, Admin
+from btfeed.admin.figures import BACKLOG_TIMEOUT, Figures
+from btfeed.admin.server import Admin
 from btfeed.admin.settings import AdminSettings
 from btfeed.journal.base import Backlog, JournalUnavailable, Kept
 from btfeed.journal.sqlite.dead_letters import open_dead_letters
 from btfeed.telemetry.metrics import Metrics
-from btfeed.telemetry.sink_status import SinkStatus
+from btfeed.telemetry.sink_status import BlockedDestination, SinkStatus, State
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 from tests.support.clock import FakeClock
 from tests.support.harness import DEADLINE, Server, until
@@ -68,7 +71,20 @@ def test_the_metrics_count_what_happened(server: Server) -> None:
     assert found["btfeed_refused_posts_total{malformed}"] == 1
     assert found["btfeed_sink_backlog_posts{files}"] == 0
     assert found["btfeed_ack_seconds_count"] == 4
+    assert found["btfeed_last_post_timestamp_seconds"] == server.status()["last_post_time"] / 1000
+    assert time.time() - 3_600 < found["btfeed_last_post_timestamp_seconds"] <= time.time()
+    assert found["btfeed_sink_delivery_seconds_count{files}"] >= 1
     assert _get(server, "/metrics")[1].startswith("text/plain; version=")
+
+
+def test_the_metrics_describe_the_process_and_what_runs(server: Server) -> None:
+    """As every exporter names them. There is no `_created` gauge, which would double what Prometheus stores."""
+    found = _metrics(server)
+    for name in ("cpu_seconds_total", "resident_memory_bytes", "open_fds", "max_fds", "start_time_seconds"):
+        assert found[f"process_{name}"] > 0
+    status = server.status()
+    assert found[f"btfeed_build_info{{{status['mapping']}}}{{{platform.python_version()}}}{{{status['version']}}}"] == 1
+    assert not [name for name in found if "_created" in name]
 
 
 def test_the_status_is_json(server: Server) -> None:
@@ -84,6 +100,7 @@ def test_the_status_is_json(server: Server) -> None:
     sink = status["sinks"]["files"]
     assert (sink["state"], sink["backlog_posts"], sink["backlog_age_seconds"]) == ("running", 0, 0.0)
     assert (sink["last_error"], sink["dead_letters"]) == (None, 0)
+    assert (sink["filtered"], sink["unknown"], sink["flagged"], sink["errors"]) == (0, 0, {}, {})
 
 
 def test_a_misconfigured_sink_does_not_make_the_server_unready(tmp_path: Path) -> None:
@@ -102,7 +119,11 @@ def test_a_misconfigured_sink_does_not_make_the_server_unready(tmp_path: Path) -
         assert text.splitlines()[1] == f"sink bad is misconfigured: {bad['last_error']}"
         assert (bad["backlog_posts"], bad["delivered"]) == (1, 0)
         assert len(server.delivered(1)) == 1
-        assert _metrics(server)["btfeed_sink_up{bad}"] == 0
+        metrics = _metrics(server)
+        assert (metrics["btfeed_sink_up{bad}"], metrics["btfeed_sink_up{good}"], metrics["btfeed_ready"]) == (0, 1, 1)
+        states = {name: value for name, value in metrics.items() if name.startswith("btfeed_sink_state{bad}")}
+        assert [name for name, value in states.items() if value] == ["btfeed_sink_state{bad}{misconfigured}"]
+        assert len(states) == len(get_args(State))
 
 
 def test_kept_dead_letters_are_shown_over_a_restart(tmp_path: Path) -> None:
@@ -174,6 +195,33 @@ async def test_answers_while_the_journal_fails() -> None:
     assert found["sinks"]["a"]["backlog_posts"] is None
     assert found["dead_letters"] is None
     assert (await _ask("/metrics", BrokenJournal()))[0] == 200
+
+
+class IdleJournal:
+    """A journal that every sink has passed."""
+
+    refusing = None
+
+    async def backlog(self, sink: str) -> Backlog:
+        return Backlog(0, 0.0)
+
+    async def kept(self) -> list[Kept]:
+        return []
+
+
+async def test_a_sink_that_is_removed_leaves_no_gauge() -> None:
+    """Else it would count as down for ever. Counters stay: what was delivered was delivered."""
+    journal, metrics, clock = IdleJournal(), Metrics(), FakeClock()
+    sinks = {"a": SinkStatus("running"), "b": SinkStatus(blocked={"topic x": BlockedDestination("gone", 1)})}
+    figures = Figures(journal, journal.kept, lambda: None, sinks, metrics, "1", clock)
+    metrics.delivered.labels("b").inc()
+    text = (await figures.text()).decode()
+    assert 'btfeed_sink_blocked_destinations{sink="b"} 1.0' in text
+    assert 'btfeed_sink_state{sink="a",state="running"} 1.0' in text
+    del sinks["b"]
+    text = (await figures.text()).decode()
+    about_b = {line.partition("{")[0] for line in text.splitlines() if 'sink="b"' in line}
+    assert about_b == {"btfeed_sink_delivered_total"}
 
 
 class HangingJournal:

@@ -30,12 +30,12 @@ async def test_every_record_is_written_once_and_the_cursor_is_behind_it() -> Non
         bodies = [body for seed in range(5) for body in await rig.post(7, seed)]
         await rig.saved(6)
         assert rig.delivery.status.state == "running"
-        assert rig.sample("sink_up") == 1
     assert sink.bodies == bodies
     assert rig.sample("sink_delivered_total") == rig.delivery.status.delivered == 35
     assert rig.sample("sink_delivered_bytes_total") == sum(len(body) + 1 for body in bodies)
     assert rig.sample("sink_batch_seconds_count") == len(sink.writes)
-    assert (rig.delivery.status.state, rig.sample("sink_up"), sink.closed) == ("stopped", 0, 1)
+    assert rig.sample("sink_delivery_seconds_count") == len(sink.writes)
+    assert (rig.delivery.status.state, sink.closed) == ("stopped", 1)
 
 
 async def test_the_cursor_waits_for_the_first_batch_in_flight() -> None:
@@ -273,3 +273,25 @@ async def test_a_restart_goes_on_where_the_last_one_saved(serial: bool) -> None:
     async with Rig(sink, serial=serial, journal=journal) as rig:
         await rig.saved(9)
     assert sink.bodies == expected
+
+
+async def test_the_time_to_delivery_runs_from_the_receipt_of_the_oldest_post() -> None:
+    """Also while the sink is slow. A batch counts once, however many posts it has."""
+    written = asyncio.Event()
+
+    async def slow(batch: Batch) -> WriteResult:
+        await written.wait()
+        return WriteResult()
+
+    sink, clock = FakeSink(slow), FakeClock()
+    async with Rig(sink, clock=clock, linger="5s") as rig:
+        await rig.post(2)
+        await clock.advance(3)
+        await rig.post(2, seed=1)
+        await clock.advance(2)
+        await until_async(lambda: sink.writes, "written")
+        await clock.advance(10)
+        written.set()
+        await rig.saved(3)
+        assert rig.sample("sink_delivery_seconds_count") == 1
+        assert rig.sample("sink_delivery_seconds_sum") == pytest.approx(15, abs=0.1)

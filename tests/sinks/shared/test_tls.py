@@ -1,12 +1,13 @@
 """TLS contexts from PEM files, and the errors for files that can't be used."""
 
 import ssl
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from sinks.base import Misconfigured
-from sinks.shared.tls import TlsFileError, client_context, server_context, sink_context
+from sinks.shared.tls import TlsFileError, client_context, expiry, server_context, sink_context
 from tests.support.certificates import Authority, openssl
 
 
@@ -66,3 +67,36 @@ def test_an_encrypted_key_is_refused(authority: Authority, tmp_path: Path) -> No
     openssl("pkcs8", "-topk8", "-in", key, "-out", encrypted, "-passout", "pass:word")
     with pytest.raises(TlsFileError, match=str(encrypted)):
         client_context(None, certificate, encrypted)
+
+
+@pytest.mark.parametrize("days", [1, 400, 20_000, 60_000])
+def test_the_end_of_a_certificate_is_what_openssl_says(authority: Authority, tmp_path: Path, days: int) -> None:
+    """Before 2050 and after, when it is written differently. Of several in a file, the first to end counts."""
+    path = tmp_path / "long.pem"
+    openssl("req", "-x509", "-newkey", "ed25519", "-nodes", "-keyout", tmp_path / "key", "-out", path, "-days", str(days),
+            "-subj", "/CN=a name", "-addext", "subjectAltName=DNS:localhost")  # fmt: skip
+    assert expiry(path).timestamp() == _end(path)
+    short, _ = authority.sign("server")
+    chain = tmp_path / "chain.pem"
+    chain.write_text(path.read_text() + "a comment\n" + short.read_text())
+    assert expiry(chain).timestamp() == min(_end(path), _end(short))
+
+
+def _end(certificate: Path) -> int:
+    command = ["openssl", "x509", "-in", str(certificate), "-noout", "-enddate"]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return ssl.cert_time_to_seconds(text.strip().removeprefix("notAfter="))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "no certificate", "-----BEGIN CERTIFICATE-----\nMAo=\n-----END CERTIFICATE-----\n", "MAA", "AAAA"]
+)
+def test_a_file_without_a_readable_certificate_is_named(tmp_path: Path, text: str) -> None:
+    """Whatever is in it."""
+    path = tmp_path / "bad.pem"
+    framed = f"-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n" if text.isalnum() else text
+    path.write_text(framed)
+    with pytest.raises(TlsFileError, match=f"can't read certificates from {path}: "):
+        expiry(path)
+    with pytest.raises(TlsFileError, match=f"can't read certificates from {tmp_path}: "):
+        expiry(tmp_path)
