@@ -155,6 +155,11 @@ class Metrics:
         self.journal_bytes = create.gauge(
             "journal_bytes", "Bytes in the journal that count towards its max_size: all but dead letters"
         )
+        self.journal_undelivered = create.gauge(
+            "journal_undelivered_bytes",
+            "Bytes of posts that a sink has yet to finish, estimated from their number: the journal is full when they reach"
+            " its max_size, since delivered posts make room",
+        )
         self.journal_limit = create.gauge("journal_limit_bytes", "journal.max_size: the journal refuses posts beyond it")
         self.journal_file = create.gauge(
             "journal_file_bytes", "Bytes that the journal's files take on disk, with room for reuse"
@@ -301,6 +306,7 @@ class Metrics:
             "invalid_utf8": _total(self.invalid_utf8),
             "lost_transactions": _total(self.lost_transactions),
             "journal_bytes": _total(self.journal_bytes),
+            "journal_undelivered_bytes": _total(self.journal_undelivered),
             "journal_limit_bytes": _total(self.journal_limit),
             "journal_file_bytes": _total(self.journal_file),
             "journal_free_bytes": _total(self.journal_free),

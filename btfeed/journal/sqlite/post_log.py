@@ -352,13 +352,19 @@ class PostLog:
                 self._drop_delivered(self._missing_room)
                 if self._room() >= self._missing_room:
                     self._missing_room = 0
-        self._metrics.journal_bytes.set(self._settings.max_size - self._room())
-        self._metrics.journal_limit.set(self._settings.max_size)
-        self._metrics.journal_posts.set(self.positions.count(0))
-        self._metrics.dead_letter_bytes.set(database.dead_letters.nbytes())
-        self._metrics.dead_letter_limit.set(self._settings.dead_letters)
+        self._update_metrics()
         self._warnings.flush()
         return len(dropped) == EXPIRED_POSTS or self._bound.exceeded(database.dead_letters)
+
+    def _update_metrics(self) -> None:
+        metrics, settings = self._metrics, self._settings
+        used, posts = settings.max_size - self._room(), self.positions.count(0)
+        metrics.journal_bytes.set(used)
+        metrics.journal_limit.set(settings.max_size)
+        metrics.journal_posts.set(posts)
+        metrics.journal_undelivered.set(used * self.positions.count(self._passed()) / max(1, posts))
+        metrics.dead_letter_bytes.set(self.database.dead_letters.nbytes())
+        metrics.dead_letter_limit.set(settings.dead_letters)
 
     def _retry_posts(self) -> None:
         """Append rejected posts that an operator marked for retry, if they are valid now."""

@@ -375,3 +375,23 @@ async def test_the_metrics_tell_limits_and_the_room_on_the_disk(tmp_path: Path) 
         assert (summary["journal_limit_bytes"], summary["dead_letter_limit_bytes"]) == (2**21, 2**20)
         assert isinstance(summary["journal_free_bytes"], int)
         assert summary["journal_free_bytes"] > 0
+
+
+async def test_the_metrics_tell_how_much_is_undelivered(tmp_path: Path) -> None:
+    """As the sink that is furthest behind sees it. Delivered posts are kept, and count no more."""
+    async with journal(tmp_path, ["a", "b"]) as opened:
+        await fill(opened, range(10), size=20_000)
+
+        def share() -> float:
+            summary = opened.metrics.summary()
+            undelivered, used = summary["journal_undelivered_bytes"], summary["journal_bytes"]
+            assert isinstance(undelivered, int)
+            assert isinstance(used, int)
+            return round(undelivered / used, 2) if used > 200_000 else 0
+
+        await until_async(lambda: share() == 1, "everything is undelivered")
+        await opened.outlet("a").commit(Commit(Cursor(11)))
+        await opened.outlet("b").commit(Commit(Cursor(4)))
+        await until_async(lambda: share() == 0.7, "three of ten posts are delivered")
+        await opened.outlet("b").commit(Commit(Cursor(11)))
+        await until_async(lambda: share() == 0, "everything is delivered")
