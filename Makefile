@@ -35,7 +35,7 @@ setup: .venv/ready .venv/btfeed  ## create the virtual environment, from locked 
 run: setup  ## start the server, post what the AppMon of a web shop would, and show the records
 	$(BIN)/python examples/first_run.py
 
-servers: setup  ## install what tests need beyond Python: Kafka, Elasticsearch, their JDKs, strace
+servers: setup  ## install what tests need beyond Python: Kafka, Elasticsearch, their JDKs, strace, Prometheus
 	$(BIN)/python -m tests.servers.install
 
 test: lint servers  ## run every check and test, with real clients and servers

@@ -2,6 +2,8 @@
 
 Maven fetches Kafka and Elasticsearch into tests/servers/.cache. Maven, the JDKs, strace and systemd-analyze are Debian
 packages, which are installed if this runs as root; otherwise a message says what to install.
+Maven fetches Kafka and Elasticsearch into tests/servers/.cache. Maven, the JDKs, strace and Prometheus are Debian packages,
+which are installed if this runs as root; otherwise a message says what to install.
 """
 
 import os
@@ -20,6 +22,8 @@ from tests.servers.installed import CACHE, ELASTICSEARCH, KAFKA, KAFKA_JAVA, Not
 T = TypeVar("T")
 
 HERE = Path(__file__).parent
+PROMETHEUS_UNITS = [Path(f"/{place}/systemd/system/prometheus.service") for place in ("etc", "lib", "usr/lib")]
+"""The units that an installed package has, and before them the link that masks them."""
 DISTRIBUTION = "org.elasticsearch.distribution.integ-test-zip:elasticsearch:{}:zip"
 COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy"
 ANALYSIS = "org.elasticsearch.plugin.analysis"
@@ -44,6 +48,7 @@ def main() -> int:
     try:
         _ensure(installed.strace, "strace")
         _ensure(installed.systemd_analyze, "systemd")
+        _ensure_prometheus()
         _ensure(partial(installed.jdk, KAFKA_JAVA), "default-jdk-headless")
         _ensure_kafka()
         for version, oldest in ELASTICSEARCH.items():
@@ -69,14 +74,26 @@ def _ensure(find: Callable[[], T], *packages: str) -> T:
             raise NotInstalled(f"{what}: install it (Debian: apt-get install {packages[0]})") from None
 
 
+def _ensure_prometheus() -> None:
+    """Without the service of the package, which would start at once and at each boot: tests start their own servers."""
+    if installed.missing("prometheus") and _can_install() and not any(map(os.path.lexists, PROMETHEUS_UNITS)):
+        PROMETHEUS_UNITS[0].parent.mkdir(parents=True, exist_ok=True)
+        PROMETHEUS_UNITS[0].symlink_to("/dev/null")  # as systemctl mask does
+    _ensure(installed.prometheus, "prometheus")
+
+
 def _apt_install(packages: Sequence[str]) -> None:
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
+    if not _can_install():
         return
     for package in packages:
         _say(f"installing {package}")
-        command = ["apt-get", "install", "--yes", "--quiet", package]
+        command = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", package]
         if _run(command) or (_run(["apt-get", "update", "--quiet"]) and _run(command)):
             return
+
+
+def _can_install() -> bool:
+    return os.geteuid() == 0 and shutil.which("apt-get") is not None
 
 
 def _run(command: Sequence[str]) -> bool:

@@ -31,6 +31,14 @@ class Distribution:
     java_home: Path
 
 
+@dataclass(frozen=True)
+class Prometheus:
+    """The paths of Prometheus' programs. tool: promtool."""
+
+    server: str
+    tool: str
+
+
 def jdk(oldest: int) -> Path:
     """The home of a JDK of at least this version: the oldest of those in JAVA_HOME, on the path, and beside these."""
     found = {version: home for home in _java_homes() if (version := _jdk_version(home)) >= oldest}
@@ -91,12 +99,21 @@ def systemd_analyze() -> str:
     return path
 
 
+def prometheus() -> Prometheus:
+    """The programs of Prometheus."""
+    server, tool = shutil.which("prometheus"), shutil.which("promtool")
+    if server is None or tool is None:
+        raise NotInstalled("Prometheus is not installed: run make servers")
+    return Prometheus(server, tool)
+
+
 NEEDS: Mapping[str, Callable[[], object]] = {
     "kafka": lambda: (kafka(), jdk(KAFKA_JAVA)),
     "elasticsearch": lambda: [elasticsearch(version) for version in ELASTICSEARCH],
     "java": lambda: jdk(CLIENT_JAVA),
     "strace": strace,
     "systemd": systemd_analyze,
+    "prometheus": prometheus,
 }
 """What a test may need, by the name of its marker."""
 
