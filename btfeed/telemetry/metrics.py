@@ -11,17 +11,11 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, get_args
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    disable_created_metrics,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.samples import Sample
 
 from btfeed import native
+from btfeed.telemetry.process import Process
 from btfeed.telemetry.sink_status import SinkStatus, State
 
 MAX_TRANSACTIONS = 200
@@ -91,7 +85,7 @@ class Metrics:
             "build_info", "Always 1; the labels say what runs, and whether mapping is native or plain", tuple(labels)
         )
         build_info.labels(**labels).set(1)
-        ProcessCollector(registry=self.registry)
+        Process(registry=self.registry)
         self.ready = create.gauge("ready", "1 while posts are accepted, 0 while /readyz says why not")
         self.certificate_expiry = create.gauge(
             "certificate_expiry_timestamp_seconds",
