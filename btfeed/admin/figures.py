@@ -64,6 +64,7 @@ class Figures:
             "refusing": reason,
             "reload": _reload(metrics.last_reload),
             "last_post_time": metrics.last_post or None,
+            "certificates": metrics.certificates(),
             "counts": metrics.summary(),
             "violations": [
                 {"transaction": transaction, "field": field, "rule": rule, "count": count}
@@ -87,6 +88,8 @@ class Figures:
                 kept = await self._kept()
         except (JournalError, TimeoutError) as error:
             log.debug("backlog unknown", error=str(error) or "the journal did not answer in time")
+            self._update_backlogs({})  # no figures rather than old ones
+            self._update_dead_letters(())
             return {}, None
         self._update_backlogs(backlogs)
         return backlogs, self._update_dead_letters(kept)

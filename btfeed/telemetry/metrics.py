@@ -315,6 +315,10 @@ class Metrics:
             "lost_dead_letters": _total(self.dead_letters_lost),
         }
 
+    def certificates(self) -> dict[str, int]:
+        """When each certificate ends, in milliseconds since the epoch, by its key in the configuration."""
+        return {path: end * 1000 for path, end in _by_label(self.certificate_expiry).items()}
+
     def sink_summary(self, sink: str) -> dict[str, Any]:
         """The counts of one sink in /status: one number each, or numbers by label."""
         of_sink = {"sink": sink}
@@ -327,7 +331,7 @@ class Metrics:
         }
 
 
-def _by_label(metric: Counter, label: str = "", where: Mapping[str, str] = {}) -> dict[str, int]:
+def _by_label(metric: Counter | Gauge, label: str = "", where: Mapping[str, str] = {}) -> dict[str, int]:
     """Value of a label, by default the first -> the sum of the samples with the labels `where`."""
     found: dict[str, int] = {}
     for sample in _samples(metric, where):

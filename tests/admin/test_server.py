@@ -198,15 +198,18 @@ async def test_answers_while_the_journal_fails() -> None:
 
 
 class IdleJournal:
-    """A journal that every sink has passed."""
+    """A journal that every sink has passed, with one dead letter."""
 
     refusing = None
+    broken = False
 
     async def backlog(self, sink: str) -> Backlog:
+        if self.broken:
+            raise JournalUnavailable("the disk failed")
         return Backlog(0, 0.0)
 
     async def kept(self) -> list[Kept]:
-        return []
+        return [Kept("a", "refused", 1, 0)]
 
 
 async def test_a_sink_that_is_removed_leaves_no_gauge() -> None:
@@ -222,6 +225,21 @@ async def test_a_sink_that_is_removed_leaves_no_gauge() -> None:
     text = (await figures.text()).decode()
     about_b = {line.partition("{")[0] for line in text.splitlines() if 'sink="b"' in line}
     assert about_b == {"btfeed_sink_delivered_total"}
+
+
+async def test_a_journal_that_fails_leaves_no_old_figures() -> None:
+    """A backlog that is unknown is not the one that it was."""
+    journal, metrics, clock = IdleJournal(), Metrics(), FakeClock()
+    figures = Figures(journal, journal.kept, lambda: None, {"a": SinkStatus("running")}, metrics, "1", clock)
+    of_the_journal = ('btfeed_sink_backlog_posts{sink="a"}', 'btfeed_sink_backlog_age_seconds{sink="a"}',
+                      'btfeed_dead_letters_kept{reason="refused",sink="a"}',
+                      'btfeed_dead_letters_oldest_age_seconds{reason="refused",sink="a"}')  # fmt: skip
+    text = (await figures.text()).decode()
+    assert all(name in text for name in of_the_journal)
+    journal.broken = True
+    text = (await figures.text()).decode()
+    assert not any(name in text for name in of_the_journal)
+    assert 'btfeed_sink_up{sink="a"} 1.0' in text
 
 
 class HangingJournal:

@@ -37,13 +37,15 @@ def test_a_missing_file_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_running_server_shows_it(tmp_path: Path) -> None:
-    """In /metrics, from the start."""
+    """In /metrics and /status, from the start."""
     certificate, key = Authority(tmp_path / "ca").sign("server")
     tls = f'tls = {{ certificate = "{certificate}", key = "{key}" }}'
     with Server(tmp_path / "server", receiver=tls) as server:
         (line,) = (line for line in server.get("/metrics").splitlines() if line.startswith(NAME))
+        status = server.status()
     assert line.startswith(f'{NAME}{{certificate="receiver.tls.certificate"}} ')
     assert float(line.split()[-1]) == expiry(certificate).timestamp()
+    assert status["certificates"] == {"receiver.tls.certificate": round(expiry(certificate).timestamp() * 1000)}
 
 
 async def test_a_renewed_certificate_is_shown_after_the_reload(tmp_path: Path) -> None:

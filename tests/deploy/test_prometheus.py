@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 
 from btfeed.telemetry.metrics import Metrics
 from tests.servers.installed import Prometheus
@@ -153,6 +154,13 @@ def test_alerts_fire_when_they_must_and_only_then(prometheus: Prometheus) -> Non
     _promtool(prometheus, "test", "rules", UNIT_TESTS)
     fired = set(re.findall(r'labels: .*alertname="(\w+)"', UNIT_TESTS.read_text()))
     assert fired == set(ALERTS)
+
+
+def test_the_metrics_keep_to_the_conventions(prometheus: Prometheus) -> None:
+    """Of names, units and types, as promtool knows them."""
+    text = generate_latest(Metrics().registry)
+    done = subprocess.run([prometheus.tool, "check", "metrics"], input=text, capture_output=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 def test_every_metric_that_is_asked_for_exists() -> None:
