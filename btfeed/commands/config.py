@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from btfeed.commands.config_file import ConfigFile, described, load
-from btfeed.commands.terminal import fail
+from btfeed.commands.config_file import ConfigFile, described, load, refuse
 from btfeed.telemetry.printable import printable
 
 config = typer.Typer(no_args_is_help=True, help="Show the configuration that takes effect, or the schema of the file.")
@@ -26,7 +25,7 @@ def show(
     try:
         tables = effective(loaded, read_toml(path) if path else DEFAULT)
     except NotRead:  # for want of a reference that is more than a secret
-        fail("\n".join(f"{place}: {reason}" for place, reason in loaded.unresolved.items()), 2)
+        refuse(path, [f"{place}: {reason}" for place, reason in loaded.unresolved.items()])
     if as_json:
         typer.echo(printable(json.dumps(tables, ensure_ascii=False)))
         return

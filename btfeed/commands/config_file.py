@@ -3,7 +3,7 @@
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, NoReturn, Optional
 
 import typer
 
@@ -52,6 +52,11 @@ def described(path: Path | None) -> str:
     return f"{path} (the default file)" if path == DEFAULT_FILE else str(path)
 
 
+def refuse(path: Path | None, faults: Collection[str]) -> NoReturn:
+    """Print what is wrong with the configuration, and exit with status 2."""
+    fail("\n".join([f"{count(len(faults), 'error')} in {described(path)}:", *faults]), 2)
+
+
 def load(path: Path | None, needs: Collection[str] | None = None, tolerant: bool = False) -> "Config":
     """The configuration in `path`, or the default one. Exits with status 2 if it has faults, and prints its warnings.
 
@@ -62,7 +67,7 @@ def load(path: Path | None, needs: Collection[str] | None = None, tolerant: bool
     try:
         loaded = configuration.load(path, needs=needs or configuration.TABLES, tolerant=tolerant)
     except ConfigError as error:
-        fail("\n".join([f"{count(len(error.faults), 'error')} in {described(path)}:", *error.faults]), 2)
+        refuse(path, error.faults)
     for warning in loaded.warnings:
         typer.echo(f"warning: {warning}", err=True)
     return loaded

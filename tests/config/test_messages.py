@@ -177,6 +177,19 @@ def test_no_wrong_value_of_any_key_is_answered_in_the_words_of_pydantic(model: t
                 assert "SECRET" not in message, (key, value)
 
 
+@pytest.mark.parametrize("model", [each for each in TABLES if each is not Profile], ids=lambda model: model.__name__)
+def test_no_url_may_contain_credentials(model: type[Settings]) -> None:
+    """They have keys of their own, which are not shown; and the error does not show them either."""
+    for key in model.model_fields:
+        if key == "hosts" or key.endswith("url"):
+            url = "https://user:SECRET@host"
+            found = Faults()
+            validate(model, {key: [url] if key == "hosts" else url}, ("t",), found)
+            (message,) = (message for path, message in found.items() if path.startswith(f"t.{key}"))
+            assert "write credentials in their own keys" in message
+            assert "SECRET" not in message
+
+
 def test_a_type_of_another_package_is_not_in_the_words_of_pydantic_either() -> None:
     """Whatever its settings use."""
 
