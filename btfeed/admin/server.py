@@ -1,4 +1,4 @@
-"""The admin listener: GET /healthz, /readyz, /metrics and /status."""
+"""The admin listener: GET /healthz, /readyz, /metrics and /status, and what control.py adds."""
 
 import asyncio
 import socket
@@ -10,9 +10,11 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from btfeed.address import BACKLOG, listen
 from btfeed.admin.access import Access, mark
-from btfeed.admin.figures import Figures
+from btfeed.admin.control import MAX_BODY, Control, SinkRoutes, described
+from btfeed.admin.figures import BACKLOG_TIMEOUT, Figures
 from btfeed.admin.settings import AdminSettings
 from btfeed.journal.base import Backlogs, Kept
+from btfeed.records.encoding import rfc3339
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.printable import printable
 from btfeed.telemetry.sink_status import SinkStatus
@@ -25,7 +27,7 @@ PROBLEMS = {"misconfigured": "is misconfigured", "rejecting": "rejects everythin
 
 
 class Admin:
-    """Serves health, readiness, metrics and status.
+    """Serves health, readiness, metrics and status, and lets sinks be controlled.
 
     kept           gives the dead letters that are kept
     why_not_ready  why a post would not be accepted now, None if it would
@@ -38,6 +40,7 @@ class Admin:
         kept: Callable[[], Awaitable[Sequence[Kept]]],
         why_not_ready: Callable[[], str | None],
         sinks: Mapping[str, SinkStatus],
+        control: Control,
         metrics: Metrics,
         version: str,
         *,
@@ -47,8 +50,10 @@ class Admin:
         self._figures = Figures(journal, kept, why_not_ready, sinks, metrics, version, clock)
         self._why_not_ready = why_not_ready
         self._sinks = sinks
+        self._control = control
+        self._clock = clock
         self._access = Access(settings, metrics)
-        app = web.Application(middlewares=[self._access.middleware])
+        app = web.Application(middlewares=[self._access.middleware], client_max_size=MAX_BODY)
         app.on_response_prepare.append(mark)
         app.add_routes(
             [
@@ -56,6 +61,7 @@ class Admin:
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._get_metrics),
                 web.get("/status", self._status),
+                *SinkRoutes(control).routes(),
             ]
         )
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=IDLE_TIMEOUT)
@@ -94,10 +100,15 @@ class Admin:
         for state, problem in PROBLEMS.items():
             sinks = ((name, sink) for name, sink in self._sinks.items() if sink.state == state)
             lines += [f"sink {name} {problem}: {sink.last_error}" for name, sink in sinks]
+        paused = ((name, since) for name, since in self._control.paused.items() if name in self._sinks)
+        lines += [f"sink {name} is paused since {rfc3339(since)}" for name, since in paused]
         return web.Response(status=503 if reason else 200, text=printable("\n".join(lines)) + "\n")
 
     async def _get_metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=await self._figures.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _status(self, request: web.Request) -> web.Response:
-        return web.Response(body=msgspec.json.encode(await self._figures.status()), content_type="application/json")
+        status = await self._figures.status()
+        for name, more in (await described(self._control, status["sinks"], self._clock, BACKLOG_TIMEOUT)).items():
+            status["sinks"][name] |= more
+        return web.Response(body=msgspec.json.encode(status), content_type="application/json")

@@ -27,7 +27,8 @@ class _Running:
 
 @dataclass(slots=True)
 class _Sink:
-    """A sink that was started. outlets, running: by partition. After a stop, its outlets still tell its backlog."""
+    """A sink that was started. outlets, running: by partition. After a stop, its outlets still tell its backlog. While the
+    sink is held, none is running."""
 
     handing_out: "asyncio.Task[None] | None" = None
     outlets: dict[int, Outlet] = field(default_factory=dict)
@@ -47,13 +48,18 @@ class Deliveries:
         self._create = create
         self._grace = grace
         self._sinks: dict[str, _Sink] = {}
+        self._held: set[str] = set()
         self._failed = asyncio.Event()
         self._error: BaseException | None = None
 
     def start_sink(self, name: str) -> None:
-        """Begin to deliver to a sink, from its cursor on. The journal must know it. Its counts go on after a stop."""
+        """Begin to deliver to a sink, from its cursor on. The journal must know it. Its counts go on after a stop. One that
+        is held gets nothing yet."""
         assert not self.is_running(name), f"sink {name} was started already"
         self.statuses.setdefault(name, SinkStatus()).blocked.clear()
+        if name in self._held:
+            self.statuses[name].state = "paused"
+            log.warning("sink is paused, the journal holds its posts", sink=name)
         sink = self._sinks[name] = _Sink()
         sink.handing_out = asyncio.create_task(self._hand_out(name, sink), name=f"outlets of {name}")
 
@@ -73,6 +79,29 @@ class Deliveries:
                 handing_out.cancel()
                 await asyncio.gather(handing_out, return_exceptions=True)
 
+    async def hold_sink(self, name: str) -> None:
+        """Stop delivering to a sink as `stop_sink` does, until `release_sink`, whether it is started again or not. Its
+        outlets can be used meanwhile."""
+        self._held.add(name)
+        if name in self._sinks:
+            sink = self._sinks[name]
+            await self._end(name, list(sink.running.values()))
+            sink.running.clear()
+
+    def release_sink(self, name: str) -> None:
+        """Deliver to a sink again, from its cursor on."""
+        self._held.discard(name)
+        sink = self._sinks[name]
+        if sink.handing_out:
+            self.statuses[name].blocked.clear()
+            self.statuses[name].state = "opening"
+            for outlet in sink.outlets.values():
+                self._begin(name, sink, outlet)
+
+    def outlets(self, name: str) -> list[Outlet]:
+        """The outlets of a sink, none if it is not known."""
+        return list(self._sinks[name].outlets.values()) if name in self._sinks else []
+
     def forget_sink(self, name: str) -> None:
         """A sink that is not running is not shown any more."""
         self._sinks.pop(name, None)
@@ -90,19 +119,16 @@ class Deliveries:
 
     async def backlog(self, sink: str) -> Backlog:
         """See btfeed.journal.base.Backlogs. Nothing for a sink that is not known."""
-        outlets = self._sinks[sink].outlets if sink in self._sinks else {}
-        backlogs = [await outlet.backlog() for outlet in list(outlets.values())]
+        backlogs = [await outlet.backlog() for outlet in self.outlets(sink)]
         return Backlog(sum(one.posts for one in backlogs), max((one.age for one in backlogs), default=0.0))
 
     async def _hand_out(self, name: str, sink: _Sink) -> None:
         async def begin(outlet: Outlet) -> None:
             if sink.handing_out is None:  # the sink is being stopped
                 return
-            delivery = self._create(name, outlet, self.statuses[name])
-            task = asyncio.create_task(delivery.run(), name=f"delivery of {name}, partition {outlet.partition}")
-            running = _Running(delivery, task)
-            task.add_done_callback(lambda task: self._note_failure(name, running))
-            sink.outlets[outlet.partition], sink.running[outlet.partition] = outlet, running
+            sink.outlets[outlet.partition] = outlet
+            if name not in self._held:
+                self._begin(name, sink, outlet)
 
         async def end(gone: Collection[Outlet]) -> None:
             ended = [sink.running[outlet.partition] for outlet in gone if outlet.partition in sink.running]
@@ -115,6 +141,12 @@ class Deliveries:
             await self._outlets(name).run(begin, end)
         except Exception as error:  # noqa: BLE001 - raised by `failed`
             self.fail(error)
+
+    def _begin(self, name: str, sink: _Sink, outlet: Outlet) -> None:
+        delivery = self._create(name, outlet, self.statuses[name])
+        task = asyncio.create_task(delivery.run(), name=f"delivery of {name}, partition {outlet.partition}")
+        running = sink.running[outlet.partition] = _Running(delivery, task)
+        task.add_done_callback(lambda task: self._note_failure(name, running))
 
     def _note_failure(self, name: str, running: _Running) -> None:
         error = None if running.task.cancelled() else running.task.exception()

@@ -22,6 +22,7 @@ from btfeed.app.deliveries import Deliveries
 from btfeed.app.listeners import check_addresses, close, open_listeners
 from btfeed.app.notifier import Notifier
 from btfeed.app.parts import create_delivery, create_sink
+from btfeed.app.sink_control import SinkControl
 from btfeed.config import Config
 from btfeed.delivery.loop import Delivery
 from btfeed.delivery.mapped_posts import MappedPosts
@@ -46,7 +47,7 @@ class Server:
     config    what it runs with now
     notifier  tells the service manager
     stopping  whether `stop` was called
-    changing  held by whatever changes the server while it runs, such as a reload
+    changing  held by whatever changes the server while it runs: a reload, or an operator
     """
 
     def __init__(self, config: Config, grace: float = GRACE, sockets: Sockets = MappingProxyType({})) -> None:
@@ -60,6 +61,7 @@ class Server:
         mapper = create_mapper(config.record, config.validation)
         self.mapped_posts = MappedPosts(mapper, self.metrics, len(config.sinks))
         self.deliveries = Deliveries(self.journal.outlets, self._create_delivery, grace)
+        self.control = SinkControl(self.journal, self.deliveries, self.metrics, self._type_of, self.changing)
         self.receiver = Receiver(config.receiver, self.journal, self.metrics)
         self.admin = Admin(
             config.admin,
@@ -67,6 +69,7 @@ class Server:
             self.journal.kept,
             self._why_not_ready,
             self.deliveries.statuses,
+            self.control,
             self.metrics,
             version("btfeed"),
         )
@@ -90,6 +93,7 @@ class Server:
             stack.callback(self.mapped_posts.close)
             host, port = await self.receiver.start(sockets[RECEIVER])
             stack.push_async_callback(self.receiver.stop)
+            await self.control.load()
             for name in self.config.sinks:
                 self.deliveries.start_sink(name)
             stack.push_async_callback(self.deliveries.stop)
@@ -123,6 +127,10 @@ class Server:
 
     def _why_not_ready(self) -> str | None:
         return "shutting down" if self.stopping else self.journal.refusing
+
+    def _type_of(self, sink: str) -> str:
+        found = self.config.sinks.get(sink)  # None while a reload removes it
+        return found.common.type if found else "unknown"
 
     def _create_delivery(self, name: str, outlet: Outlet, status: SinkStatus) -> Delivery:
         return create_delivery(name, self.config.sinks[name], outlet, self.mapped_posts, self.metrics, status)

@@ -19,6 +19,7 @@ from btfeed.commands.config import config as config_commands
 from btfeed.commands.config_file import ConfigFile, described, load
 from btfeed.commands.dead_letters import dead_letters
 from btfeed.commands.init import init
+from btfeed.commands.sinks import sinks
 from btfeed.commands.supervise import become_supervisor
 from btfeed.commands.terminal import count, fail
 from btfeed.commands.traffic import traffic
@@ -42,6 +43,7 @@ cli = typer.Typer(
     help="Receive AppMon's Business Transactions feed and deliver it to Kafka, Elasticsearch, Dynatrace and files.",
 )
 cli.add_typer(dead_letters, name="dead-letters")
+cli.add_typer(sinks, name="sinks")
 cli.add_typer(traffic)
 cli.command()(init)
 cli.add_typer(config_commands, name="config")
@@ -199,6 +201,8 @@ def _losses(counts: dict[str, Any]) -> Iterator[str]:
     """What is gone besides posts that were refused, and why."""
     if evicted := sum(counts["evicted_dead_letters"].values()):
         yield f"{count(evicted, 'dead letter')} deleted at the bound journal.dead_letters"
+    for sink, skipped in counts["skipped_posts"].items():
+        yield f"{count(skipped, 'post')} of sink {sink} skipped by an operator"
     for sink, dropped in counts["journal_dropped_posts"].items():
         yield f"{count(dropped, 'post')} of sink {sink} dropped because the journal was full"
     if lost := counts["journal_lost_posts"]:

@@ -220,6 +220,12 @@ class Metrics:
             "Destinations, such as topics, that take nothing; their records wait aside",
             _SINK,
         )
+        self.sink_actions = create.counter(
+            "sink_actions", "What operators did to the sink: pause, resume, rewind", ("sink", "action")
+        )
+        self.skipped_posts = create.counter(
+            "sink_skipped_posts", "Posts that the sink never gets, because an operator let it continue behind them", _SINK
+        )
         self.batch_seconds = create.histogram("sink_batch_seconds", "Seconds taken by one write", _BATCH, _SINK)
         self.delivery_seconds = create.histogram(
             "sink_delivery_seconds",
@@ -311,6 +317,7 @@ class Metrics:
             "journal_dropped_posts": _by_label(self.journal_dropped_posts),
             "dead_letter_bytes": _total(self.dead_letter_bytes),
             "dead_letter_limit_bytes": _total(self.dead_letter_limit),
+            "skipped_posts": _by_label(self.skipped_posts),
             "evicted_dead_letters": _by_label(self.dead_letters_evicted),
             "lost_dead_letters": _total(self.dead_letters_lost),
         }

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-State = Literal["opening", "running", "unavailable", "misconfigured", "rejecting", "stopped"]
+State = Literal["opening", "running", "unavailable", "misconfigured", "rejecting", "paused", "stopped"]
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,10 +15,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from btfeed.address import host_and_port
+from btfeed.admin.control import Rewind
 from btfeed.admin.figures import BACKLOG_TIMEOUT, Figures
 from btfeed.admin.server import Admin
 from btfeed.admin.settings import AdminSettings
-from btfeed.journal.base import Backlog, JournalUnavailable, Kept
+from btfeed.journal.base import Backlog, JournalUnavailable, Kept, Move
 from btfeed.journal.sqlite.dead_letters import open_dead_letters
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.sink_status import BlockedDestination, SinkStatus, State
@@ -170,10 +172,32 @@ class BrokenJournal:
         raise JournalUnavailable("the disk failed")
 
 
+class FakeControl:
+    """Of a server whose only sink is not paused."""
+
+    paused: Mapping[str, int] = {}
+
+    def type_of(self, sink: str) -> str:
+        return "file"
+
+    async def positions(self, sink: str) -> Mapping[int, int]:
+        raise JournalUnavailable("the disk failed")
+
+    async def pause(self, sink: str) -> bool:
+        raise AssertionError
+
+    resume = pause
+
+    async def rewind(self, sink: str, to: Rewind) -> Sequence[Move]:
+        raise AssertionError
+
+
 async def _ask(path: str, journal: Any, clock: Clock = SYSTEM_CLOCK) -> tuple[int, str]:
     """The status and text of an admin listener with that journal."""
     settings, sinks = AdminSettings(listen="127.0.0.1:0"), {"a": SinkStatus()}
-    admin = Admin(settings, journal, journal.kept, lambda: journal.refusing, sinks, Metrics(), "1", clock=clock)
+    admin = Admin(
+        settings, journal, journal.kept, lambda: journal.refusing, sinks, FakeControl(), Metrics(), "1", clock=clock
+    )
     host, port = await admin.start()
     try:
         reader, writer = await asyncio.open_connection(host, port)

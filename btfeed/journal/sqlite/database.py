@@ -38,6 +38,8 @@ LOCKED = (apsw.BusyError, apsw.LockedError, apsw.ProtocolError)
 """What SQLite raises while another process is writing. It says nothing about the disk."""
 _PAUSED = "paused "
 """In `meta`, this and the name of a sink that is paused -> since when, in milliseconds since the epoch."""
+_FAR = 2**47
+"""A time that is still within the calendar, in milliseconds since the epoch."""
 _READ_WRITE = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
 
 
@@ -334,7 +336,7 @@ class JournalDatabase:
     def paused(self) -> dict[str, int]:
         """Sinks that are paused -> since when, in milliseconds since the epoch."""
         rows = self.db.execute("SELECT CAST(name AS BLOB), CAST(value AS INTEGER) FROM meta")
-        named = [(text(name), since or 0) for name, since in rows]
+        named = [(text(name), min(max(since or 0, 0), _FAR)) for name, since in rows]
         return {name.removeprefix(_PAUSED): since for name, since in named if name.startswith(_PAUSED)}
 
     def save_paused(self, sink: str, since: int | None) -> None:
