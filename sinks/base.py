@@ -19,7 +19,7 @@ Any other exception is a bug in the sink: the loop logs it with its traceback, c
 A sink is a module or package in `sinks` that offers its SinkType as SINK. docs/sinks/writing-a-sink.md shows one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -94,6 +94,14 @@ class ManyDestinations(Sink, Protocol):
 
     def destinations(self, batch: Batch) -> Sequence[str]:
         """The destination of each record, named as in `Blocked`. A pure function of the records."""
+
+
+class DescribingSink(Sink, Protocol):
+    """A sink that sends more of a record than its JSON, such as a topic or an index that depends on it."""
+
+    def describe(self, batch: Batch) -> Sequence[Mapping[str, Any]]:
+        """For each record, what goes with it, for people who look at records before or while they are sent. The values can
+        be encoded as JSON. A pure function of the records: it connects to nothing, and may be called before `open`."""
 
 
 class SinkError(Exception):

@@ -9,7 +9,7 @@ Dynatrace silently drops events that are older than a day. The sink's default `m
 import asyncio
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -150,6 +150,12 @@ class BizeventsSink:
             raise
         return replace(result, retry=rest, flagged=self._flagged(sent, result))
 
+    def describe(self, batch: Batch) -> Sequence[Mapping[str, Any]]:
+        """The attributes of the CloudEvent in which each record is sent, if it is."""
+        if not self._settings.cloud_events:
+            return [{}] * len(batch)
+        return [{"event": attributes(*each)} for each in zip(batch.ids, batch.bodies, strict=True)]
+
     async def close(self) -> None:
         await self._client.close()
 
@@ -188,15 +194,20 @@ def json_array(batch: Batch) -> bytes:
 
 def cloud_events(batch: Batch) -> bytes:
     """A batch of CloudEvents: the data of each is a record, its attributes are the record's id, provider, type and time."""
-    events = []
-    for event_id, body in zip(batch.ids, batch.bodies, strict=True):
-        head = read_head(body)
-        event = {"specversion": SPEC_VERSION, "id": event_id, "source": head.source, "type": head.kind}
-        if head.timestamp:
-            event["time"] = head.timestamp
-        event["datacontenttype"] = "application/json"
-        events.append(msgspec.json.encode(event)[:-1] + b',"data":' + body + b"}")
+    events = [
+        msgspec.json.encode(attributes(event_id, body))[:-1] + b',"data":' + body + b"}"
+        for event_id, body in zip(batch.ids, batch.bodies, strict=True)
+    ]
     return b"[" + b",".join(events) + b"]"
+
+
+def attributes(event_id: str, body: bytes) -> dict[str, str]:
+    """The attributes of the CloudEvent for a record."""
+    head = read_head(body)
+    event = {"specversion": SPEC_VERSION, "id": event_id, "source": head.source, "type": head.kind}
+    if head.timestamp:
+        event["time"] = head.timestamp
+    return event | {"datacontenttype": "application/json"}
 
 
 def verdict(reply: Reply[bytes], records: Sequence[str]) -> WriteResult:

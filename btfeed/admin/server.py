@@ -1,4 +1,4 @@
-"""The admin listener: GET /healthz, /readyz, /metrics and /status, and what control.py adds."""
+"""The admin listener: GET /healthz, /readyz, /metrics and /status, and what control.py and tap.py add."""
 
 import asyncio
 import socket
@@ -13,11 +13,13 @@ from btfeed.admin.access import Access, mark
 from btfeed.admin.control import MAX_BODY, Control, SinkRoutes, described
 from btfeed.admin.figures import BACKLOG_TIMEOUT, Figures
 from btfeed.admin.settings import AdminSettings
+from btfeed.admin.tap import TapRoutes
 from btfeed.journal.base import Backlogs, Kept
 from btfeed.records.encoding import rfc3339
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.printable import printable
 from btfeed.telemetry.sink_status import SinkStatus
+from btfeed.telemetry.tap import Taps
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
 IDLE_TIMEOUT = 60.0
@@ -41,6 +43,7 @@ class Admin:
         why_not_ready: Callable[[], str | None],
         sinks: Mapping[str, SinkStatus],
         control: Control,
+        taps: Taps,
         metrics: Metrics,
         version: str,
         *,
@@ -51,6 +54,7 @@ class Admin:
         self._why_not_ready = why_not_ready
         self._sinks = sinks
         self._control = control
+        self._taps = taps
         self._clock = clock
         self._access = Access(settings, metrics)
         app = web.Application(middlewares=[self._access.middleware], client_max_size=MAX_BODY)
@@ -62,6 +66,7 @@ class Admin:
                 web.get("/metrics", self._get_metrics),
                 web.get("/status", self._status),
                 *SinkRoutes(control).routes(),
+                *TapRoutes(taps, sinks, metrics, clock).routes(),
             ]
         )
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=IDLE_TIMEOUT)
@@ -88,6 +93,7 @@ class Admin:
     async def stop(self) -> None:
         for listener in self._listeners:
             listener.close()
+        self._taps.close()
         await self._runner.cleanup()
         self._access.close()
 

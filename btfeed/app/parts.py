@@ -1,5 +1,8 @@
 """Builds each part of the chain from its settings."""
 
+from functools import partial
+
+from btfeed.delivery.lines import lines
 from btfeed.delivery.loop import Delivery
 from btfeed.delivery.mapped_posts import MappedPosts
 from btfeed.delivery.sink_config import SinkConfig
@@ -7,7 +10,9 @@ from btfeed.journal.base import Outlet
 from btfeed.records.schema import MAPS, RECORD_FIELDS
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.sink_status import SinkStatus
+from btfeed.telemetry.tap import Taps
 from sinks.base import Sink, SinkContext
+from sinks.batch import Batch
 
 
 def create_sink(name: str, config: SinkConfig) -> Sink:
@@ -15,8 +20,20 @@ def create_sink(name: str, config: SinkConfig) -> Sink:
 
 
 def create_delivery(
-    name: str, config: SinkConfig, outlet: Outlet, mapped_posts: MappedPosts, metrics: Metrics, status: SinkStatus
+    name: str,
+    config: SinkConfig,
+    outlet: Outlet,
+    mapped_posts: MappedPosts,
+    metrics: Metrics,
+    status: SinkStatus,
+    taps: Taps,
 ) -> Delivery:
     """A delivery with a sink of its own."""
     sink, common = create_sink(name, config), config.common
-    return Delivery(name, sink, config.type.serial, common.delivery, common.filter, outlet, mapped_posts, metrics, status)
+
+    def tap(batch: Batch) -> None:
+        taps.offer(name, batch, partial(lines, name, sink))
+
+    return Delivery(
+        name, sink, config.type.serial, common.delivery, common.filter, outlet, mapped_posts, metrics, status, tap=tap
+    )

@@ -33,6 +33,7 @@ from btfeed.receiving.receiver import Receiver
 from btfeed.records.mapper import create_mapper
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.sink_status import SinkStatus
+from btfeed.telemetry.tap import Taps
 
 log = structlog.get_logger()
 
@@ -60,6 +61,7 @@ class Server:
         self.journal = journals.create(config.journal, starts(config), self.metrics, config.receiver.max_occurrences)
         mapper = create_mapper(config.record, config.validation)
         self.mapped_posts = MappedPosts(mapper, self.metrics, len(config.sinks))
+        self.taps = Taps(self.metrics)
         self.deliveries = Deliveries(self.journal.outlets, self._create_delivery, grace)
         self.control = SinkControl(self.journal, self.deliveries, self.metrics, self._type_of, self.changing)
         self.receiver = Receiver(config.receiver, self.journal, self.metrics)
@@ -70,6 +72,7 @@ class Server:
             self._why_not_ready,
             self.deliveries.statuses,
             self.control,
+            self.taps,
             self.metrics,
             version("btfeed"),
         )
@@ -133,7 +136,7 @@ class Server:
         return found.common.type if found else "unknown"
 
     def _create_delivery(self, name: str, outlet: Outlet, status: SinkStatus) -> Delivery:
-        return create_delivery(name, self.config.sinks[name], outlet, self.mapped_posts, self.metrics, status)
+        return create_delivery(name, self.config.sinks[name], outlet, self.mapped_posts, self.metrics, status, self.taps)
 
 
 def starts(config: Config) -> dict[str, str]:

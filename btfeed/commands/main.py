@@ -19,6 +19,7 @@ from btfeed.commands.config import config as config_commands
 from btfeed.commands.config_file import ConfigFile, described, load
 from btfeed.commands.dead_letters import dead_letters
 from btfeed.commands.init import init
+from btfeed.commands.records import records, tap
 from btfeed.commands.sinks import sinks
 from btfeed.commands.supervise import become_supervisor
 from btfeed.commands.terminal import count, fail
@@ -47,6 +48,8 @@ cli.add_typer(sinks, name="sinks")
 cli.add_typer(traffic)
 cli.command()(init)
 cli.add_typer(config_commands, name="config")
+cli.command()(records)
+cli.command()(tap)
 
 
 def _show_version(wanted: bool) -> None:

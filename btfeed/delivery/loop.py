@@ -11,7 +11,7 @@ Deliveries share only the mapped posts, so a sink that is down holds up nothing 
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import structlog
@@ -57,9 +57,10 @@ class Delivery:
         metrics: Metrics,
         status: SinkStatus | None = None,
         *,
+        tap: Callable[[Batch], object] = lambda batch: None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """status: shared by all deliveries of the sink."""
+        """status: shared by all deliveries of the sink. tap: called with each batch of records that was read for it."""
         self.name = name
         self.status = status or SinkStatus()
         self._sink = sink
@@ -69,6 +70,7 @@ class Delivery:
         self._outlet = outlet
         self._mapped_posts = mapped_posts
         self._metrics = metrics
+        self._tap = tap
         self._clock = clock
         self._log = log.bind(sink=name, partition=outlet.partition)
         self._stopping = asyncio.Event()
@@ -139,6 +141,7 @@ class Delivery:
                 continue
             failing = False
             if found:
+                self._tap(found.batch)
                 self._log.debug("batch cut", records=len(found.batch), seq=found.end.seq, ordinal=found.end.ordinal)
                 added = await tracker.add(found.batch, found.end, found.dead_letters, found.received)
                 await self._enqueue(tracker, added)

@@ -249,9 +249,13 @@ class Metrics:
             self.blocked.labels(sink).set(len(status.blocked))
 
     def _create_admin(self, create: _Factory) -> None:
+        self.taps = create.gauge("taps", "Readers of records that are being delivered (btfeed tap)")
+        self.tap_lost = create.counter(
+            "tap_lost_records", "Records that a reader was too slow to be shown; their delivery is not concerned"
+        )
         self.admin_refused = create.counter(
             "admin_refused",
-            "Requests that the admin listener refused, by reason: token, not_local, origin, content_type",
+            "Requests that the admin listener refused, by reason: token, not_local, origin, content_type, taps",
             ("reason",),
         )
 

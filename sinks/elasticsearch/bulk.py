@@ -55,6 +55,12 @@ def index_names(batch: Batch, index: IndexName) -> list[str]:
     return found
 
 
+def at_timestamp(at: int) -> str:
+    """The field @timestamp, from milliseconds since the epoch."""
+    second, millisecond = divmod(at, 1000)
+    return f"{_iso_second(second)}.{millisecond:03}Z"
+
+
 @lru_cache(maxsize=10_000)
 def _iso_second(seconds: int) -> str:
     """Seconds since the epoch as `2013-01-16T18:19:17`. Cached: the records of a batch share few of them."""

@@ -6,7 +6,7 @@ privileges.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -15,7 +15,7 @@ from elasticsearch import ApiError, AsyncElasticsearch, UnsupportedProductError
 
 from sinks.base import Misconfigured, OutcomeUnknown, SinkContext, SinkType, Unavailable, WriteResult
 from sinks.batch import Batch
-from sinks.elasticsearch.bulk import bulk_request, describe_error, index_names, verdict
+from sinks.elasticsearch.bulk import at_timestamp, bulk_request, describe_error, index_names, verdict
 from sinks.elasticsearch.client import connect, transport_error
 from sinks.elasticsearch.index import TEMPLATE_VERSION, IndexName, index_template, template_name
 from sinks.elasticsearch.limiter import WriteLimiter
@@ -82,6 +82,11 @@ class ElasticsearchSink:
     def destinations(self, batch: Batch) -> Sequence[str]:
         kind = "data stream" if self._settings.data_stream else "index"
         return [f"{kind} {name}" for name in index_names(batch, self._index)]
+
+    def describe(self, batch: Batch) -> Sequence[Mapping[str, Any]]:
+        kind = "data_stream" if self._settings.data_stream else "index"
+        names = zip(index_names(batch, self._index), batch.ids, batch.timestamps, strict=True)
+        return [{kind: name, "_id": event_id, "@timestamp": at_timestamp(at)} for name, event_id, at in names]
 
     async def close(self) -> None:
         if self._client:

@@ -4,7 +4,7 @@ Native code (native/messages) does this if it was built. The plain path here, wi
 before compression, both write the same bytes. BTFEED_PLAIN=1 in the environment selects the plain path.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -172,6 +172,13 @@ class MessageBuilder:
         if self._writer is None:
             return PlainMessages(self._format, batch, values, timestamps)
         return NativeMessages(self._writer, self._format, batch, values, timestamps)
+
+    def described(self, batch: Batch) -> Iterator[dict[str, Any]]:
+        """The key and the headers of each message, if it has headers."""
+        messages = PlainMessages(self._format, batch, None, [0])
+        for index, key in enumerate(messages.keys):
+            headers = {name: value.decode() for name, value in messages.headers(index)}
+            yield {"key": key.decode()} | ({"headers": headers} if headers else {})
 
 
 def transaction_runs(transactions: Sequence[Transaction]) -> Iterable[tuple[Transaction, int]]:

@@ -115,6 +115,11 @@ class KafkaSink:
     def destinations(self, batch: Batch) -> Sequence[str]:
         return [destination(topic) for topic, count in self._topic_runs(batch) for _ in range(count)]
 
+    def describe(self, batch: Batch) -> Sequence[Mapping[str, Any]]:
+        topics = (topic for topic, count in self._topic_runs(batch) for _ in range(count))
+        described = zip(topics, self._message_builder.described(batch), strict=True)
+        return [{"topic": topic} | message for topic, message in described]
+
     async def close(self) -> None:
         if self._producer:
             producer, self._producer = self._producer, None

@@ -23,6 +23,7 @@ from btfeed.journal.base import Backlog, JournalUnavailable, Kept, Move
 from btfeed.journal.sqlite.dead_letters import open_dead_letters
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.sink_status import BlockedDestination, SinkStatus, State
+from btfeed.telemetry.tap import Taps
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 from tests.support.clock import FakeClock
 from tests.support.harness import DEADLINE, Server, until
@@ -195,8 +196,9 @@ class FakeControl:
 async def _ask(path: str, journal: Any, clock: Clock = SYSTEM_CLOCK) -> tuple[int, str]:
     """The status and text of an admin listener with that journal."""
     settings, sinks = AdminSettings(listen="127.0.0.1:0"), {"a": SinkStatus()}
+    metrics, taps = Metrics(), Taps(Metrics())
     admin = Admin(
-        settings, journal, journal.kept, lambda: journal.refusing, sinks, FakeControl(), Metrics(), "1", clock=clock
+        settings, journal, journal.kept, lambda: journal.refusing, sinks, FakeControl(), taps, metrics, "1", clock=clock
     )
     host, port = await admin.start()
     try:

@@ -1,0 +1,162 @@
+"""The commands `btfeed records` and `btfeed tap`: what sinks would get of some posts, and what they get now."""
+
+import asyncio
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+from urllib.parse import urlencode
+
+import typer
+
+from btfeed.commands.admin_client import AdminClient, AdminError
+from btfeed.commands.config_file import ConfigFile, load
+from btfeed.commands.terminal import count, fail
+from btfeed.journal.base import Damaged, Entry, JournalError
+from btfeed.posts import files as postfile
+from btfeed.posts.post import Post, digest
+from btfeed.telemetry import logs
+from btfeed.telemetry.printable import printable
+
+if TYPE_CHECKING:
+    from btfeed.app.dry_run import NotShown
+    from btfeed.config import Config
+
+NEEDS = ("journal", "validation", "record", "sinks")
+"""The tables of the configuration that `records` reads."""
+LOST = b'{"lost":'
+"""How a line of /tap begins that tells how many records are missing."""
+MAX_REASONS = 20
+"""Reasons that are told one by one."""
+
+SinkNames = Annotated[
+    Optional[list[str]], typer.Option("--sink", metavar="NAME", help="Only for this sink; may be repeated.")
+]
+Limit = Annotated[Optional[int], typer.Option(min=1, metavar="N", help="End after this many lines.")]
+
+
+def records(
+    sources: Annotated[
+        Optional[list[Path]],
+        typer.Argument(metavar="SOURCE", help="Files with posts (*.bin, *.btposts, also with .gz), or folders of them."),
+    ] = None,
+    config: ConfigFile = None,
+    journal: Annotated[
+        bool, typer.Option("--journal", help="The posts in the configured journal; a server may be running.")
+    ] = False,
+    sink: SinkNames = None,
+    limit: Limit = None,
+) -> None:
+    """Print what each configured sink would get, as one JSON object per line. Connects to nothing.
+
+    Shows the effect of templates, privacy and filters: the sink, what it adds (topic, index, key, headers), and the record.
+    """
+    if bool(sources) == journal:
+        raise typer.BadParameter("name files with posts, or give --journal", param_hint="SOURCE")
+    logs.configure()
+    loaded = load(config, NEEDS, tolerant=True)
+    names = _sinks(loaded, sink or [])
+    from btfeed.app.dry_run import DryRun  # slow to import, and not needed by every command
+
+    async def run() -> "NotShown":
+        shown = DryRun(loaded, names)
+        try:
+            for line in islice(shown.lines(_journal(loaded) if journal else _files(sources or [])), limit):
+                _write(line)
+            sys.stdout.buffer.flush()
+        finally:
+            await shown.close()
+        return shown.not_shown
+
+    try:
+        not_shown = asyncio.run(run())
+    except (postfile.PostFileError, JournalError) as error:
+        fail(str(error))
+    for told in _told(not_shown):
+        typer.echo(printable(told), err=True)
+    if not_shown.posts:
+        raise typer.Exit(1)
+
+
+def tap(
+    config: ConfigFile = None,
+    sink: SinkNames = None,
+    transaction: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--transaction", metavar="NAME", help="Only of this business transaction, as records have it; may be repeated."
+        ),
+    ] = None,
+    limit: Limit = None,
+) -> None:
+    """Print what the sinks of a running server get, as one JSON object per line, until Ctrl-C."""
+    wanted = [("sink", name) for name in sink or []] + [("transaction", name) for name in transaction or []]
+    query = urlencode([*wanted, *([("limit", limit)] if limit else [])])
+    lines = AdminClient.configured(load(config, needs=("admin",))).lines(f"/tap?{query}")
+    printed = 0
+    try:
+        for line in lines:
+            if line.startswith(LOST):
+                lost = count(int(line[len(LOST) : -2]), "record")
+                typer.echo(f"{lost} not shown: more came than this command could read", err=True)
+                continue
+            _write(line)
+            sys.stdout.buffer.flush()
+            printed += 1
+    except AdminError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        return
+    if printed != limit:
+        typer.echo("the server ended the tap", err=True)
+
+
+def _sinks(config: "Config", wanted: list[str]) -> list[str]:
+    """The names of the sinks to show. Ends the command if one can't be shown."""
+    if not config.is_complete("record"):
+        fail("\n".join(f"{path}: {why}" for path, why in config.unresolved.items() if path.startswith("record.")), 2)
+    names = list(dict.fromkeys(wanted)) or list(config.sinks)
+    for name in names:
+        if name not in config.sinks:
+            why = [f"{path}: {why}" for path, why in config.unresolved.items() if path.startswith(f"sinks.{name}.")]
+            known = ", ".join(config.sinks) or "none"
+            fail("\n".join(why) or f"no sink {name} is configured: the sinks are {known}", 2 if why else 1)
+    if not names:
+        fail("no sinks are configured: add a table [sinks.NAME]")
+    return names
+
+
+def _files(sources: Iterable[Path]) -> Iterator[Entry]:
+    """The posts in files, numbered from 1."""
+    bodies = chain.from_iterable(map(postfile.read, postfile.find(sources)))
+    for number, body in enumerate(bodies, start=1):
+        yield Entry(number, Post(body, 0, ""), digest(body))
+
+
+def _journal(config: "Config") -> Iterator[Entry | Damaged]:
+    from btfeed.journal import create as journals  # slow to import, and not needed for files
+
+    return journals.archive(config.journal).entries()
+
+
+def _told(not_shown: "NotShown") -> Iterator[str]:
+    """What was not shown, and why."""
+    for reason, number in not_shown.posts.items():
+        yield f"{count(number, 'post')} left out: {reason}"
+    for reason, number in not_shown.refused.most_common(MAX_REASONS):
+        yield f"{count(number, 'record')} would become dead letters: {reason}"
+    others = not_shown.refused.total() - sum(number for _, number in not_shown.refused.most_common(MAX_REASONS))
+    if others:
+        yield f"{count(others, 'record')} would become dead letters for other reasons"
+    for sink, number in not_shown.filtered.items():
+        if number:
+            yield f"{count(number, 'record')} not for sink {sink}: its filter excludes them"
+    for sink, number in not_shown.expired.items():
+        if number:
+            yield f"{count(number, 'record')} for sink {sink} are older than its max_age, and would become dead letters"
+
+
+def _write(line: bytes) -> None:
+    """To stdout, without what could control a terminal."""
+    sys.stdout.buffer.write(printable(line.decode()).encode())
