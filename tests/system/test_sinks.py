@@ -1,6 +1,8 @@
 """btfeed sinks: one of two sinks of a running server is paused, resumed and rewound, and the other goes on."""
 
 import json
+import os
+import signal
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -77,6 +79,23 @@ def test_one_sink_is_paused_over_a_restart_and_the_other_goes_on(tmp_path: Path)
         assert 'btfeed_sink_state{sink="one",state="paused"} 0.0' in server.get("/metrics")
         assert ids(server, "one") == ids(server, "other")
         assert len(set(ids(server, "one"))) == 3 * POSTS * RECORDS
+
+
+def test_a_pause_survives_a_reload(tmp_path: Path) -> None:
+    """Also one that changes how posts are mapped, for which all sinks stop and start again."""
+    with two_sinks(tmp_path) as server:
+        sinks(server, "pause", "one")
+        with server.config.open("a") as file:
+            file.write('[record.attributes]\n"deployment.environment" = "test"\n')
+        os.kill(server.pid, signal.SIGHUP)
+        until(lambda: any(event["event"] == "configuration reloaded" for event in server.events()), "reloaded")
+        send(server, 0)
+        caught_up(server, "the other/ü")
+        assert server.records(tmp_path / "other")[0]["deployment.environment"] == "test"
+        assert (server.status()["sinks"]["one"]["state"], ids(server, "one")) == ("paused", [])
+        sinks(server, "resume", "one")
+        caught_up(server, "one")
+        assert ids(server, "one") == ids(server, "other")
 
 
 def test_a_rewound_file_sink_writes_the_records_again(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -112,6 +113,28 @@ def test_kill_9_of_btfeed_loses_and_doubles_nothing(tmp_path: Path, place: Place
     sys.stdout.write(f"{kills} kills, {conflicts(place)} records written again\n")
     assert len(load.unanswered) > 0, "no kill came between a post and its answer"
     assert_each_once(place, load)
+
+
+def test_a_rewind_writes_no_document_twice(tmp_path: Path, place: Place) -> None:
+    """What the server has already, it drops by its id; what it lacks, it gets again."""
+    with btfeed(tmp_path, place) as server:
+        for seed in range(5):
+            assert server.post(mixed(40, seed)) == (200, "")
+        done(server)
+        before = {document.id for document in place.server.documents(place.pattern)}
+        assert len(before) == 200
+        gone = place.server.documents(place.pattern)[:10]
+        for document in gone:
+            place.server.must("DELETE", f"/{document.index}/_doc/{document.id}")
+        request = urllib.request.Request(
+            f"{server.admin_url}/sinks/search/rewind", b'{"time": 0}', {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=DEADLINE) as answer:
+            assert json.load(answer)["partitions"][0]["again"] == 5
+        until(lambda: server.status()["sinks"]["search"]["delivered"] == 400, "all of them again")
+        assert metric(server, "sink_flagged_total") == 200 - len(gone)
+        found = Counter(document.id for document in place.server.documents(place.pattern))
+        assert found == dict.fromkeys(before, 1)
 
 
 @pytest.fixture
