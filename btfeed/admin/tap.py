@@ -1,6 +1,5 @@
 """GET /tap: the records that sinks get, as NDJSON, for as long as both sides like."""
 
-import asyncio
 from collections.abc import Collection
 from contextlib import suppress
 
@@ -64,7 +63,7 @@ class TapRoutes:
                 lines, lost, more = watcher.take()
                 if lost:
                     lines.append(b'{"lost":%d}\n' % lost)
-                async with asyncio.timeout(STALLED):
+                async with self._clock.timeout(STALLED):
                     await response.write(b"".join(lines))
                 if more:
                     await self._clock.sleep(INTERVAL)

@@ -204,7 +204,7 @@ def _losses(counts: dict[str, Any]) -> Iterator[str]:
     """What is gone besides posts that were refused, and why."""
     if evicted := sum(counts["evicted_dead_letters"].values()):
         yield f"{count(evicted, 'dead letter')} deleted at the bound journal.dead_letters"
-    for sink, skipped in counts["skipped_posts"].items():
+    for sink, skipped in counts.get("skipped_posts", {}).items():
         yield f"{count(skipped, 'post')} of sink {sink} skipped by an operator"
     for sink, dropped in counts["journal_dropped_posts"].items():
         yield f"{count(dropped, 'post')} of sink {sink} dropped because the journal was full"

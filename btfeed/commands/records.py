@@ -39,7 +39,9 @@ Limit = Annotated[Optional[int], typer.Option(min=1, metavar="N", help="End afte
 def records(
     sources: Annotated[
         Optional[list[Path]],
-        typer.Argument(metavar="SOURCE", help="Files with posts (*.bin, *.btposts, also with .gz), or folders of them."),
+        typer.Argument(
+            metavar="SOURCE", help="Files with posts (*.bin, *.btposts, also with .gz), folders of them, or - for stdin."
+        ),
     ] = None,
     config: ConfigFile = None,
     journal: Annotated[

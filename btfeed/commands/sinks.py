@@ -141,8 +141,16 @@ def _row(name: str, sink: dict[str, Any]) -> tuple[str, ...]:
     posts = sink["backlog_posts"]
     age = f" ({sink['backlog_age_seconds']:.0f} s)" if posts else ""
     backlog = "unknown" if posts is None else f"{count(posts, 'post')}{age}"
-    position = _positions(sink["positions"])
-    return name, sink["type"], sink["state"], position, backlog, str(sink["delivered"]), sink["last_error"] or "none"
+    position = _positions(sink.get("positions"))
+    return (
+        name,
+        sink.get("type", "unknown"),
+        sink["state"],
+        position,
+        backlog,
+        str(sink["delivered"]),
+        sink["last_error"] or "none",
+    )
 
 
 def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:

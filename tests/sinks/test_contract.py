@@ -205,6 +205,19 @@ async def test_a_sink_that_cannot_open_says_why(driver: Driver) -> None:
     await driver.create().close()
 
 
+async def test_what_goes_with_records_is_described_without_a_connection(driver: Driver) -> None:
+    """If the sink describes them: one JSON object for each record, before it is open, and the same whenever it is asked."""
+    sink = driver.create()
+    if describe := getattr(sink, "describe", None):
+        batch = mapped(30)
+        described = list(describe(batch))
+        assert len(described) == len(batch)
+        assert json.loads(json.dumps(described)) == described
+        assert list(describe(batch.slice(3, 30))) == described[3:]
+        assert list(describe(Batch())) == []
+    await sink.close()
+
+
 async def test_a_large_batch(driver: Driver) -> None:
     """8,000 records in one write."""
     batch = mapped(8_000)
