@@ -1,5 +1,6 @@
 """The documentation matches the code: commands, keys, metrics, modules, links, tests and the record."""
 
+import ast
 import json
 import os
 import re
@@ -258,6 +259,20 @@ def test_log_lines_are_those_that_are_written() -> None:
     assert len(lines) > 10
     for line in lines:
         assert f'"{line}"' in source, line
+
+
+def test_log_lines_are_documented() -> None:
+    """Those above DEBUG, if they stand in the call that logs them."""
+    section = TEXT[ROOT / "docs" / "operations.md"].partition("## Log lines")[2]
+    found = set()
+    for path in [path for package in ("btfeed", "sinks") for path in (ROOT / package).rglob("*.py")]:
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match call:
+                case ast.Call(ast.Attribute(logger, "info" | "warn" | "warning" | "error" | "exception"), [first, *_]):
+                    if ast.unparse(logger).endswith(("log", "warnings")) and isinstance(first, ast.Constant):
+                        found.add(str(first.value))
+    assert len(found) > 30
+    assert {line for line in found if f"`{line}`" not in section} == set()
 
 
 def test_the_record_shown_is_the_one_that_is_made() -> None:

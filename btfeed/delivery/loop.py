@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 import structlog
+from structlog.contextvars import bound_contextvars
 
 from btfeed.delivery.batching import Batcher
 from btfeed.delivery.mapped_posts import MappedPosts
@@ -83,7 +84,8 @@ class Delivery:
     async def run(self) -> None:
         """Open the sink, then deliver to it. The sink is closed on return."""
         try:
-            await self._run()
+            with bound_contextvars(sink=self.name):  # for logs of libraries, and of parts that do not know the sink
+                await self._run()
         except* OutletGone:
             self._log.info("partition gone, delivery ended")
 

@@ -12,8 +12,6 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import structlog
-
 from btfeed.delivery.report import KEPT
 from btfeed.journal.base import DeadLetter, Entry
 from btfeed.posts.post import Malformed, event_id_prefix
@@ -23,8 +21,6 @@ from btfeed.records.schema import DIMENSIONS, VALUES
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.warnings import SummedWarnings
 from sinks.batch import Batch
-
-log = structlog.get_logger()
 
 BUDGET = 64 * 2**20
 """Bytes of mapped posts to keep."""
@@ -149,6 +145,9 @@ class MappedPosts:
     def _mapped_post(self, key: Key, entry: Entry, mapped: MappingResult | Exception) -> MappedPost:
         received = entry.post.received
         if isinstance(mapped, Exception):
+            if not isinstance(mapped, Malformed):
+                event = "bug in mapping, post kept as dead letter"
+                self._warnings.error(event, repr(type(mapped)), post=entry.seq, exc_info=mapped)
             dead_letters = [_unmappable(entry, mapped)]
             mapped = MappingResult(Batch(), [], Counts())
         else:
@@ -205,10 +204,6 @@ class MappedPosts:
 
 def _unmappable(entry: Entry, error: Exception) -> DeadLetter:
     """The dead letter of a post that can't be mapped."""
-    if isinstance(error, Malformed):
-        reason = str(error)
-    else:
-        log.error("bug in mapping, post kept as dead letter", post=entry.seq, exc_info=error)
-        reason = f"mapping failed: {error!r}"
+    reason = str(error) if isinstance(error, Malformed) else f"mapping failed: {error!r}"
     event_id = event_id_prefix(entry.digest)  # so that it is kept once, however many sinks meet it
     return DeadLetter("post", "", reason, entry.post.received, entry.post.body, event_id=event_id, cause="malformed")

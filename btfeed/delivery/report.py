@@ -17,6 +17,9 @@ KEPT = "kept as dead letters"
 REJECTED_IN_A_ROW = 10
 """Records after which a sink that takes none of them counts as one that rejects everything."""
 
+MAX_TOLD = 20
+"""Different errors that are logged while a sink does not work. A server may word each one differently."""
+
 
 class SinkReport:
     """Keeps the status and the metrics of one sink."""
@@ -29,6 +32,7 @@ class SinkReport:
         self._log = log.bind(sink=sink)
         self._warnings = SummedWarnings(clock)
         self._rejected_in_a_row = 0
+        self._told: set[tuple[State, str]] = set()  # errors already logged since the sink last worked
         self._bugs: set[tuple[type[Exception], str, int | None]] = set()  # those already logged
         self._delivery_seconds = metrics.delivery_seconds.labels(sink)
 
@@ -36,7 +40,8 @@ class SinkReport:
         if self._rejected_in_a_row >= REJECTED_IN_A_ROW:
             return
         if self._status.state != "running":
-            self._log.info("sink running", after=self._status.state)
+            self._warnings.info("sink running", "running", sink=self._sink, after=self._status.state)
+        self._told.clear()
         self._status.state = "running"
 
     def stopped(self) -> None:
@@ -52,8 +57,12 @@ class SinkReport:
         if not known and _place(error) not in self._bugs:
             self._bugs.add(_place(error))
             self._log.error("bug in the sink, retrying", exc_info=error)
-        elif (state, message) != (self._status.state, self._status.last_error):
-            self._log.warning("sink misconfigured" if misconfigured else "sink unavailable", error=message)
+        elif (state, message) not in self._told and len(self._told) < MAX_TOLD:
+            self._told.add((state, message))
+            if misconfigured:
+                self._warnings.error("sink misconfigured", state, sink=self._sink, error=message)
+            else:
+                self._warnings.warn("sink unavailable", state, sink=self._sink, error=message)
         self._down(state, message)
         self._metrics.sink_errors.labels(self._sink, state if known else "bug").inc()
 
@@ -64,7 +73,7 @@ class SinkReport:
 
     def blocked(self, destination: str, status: BlockedDestination) -> None:
         """A destination takes nothing from now on. `status` changes with it."""
-        self._log.warning("destination blocked, its records wait", destination=destination, reason=status.reason)
+        self._log.error("destination blocked, its records wait", destination=destination, reason=status.reason)
         self._status.blocked[destination] = status
 
     def opened(self, destination: str) -> None:

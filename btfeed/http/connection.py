@@ -359,8 +359,8 @@ class Connection(asyncio.Protocol):
                 break
             try:
                 response = await self._server.handler(request)
-            except Exception as error:
-                log.exception("bug in a request handler; its connection is cut off")
+            except Exception as error:  # noqa: BLE001 - logged as a bug
+                self._refusals.bug("bug in a request handler; its connection is cut off", error)
                 self._refusals.lost("bug", peer=self.peer, error=str(error))
                 response = None
             if response is None:

@@ -30,6 +30,14 @@ class Refusals:
         self._metrics.refused_posts.labels(reason).inc()
         self._warnings.warn("post rejected", ("post rejected", reason), 1, reason=reason, **fields)
 
+    def not_kept(self, reason: str, error: str) -> None:
+        """A post that was not taken could not be kept either. It is counted as lost besides."""
+        self._warnings.warn("rejected post not kept", ("not kept", reason), 1, reason=reason, error=error)
+
+    def bug(self, event: str, error: Exception) -> None:
+        """A post could not be taken because of a bug. It is counted as lost besides."""
+        self._warnings.error(event, (event, type(error)), exc_info=error)
+
     def harmless(self, reason: str, **fields: object) -> None:
         """Something without a post."""
         self._metrics.refused_posts.labels(reason).inc()

@@ -9,14 +9,10 @@ import socket
 import ssl
 from typing import Any
 
-import structlog
-
 from btfeed.http.connection import Connection
 from btfeed.http.sockets import has_unread, host_of
 from btfeed.http.state import ServerState, Standing
 from btfeed.http.tls_error import explain
-
-log = structlog.get_logger()
 
 ACCEPT_RETRY = 1.0
 """Seconds until the next try after connections could not be accepted, for example because too many files are open."""
@@ -54,7 +50,7 @@ class TlsListener:
         except (BlockingIOError, ConnectionAbortedError):  # the client is gone, or another process was faster
             return
         except OSError as error:
-            log.warning("can't accept connections, retrying", error=str(error))
+            self._server.warnings.error("can't accept connections, retrying", "accept", error=str(error))
             self._loop.remove_reader(self._listening)
             self._retry = self._loop.call_later(ACCEPT_RETRY, self._begin)
             return

@@ -124,8 +124,8 @@ class Receiver:
             self._refuse(request, error.reason, str(error))
         except ConnectionError as error:
             self._refuse(request, "disconnected", str(error))
-        except Exception as error:
-            log.exception("bug in the receiver; the post was not taken")
+        except Exception as error:  # noqa: BLE001 - logged as a bug
+            self._server.refusals.bug("bug in the receiver; the post was not taken", error)
             self._refuse(request, "bug", str(error))
             return Response(503, headers=RETRY_AFTER)
         return None
@@ -223,7 +223,7 @@ class Receiver:
             rejected.kept = True
             self._metrics.dead_letters.labels("", rejected.reason).inc()
         except JournalError as error:
-            log.warning("rejected post not kept", reason=rejected.reason, error=str(error))
+            self._server.refusals.not_kept(rejected.reason, str(error))
             self._metrics.dead_letters_evicted.labels("", rejected.reason).inc()
 
 

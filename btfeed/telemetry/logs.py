@@ -1,6 +1,7 @@
-"""Structured logs on stderr: colored text on a terminal, one JSON object per line otherwise."""
+"""Structured logs on stderr: text, or one JSON object per line. docs/operations.md explains them."""
 
 import logging
+import os
 import sys
 from contextlib import suppress
 from io import StringIO
@@ -9,6 +10,9 @@ from typing import Any, TextIO, cast
 import structlog
 
 from btfeed.telemetry.printable import printable
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+FORMATS = ("auto", "console", "json")
 
 
 class _TolerantStream:
@@ -38,16 +42,24 @@ def _printable_traceback(stream: TextIO, exc_info: Any) -> None:
     stream.write(printable(text.getvalue()))
 
 
-def configure(level: str = "INFO") -> None:
-    """Set up logging for the process. Libraries that use `logging` are included, from WARNING on."""
+def configure(level: str = "INFO", format: str = "auto") -> None:
+    """Set up logging for the process. Libraries that use `logging` are included, from WARNING on.
+
+    level   one of LEVELS
+    format  one of FORMATS; "auto" is "console" if stderr is a terminal, otherwise "json"
+    """
     shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
     final: list[Any]
-    if sys.stderr.isatty():
-        final = [_printable_values, structlog.dev.ConsoleRenderer(exception_formatter=_printable_traceback)]
+    terminal = sys.stderr.isatty()
+    if format == "console" or (format == "auto" and terminal):
+        colors = terminal and not os.environ.get("NO_COLOR")
+        console = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=_printable_traceback)
+        final = [_printable_values, console]
     else:
         final = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(

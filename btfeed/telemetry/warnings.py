@@ -1,4 +1,4 @@
-"""Warnings that may come thousands of times a second: the first is logged at once, then a sum every INTERVAL seconds."""
+"""Events that may come thousands of times a second: the first is logged at once, then a sum every INTERVAL seconds."""
 
 import asyncio
 from collections.abc import Hashable
@@ -20,6 +20,7 @@ INTERVAL = 10.0
 class _Held:
     """What is not logged yet of one key. next_line: when it may be, by the clock's monotonic time."""
 
+    level: str
     event: str
     fields: dict[str, Any]
     next_line: float
@@ -37,9 +38,20 @@ class SummedWarnings:
     def warn(self, event: str, key: Hashable, count: int = 1, **fields: Any) -> None:
         """Log `event` with `count` and `fields` if there was no line of `key` for a while. Otherwise add it to the key's
         next line, which has the sum as `count`, and the latest fields."""
+        self._add("warning", event, key, count, fields)
+
+    def info(self, event: str, key: Hashable, count: int = 1, **fields: Any) -> None:
+        """The same at the level INFO."""
+        self._add("info", event, key, count, fields)
+
+    def error(self, event: str, key: Hashable, count: int = 1, **fields: Any) -> None:
+        """The same as an error: a person has to act. A field `exc_info` is logged as a traceback."""
+        self._add("error", event, key, count, fields)
+
+    def _add(self, level: str, event: str, key: Hashable, count: int, fields: dict[str, Any]) -> None:
         if key not in self._held:
-            log.warning(event, count=count, **fields)
-            self._held[key] = _Held(event, fields, self._clock.monotonic() + INTERVAL)
+            getattr(log, level)(event, count=count, **fields)
+            self._held[key] = _Held(level, event, fields, self._clock.monotonic() + INTERVAL)
         else:
             held = self._held[key]
             held.event, held.fields, held.count = event, fields, held.count + count
@@ -67,7 +79,7 @@ class SummedWarnings:
     def _log(self, key: Hashable, held: _Held) -> None:
         """Log the key's sum, or forget the key if there is nothing to log."""
         if held.count:
-            log.warning(held.event, count=held.count, **held.fields)
+            getattr(log, held.level)(held.event, count=held.count, **held.fields)
             held.count = 0
         else:
             del self._held[key]

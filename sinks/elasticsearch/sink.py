@@ -17,6 +17,7 @@ from sinks.base import Misconfigured, OutcomeUnknown, SinkContext, SinkType, Una
 from sinks.batch import Batch
 from sinks.elasticsearch.bulk import at_timestamp, bulk_request, describe_error, index_names, verdict
 from sinks.elasticsearch.client import connect, transport_error
+from sinks.elasticsearch.hosts import HostLog, HostPool
 from sinks.elasticsearch.index import TEMPLATE_VERSION, IndexName, index_template, template_name
 from sinks.elasticsearch.limiter import WriteLimiter
 from sinks.elasticsearch.settings import ElasticsearchSettings
@@ -40,7 +41,7 @@ class ElasticsearchSink:
     """Sends one bulk request for each write, fewer of them at a time while Elasticsearch pushes back."""
 
     def __init__(self, settings: ElasticsearchSettings, context: SinkContext) -> None:
-        logging.getLogger("elastic_transport.node").setLevel(logging.WARNING)  # below that, it logs whole replies
+        logging.getLogger("elastic_transport").setLevel(logging.CRITICAL)  # it logs every attempt; HostLog tells hosts
         self._settings = settings
         self._context = context
         self._clock = context.clock
@@ -49,6 +50,7 @@ class ElasticsearchSink:
         self._client: AsyncElasticsearch | None = None
         self._limiter = WriteLimiter(context.clock)
         self._log = log.bind(sink=context.name)
+        self._host_log = HostLog(self._log, context.clock)
         self._warned: set[str] = set()
 
     async def open(self, state: str | None) -> None:
@@ -103,6 +105,14 @@ class ElasticsearchSink:
             operations=operations, filter_path=REPLY_FIELDS, timeout=shard_timeout, require_data_stream=stream
         )
 
+    def _connect(self) -> AsyncElasticsearch:
+        client = connect(self._settings)
+        if len(self._settings.hosts) > 1:  # the delivery loop tells that the only one is down
+            pool = client.transport.node_pool
+            assert isinstance(pool, HostPool)
+            pool.log = self._host_log
+        return client
+
     async def _request(
         self, call: Callable[[AsyncElasticsearch], Awaitable[ApiResponse[Any]]], writing: bool = False
     ) -> Reply[Any]:
@@ -111,7 +121,7 @@ class ElasticsearchSink:
         If a host fails, the client passes it over and the next one is asked at once. That is safe, since every request may
         be sent twice. Only a write without a reply in time is left to the delivery loop: the next host may be as slow.
         """
-        client = self._client = self._client or connect(self._settings)
+        client = self._client = self._client or self._connect()
         if not writing:
             client = client.options(request_timeout=min(OPEN_REQUEST_TIMEOUT, self._settings.timeout))
         hosts = len(self._settings.hosts)

@@ -91,6 +91,7 @@ class FileSink:
     def __init__(self, settings: FileSettings, context: SinkContext) -> None:
         self._settings = settings
         self._clock = context.clock
+        self._log = log.bind(sink=context.name)
         self._directory = Path(settings.directory)
         self._mode = int(settings.mode, 8)
         self._prefix = quote(context.name, safe="")  # distinct names have distinct prefixes
@@ -142,11 +143,12 @@ class FileSink:
         self._lost_names = saved.get("lost", []) if saved else []
         for path in self._open_files():
             if not saved or path.name in self._lost_names:
-                log.warning("finishing an open file of unknown length; its last record may be incomplete", file=str(path))
+                event = "finishing an open file of unknown length; its last record may be incomplete"
+                self._log.warning(event, file=str(path))
                 self._file = OpenFile(path, path.stat().st_size)
                 self._finish()
             elif path.name != self._opened_with:
-                log.info("removing an open file whose records will be written again", file=str(path))
+                self._log.info("removing an open file whose records will be written again", file=str(path))
                 path.unlink()
         if saved and saved["file"]:
             self._resume(self._directory / saved["file"], saved["length"], saved["opened"], saved.get("records", 0))
@@ -187,7 +189,7 @@ class FileSink:
             parts, refused = self._encoder.encode(batch)
             self._file.append(parts)
             self._file.records += len(batch) - len(refused)
-            log.debug("batch written", file=self._file.path.name, records=len(batch), length=self._file.length)
+            self._log.debug("batch written", file=self._file.path.name, records=len(batch), length=self._file.length)
         return self._result(refused)
 
     def _result(self, refused: dict[int, str]) -> WriteResult:
@@ -220,7 +222,7 @@ class FileSink:
 
     def _count_loss(self, path: Path, what: str, records: int) -> None:
         """Report that another program took the open file at `path`, which had that many records."""
-        log.error("open file lost", file=str(path), what=what, records=records)
+        self._log.error("open file lost", file=str(path), what=what, records=records)
         self._lost_names = [*self._lost_names, path.name][-_MAX_LOST_NAMES:]
         self._lost.update(lost_files=1, lost_records=records)
 
@@ -242,13 +244,13 @@ class FileSink:
             file.close()
             path.unlink(missing_ok=True)
             raise
-        log.debug("file opened", file=path.name)
+        self._log.debug("file opened", file=path.name)
         return file
 
     def _finish(self) -> None:
         assert self._file
         self._file.finish()
-        log.debug("file finished", file=self._file.path.name, length=self._file.length)
+        self._log.debug("file finished", file=self._file.path.name, length=self._file.length)
         self._close()
 
     def _close(self) -> None:

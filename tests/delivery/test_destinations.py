@@ -140,7 +140,7 @@ async def test_a_destination_is_told_of_when_it_is_blocked_and_when_it_opens() -
             sink.shut.clear()
             await until_async(lambda: not rig.delivery.status.blocked, "open again")
     told = [(line["log_level"], line["event"]) for line in logs if line.get("destination") == "topic visit"]
-    assert told == [("warning", "destination blocked, its records wait"), ("info", "destination open again")]
+    assert told == [("error", "destination blocked, its records wait"), ("info", "destination open again")]
 
 
 async def test_nothing_is_asked_while_all_destinations_are_open() -> None:

@@ -242,7 +242,7 @@ async def test_accepting_goes_on_after_an_error(
     monkeypatch.setattr(tls, "ACCEPT_RETRY", 0.01)
     async with site(tmp_path, **_tls(authority)) as running:
         assert await _ask(running, authority.client()) == 200
-    (line,) = [line for line in logged if line["log_level"] == "warning"]
+    (line,) = [line for line in logged if line["log_level"] == "error"]
     assert line["event"] == "can't accept connections, retrying"
     assert "Too many open files" in line["error"]
 

@@ -12,7 +12,7 @@ import pytest
 PROGRAM = """
 import logging, structlog
 from btfeed.telemetry import logs
-logs.configure("{level}")
+logs.configure("{level}", "{format}")
 log = structlog.get_logger()
 log.debug("details")
 log.info("heard", sink="a")
@@ -26,8 +26,8 @@ print("result")
 """
 
 
-def run(level: str) -> "subprocess.CompletedProcess[str]":
-    program = PROGRAM.format(level=level)
+def run(level: str, format: str = "auto") -> "subprocess.CompletedProcess[str]":
+    program = PROGRAM.format(level=level, format=format)
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
 
@@ -46,6 +46,16 @@ def test_a_pipe_gets_one_json_object_per_line() -> None:
 def test_the_level_is_that_of_btfeed(level: str, lines: int) -> None:
     """Libraries log warnings and errors only, whatever the level is."""
     assert len(run(level).stderr.splitlines()) == lines
+
+
+def test_a_pipe_gets_text_if_asked_to() -> None:
+    """Without colors, and the same lines."""
+    text = run("INFO", "console").stderr
+    assert "[info     ] heard" in text
+    assert "sink=a" in text
+    assert "ZeroDivisionError: division by zero" in text
+    assert "of a library: 1" in text
+    assert "\x1b" not in text
 
 
 def test_a_log_that_cannot_be_written_does_not_stop_the_work() -> None:
@@ -77,14 +87,38 @@ def test_a_terminal_gets_text() -> None:
     assert "{" not in shown
 
 
-def shown_on_a_terminal(program: str) -> str:
+def shown_on_a_terminal(program: str, **variables: str) -> str:
     """What a Python program writes to stderr if that is a terminal."""
     controller, terminal = pty.openpty()
-    subprocess.run([sys.executable, "-c", program], stderr=terminal, env=os.environ | {"TERM": "xterm"}, check=True)
+    environment = os.environ | {"TERM": "xterm"} | variables
+    subprocess.run([sys.executable, "-c", program], stderr=terminal, env=environment, check=True)
     os.close(terminal)
     shown = os.read(controller, 65_536).decode()
     os.close(controller)
     return shown
+
+
+def test_a_terminal_gets_json_if_asked_to_and_no_color_if_not_wanted() -> None:
+    """NO_COLOR is what other programs go by, too."""
+    program = (
+        "from btfeed.telemetry import logs; import structlog; logs.configure(format={!r}); structlog.get_logger().info('a')"
+    )
+    assert json.loads(shown_on_a_terminal(program.format("json")))["event"] == "a"
+    assert "\x1b" in shown_on_a_terminal(program.format("auto"))
+    assert "\x1b" not in shown_on_a_terminal(program.format("auto"), NO_COLOR="1")
+
+
+def test_what_a_task_is_bound_to_is_in_all_its_lines() -> None:
+    """Those of libraries included: this is how they get the name of the sink that uses them."""
+    program = (
+        "from btfeed.telemetry import logs; import logging, structlog; logs.configure()\n"
+        "with structlog.contextvars.bound_contextvars(sink='a'):\n"
+        "    structlog.get_logger().info('own')\n    logging.getLogger('library').warning('other')\n"
+        "structlog.get_logger().info('after')\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    lines = map(json.loads, ran.stderr.splitlines())
+    assert [(line["event"], line.get("sink")) for line in lines] == [("own", "a"), ("other", "a"), ("after", None)]
 
 
 def test_a_traceback_on_a_terminal_shows_no_values() -> None:

@@ -68,3 +68,18 @@ def test_without_an_event_loop_the_owner_flushes(closed: bool) -> None:
             assert _lines(logged) == [("lost", "a", 1), ("lost", "b", 5)]
         warnings.close()
         assert _lines(logged) == [("lost", "a", 1), ("lost", "b", 5)]
+
+
+async def test_the_level_is_kept_in_sums() -> None:
+    """Of errors, with the traceback of the last one, and of what is only worth knowing."""
+    clock = FakeClock()
+    warnings = SummedWarnings(clock)
+    bug = ValueError("a bug")
+    with capture_logs() as logged:
+        for _ in range(3):
+            warnings.error("bug", "bug", exc_info=bug)
+            warnings.info("works", "works")
+        warnings.close()
+    levels = [("error", "bug", 1), ("info", "works", 1), ("error", "bug", 2), ("info", "works", 2)]
+    assert [(line["log_level"], line["event"], line["count"]) for line in logged] == levels
+    assert [line["exc_info"] for line in logged if line["event"] == "bug"] == [bug, bug]

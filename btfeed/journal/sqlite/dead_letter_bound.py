@@ -47,6 +47,6 @@ class DeadLetterBound:
     def report(self, evicted: Counter[Group]) -> None:
         for group, number in (+evicted).items():
             self._metrics.dead_letters_evicted.labels(group.sink, group.cause).inc(number)
-            self._warnings.warn(
+            self._warnings.error(
                 "dead letters full, oldest deleted", ("evicted", group), number, sink=group.sink, reason=group.cause
             )

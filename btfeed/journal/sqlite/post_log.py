@@ -262,7 +262,7 @@ class PostLog:
             database.delete_post(damaged.seq)
             self.positions.gaps[damaged.seq] = damaged.seq
             self.positions.last = database.last_seq()
-        log.error("damaged post moved to the dead letters", post=damaged.seq)
+        self._warnings.error("damaged post moved to the dead letters", "damaged", post=damaged.seq)
         self._metrics.journal_damaged_posts.inc()
         self._metrics.dead_letters.labels(sink="", reason="damaged").inc()
 
@@ -327,7 +327,7 @@ class PostLog:
                 self._when_durable.append(partial(self._count_dropped, name, lost))
 
     def _count_dropped(self, sink: str, posts: int) -> None:
-        log.error("journal full, undelivered posts dropped", sink=sink, posts=posts)
+        self._warnings.error("journal full, undelivered posts dropped", ("dropped", sink), posts, sink=sink)
         self._metrics.journal_dropped_posts.labels(sink=sink).inc(posts)
 
     def _bound_dead_letters(self) -> None:

@@ -261,7 +261,7 @@ async def test_dead_letters_are_bounded(tmp_path: Path) -> None:
             evicted = opened.count("dead_letters_evicted", sink="a", reason="expired")
             assert evicted == opened.count("dead_letters_evicted") == 1_001 - len(kept)
     lines = [line for line in logged if line["event"] == "dead letters full, oldest deleted"]
-    assert [(line["log_level"], line["sink"], line["reason"]) for line in lines] == [("warning", "a", "expired")] * 2
+    assert [(line["log_level"], line["sink"], line["reason"]) for line in lines] == [("error", "a", "expired")] * 2
     assert sum(line["count"] for line in lines) == evicted
     async with journal(tmp_path, dead_letters="0B") as opened:
         await until_async(lambda: opened.count("dead_letters_evicted") == len(kept), "all deleted")
