@@ -18,7 +18,7 @@ help:  ## list the targets
 setup: .venv/ready .venv/btfeed  ## create the virtual environment, from locked versions with hashes, and build the native modules
 
 .venv/ready: requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit("btfeed needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -c 'import sys; sys.exit(f"btfeed needs Python 3.11 or later, and $(PYTHON) is {sys.version.split()[0]}: name another with make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv --clear .venv
 	$(PIP_INSTALL) --require-hashes --no-deps -r requirements.txt
 	@touch $@

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 from btfeed.address import is_exposed
 from btfeed.config import Config
+from sinks.shared.optional import unusable
 
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """path: of the setting. event: what is so, as logged. hint: what to do."""
+    """path: of the setting, or the name of a module. event: what is so, as logged. hint: what to do."""
 
     path: str
     event: str
@@ -17,7 +18,10 @@ class Advice:
 
 
 async def advice(config: Config) -> AsyncIterator[Advice]:
-    """Everything about the configuration that a person should look at."""
+    """Everything about the installation and the configuration that a person should look at."""
+    for module, reason in unusable.items():
+        hint = f"{reason}. Install a wheel for this machine, or cargo and run `make setup`. BTFEED_PLAIN=1 silences this"
+        yield Advice(module, "native code can't be used, slower Python code runs instead", hint)
     if not config.sinks:
         event = "no sinks configured: posts are kept for their retention, and not delivered"
         yield Advice("sinks", event, "add a table [sinks.NAME]")

@@ -13,13 +13,14 @@ from typing import Literal
 
 from btfeed.address import check_free
 from btfeed.app.advice import advice
+from btfeed.app.in_use import explain
 from btfeed.app.listeners import check_addresses
 from btfeed.app.parts import create_sink
 from btfeed.config import Config
 from btfeed.delivery.sink_config import SinkConfig
 from btfeed.journal import create as journals
 from btfeed.journal.base import JournalError, JournalInUse
-from sinks.base import SinkError
+from sinks.base import Misconfigured, SinkError
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +75,10 @@ async def _check(path: str, what: str, attempt: Awaitable[object]) -> Check:
         return Check(path, "by a btfeed that is running", verdict="in use")
     except (OSError, JournalError) as error:
         return Check(path, what, str(error))
-    except SinkError as error:
-        return Check(path, what, f"{type(error).__name__.lower()}: {error}")
+    except Misconfigured as error:
+        return Check(path, what, f"misconfigured: {error}")
+    except SinkError as error:  # nothing is written, so that all others mean the same
+        return Check(path, what, f"unavailable: {error}")
     except Exception as error:  # noqa: BLE001 - one check that fails must not prevent the others
         return Check(path, what, f"a bug: {error!r}")
     return Check(path, note, verdict="warning") if isinstance(note, str) and note else Check(path, what)
@@ -87,11 +90,9 @@ async def _check_listener(path: str, address: str, is_running: bool) -> Check:
     try:
         await check_free(address)
     except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            return Check(path, free, str(error))
-        if is_running:
+        if error.errno == errno.EADDRINUSE and is_running:
             return Check(path, f"{address}, probably by that btfeed", verdict="in use")
-        return Check(path, free, f"{address} is in use by another program: stop it, or choose another port")
+        return Check(path, free, explain(address, error))
     return Check(path, free)
 
 

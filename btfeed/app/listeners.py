@@ -4,6 +4,7 @@ from contextlib import suppress
 from types import MappingProxyType
 
 from btfeed.address import clash, listen
+from btfeed.app.in_use import naming
 from btfeed.config import Config
 from btfeed.inherited import ADMIN, RECEIVER, Sockets
 
@@ -22,7 +23,8 @@ async def open_listeners(config: Config, inherited: Sockets = MappingProxyType({
     addresses = {RECEIVER: config.receiver.listen, ADMIN: config.admin.listen}
     try:
         for name, address in addresses.items():
-            sockets[name] = await listen(address, inherited.get(name, ()), f"{name}.listen")
+            with naming(f"{name}.listen", address):
+                sockets[name] = await listen(address, inherited.get(name, ()), f"{name}.listen")
     except OSError:
         close(sockets)
         raise

@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 import structlog
 
+from btfeed import native
 from btfeed.admin.server import Admin
 from btfeed.app.advice import advice
 from btfeed.app.certificates import show_expiry
@@ -102,7 +103,8 @@ class Server:
             stack.push_async_callback(self.deliveries.stop)
             self._started = stack.pop_all()
         show_expiry(self.config, self.metrics)
-        log.info("listening", host=host, port=port, admin_host=admin_host, admin_port=admin_port)
+        admin = {"admin_host": admin_host, "admin_port": admin_port}
+        log.info("listening", host=host, port=port, **admin, version=version("btfeed"), mapping=native.PATH)
         self.notifier.ready(f"listening on {host}:{port}")
         async for item in advice(self.config):
             log.warning(item.event, setting=item.path, hint=item.hint)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from btfeed.address import host_and_port
+from sinks.shared.reasons import explain
 
 if TYPE_CHECKING:
     from btfeed.config import Config
@@ -109,18 +110,18 @@ class AdminClient:
             with closing(self._connection()) as connection:
                 connection.request(method, self._prefix + path, body, headers)
                 socket = connection.sock  # the connection forgets it once it has the header of a last answer
-                response = connection.getresponse()
-                if response.status != 200:
-                    raise self._error(response)
-                if patient and socket:
-                    socket.settimeout(None)
-                yield response
+                with closing(connection.getresponse()) as response:
+                    if response.status != 200:
+                        raise self._error(response)
+                    if patient and socket:
+                        socket.settimeout(None)
+                    yield response
         except TimeoutError:
             raise NotRunning(f"no answer from {self.place} within {self._timeout:g} s") from None
         except ssl.SSLError as error:
             raise AnotherServer(f"no TLS with {self.place}: {error.reason or error}") from None
         except OSError as error:
-            raise NotRunning(f"no response from btfeed at {self.place}: {error}. Is the server running?") from None
+            raise NotRunning(f"no response from btfeed at {self.place}: {explain(error)}. Is the server running?") from None
         except (HTTPException, ValueError):
             raise AnotherServer(f"the server at {self.place} is not btfeed: it does not answer as btfeed does") from None
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from btfeed.address import host_and_port
+from btfeed.app.in_use import explain
 from btfeed.commands import terminal
 from btfeed.commands.outputs import open_outputs
 from btfeed.commands.posting import CONNECTION, CaOption, InsecureOption, JsonOption, client_tls
@@ -77,8 +78,6 @@ def capture(
 
 
 async def _run(capturing: "Capture", stop: asyncio.Event, listen: str, out: Path) -> "CaptureSummary":
-    from btfeed.traffic.http_target import explain
-
     stop_on_signals(stop)
     try:
         host, port = await capturing.start()
@@ -86,7 +85,7 @@ async def _run(capturing: "Capture", stop: asyncio.Event, listen: str, out: Path
         capturing.close()
         if await asyncio.to_thread(out.is_file):
             await asyncio.to_thread(out.unlink)  # empty; the next attempt would fail because it exists
-        fail(f"cannot listen on {listen}: {explain(error) if isinstance(error, OSError) else error}")
+        fail(explain(listen, error) if isinstance(error, OSError) else f"can't listen on {listen}: {error}")
     typer.echo(f"listening on {host}:{port}", err=True)
     return await capturing.run()
 

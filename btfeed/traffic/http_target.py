@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import os
 import ssl
 from contextlib import suppress
 from types import TracebackType
@@ -14,6 +13,7 @@ import structlog
 
 from btfeed.traffic.sending import Outcome
 from sinks.shared.final_response import FinalResponse
+from sinks.shared.reasons import explain, one_line
 
 log = structlog.get_logger()
 
@@ -88,7 +88,7 @@ class HttpTarget:
 
     async def _send(self, body: bytes, headers: dict[str, str]) -> Outcome:
         async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as response:
-            text = printable(await self._text(response))
+            text = printable(one_line(await self._text(response)))
         status = printable(f"{response.status} {response.reason or ''}")
         return Outcome(response.status, f"{status}: {text}" if text else status)
 
@@ -107,12 +107,12 @@ class HttpTarget:
         """Why there is no answer, in words."""
         match error:
             case aiohttp.ClientConnectorCertificateError():
-                reason = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
-                return f"certificate of {error.host}:{error.port} is not trusted: {reason}; see --ca and --insecure"
-            case aiohttp.ClientConnectorError(os_error=ssl.SSLError(reason=reason)):
-                return f"no TLS with {error.host}:{error.port}: {str(reason).lower().replace('_', ' ')}"
-            case aiohttp.ClientConnectorError(os_error=os_error):
-                return f"cannot connect to {error.host}:{error.port}: {explain(os_error)}"
+                fault = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
+                return f"certificate of {error.host}:{error.port} is not trusted: {fault}; see --ca and --insecure"
+            case aiohttp.ClientConnectorSSLError():
+                return f"no TLS with {error.host}:{error.port}: {explain(error.os_error)}"
+            case aiohttp.ClientConnectorError():
+                return f"cannot connect to {error.host}:{error.port}: {explain(error.os_error)}"
             case aiohttp.ConnectionTimeoutError():
                 return f"cannot connect within {self._timeout:g} s"
             case aiohttp.ServerTimeoutError():
@@ -137,10 +137,3 @@ def printable(text: str) -> str:
     """The start of what a server sent, in one line and without control characters."""
     shown = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in " ".join(text.split()))
     return shown[:MAX_REASON_LENGTH]
-
-
-def explain(error: OSError) -> str:
-    """The system's own text: that of asyncio repeats the address."""
-    if error.errno is None or error.errno <= 0:  # name resolution has negative numbers of its own
-        return error.strerror or str(error)
-    return os.strerror(error.errno)

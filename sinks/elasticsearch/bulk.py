@@ -16,7 +16,7 @@ import msgspec
 from sinks.base import BatchRefused, Blocked, Misconfigured, OutcomeUnknown, Unavailable, WriteResult
 from sinks.batch import Batch, Transaction
 from sinks.elasticsearch.index import IndexName
-from sinks.shared.http import Reply, shorten
+from sinks.shared.http import Reply, shorten, with_quote
 
 SECONDS_OF_DAY = 86_400
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -187,4 +187,4 @@ def _error(answer: Any) -> tuple[str, str]:
 def describe_error(reply: Reply[Any]) -> str:
     """The reply's status, and the error in its body if there is one."""
     text = ": ".join(part for part in _error(reply.body) if part) or (reply.body if isinstance(reply.body, str) else "")
-    return f"HTTP {reply.status}: {shorten(text)}" if text.strip() else f"HTTP {reply.status}"
+    return with_quote(f"HTTP {reply.status}", text)

@@ -65,6 +65,4 @@ def transport_error(error: TransportError) -> Unavailable | Misconfigured:
     if isinstance(error, ConnectionTimeout):
         return OutcomeUnknown("no reply in time")
     cause = error.__context__
-    if isinstance(cause, aiohttp.ClientConnectorSSLError):
-        return Unavailable(f"{request_error(cause)}; does it speak https?")
     return request_error(cause) if isinstance(cause, aiohttp.ClientError) else OutcomeUnknown(str(error))

@@ -20,6 +20,7 @@ from sinks.settings import Place, Secret, Settings
 from sinks.shared.clock import Clock
 from sinks.shared.http import HttpClient, check_service_url
 from sinks.shared.oauth import OAuthSettings, OAuthTokens
+from sinks.shared.reasons import explain
 from sinks.shared.redaction import Redactor
 from sinks.shared.tls import sink_context
 
@@ -164,7 +165,7 @@ def connection_error(error: Exception, server: str, security: SecuritySettings) 
         return Unavailable(f"{server}: unknown host: {error.strerror}")
     closed = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
     if isinstance(error, OSError) and not isinstance(error, closed):
-        return Unavailable(f"{server}: can't connect: {error.strerror or error}")
+        return Unavailable(f"{server}: can't connect: {explain(error)}")
     if isinstance(error, (OSError, errors.KafkaConnectionError)):
         if security.sasl == "OAUTHBEARER":  # brokers close the connection if they reject a token
             return Misconfigured(f"{server}: the broker closed the connection; does it accept tokens of security.oauth?")

@@ -20,6 +20,7 @@ from yarl import URL
 from sinks.base import Misconfigured, OutcomeUnknown, Unavailable
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 from sinks.shared.final_response import FinalResponse
+from sinks.shared.reasons import explain, one_line
 from sinks.shared.redaction import Redactor
 from sinks.shared.tls import sink_context
 
@@ -151,27 +152,29 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 def request_error(error: Exception) -> Unavailable | Misconfigured:
     """What a failed request says of its outcome. Quotes nothing that a proxy says: it may repeat its credentials."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        reason = getattr(error.certificate_error, "verify_message", "") or error.certificate_error
-        return Misconfigured(f"the server's certificate is not trusted: {reason}; add its issuer's certificate with `ca`")
+        fault = getattr(error.certificate_error, "verify_message", "") or error.certificate_error
+        return Misconfigured(f"the server's certificate is not trusted: {fault}; add its issuer's certificate with `ca`")
     if isinstance(error, aiohttp.ClientHttpProxyError):
         kind = Misconfigured if error.status in (401, 403, 407) else Unavailable
         return kind(f"the proxy answers with HTTP {error.status}")
     if isinstance(error, aiohttp.InvalidURL):
         return Misconfigured("invalid URL: check the configured one, and the proxy's in the environment")
     if isinstance(error, aiohttp.ClientConnectorError):
-        reason = error.os_error.strerror or error.os_error
-        return Unavailable(f"can't connect to {error.host}:{error.port}: {reason}")
+        https = "; does it speak https?" if isinstance(error, aiohttp.ClientConnectorSSLError) else ""
+        return Unavailable(f"can't connect to {error.host}:{error.port}: {explain(error.os_error)}{https}")
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return Unavailable(f"can't connect in time: {error}")
     if isinstance(error, TimeoutError):
         return OutcomeUnknown("no reply in time")
-    return OutcomeUnknown(f"the connection broke before the reply was complete: {type(error).__name__}")
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return OutcomeUnknown("the connection broke before the reply was complete: the server closed it")
+    fault = explain(error) if isinstance(error, OSError) else one_line(str(error))
+    return OutcomeUnknown(f"the connection broke before the reply was complete: {fault or type(error).__name__}")
 
 
 def describe_reply(reply: Reply[bytes]) -> str:
     """The reply's status, and the message in its body if there is one."""
-    text = error_message(decode_json(reply.body)) or reply.body.decode(errors="replace")
-    return f"HTTP {reply.status}: {shorten(text)}" if text.strip() else f"HTTP {reply.status}"
+    return with_quote(f"HTTP {reply.status}", error_message(decode_json(reply.body)) or reply.body.decode(errors="replace"))
 
 
 def error_message(answer: Any) -> str:
@@ -196,9 +199,15 @@ def decode_json(body: bytes) -> Any:
         return None
 
 
+def with_quote(what: str, text: str) -> str:
+    """`what`, and what the other system says of it, if anything."""
+    quote = shorten(text)
+    return f"{what}: {quote}" if quote else what
+
+
 def shorten(text: str) -> str:
-    """`text` on one line, cut to MAX_QUOTE_LENGTH."""
-    return " ".join(text.split())[:MAX_QUOTE_LENGTH]
+    """`text` as `one_line` gives it, cut to MAX_QUOTE_LENGTH."""
+    return one_line(text)[:MAX_QUOTE_LENGTH]
 
 
 def _date(text: str) -> float | None:

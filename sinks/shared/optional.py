@@ -4,6 +4,9 @@ import importlib
 import os
 from types import ModuleType
 
+unusable: dict[str, str] = {}
+"""Modules that were looked for in vain, and why they can't be used."""
+
 
 def optional(name: str, interface: int) -> ModuleType | None:
     """The module with that name if it can be imported and its INTERFACE is `interface`.
@@ -14,6 +17,10 @@ def optional(name: str, interface: int) -> ModuleType | None:
         return None
     try:
         found = importlib.import_module(name)
-    except ImportError:
+    except ImportError as error:
+        unusable[name] = str(error)
         return None
-    return found if interface == found.INTERFACE else None
+    if interface != found.INTERFACE:
+        unusable[name] = f"it was built for another version, with interface {found.INTERFACE} instead of {interface}"
+        return None
+    return found

@@ -99,4 +99,5 @@ def _load_certificate(context: ssl.SSLContext, certificate: File, key: File | No
     try:
         context.load_cert_chain(certificate, key, password="")  # without one, OpenSSL asks at the terminal
     except OSError as error:
-        raise TlsFileError(f"certificate {certificate}, key {key}: {error}") from error
+        files = f"certificate {certificate}, key {key}" if key else f"certificate and key {certificate}"
+        raise TlsFileError(f"{files}: {error}") from error

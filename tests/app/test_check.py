@@ -85,9 +85,13 @@ async def test_nothing_is_left_behind(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tables", "path", "failure"),
     [
-        ({"receiver": {"listen": "TAKEN"}}, "receiver.listen", "TAKEN is in use by another program: stop it, or choose"),
-        ({"admin": {"listen": "TAKEN"}}, "admin.listen", "TAKEN is in use by another program: stop it, or choose another"),
-        ({"receiver": {"listen": "192.0.2.1:4321"}}, "receiver.listen", "[Errno 99]"),
+        ({"receiver": {"listen": "TAKEN"}}, "receiver.listen", "can't listen on TAKEN: it is in use by process"),
+        ({"admin": {"listen": "TAKEN"}}, "admin.listen", "can't listen on TAKEN: it is in use by process"),
+        (
+            {"receiver": {"listen": "192.0.2.1:4321"}},
+            "receiver.listen",
+            "can't listen on 192.0.2.1:4321: it is not an address",
+        ),
         ({"journal": {"directory": "DIRECTORY/dangling"}}, "journal.directory", "can't use DIRECTORY/dangling: [Errno 20]"),
         ({"journal": {"directory": "DIRECTORY/loop/x"}}, "journal.directory", "can't use DIRECTORY/loop/x: [Errno 40]"),
         (

@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 import structlog
 from structlog.testing import LogCapture
 
-from btfeed import config
+from btfeed import config, native
 from btfeed.app import deliveries, parts, reload, server
 from btfeed.app import serve as app
 from btfeed.config import Config
@@ -229,10 +230,23 @@ async def test_what_was_started_is_stopped_if_a_port_is_taken(case: Case, which:
     with socket.socket() as other:
         other.bind(("127.0.0.1", getattr(case, which)))
         other.listen()
-        with pytest.raises(OSError, match="address already in use"):
+        setting = {"port": "receiver.listen", "admin_port": "admin.listen"}[which]
+        with pytest.raises(OSError, match=f"{setting}: can't listen on .* in use by process {os.getpid()} "):
             await app.serve(case.config(), case.stop)
+        assert case.told() == []
     serving = case.serve()
     await case.listening()
+    case.stop.set()
+    await serving
+
+
+async def test_listening_says_what_runs_where(case: Case) -> None:
+    """The version and the code that maps posts, so that a log tells them after an upgrade."""
+    serving = case.serve()
+    await case.listening()
+    (line,) = [entry for entry in case.events if entry["event"] == "listening"]
+    assert (line["host"], line["port"], line["admin_port"]) == (case.host, case.port, case.admin_port)
+    assert (line["version"], line["mapping"]) == (version("btfeed"), native.PATH)
     case.stop.set()
     await serving
 

@@ -106,17 +106,18 @@ def test_check_warns_of_whitespace_around_a_variable(tmp_path: Path) -> None:
 
 
 def test_serve_names_an_address_that_is_in_use(server: Server, tmp_path: Path) -> None:
-    """It exits with 1 and one line, without a traceback."""
+    """It exits with 1 and says the setting, who has the port, and what to do. No sink was started before."""
     config = write_config(
         tmp_path / "btfeed.toml",
         f'[receiver]\nlisten = "127.0.0.1:{server.port}"\n[admin]\nlisten = "127.0.0.1:0"\n[journal]\ndirectory = "other"',
     )
     result = run("serve", "-c", str(config), cwd=tmp_path)
     assert (result.returncode, result.stdout) == (1, "")
-    last = result.stderr.splitlines()[-1]
-    assert last.startswith("can't start: ")
-    assert f"('127.0.0.1', {server.port}): address already in use" in last
-    assert "Traceback" not in result.stderr
+    address = f"receiver.listen: can't listen on 127.0.0.1:{server.port}"
+    loaded, failed = result.stderr.splitlines()
+    assert json.loads(loaded)["event"] == "configuration loaded"
+    assert failed.startswith(f"can't start: {address}: it is in use by process {server.pid} (")
+    assert failed.endswith("). Stop that, or choose another port")
 
 
 def test_serve_does_not_share_a_journal(server: Server, tmp_path: Path) -> None:
@@ -229,7 +230,7 @@ def test_status_without_a_server_is_exit_1_and_names_the_address(tmp_path: Path)
     result = run("status", "-c", str(config), http_proxy="http://127.0.0.1:2")
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
-        "no response from btfeed at 127.0.0.1:1 (admin.listen): [Errno 111] Connection refused. Is the server running?\n"
+        "no response from btfeed at 127.0.0.1:1 (admin.listen): Connection refused. Is the server running?\n"
     )
 
 

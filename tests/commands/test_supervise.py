@@ -49,7 +49,7 @@ def test_faults_at_the_start_are_told_as_without_a_supervisor(tmp_path: Path) ->
         config.write_text(f"[receiver]\nlisten = '127.0.0.1:{port}'\n[admin]\nlisten = '127.0.0.1:0'\n")
         result = run()
     assert result.returncode == 1
-    assert "address already in use" in result.stderr
+    assert "in use by process" in result.stderr
     assert "server started" not in result.stderr
 
 

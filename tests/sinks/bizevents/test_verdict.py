@@ -74,7 +74,7 @@ def test_an_empty_list_of_errors_with_400_is_not_a_success() -> None:
     [
         (400, error("Constraints violated."), BatchRefused, "HTTP 400: Constraints violated."),
         (400, error("No", constraintViolations=[{"path": "a", "message": "b"}, 1]), BatchRefused, "HTTP 400: No; a: b"),
-        (400, b"<html>Bad Request</html>", BatchRefused, "HTTP 400: <html>Bad Request</html>"),
+        (400, b"<html>Bad Request</html>", BatchRefused, "HTTP 400: Bad Request"),
         (400, b"", BatchRefused, "HTTP 400"),
         (400, b"[1]", BatchRefused, "HTTP 400: [1]"),
         (413, b"", BatchRefused, "HTTP 413"),
@@ -96,7 +96,7 @@ def test_an_empty_list_of_errors_with_400_is_not_a_success() -> None:
         (503, b"", Unavailable, "HTTP 503"),
         (408, b"", OutcomeUnknown, "HTTP 408"),
         (500, b"", OutcomeUnknown, "HTTP 500"),
-        (502, b"<html>Bad\nGateway</html>", OutcomeUnknown, "HTTP 502: <html>Bad Gateway</html>"),
+        (502, b"<html>Bad\nGateway</html>", OutcomeUnknown, "HTTP 502: Bad Gateway"),
         (504, b"", OutcomeUnknown, "HTTP 504"),
         (599, b"\xff", OutcomeUnknown, "HTTP 599"),
     ],
