@@ -11,12 +11,13 @@ import typer
 from btfeed.address import host_and_port
 from btfeed.app.in_use import explain
 from btfeed.commands import terminal
+from btfeed.commands.connection import CONNECTION, CaOption, InsecureOption, client_tls
+from btfeed.commands.log_options import FORMAT, LEVEL, LogFormat, LogLevel, configure_logs
 from btfeed.commands.outputs import open_outputs
-from btfeed.commands.posting import CONNECTION, CaOption, InsecureOption, JsonOption, client_tls
+from btfeed.commands.posting import JsonOption
 from btfeed.commands.terminal import count, fail
 from btfeed.posts import files as postfile
 from btfeed.signals import stop_on_signals
-from btfeed.telemetry import logs
 
 if TYPE_CHECKING:
     from btfeed.traffic.capture import Capture, CaptureSummary
@@ -42,6 +43,8 @@ def capture(
     ca: CaOption = None,
     insecure: InsecureOption = False,
     json_output: JsonOption = False,
+    log_level: LogLevel = LEVEL,
+    log_format: LogFormat = FORMAT,
 ) -> None:
     """Record the posts of an AppMon server in a file, byte for byte, until Ctrl-C or SIGTERM.
 
@@ -53,6 +56,7 @@ def capture(
     from btfeed.traffic.capture import FORWARD_CONNECTIONS, Capture
     from btfeed.traffic.http_target import HttpTarget
 
+    configure_logs(log_level, log_format)
     if forward:
         terminal.check_url(forward, "--forward")
     try:
@@ -62,7 +66,6 @@ def capture(
     out = postfile.standard(out)
     tls = TlsSettings(certificate=str(certificate), key=str(key or certificate)) if certificate else None
     target = HttpTarget(forward, connections=FORWARD_CONNECTIONS, tls=client_tls(ca, insecure)) if forward else None
-    logs.configure()
     try:
         postfile.check_writable(out)
         if tls:

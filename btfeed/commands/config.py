@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
+from btfeed.commands.cli import App
 from btfeed.commands.config_file import ConfigFile, described, load, refuse
 from btfeed.telemetry.printable import printable
 
-config = typer.Typer(no_args_is_help=True, help="Show the configuration that takes effect, or the schema of the file.")
+config = App(no_args_is_help=True, help="Show the configuration that takes effect, or the schema of the file.")
 
 
 @config.command()

@@ -35,7 +35,7 @@ def _is_there(path: Path) -> bool:
 ConfigFile = Annotated[
     Optional[Path],
     typer.Option(
-        "-c", "--config", envvar=VARIABLE, show_envvar=False, callback=_chosen,
+        "-c", "--config", metavar="FILE", envvar=VARIABLE, show_envvar=False, callback=_chosen,
         help=f"Configuration file (TOML). Without it: ${VARIABLE}, else {DEFAULT_FILE}, else built-in defaults, which "
         "write records to files in ./btfeed-data.",
     ),

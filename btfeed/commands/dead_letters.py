@@ -12,6 +12,8 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from btfeed.commands.cli import App
+from btfeed.commands.completion import sink_names
 from btfeed.commands.config_file import ConfigFile, load
 from btfeed.commands.outputs import files_in, open_outputs
 from btfeed.commands.terminal import count, fail
@@ -23,11 +25,15 @@ from btfeed.telemetry.printable import printable
 if TYPE_CHECKING:
     from btfeed.config import Config
 
-dead_letters = typer.Typer(no_args_is_help=True, help="List, export and retry what could not be delivered.")
+dead_letters = App(no_args_is_help=True, help="List, export and retry what could not be delivered.")
 
 SinkName = Annotated[
-    Optional[str], typer.Option("--sink", help='Only those of this sink; "" for those that belong to no sink.')
-]
+    Optional[str],
+    typer.Option(
+        "--sink", metavar="NAME", autocompletion=sink_names,
+        help='Only those of this sink; "" for those that belong to no sink.',
+    ),
+]  # fmt: skip
 NEEDS = ("journal", "filters")
 """Tables of the configuration."""
 EXPORTED_AT_A_TIME = 1_000
@@ -66,7 +72,8 @@ def export(
     config: ConfigFile = None,
     sink: SinkName = None,
     posts: Annotated[
-        Optional[Path], typer.Option(help="Write the bodies of rejected posts to this *.btposts or *.btposts.gz file.")
+        Optional[Path],
+        typer.Option(metavar="FILE", help="Write the bodies of rejected posts to this *.btposts or *.btposts.gz file."),
     ] = None,
     delete: Annotated[bool, typer.Option("--delete", help="Delete what was exported.")] = False,
 ) -> None:
@@ -90,7 +97,7 @@ def export(
 
 @dead_letters.command()
 def retry(
-    ids: Annotated[Optional[list[int]], typer.Argument(help="Ids to retry; all by default.")] = None,
+    ids: Annotated[Optional[list[int]], typer.Argument(metavar="ID", help="Ids to retry; all by default.")] = None,
     config: ConfigFile = None,
     sink: SinkName = None,
 ) -> None:

@@ -5,21 +5,28 @@ from typing import Annotated, Optional
 
 import typer
 
+from btfeed.commands.connection import (
+    Access,
+    BearerOption,
+    CaOption,
+    CertificateOption,
+    InsecureOption,
+    KeyOption,
+    UserOption,
+)
+from btfeed.commands.log_options import FORMAT, LEVEL, LogFormat, LogLevel, configure_logs
 from btfeed.commands.posting import (
     DEFAULT_URL,
-    CaOption,
     ConnectionsOption,
-    InsecureOption,
     JsonOption,
     OutOption,
     RejectsOption,
     RetryOption,
     SendJob,
-    UserOption,
     now,
     parse_moment,
 )
-from btfeed.commands.terminal import fail
+from btfeed.commands.terminal import fail, looks_like_url
 from btfeed.faults import ConfigError
 from btfeed.traffic import profile as profiles
 from btfeed.traffic.generate import BULK_SIZE, DEFAULT_BEGIN, GenerateOptions
@@ -29,8 +36,12 @@ CONTENT = "What to generate"
 """Heading in --help."""
 
 ProfileArgument = Annotated[
-    str, typer.Argument(metavar="PROFILE", help="web-shop, flight-search, loan-application, or a TOML file.")
-]
+    str,
+    typer.Argument(
+        metavar="PROFILE", autocompletion=lambda: list(profiles.shipped()),
+        help="web-shop, flight-search, loan-application, or a TOML file.",
+    ),
+]  # fmt: skip
 UrlArgument = Annotated[str, typer.Argument(metavar="URL", help="Where to send the posts.")]
 ShowOption = Annotated[bool, typer.Option("--show", help="Print the profile instead, as a start for one of your own.")]
 SinceOption = Annotated[
@@ -83,16 +94,24 @@ def generate(
     seed: SeedOption = 0,
     connections: ConnectionsOption = 1,
     user: UserOption = None,
+    bearer: BearerOption = None,
+    certificate: CertificateOption = None,
+    key: KeyOption = None,
     ca: CaOption = None,
     insecure: InsecureOption = False,
     retry: RetryOption = False,
     rejects: RejectsOption = None,
     json_output: JsonOption = False,
+    log_level: LogLevel = LEVEL,
+    log_format: LogFormat = FORMAT,
 ) -> None:
     """Send posts as an AppMon server would for the business process of a profile, or write them to a file.
 
     Without --since and --flows, posts are sent live, each when it is due, until Ctrl-C or SIGTERM.
     """
+    configure_logs(log_level, log_format)
+    if looks_like_url(profile):
+        raise typer.BadParameter(f"name a profile before the URL {profile}", param_hint="PROFILE")
     try:
         loaded = profiles.load(profile)
     except ConfigError as error:
@@ -109,7 +128,8 @@ def generate(
     if end is None and not live and flows is None:
         end = now()
     options = GenerateOptions(loaded, seed, begin, end, flows, rate, time_scale, bulk_size, live)
-    job = SendJob(url, out, connections, user, ca, insecure, retry, rejects, json_output)
+    access = Access(user, bearer, certificate, key, ca, insecure)
+    job = SendJob(url, out, connections, access, retry, rejects, json_output)
     inputs = [] if profile in profiles.shipped() else [Path(profile)]
     summary, stopped = job.run(generate_posts(options), inputs, paced=live)
     if stopped and not live:

@@ -13,10 +13,13 @@ STANDARD = Path("-")
 def init(
     types: Annotated[
         Optional[list[str]],
-        typer.Argument(metavar="[TYPE]...", help="Types of sinks, such as kafka. By default: file."),
+        typer.Argument(metavar="TYPE", help="Types of sinks, such as kafka. By default: file."),
     ] = None,
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="The file to write, which must not exist; - is standard output.")
+        Path,
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="The file to write, which must not exist; - is standard output."
+        ),
     ] = Path("btfeed.toml"),
 ) -> None:
     """Write a configuration with a sink of each TYPE. It has all keys, with what they mean."""

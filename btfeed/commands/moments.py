@@ -1,4 +1,4 @@
-"""Points in time as users write them on the command line."""
+"""Points in time, and times, as users write them on the command line."""
 
 from datetime import UTC, datetime
 
@@ -18,7 +18,15 @@ def moment(text: str, now: int) -> int:
         written = datetime.fromisoformat(text)
     except ValueError:
         try:
-            return now - round(_seconds.validate_python(text) * 1000)
-        except ValidationError:
+            return now - round(seconds(text) * 1000)
+        except ValueError:
             raise ValueError(f"invalid time {text!r}: write 2026-01-16T10:05, or 24h for 24 hours ago") from None
     return round((written if written.tzinfo else written.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def seconds(text: str) -> float:
+    """Seconds, from "500ms" or "1m30s". Raises ValueError."""
+    try:
+        return _seconds.validate_python(text)
+    except ValidationError:
+        raise ValueError(f"invalid time {text!r}: write 500ms, 2s or 1m30s") from None

@@ -5,6 +5,7 @@ names, so device and inode are compared, before anything is opened for writing.
 """
 
 import errno
+import fcntl
 import os
 import stat
 import sys
@@ -59,10 +60,18 @@ def files_in(directory: Path) -> list[Path]:
 def _open(path: Path, exclusive: bool) -> BinaryIO:
     """Open for writing, but leave what is in the file for now."""
     if path == STANDARD:
-        if sys.stdout is None:
+        if not _is_writable(sys.stdout):
             raise OSError(errno.EBADF, "standard output is closed")
         return sys.stdout.buffer
     return cast("BinaryIO", path.open("xb" if exclusive else "ab"))
+
+
+def _is_writable(stream: IO[str]) -> bool:
+    """Whether it was open when the process began: App opens it for reading otherwise."""
+    try:
+        return fcntl.fcntl(stream.fileno(), fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+    except (OSError, ValueError):  # of a test, without a descriptor
+        return True
 
 
 def _is_special(path: Path) -> bool:

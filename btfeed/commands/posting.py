@@ -2,31 +2,28 @@
 
 import base64
 import json
-import ssl
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, BinaryIO, Optional
-from urllib.parse import urlsplit
 
 import typer
 
 from btfeed.commands import terminal
+from btfeed.commands.connection import CONNECTION, Access
 from btfeed.commands.moments import moment
 from btfeed.commands.outputs import open_outputs
 from btfeed.commands.terminal import fail
 from btfeed.posts import files as postfile
 from btfeed.signals import Interrupted, Interruptible, StopSignals
-from btfeed.telemetry import logs
 from btfeed.traffic.sending import FileTarget, Outcome, ScheduledPost, Sender, SendSummary, Target
 from sinks.shared.clock import SYSTEM_CLOCK
-from sinks.shared.tls import client_context
 
 DEFAULT_URL = "http://127.0.0.1:4321/"
 
-CONNECTION, RESULTS = "Connection to the server", "Results"
-"""Headings in --help."""
+RESULTS = "Results"
+"""Heading in --help."""
 
 OutOption = Annotated[
     Optional[Path],
@@ -43,19 +40,6 @@ ConnectionsOption = Annotated[
         help="Number of kept-alive connections. With more than one, posts may overtake each other.",
     ),
 ]  # fmt: skip
-UserOption = Annotated[
-    Optional[str],
-    typer.Option("--user", metavar="NAME:PASSWORD", rich_help_panel=CONNECTION, help="Credentials for Basic auth."),
-]
-CaOption = Annotated[
-    Optional[Path],
-    typer.Option(
-        "--ca", metavar="FILE", rich_help_panel=CONNECTION, help="PEM file with the CA of the server's certificate."
-    ),
-]
-InsecureOption = Annotated[
-    bool, typer.Option("--insecure", rich_help_panel=CONNECTION, help="Accept any server certificate.")
-]
 RetryOption = Annotated[
     bool,
     typer.Option(
@@ -85,18 +69,6 @@ def parse_moment(text: str | None, option: str) -> int | None:
         raise typer.BadParameter(str(error), param_hint=option) from None
 
 
-def client_tls(ca: Path | None, insecure: bool) -> ssl.SSLContext | None:
-    if not ca and not insecure:
-        return None
-    try:
-        context = client_context(ca, ca_only=True)
-    except OSError as error:
-        raise typer.BadParameter(str(error), param_hint="--ca") from None
-    if insecure:
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return context
-
-
 class SendJob:
     """How a command sends its posts. Raises BadParameter if an option is wrong."""
 
@@ -105,9 +77,7 @@ class SendJob:
         url: str,
         out: Path | None,
         connections: int,
-        user: str | None,
-        ca: Path | None,
-        insecure: bool,
+        access: Access,
         retry: bool,
         rejects: Path | None,
         json_output: bool,
@@ -117,14 +87,11 @@ class SendJob:
         self._retry = retry
         self._rejects = rejects
         self._json_output = json_output
-        self._inputs = [ca] if ca else []
+        self._inputs = access.files()
         self._url_target: Target | None = None
-        credentials = _credentials(user)
         if self._out is None:
             terminal.check_url(url)
-            if credentials and "@" in urlsplit(url).netloc:
-                raise typer.BadParameter("the URL has credentials already: leave one of them out", param_hint="--user")
-            self._url_target = _url_target(url, connections, credentials, client_tls(ca, insecure))
+            self._url_target = _url_target(url, connections, access)
         else:
             _check_name(self._out)
 
@@ -146,7 +113,6 @@ class SendJob:
         paced     posts are due at different times, so each is flushed to the file
         blocking  reading the next post may block, as on standard input
         """
-        logs.configure()
         stop = StopSignals()
         try:
             with stop.handled():
@@ -189,19 +155,10 @@ def _send(sender: Sender, posts: Iterator[ScheduledPost], stop: StopSignals) -> 
     uvloop.run(send())
 
 
-def _credentials(user: str | None) -> tuple[str, str] | None:
-    if user is None:
-        return None
-    name, colon, password = user.partition(":")
-    if not colon:
-        raise typer.BadParameter("write it as NAME:PASSWORD", param_hint="--user")
-    return name, password
-
-
-def _url_target(url: str, connections: int, basic_auth: tuple[str, str] | None, tls: ssl.SSLContext | None) -> Target:
+def _url_target(url: str, connections: int, access: Access) -> Target:
     from btfeed.traffic.http_target import HttpTarget  # slow to import, and not needed to write to a file
 
-    return HttpTarget(url, connections=connections, basic_auth=basic_auth, tls=tls)
+    return HttpTarget(url, connections=connections, authorization=access.authorization(url), tls=access.tls(url))
 
 
 def _check_name(out: Path) -> None:

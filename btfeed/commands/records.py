@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 import typer
 
 from btfeed.commands.admin_client import AdminClient, AdminError
+from btfeed.commands.completion import sink_names
 from btfeed.commands.config_file import ConfigFile, load
 from btfeed.commands.terminal import count, fail
 from btfeed.journal.base import Damaged, Entry, JournalError
@@ -31,7 +32,8 @@ MAX_REASONS = 20
 """Reasons that are told one by one."""
 
 SinkNames = Annotated[
-    Optional[list[str]], typer.Option("--sink", metavar="NAME", help="Only for this sink; may be repeated.")
+    Optional[list[str]],
+    typer.Option("--sink", metavar="NAME", autocompletion=sink_names, help="Only for this sink; may be repeated."),
 ]
 Limit = Annotated[Optional[int], typer.Option(min=1, metavar="N", help="End after this many lines.")]
 

@@ -1,6 +1,5 @@
 """The command `btfeed replay`."""
 
-import re
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -10,18 +9,25 @@ from typing import Annotated, Literal, Optional
 import typer
 
 from btfeed.commands import terminal
+from btfeed.commands.connection import (
+    Access,
+    BearerOption,
+    CaOption,
+    CertificateOption,
+    InsecureOption,
+    KeyOption,
+    UserOption,
+)
+from btfeed.commands.log_options import FORMAT, LEVEL, LogFormat, LogLevel, configure_logs
 from btfeed.commands.outputs import files_in
 from btfeed.commands.posting import (
     DEFAULT_URL,
-    CaOption,
     ConnectionsOption,
-    InsecureOption,
     JsonOption,
     OutOption,
     RejectsOption,
     RetryOption,
     SendJob,
-    UserOption,
     now,
     parse_moment,
 )
@@ -97,20 +103,27 @@ def replay(
     shift_to_now: ShiftToNowOption = False,
     connections: ConnectionsOption = 1,
     user: UserOption = None,
+    bearer: BearerOption = None,
+    certificate: CertificateOption = None,
+    key: KeyOption = None,
     ca: CaOption = None,
     insecure: InsecureOption = False,
     retry: RetryOption = False,
     rejects: RejectsOption = None,
     json_output: JsonOption = False,
+    log_level: LogLevel = LEVEL,
+    log_format: LogFormat = FORMAT,
 ) -> None:
     """Send recorded posts to a URL as AppMon does, or write them to a file.
 
     Each post is sent once, whatever the answer. The exit status is 0 only if every post was accepted.
     """
+    configure_logs(log_level, log_format)
     sources, url = _separate_url(list(sources or ()), url)
     _check_usage(sources, url, out, journal, bool(begin or end))
     schedule = Schedule(rate, unit, _parse_speed(speed, rate), loop, now if shift_to_now else None)
-    job = SendJob(url, out, connections, user, ca, insecure, retry, rejects, json_output)
+    access = Access(user, bearer, certificate, key, ca, insecure)
+    job = SendJob(url, out, connections, access, retry, rejects, json_output)
     again = shift_to_now or loop != 1  # standard input can only be read once
     with tempfile.TemporaryFile() if again else nullcontext() as copy:
         try:
@@ -122,7 +135,7 @@ def replay(
                 inputs = postfile.find(map(Path, sources))
                 source = FileSource(inputs, copy)
         except (postfile.PostFileError, SourceError, JournalError) as error:
-            fail(str(error))
+            fail(f"{error}{_url_hint(sources, str(error))}")
         summary, stopped = job.run(
             schedule.posts(source), inputs, broken=source.broken, paced=bool(rate or schedule.speed),
             done=_done_over_all_loops(source), total=source.total * loop if source.total and loop else None,
@@ -138,23 +151,25 @@ def replay(
 
 def _separate_url(sources: list[str], url: str) -> tuple[list[str], str]:
     """The sources, and the URL if it is the last of them."""
-    if sources and _looks_like_url(sources[-1]):
+    if sources and terminal.looks_like_url(sources[-1]):
         url = sources.pop()
-    misplaced = next((source for source in sources if "://" in source), None)
+    misplaced = next(filter(terminal.looks_like_url, sources), None)
     if misplaced:
-        raise typer.BadParameter(f"put the URL {misplaced} last, after the files", param_hint="SOURCES")
+        written = misplaced if "://" in misplaced else f"http://{misplaced}"
+        raise typer.BadParameter(f"put the URL {written} last, after the files", param_hint="SOURCES")
     return sources, url
 
 
-def _looks_like_url(text: str) -> bool:
-    """Also if it lacks http://, so that the error is about the URL and not about a missing file."""
-    return "://" in text or bool(re.fullmatch(r"[\w.\-\[\]:]+:\d+(/.*)?", text) and not Path(text).exists())
+def _url_hint(sources: list[str], error: str) -> str:
+    """What else may be meant if the last source has a name that no post file has."""
+    return "; start it with http:// if it is the URL" if sources[1:] and error.startswith(f"{sources[-1]}: not a") else ""
 
 
 def _check_usage(sources: list[str], url: str, out: Path | None, journal: Path | None, by_time: bool) -> None:
     """Raises BadParameter."""
     if not sources and journal is None:
-        raise typer.BadParameter("name files or folders with posts, or a --journal", param_hint="SOURCES")
+        before = "" if url == DEFAULT_URL else f" besides the URL {url}"
+        raise typer.BadParameter(f"name files or folders with posts, or a --journal{before}", param_hint="SOURCES")
     if sources and journal:
         raise typer.BadParameter("replay either files or a journal, not both", param_hint="--journal")
     if journal is None and by_time:

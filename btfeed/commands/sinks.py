@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from btfeed.commands.admin_client import AdminClient, AdminError, segment
+from btfeed.commands.cli import App
+from btfeed.commands.completion import sink_names
 from btfeed.commands.config_file import ConfigFile, load
 from btfeed.commands.moments import moment
 from btfeed.commands.terminal import count, fail
@@ -15,13 +17,13 @@ from btfeed.journal.base import LATEST, OLDEST
 from btfeed.records.encoding import rfc3339
 from btfeed.telemetry.printable import printable
 
-sinks = typer.Typer(no_args_is_help=True, help="List, pause, resume and rewind the sinks of a running server.")
+sinks = App(no_args_is_help=True, help="List, pause, resume and rewind the sinks of a running server.")
 
 PATIENCE = 60.0
 """Seconds to wait for an answer: writes in progress may take a while to end."""
 COLUMNS = ("NAME", "TYPE", "STATE", "POSITION", "BACKLOG", "DELIVERED", "LAST ERROR")
 
-SinkArgument = Annotated[str, typer.Argument(metavar="NAME", help="The NAME in [sinks.NAME].")]
+SinkArgument = Annotated[str, typer.Argument(metavar="NAME", autocompletion=sink_names, help="The NAME in \\[sinks.NAME].")]
 ToOption = Annotated[
     str,
     typer.Option(

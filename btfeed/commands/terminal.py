@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
 
@@ -33,6 +34,11 @@ def check_url(url: str, option: str = "URL") -> None:
         raise typer.BadParameter(f"invalid URL {shown!r}: {fault}", param_hint=option)
 
 
+def looks_like_url(text: str) -> bool:
+    """Whether it is one, or HOST:PORT, which lacks only http://. Not if there is such a file."""
+    return "://" in text or bool(re.fullmatch(r"[\w.\-\[\]:]+:\d+(/.*)?", text) and not Path(text).exists())
+
+
 def _url_fault(url: str) -> str | None:
     try:
         parts = urlsplit(url)
@@ -41,7 +47,8 @@ def _url_fault(url: str) -> str | None:
     except ValueError as error:  # of the port, of the brackets around an IPv6 address, or of the host
         return str(error)
     if parts.scheme not in ("http", "https") or not url.startswith(f"{parts.scheme}://"):
-        return "start it with http:// or https://"
+        example = f", as in http://{url}" if looks_like_url(url) and "://" not in url else ""
+        return f"start it with http:// or https://{example}"
     if not parts.hostname:
         return f"add a host after {parts.scheme}://"
     return None if port_is_valid else "replace port 0 by the port of the server"
@@ -112,3 +119,23 @@ def _latency(summary: SendSummary) -> list[str]:
 def count(number: int, noun: str) -> str:
     """A number with its noun in singular or plural."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def size(nbytes: float) -> str:
+    """A number of bytes with its unit, such as 1.5 GiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(nbytes) < 1024:
+            return f"{nbytes:.0f} B" if unit == "B" else f"{nbytes:.1f} {unit}"
+        nbytes /= 1024
+    return f"{nbytes:.1f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """A time with its two largest units, such as 3 h 12 min."""
+    left = round(seconds)
+    parts: list[str] = []
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        number, left = divmod(left, length)
+        if number or parts or unit == "s":
+            parts.append(f"{number} {unit}")
+    return " ".join(part for part in parts[:2] if part[:2] != "0 " or len(parts) == 1)

@@ -30,7 +30,7 @@ MAX_ANSWER_BYTES = 2**16
 class HttpTarget:
     """Posts to a URL as AppMon's client does: kept-alive connections, octet-stream, preemptive Basic auth, no redirects.
 
-    Credentials in the URL are sent as Basic auth, and take the place of others.
+    authorization: a bearer token, or name and password for Basic auth. Credentials in the URL take its place.
     """
 
     measures_latency = True
@@ -40,19 +40,17 @@ class HttpTarget:
         url: str,
         *,
         connections: int = 1,
-        basic_auth: tuple[str, str] | None = None,
+        authorization: str | tuple[str, str] | None = None,
         tls: ssl.SSLContext | None = None,
         timeout: float = APPMON_TIMEOUT,
     ) -> None:
         self._url, in_url = _without_credentials(url)
-        basic_auth = in_url or basic_auth
         self._connections = connections
         self._timeout = timeout
         self._tls: ssl.SSLContext | bool = tls or True
         self._own_headers = {}
-        if basic_auth:
-            credentials = base64.b64encode(":".join(basic_auth).encode(errors="surrogateescape")).decode()
-            self._own_headers["Authorization"] = f"Basic {credentials}"
+        if authorization := in_url or authorization:
+            self._own_headers["Authorization"] = _authorization(authorization)
         self._logged: set[type[Exception]] = set()
 
     async def __aenter__(self) -> Self:
@@ -122,6 +120,12 @@ class HttpTarget:
             case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
                 return "connection lost before the answer"
         return f"no valid HTTP answer: {error}"
+
+
+def _authorization(credentials: str | tuple[str, str]) -> str:
+    if isinstance(credentials, str):
+        return f"Bearer {credentials}"
+    return f"Basic {base64.b64encode(':'.join(credentials).encode(errors='surrogateescape')).decode()}"
 
 
 def _without_credentials(url: str) -> tuple[str, tuple[str, str] | None]:

@@ -5,16 +5,14 @@ import os
 import pty
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from btfeed import native
-from btfeed.commands.main import _losses, cli
-from btfeed.telemetry.metrics import Metrics
+from btfeed.commands.main import cli
 from tests.support import posts
-from tests.support.harness import BTFEED, DEADLINE, Server, until
+from tests.support.harness import BTFEED, DEADLINE, Server
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "posts"
 MALFORMED = b"\x0a\xff\xff\xff"
@@ -219,60 +217,6 @@ def test_inspect_reports_invalid_posts_and_continues(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert result.stderr.startswith("post 0: not a BusinessTransactions message")
     assert result.stdout.startswith("post 1: ")
-
-
-# status
-
-
-def test_status_without_a_server_is_exit_1_and_names_the_address(tmp_path: Path) -> None:
-    """Even if a proxy is configured, which must not be used."""
-    config = write_config(tmp_path / "btfeed.toml", '[admin]\nlisten = "127.0.0.1:1"\n')
-    result = run("status", "-c", str(config), http_proxy="http://127.0.0.1:2")
-    assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == (
-        "no response from btfeed at 127.0.0.1:1 (admin.listen): Connection refused. Is the server running?\n"
-    )
-
-
-def test_status_tells_losses() -> None:
-    """Whatever is gone for good, and why. Nothing, if nothing is."""
-    counts = {"evicted_dead_letters": {"": 1, "a": 2}, "journal_dropped_posts": {"b": 1}, "journal_lost_posts": 4}
-    assert list(_losses(counts)) == [
-        "3 dead letters deleted at the bound journal.dead_letters",
-        "1 post of sink b dropped because the journal was full",
-        "4 posts lost in a damaged journal",
-    ]
-    assert list(_losses(Metrics().summary())) == []
-
-
-def test_status_shows_counts_sinks_and_violations(server: Server) -> None:
-    """As text, or with --json as the server reports it."""
-    server.post(posts.sample_purepath())
-    server.post(MALFORMED)
-    server.delivered(1)
-    config = write_config(server.directory / "asked.toml", f'[admin]\nlisten = "{server.admin_url[7:]}"\n')
-    until(lambda: server.status()["sinks"]["files"]["backlog_posts"] == 0, "delivered")
-    lines = run("status", "-c", str(config)).stdout.splitlines()
-    assert lines[0].startswith("btfeed 0.1.0, up ")
-    assert lines[0].endswith(" s, ready")
-    assert lines[1] == "received: 1 post with 1 occurrence, 1 request refused (malformed 1)"
-    assert lines[2].startswith("journal: 1 post, ")
-    assert lines[4].startswith("kept: 1 dead letter of no sink, malformed, the oldest ")
-    assert lines[3:] == [
-        "sink files: running, 1 record delivered, 0 posts behind, 0 dead letters",
-        lines[4],
-        "1 violation: unexpected visitId in 'btName'",
-    ]
-    asked: dict[str, Any] = json.loads(run("status", "--json", "-c", str(config)).stdout)
-    assert asked["counts"]["posts"] == 1
-
-
-def test_status_recognizes_that_another_server_answers(server: Server) -> None:
-    """Such as with the receiver's port in admin.listen. There is no traceback."""
-    config = write_config(server.directory / "wrong.toml", f'[admin]\nlisten = "127.0.0.1:{server.port}"\n')
-    result = run("status", "-c", str(config))
-    assert result.returncode == 1
-    assert f"127.0.0.1:{server.port} (admin.listen)" in result.stderr
 
 
 # A terminal

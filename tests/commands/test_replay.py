@@ -138,7 +138,15 @@ def test_stdin_can_be_replayed_in_a_loop(tmp_path: Path) -> None:
         ([], "name files or folders with posts"),
         (["http://127.0.0.1/"], "name files or folders with posts"),
         (["http://127.0.0.1/", "y.bin"], "put the URL http://127.0.0.1/ last"),
-        (["y.bin", "localhost:4321"], "invalid URL 'localhost:4321': start it with http:// or https://"),
+        (["localhost:14321"], "name files or folders with posts, or a --journal besides the URL localhost:14321"),
+        (["localhost:14321", "y.bin"], "put the URL http://localhost:14321 last, after the files"),
+        (
+            ["y.bin", "localhost:4321"],
+            "invalid URL 'localhost:4321': start it with http:// or https://, as in http://localh",
+        ),
+        (["y.bin", "--url", "[::1]:4321/x"], "start it with http:// or https://, as in http://[::1]:4321/x"),
+        (["y.bin", "--log-level", "LOUD"], "unknown log level 'LOUD': use DEBUG, INFO, WARNING or ERROR"),
+        (["y.bin", "--log-format", "xml"], "unknown log format 'xml': use console, json or auto"),
         (["y.bin", "ftp://host/"], "invalid URL 'ftp://host/': start it with http:// or https://"),
         (["y.bin", "http:///"], "invalid URL 'http:///': add a host after http://"),
         (["y.bin", "http://host:99999/"], "invalid URL 'http://host:99999/': Port out of range 0-65535"),
@@ -159,6 +167,21 @@ def test_wrong_usage_is_exit_2(arguments: list[str], what: str) -> None:
     result = invoke("replay", *arguments)
     assert (result.exit_code, result.stdout) == (2, "")
     assert what in " ".join(result.stderr.split())
+
+
+def test_a_host_alone_may_be_meant_as_the_url(tmp_path: Path) -> None:
+    """It may be the name of a file that is missing, so the error says both."""
+    result = invoke("replay", EXAMPLES, "appmon.example.com/bt")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.endswith("; start it with http:// if it is the URL\n")
+    assert "http://" not in invoke("replay", "appmon.example.com").stderr
+
+
+def test_generate_wants_a_profile_before_the_url() -> None:
+    """A URL in its place is recognized."""
+    result = invoke("generate", "localhost:4321")
+    assert result.exit_code == 2
+    assert "name a profile before the URL localhost:4321" in " ".join(result.stderr.split())
 
 
 def test_an_existing_folder_whose_name_looks_like_a_url_is_a_source(

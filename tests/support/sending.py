@@ -35,7 +35,7 @@ async def send_all(
     clock: Clock = SYSTEM_CLOCK,
 ) -> SendSummary:
     """Send each body once, over as many kept-alive connections. rate: posts per second; None as fast as answers arrive."""
-    target = HttpTarget(url, connections=connections, basic_auth=basic_auth)
+    target = HttpTarget(url, connections=connections, authorization=basic_auth)
     sender = Sender(target, connections=connections, on_done=on_done, clock=clock)
     return await sender.send(Schedule(rate=rate).posts(PostList(map(Recorded, bodies))))
 

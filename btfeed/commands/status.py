@@ -1,0 +1,157 @@
+"""The command `btfeed status`: how a running server is doing, once or again and again."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from btfeed.commands.admin_client import AdminClient, AdminError
+from btfeed.commands.config_file import ConfigFile, load
+from btfeed.commands.moments import seconds
+from btfeed.commands.secrets import secret
+from btfeed.commands.terminal import check_url, count, duration, fail, size
+from btfeed.records.encoding import rfc3339
+from btfeed.telemetry.printable import printable
+
+TOKEN_VARIABLE = "BTFEED_ADMIN_TOKEN"  # noqa: S105 - its name
+"""Environment variable that stands for --token."""
+
+UrlOption = Annotated[
+    Optional[str],
+    typer.Option(
+        "--url", metavar="URL",
+        help="Ask the admin listener there, such as http://127.0.0.1:4322, and use no configuration.",
+    ),
+]  # fmt: skip
+TokenOption = Annotated[
+    Optional[str],
+    typer.Option("--token", metavar="TOKEN", help=f"With --url: its admin.token; also as @FILE, or in ${TOKEN_VARIABLE}."),
+]
+
+
+def admin_client(config: Path | None, url: str | None, token: str | None) -> AdminClient:
+    """For the server at `url`, or else for that of the configuration. Raises BadParameter; exits if the configuration has
+    faults."""
+    if url is None:
+        if token is not None:
+            raise typer.BadParameter("the configuration has the token: use it with --url only", param_hint="--token")
+        return AdminClient.configured(load(config, needs=("admin",)))
+    check_url(url, "--url")
+    token = token or os.environ.get(TOKEN_VARIABLE)
+    return AdminClient(url, secret(token, "--token") if token else None)
+
+
+def status(
+    config: ConfigFile = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON of the admin listener's /status.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it again and again, with rates and trends, until Ctrl-C.")
+    ] = False,
+    interval: Annotated[
+        Optional[str], typer.Option(metavar="TIME", help="With --watch: how often to ask. Default: 2s.")
+    ] = None,
+) -> None:
+    """Show the state of a running server: posts, journal, sinks and violations.
+
+    The exit status is 0 if the server would accept a post now, otherwise 1.
+    """
+    every = _interval(interval, watch)
+    client = admin_client(config, url, token)
+    if watch:
+        from btfeed.commands import watch as watching  # not needed otherwise
+
+        watching.run(client.status, every, as_json)
+        return
+    try:
+        text = client.status()
+    except AdminError as error:
+        fail(str(error))
+    found = json.loads(text)
+    typer.echo(text if as_json else printable("\n".join(_lines(found))))
+    if not found["ready"]:
+        raise typer.Exit(1)
+
+
+def _interval(text: str | None, watch: bool) -> float:
+    if text is None:
+        return 2.0
+    if not watch:
+        raise typer.BadParameter("only useful with --watch", param_hint="--interval")
+    try:
+        found = seconds(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--interval") from None
+    if found < 0.1:
+        raise typer.BadParameter("ask at most ten times a second: write 100ms or more", param_hint="--interval")
+    return found
+
+
+def _lines(status: dict[str, Any]) -> Iterator[str]:
+    counts = status["counts"]
+    ready = "ready" if status["ready"] else f"NOT READY: {status['refusing']}"
+    yield f"btfeed {status['version']}, up {duration(status['uptime_seconds'])}, {ready}"
+    refused = counts["refused_posts"]
+    reasons = ", ".join(f"{reason} {number}" for reason, number in refused.items())
+    lost = sum(counts["lost_posts"].values())
+    yield (
+        f"received: {count(counts['posts'], 'post')} with {count(counts['received_occurrences'], 'occurrence')}, "
+        f"{count(sum(refused.values()), 'request')} refused{f' ({reasons})' if reasons else ''}"
+        + (f", {count(lost, 'post')} lost" if lost else "")
+    )
+    yield f"journal: {count(counts['journal_posts'], 'post')}, {journal(counts)}"
+    if losses := ", ".join(_losses(counts)):
+        yield f"LOST: {losses}"
+    for name, sink in status["sinks"].items():
+        yield f"sink {name}: {_sink_line(sink)}"
+        for blocked in sink["blocked"]:
+            since = rfc3339(blocked["since"])
+            waiting = f"{count(blocked['waiting'], 'record')} waiting"
+            yield f"  {blocked['destination']}: takes nothing since {since}, {waiting}: {blocked['reason']}"
+        if more := sink["blocked_destinations"] - len(sink["blocked"]):
+            yield f"  {count(more, 'more destination')} that take nothing"
+    for kept in status["dead_letters"] or ():
+        yield f"kept: {_kept_line(kept)}"
+    for violation in status["violations"]:
+        yield "{}: {rule} {field} in {transaction!r}".format(count(violation["count"], "violation"), **violation)
+
+
+def journal(counts: dict[str, Any]) -> str:
+    """What the journal takes, of how much. Earlier servers do not say how much."""
+    used, limit, free = counts["journal_bytes"], counts.get("journal_limit_bytes"), counts.get("journal_free_bytes")
+    share = f" of {size(limit)} ({used / limit:.0%})" if limit else ""
+    return f"{size(used)}{share}" + (f", {size(free)} free on its disk" if free is not None else "")
+
+
+def _losses(counts: dict[str, Any]) -> Iterator[str]:
+    """What is gone besides posts that were refused, and why."""
+    if evicted := sum(counts["evicted_dead_letters"].values()):
+        yield f"{count(evicted, 'dead letter')} deleted at the bound journal.dead_letters"
+    for sink, skipped in counts.get("skipped_posts", {}).items():
+        yield f"{count(skipped, 'post')} of sink {sink} skipped by an operator"
+    for sink, dropped in counts["journal_dropped_posts"].items():
+        yield f"{count(dropped, 'post')} of sink {sink} dropped because the journal was full"
+    if lost := counts["journal_lost_posts"]:
+        yield f"{count(lost, 'post')} lost in a damaged journal"
+
+
+def _sink_line(sink: dict[str, Any]) -> str:
+    posts = sink["backlog_posts"]
+    backlog = "backlog unknown" if posts is None else f"{count(posts, 'post')} behind"
+    if posts:
+        backlog += f" (oldest: {duration(sink['backlog_age_seconds'])})"
+    parts = [sink["state"], f"{count(sink['delivered'], 'record')} delivered", backlog]
+    parts.append(count(sink["dead_letters"], "dead letter"))
+    if sink["last_error"]:
+        parts.append(f"last error at {rfc3339(sink['last_error_time'])}: {sink['last_error']}")
+    return ", ".join(parts)
+
+
+def _kept_line(kept: dict[str, Any]) -> str:
+    owner = f"of sink {kept['sink']}" if kept["sink"] else "of no sink"
+    oldest = f"the oldest {duration(kept['oldest_age_seconds'])} old"
+    return f"{count(kept['letters'], 'dead letter')} {owner}, {kept['reason']}, {oldest}"

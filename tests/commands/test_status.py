@@ -1,0 +1,115 @@
+"""The command status: what it says of a running server, and its exit status."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from btfeed.commands.status import _losses, journal
+from btfeed.telemetry.metrics import Metrics
+from tests.commands.test_admin_client import answering
+from tests.commands.test_main import MALFORMED, invoke, run, write_config
+from tests.support import posts
+from tests.support.harness import Server, until
+
+
+def test_status_without_a_server_is_exit_1_and_names_the_address(tmp_path: Path) -> None:
+    """Even if a proxy is configured, which must not be used."""
+    config = write_config(tmp_path / "btfeed.toml", '[admin]\nlisten = "127.0.0.1:1"\n')
+    result = run("status", "-c", str(config), http_proxy="http://127.0.0.1:2")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        "no response from btfeed at 127.0.0.1:1 (admin.listen): Connection refused. Is the server running?\n"
+    )
+
+
+def test_status_tells_losses() -> None:
+    """Whatever is gone for good, and why. Nothing, if nothing is."""
+    counts = {"evicted_dead_letters": {"": 1, "a": 2}, "journal_dropped_posts": {"b": 1}, "journal_lost_posts": 4}
+    assert list(_losses(counts)) == [
+        "3 dead letters deleted at the bound journal.dead_letters",
+        "1 post of sink b dropped because the journal was full",
+        "4 posts lost in a damaged journal",
+    ]
+    assert list(_losses(Metrics().summary())) == []
+
+
+def test_status_tells_how_much_of_the_journal_is_used() -> None:
+    """And what is free on its disk. Earlier servers tell neither."""
+    counts = {"journal_bytes": 2**20}
+    assert journal(counts) == "1.0 MiB"
+    counts |= {"journal_limit_bytes": 4 * 2**20, "journal_free_bytes": 3 * 2**30}
+    assert journal(counts) == "1.0 MiB of 4.0 MiB (25%), 3.0 GiB free on its disk"
+
+
+def test_status_of_a_server_that_refuses_posts_is_exit_1(server: Server) -> None:
+    """So that a script can ask for it. The output is the same, as JSON too."""
+    status = server.status() | {"ready": False, "refusing": "the journal is full"}
+    with answering(200, json.dumps(status).encode()) as listener:
+        result = invoke("status", "--url", listener.url)
+        assert result.exit_code == 1
+        assert result.stdout.splitlines()[0].endswith(" s, NOT READY: the journal is full")
+        as_json = invoke("status", "--url", listener.url, "--json")
+        assert (as_json.exit_code, json.loads(as_json.stdout)) == (1, status)
+
+
+def test_status_of_a_url_needs_no_configuration(tmp_path: Path) -> None:
+    """Nor reads the one of the environment. The token is an option, in a file, or in a variable."""
+    (tmp_path / "token").write_text("s3cret\n")
+    with Server(tmp_path / "server", "", admin='token = "s3cret"') as server:
+        ask = ["status", "--url", server.admin_url]
+        assert "asks for a token" in invoke(*ask).stderr
+        assert invoke(*ask, "--token", "s3cret").exit_code == 0
+        assert invoke(*ask, "--token", f"@{tmp_path / 'token'}").exit_code == 0
+        result = run(*ask, BTFEED_CONFIG=str(tmp_path / "gone"), BTFEED_ADMIN_TOKEN="s3cret")
+        assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["--url", "localhost:4322"], "start it with http:// or https://, as in http://localhost:4322"),
+        (["--token", "x"], "use it with --url only"),
+        (["--url", "http://localhost:4322", "--token", "@/gone"], "can't read /gone: No such file or directory"),
+        (["--interval", "2s"], "only useful with --watch"),
+        (["--watch", "--interval", "2"], "invalid time '2': write 500ms, 2s or 1m30s"),
+        (["--watch", "--interval", "1ms"], "ask at most ten times a second"),
+    ],
+)
+def test_wrong_usage_of_status_is_exit_2(arguments: list[str], what: str) -> None:
+    """With what to write instead."""
+    result = invoke("status", *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert what in " ".join(result.stderr.split())
+
+
+def test_status_shows_counts_sinks_and_violations(server: Server) -> None:
+    """As text, or with --json as the server reports it."""
+    server.post(posts.sample_purepath())
+    server.post(MALFORMED)
+    server.delivered(1)
+    config = write_config(server.directory / "asked.toml", f'[admin]\nlisten = "{server.admin_url[7:]}"\n')
+    until(lambda: server.status()["sinks"]["files"]["backlog_posts"] == 0, "delivered")
+    until(lambda: server.status()["counts"]["journal_posts"] == 1, "measured")
+    lines = invoke("status", "-c", config).stdout.splitlines()
+    assert lines[0].startswith("btfeed 0.1.0, up ")
+    assert lines[0].endswith(" s, ready")
+    assert lines[1] == "received: 1 post with 1 occurrence, 1 request refused (malformed 1)"
+    assert lines[2].startswith("journal: 1 post, ")
+    assert lines[4].startswith("kept: 1 dead letter of no sink, malformed, the oldest ")
+    assert lines[3:] == [
+        "sink files: running, 1 record delivered, 0 posts behind, 0 dead letters",
+        lines[4],
+        "1 violation: unexpected visitId in 'btName'",
+    ]
+    asked: dict[str, Any] = json.loads(invoke("status", "--json", "-c", config).stdout)
+    assert asked["counts"]["posts"] == 1
+
+
+def test_status_recognizes_that_another_server_answers(server: Server) -> None:
+    """Such as with the receiver's port in admin.listen. There is no traceback."""
+    config = write_config(server.directory / "wrong.toml", f'[admin]\nlisten = "127.0.0.1:{server.port}"\n')
+    result = run("status", "-c", str(config))
+    assert result.returncode == 1
+    assert f"127.0.0.1:{server.port} (admin.listen) is not btfeed's admin listener (HTTP 404)" in result.stderr
