@@ -120,7 +120,7 @@ class Supervisor:
             self._status = 0
         if not self._server and not self._stopping and self._status is None and now >= self._start_at:
             self._server = self._start()
-        if self._again and not (self._next or self._leaving or self._stopping):
+        if self._again and self._is_ready() and not (self._next or self._leaving or self._stopping):
             self._again = False
             self._restart()
         for server in self._servers():
@@ -247,9 +247,10 @@ class Supervisor:
         elif server is self._next:
             self._next = None
             self._close_gate()
-            event = "new server ended before it could take over, the old one goes on"
-            log("error", event, pid=server.pid, reason=reason)
-        elif self._next:
+            if not self._stopping:
+                event = "new server ended before it could take over, the old one goes on"
+                log("error", event, pid=server.pid, reason=reason)
+        elif self._next and not self._stopping:
             self._take_over()
             self._leaving = None
             log("info", "server stopped", pid=server.pid, reason=reason)

@@ -118,7 +118,7 @@ def test_a_new_server_goes_on_when_the_old_one_has_released_everything(run: Any)
     supervised = run(
         """
         take_over()
-        until_term(lambda: (tell("X_BTFEED_RELEASED=1"), note("released"), time.sleep(60)))
+        until_term(lambda: (note("released"), tell("X_BTFEED_RELEASED=1"), time.sleep(60)))
         note("up")
         tell("READY=1")
         time.sleep(60)

@@ -126,3 +126,12 @@ def test_a_restart_that_can_not_succeed_leaves_the_old_server(tmp_path: Path) ->
         server.config.write_text(text)
         server.restart()
         server.listening_again(2)
+
+
+def test_a_reload_reaches_the_server(tmp_path: Path) -> None:
+    """SIGHUP goes to the supervisor, whose pid is the one that others know."""
+    with SupervisedServer(tmp_path) as server:
+        server.config.write_text(server.config.read_text() + "[validation]\nmissing = 'dead-letter'\n")
+        os.kill(server.pid, signal.SIGHUP)
+        until(lambda: [event for event in server.events() if event["event"] == "configuration reloaded"], "reloaded")
+        assert len(server.pids) == 1

@@ -74,7 +74,10 @@ class Supervised:
         return path.read_text().splitlines() if path.exists() else []
 
     def noted(self, *expected: str) -> None:
-        until(lambda: self.notes() == list(expected), f"{expected}, {self.notes()}")
+        try:
+            until(lambda: self.notes() == list(expected), "noted")
+        except AssertionError:
+            assert self.notes() == list(expected), (self.directory / "log").read_text()
 
     def started(self, servers: int) -> int:
         """Wait for so many; returns the pid of the last."""

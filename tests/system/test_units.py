@@ -3,6 +3,9 @@
 import configparser
 import subprocess
 import sys
+import threading
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,9 @@ import pytest
 from btfeed import inherited
 from btfeed.address import BACKLOG
 from btfeed.config import load
-from tests.support.harness import DEADLINE
+from tests.support.harness import DEADLINE, Server, until
+from tests.support.posts import sample_visit
+from tests.support.sending import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -48,3 +53,31 @@ def test_the_socket_is_the_receivers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert socket["ListenStream"] == load(DEPLOY / "btfeed.toml").receiver.listen
     assert socket["FileDescriptorName"] == inherited.RECEIVER
     assert int(socket["Backlog"]) == BACKLOG
+
+
+def test_systemd_can_start_it_with_a_socket(tmp_path: Path, systemd: str) -> None:
+    """systemd's own tool holds the socket. The first post waits in it until btfeed has started."""
+    activate = Path(systemd).with_name("systemd-socket-activate")
+    port = free_port()
+    prefix = [str(activate), f"--listen=127.0.0.1:{port}", "--fdname=receiver"]
+    answers: list[int] = []
+    posted = threading.Thread(target=post_when_it_listens, args=(port, answers))
+    posted.start()
+    with Server(tmp_path, prefix=prefix) as server:
+        posted.join(DEADLINE)
+        assert answers == [200]
+        assert server.port == port
+        (line,) = [event for event in server.events() if event["event"] == "using an inherited socket"]
+        assert (line["setting"], line["address"]) == ("receiver.listen", f"127.0.0.1:{port}")
+        assert len(server.delivered(1)) == 1
+
+
+def post_when_it_listens(port: int, answers: list[int]) -> None:
+    def post() -> int | None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", sample_visit(), timeout=DEADLINE) as answer:
+                return int(answer.status)
+        except urllib.error.URLError:  # the tool does not listen yet
+            return None
+
+    answers.append(until(post, "answered"))
