@@ -104,8 +104,10 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
         + (f", {count(lost, 'post')} lost" if lost else "")
     )
     yield f"journal: {count(counts['journal_posts'], 'post')}, {journal(counts)}"
-    if losses := ", ".join(_losses(counts)):
+    if losses := ", ".join(_losses(status)):
         yield f"LOST: {losses}"
+    if (reload := status.get("reload")) and reload["errors"]:
+        yield f"RELOAD FAILED at {rfc3339(reload['time'])}, btfeed goes on as before: {'; '.join(reload['errors'])}"
     for name, sink in status["sinks"].items():
         yield f"sink {name}: {_sink_line(sink)}"
         for blocked in sink["blocked"]:
@@ -127,12 +129,18 @@ def journal(counts: dict[str, Any]) -> str:
     return f"{size(used)}{share}" + (f", {size(free)} free on its disk" if free is not None else "")
 
 
-def _losses(counts: dict[str, Any]) -> Iterator[str]:
-    """What is gone besides posts that were refused, and why."""
+def _losses(status: dict[str, Any]) -> Iterator[str]:
+    """What is gone besides posts that were refused, and why. Earlier servers do not count all of it."""
+    counts = status["counts"]
     if evicted := sum(counts["evicted_dead_letters"].values()):
         yield f"{count(evicted, 'dead letter')} deleted at the bound journal.dead_letters"
+    if damaged := counts.get("lost_dead_letters"):
+        yield f"{count(damaged, 'dead letter')} lost in a damaged journal"
     for sink, skipped in counts.get("skipped_posts", {}).items():
         yield f"{count(skipped, 'post')} of sink {sink} skipped by an operator"
+    for sink, shown in status["sinks"].items():
+        if files := shown.get("flagged", {}).get("lost_files"):
+            yield f"{count(files, 'open file')} of sink {sink} lost with the records in it"
     for sink, dropped in counts["journal_dropped_posts"].items():
         yield f"{count(dropped, 'post')} of sink {sink} dropped because the journal was full"
     if lost := counts["journal_lost_posts"]:

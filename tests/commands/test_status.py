@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from btfeed.commands.status import _losses, journal
+from btfeed.commands.status import _lines, _losses, journal
 from btfeed.telemetry.metrics import Metrics
 from tests.commands.test_admin_client import answering
 from tests.commands.test_main import MALFORMED, invoke, run, write_config
@@ -26,13 +26,28 @@ def test_status_without_a_server_is_exit_1_and_names_the_address(tmp_path: Path)
 
 def test_status_tells_losses() -> None:
     """Whatever is gone for good, and why. Nothing, if nothing is."""
-    counts = {"evicted_dead_letters": {"": 1, "a": 2}, "journal_dropped_posts": {"b": 1}, "journal_lost_posts": 4}
-    assert list(_losses(counts)) == [
+    earlier = {"evicted_dead_letters": {"": 1, "a": 2}, "journal_dropped_posts": {"b": 1}, "journal_lost_posts": 4}
+    counts = earlier | {"lost_dead_letters": 2, "skipped_posts": {"a": 7}}
+    sinks = {"a": {}, "b": {"flagged": {"far_future": 1, "lost_files": 1, "lost_records": 9}}}
+    assert list(_losses({"counts": counts, "sinks": sinks})) == [
         "3 dead letters deleted at the bound journal.dead_letters",
+        "2 dead letters lost in a damaged journal",
+        "7 posts of sink a skipped by an operator",
+        "1 open file of sink b lost with the records in it",
         "1 post of sink b dropped because the journal was full",
         "4 posts lost in a damaged journal",
     ]
-    assert list(_losses(Metrics().summary())) == []
+    assert len(list(_losses({"counts": earlier, "sinks": {}}))) == 3
+    assert list(_losses({"counts": Metrics().summary(), "sinks": {}})) == []
+
+
+def test_status_tells_that_the_last_reload_failed(server: Server) -> None:
+    """With its errors. Nothing after one that worked."""
+    reload = {"time": 0, "outcome": "failed", "errors": ["sinks.a: no such file", "record: wrong"]}
+    status = server.status()
+    failed = "RELOAD FAILED at 1970-01-01T00:00:00.000Z, btfeed goes on as before: sinks.a: no such file; record: wrong"
+    assert failed in _lines(status | {"reload": reload})
+    assert "RELOAD" not in "".join(_lines(status | {"reload": reload | {"outcome": "ok", "errors": []}}))
 
 
 def test_status_tells_how_much_of_the_journal_is_used() -> None:
