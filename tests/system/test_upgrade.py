@@ -5,14 +5,15 @@ The old version is the previous commit, in an environment of its own. A link lea
 
 import asyncio
 import subprocess
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 from tests.support.environments import install, previous_sources
-from tests.support.harness import DEADLINE
+from tests.support.harness import DEADLINE, until
 from tests.support.held import SupervisedServer, installed
-from tests.support.never_retries import ANSWERED_WITHIN, OCCURRENCES, Client
-from tests.system.test_no_gap import assert_delivered_once, more_posts, posting, tell
+from tests.support.never_retries import ANSWERED_WITHIN, Client
+from tests.system.test_no_gap import assert_delivered_once, caught_up, more_posts, posting, tell
 
 OLD, NEW = "0.0.1", version("btfeed")
 ALONE = {"PYTHONPATH": ""}
@@ -64,6 +65,6 @@ async def test_an_upgrade_and_the_way_back_lose_nothing(tmp_path: Path) -> None:
         tell(f"from {commit[:10] or 'the same commit'} and back", client)
         assert client.failures == []
         assert client.longest < ANSWERED_WITHIN
-        await asyncio.to_thread(server.delivered, len(client.sent) * OCCURRENCES)
+        await asyncio.to_thread(until, partial(caught_up, server), "everything delivered")
         assert server.stop() == 0
     assert_delivered_once(server, client)
