@@ -3,6 +3,7 @@
 import re
 from typing import Annotated
 
+from elastic_transport.client_utils import url_to_node_config
 from pydantic import AfterValidator, Field, model_validator
 
 from sinks.elasticsearch.index import PLACEHOLDERS, check_name
@@ -59,6 +60,14 @@ class AuthSettings(Settings):
         return Redactor(self.basic.password, Secret(pair))
 
 
+def _distinct(hosts: list[str]) -> list[str]:
+    nodes = [url_to_node_config(host, use_default_ports_for_scheme=True) for host in hosts]
+    for index, node in enumerate(nodes):
+        if node in nodes[:index]:
+            raise ValueError(f"names {hosts[index]} twice: list each server once")
+    return hosts
+
+
 class ElasticsearchSettings(Settings):
     """Records as documents of Elasticsearch.
 
@@ -71,7 +80,9 @@ class ElasticsearchSettings(Settings):
     timeout          for a request, until the end of its reply
     """
 
-    hosts: Annotated[list[Annotated[str, AfterValidator(check_service_url)]], Field(min_length=1)]
+    hosts: Annotated[
+        list[Annotated[str, AfterValidator(check_service_url)]], Field(min_length=1), AfterValidator(_distinct)
+    ]
     auth: AuthSettings | None = None
     ca: Place | None = None
     index: NameTemplate = DEFAULT_INDEX

@@ -48,6 +48,11 @@ async def until_async(check: Callable[[], T | None], what: str, deadline: float 
         await asyncio.sleep(0.01)
 
 
+def complete_lines(text: str) -> list[str]:
+    """The lines of a text that somebody still writes, without the last one if it has no end yet."""
+    return text.split("\n")[:-1]
+
+
 def peak_memory(pid: int | str) -> int:
     """The most bytes of RSS that a process has had; "self" is this one. getrusage would count what it was forked from."""
     status = Path(f"/proc/{pid}/status").read_text()
@@ -152,7 +157,7 @@ class Server:
 
     def events(self) -> list[dict[str, Any]]:
         """The log lines that are JSON."""
-        return [json.loads(line) for line in self.log().splitlines() if line.startswith("{") and line.endswith("}")]
+        return [json.loads(line) for line in complete_lines(self.log()) if line.startswith("{")]
 
     def _listening(self) -> dict[str, Any] | None:
         assert self.process
@@ -183,7 +188,7 @@ class Server:
     def records(self, directory: Path | None = None) -> list[dict[str, Any]]:
         """Every record in the NDJSON files, finished or open."""
         paths = sorted((directory or self.files).glob("*.ndjson*"))
-        return [json.loads(line) for path in paths for line in path.read_bytes().splitlines()]
+        return [json.loads(line) for path in paths for line in complete_lines(path.read_text())]
 
     def delivered(self, records: int, directory: Path | None = None) -> list[dict[str, Any]]:
         """Wait until there are this many records, and return them."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.support.harness import DEADLINE, until
+from tests.support.harness import DEADLINE, complete_lines, until
 
 TELL = """
 import os, signal, socket, sys, time
@@ -66,7 +66,8 @@ class Supervised:
         self.manager.close()
 
     def events(self, event: str) -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in (self.directory / "log").read_text().splitlines() if line.startswith("{")]
+        text = (self.directory / "log").read_text()
+        lines = [json.loads(line) for line in complete_lines(text) if line.startswith("{")]
         return [line for line in lines if line["event"] == event]
 
     def notes(self) -> list[str]:

@@ -42,6 +42,10 @@ def test_each_credential_is_taken(auth: object) -> None:
             {"hosts": ["https://elastic:pw@es.example:9200"]},
             "sinks.search.hosts.0: invalid URL: only scheme",
         ),
+        (
+            {"hosts": ["https://es.example/", "https://other.example", "https://es.example:443"]},
+            "sinks.search.hosts: names https://es.example:443 twice: list each server once",
+        ),
         ({"hosts": HOSTS, "auth": {}}, "sinks.search.auth: set exactly one of api_key, basic and bearer"),
         ({"hosts": HOSTS, "auth": {"api_key": "a", "bearer": "b"}}, "sinks.search.auth: set exactly one of"),
         ({"hosts": HOSTS, "auth": {"basic": {"username": "a"}}}, "sinks.search.auth.basic.password: is required"),
