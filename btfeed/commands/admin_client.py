@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 TIMEOUT = 10.0
 """Seconds to connect, and for each read of an answer."""
+CHANGE_TIMEOUT = 60.0
+"""The same for a request that changes something: writes of sinks may take a while to end."""
 _MARK = ("X-Btfeed", "admin")
 """The header of btfeed's answers, see btfeed/admin/access.py, which is slow to import."""
 _EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not to listen on
@@ -65,13 +67,13 @@ class AdminClient:
         self.place = f"{parts.netloc.rpartition('@')[2]} ({place})"
 
     @classmethod
-    def configured(cls, config: "Config", *, timeout: float = TIMEOUT) -> "AdminClient":
+    def configured(cls, config: "Config") -> "AdminClient":
         """The admin listener of the server that runs with this configuration."""
         host, port = host_and_port(config.admin.listen)
         host = _EVERY_ADDRESS.get(host, host)
         token = config.admin.token.get_secret_value() if config.admin.token else None
         shown = f"[{host}]" if ":" in host else host
-        return cls(f"http://{shown}:{port}", token, place="admin.listen", timeout=timeout)
+        return cls(f"http://{shown}:{port}", token, place="admin.listen")
 
     def get(self, path: str) -> bytes:
         """The body of the answer. Raises AdminError."""
@@ -92,6 +94,7 @@ class AdminClient:
 
     def post(self, path: str, content: Mapping[str, Any]) -> Any:
         """Send JSON, and return the JSON of the answer. Raises AdminError."""
+        self._timeout = max(self._timeout, CHANGE_TIMEOUT)
         with self._answer("POST", path, json.dumps(content).encode()) as response:
             return json.loads(response.read())
 

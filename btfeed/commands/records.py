@@ -10,9 +10,10 @@ from urllib.parse import urlencode
 
 import typer
 
-from btfeed.commands.admin_client import AdminClient, AdminError
+from btfeed.commands.admin_client import AdminError
 from btfeed.commands.completion import sink_names
 from btfeed.commands.config_file import ConfigFile, load
+from btfeed.commands.status import TokenOption, UrlOption, admin_client
 from btfeed.commands.terminal import count, fail
 from btfeed.journal.base import Damaged, Entry, JournalError
 from btfeed.posts import files as postfile
@@ -85,6 +86,8 @@ def records(
 
 def tap(
     config: ConfigFile = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
     sink: SinkNames = None,
     transaction: Annotated[
         Optional[list[str]],
@@ -97,7 +100,7 @@ def tap(
     """Print what the sinks of a running server get, as one JSON object per line, until Ctrl-C."""
     wanted = [("sink", name) for name in sink or []] + [("transaction", name) for name in transaction or []]
     query = urlencode([*wanted, *([("limit", limit)] if limit else [])])
-    lines = AdminClient.configured(load(config, needs=("admin",))).lines(f"/tap?{query}")
+    lines = admin_client(config, url, token).lines(f"/tap?{query}")
     printed = 0
     try:
         for line in lines:

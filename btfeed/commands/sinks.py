@@ -10,8 +10,9 @@ import typer
 from btfeed.commands.admin_client import AdminClient, AdminError, segment
 from btfeed.commands.cli import App
 from btfeed.commands.completion import sink_names
-from btfeed.commands.config_file import ConfigFile, load
+from btfeed.commands.config_file import ConfigFile
 from btfeed.commands.moments import moment
+from btfeed.commands.status import TokenOption, UrlOption, admin_client
 from btfeed.commands.terminal import count, fail
 from btfeed.journal.base import LATEST, OLDEST
 from btfeed.records.encoding import rfc3339
@@ -19,8 +20,6 @@ from btfeed.telemetry.printable import printable
 
 sinks = App(no_args_is_help=True, help="List, pause, resume and rewind the sinks of a running server.")
 
-PATIENCE = 60.0
-"""Seconds to wait for an answer: writes in progress may take a while to end."""
 COLUMNS = ("NAME", "TYPE", "STATE", "POSITION", "BACKLOG", "DELIVERED", "LAST ERROR")
 
 SinkArgument = Annotated[str, typer.Argument(metavar="NAME", autocompletion=sink_names, help="The NAME in \\[sinks.NAME].")]
@@ -40,11 +39,13 @@ SkipOption = Annotated[
 @sinks.command("list")
 def list_sinks(
     config: ConfigFile = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
     """Show each sink: its type, state, position in the journal, backlog, records delivered and last error."""
     try:
-        status = json.loads(_client(config).status())
+        status = json.loads(admin_client(config, url, token).status())
     except AdminError as error:
         fail(str(error))
     if as_json:
@@ -56,9 +57,9 @@ def list_sinks(
 
 
 @sinks.command()
-def pause(sink: SinkArgument, config: ConfigFile = None) -> None:
+def pause(sink: SinkArgument, config: ConfigFile = None, url: UrlOption = None, token: TokenOption = None) -> None:
     """Stop delivering to a sink, until `resume`, also over a restart. The journal holds its posts, while it has room."""
-    done = _post(config, sink, "pause")
+    done = _post(admin_client(config, url, token), sink, "pause")
     if not done["changed"]:
         typer.echo(printable(f"sink {sink} is paused already"))
         return
@@ -67,30 +68,33 @@ def pause(sink: SinkArgument, config: ConfigFile = None) -> None:
 
 
 @sinks.command()
-def resume(sink: SinkArgument, config: ConfigFile = None) -> None:
+def resume(sink: SinkArgument, config: ConfigFile = None, url: UrlOption = None, token: TokenOption = None) -> None:
     """Deliver to a paused sink again, from where it was."""
-    changed = _post(config, sink, "resume")["changed"]
+    changed = _post(admin_client(config, url, token), sink, "resume")["changed"]
     typer.echo(printable(f"sink {sink} goes on" if changed else f"sink {sink} is not paused"))
 
 
 @sinks.command()
-def rewind(sink: SinkArgument, to: ToOption, config: ConfigFile = None, skip: SkipOption = False) -> None:
+def rewind(
+    sink: SinkArgument,
+    to: ToOption,
+    config: ConfigFile = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
+    skip: SkipOption = False,
+) -> None:
     """Deliver posts to a sink again, from a time or a position on. Other sinks don't notice."""
     place = _place(to)
-    done = _post(config, sink, "rewind", place | {"skip": skip})
+    done = _post(admin_client(config, url, token), sink, "rewind", place | {"skip": skip})
     for line in _told(sink, place, done):
         typer.echo(printable(line))
     if skipped := sum(each["skipped"] for each in done["partitions"]):
         typer.echo(printable(f"sink {sink} never gets {count(skipped, 'post')}"), err=True)
 
 
-def _client(config: Any, timeout: float = PATIENCE) -> AdminClient:
-    return AdminClient.configured(load(config, needs=("admin",)), timeout=timeout)
-
-
-def _post(config: Any, sink: str, action: str, content: dict[str, Any] | None = None) -> Any:
+def _post(client: AdminClient, sink: str, action: str, content: dict[str, Any] | None = None) -> Any:
     try:
-        return _client(config).post(f"/sinks/{segment(sink)}/{action}", content or {})
+        return client.post(f"/sinks/{segment(sink)}/{action}", content or {})
     except AdminError as error:
         fail(str(error))
 

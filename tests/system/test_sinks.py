@@ -154,6 +154,8 @@ def test_what_can_not_be_done_is_said(tmp_path: Path) -> None:
         assert "asks for a token" in sinks(server, "pause", "one").stderr
         assert "does not accept the token" in sinks(server, "list", token='token = "x"').stderr
         assert json.loads(sinks(server, "list", "--json", token='token = "s3cret"').stdout.splitlines()[0])["name"] == "one"
+        by_url = invoke("sinks", "resume", "one", "--url", server.admin_url, "--token", "s3cret")
+        assert (by_url.exit_code, by_url.stdout) == (0, "sink one is not paused\n")
         for place in ("yesterday", "1:", "-3", "2x"):
             wrong = sinks(server, "rewind", "one", "--to", place, token='token = "s3cret"')
             assert (wrong.exit_code, "write 2h, 2026-01-16T10:05, a position" in wrong.stderr) == (2, True)
