@@ -53,7 +53,7 @@ def test_it_overwrites_nothing(directory: Path) -> None:
     result = invoke("init")
     assert result.exit_code == 1
     assert result.stderr == (
-        "btfeed.toml exists, and is left as it is: name another file with --output, or remove it first\n"
+        "btfeed.toml exists, and is left as it is: choose another place with --output, or remove it first\n"
     )
     assert (directory / "btfeed.toml").read_text() == "mine"
 
@@ -70,3 +70,32 @@ def test_an_unknown_type_is_an_error_with_the_one_that_is_meant(directory: Path)
     assert result.exit_code == 2
     assert 'unknown sink type "elasticserch"; did you mean "elasticsearch"?' in result.stderr
     assert list(directory.iterdir()) == []
+
+
+SOURCES = {path.name: path for path in (Path(__file__).parents[2] / "deploy").glob("btfeed.*")}
+"""The units and their example configuration, as they are kept."""
+
+
+def test_systemd_units_are_those_of_deploy_with_the_path_of_the_command(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file of deploy/, in the directory that --output names. The page that a wheel doesn't have is left out."""
+    monkeypatch.setattr("sys.argv", [str(directory / "current/bin/btfeed")])
+    (directory / "units").mkdir()
+    result = invoke("init", "--systemd", "-o", "units")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert {path.name for path in (directory / "units").iterdir()} == SOURCES.keys() >= {"btfeed.service", "btfeed.toml"}
+    for name, source in SOURCES.items():
+        lines = [line for line in source.read_text().splitlines() if not line.startswith("Documentation=")]
+        expected = [line.replace("/opt/btfeed/.venv/", f"{directory}/current/") for line in lines]
+        assert (directory / "units" / name).read_text().splitlines() == expected
+    assert f"ExecStart={directory}/current/bin/btfeed serve" in (directory / "units/btfeed.service").read_text()
+
+
+def test_systemd_units_overwrite_nothing(directory: Path) -> None:
+    """If one of the files exists, none is written."""
+    (directory / "btfeed.toml").write_text("mine")
+    result = invoke("init", "--systemd")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("btfeed.toml exists, and is left as it is")
+    assert [path.name for path in directory.iterdir()] == ["btfeed.toml"]
