@@ -8,6 +8,9 @@ SANITIZED := cd native && MUTATIONS=2000000 SEED=$$(date +%s) RUSTFLAGS='-Zsanit
 	cargo +nightly test --quiet --release -p transcoder --test mutations --target $$(rustc -vV | sed -n 's/host: //p')
 PARALLEL := -n 2 --dist loadscope
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
+LOCKED := $(PIP_INSTALL) --require-hashes --no-deps
+LOCK := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --no-emit-index-url \
+	--no-emit-trusted-host --no-emit-find-links
 
 .PHONY: help setup servers run test test-quick test-native chaos lint docs proto lock bench bench-full bench-compare bench-peers \
 	wheel clean
@@ -15,12 +18,17 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-setup: .venv/ready .venv/btfeed  ## create the virtual environment, from locked versions with hashes, and build the native modules
+setup: .venv/developer .venv/btfeed  ## create the virtual environment with the developers' tools, and build the native modules
 
-.venv/ready: requirements.txt
+# What runs btfeed, and what builds it. The stamps of the other targets are in .venv, too, so that a new one gets everything again.
+.venv/ready: requirements-runtime.txt requirements-build.txt
 	@$(PYTHON) -c 'import sys; sys.exit(f"btfeed needs Python 3.11 or later, and $(PYTHON) is {sys.version.split()[0]}: name another with make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv --clear .venv
-	$(PIP_INSTALL) --require-hashes --no-deps -r requirements.txt
+	$(LOCKED) -r requirements-runtime.txt -r requirements-build.txt
+	@touch $@
+
+.venv/developer: .venv/ready requirements.txt
+	$(LOCKED) -r requirements.txt
 	@touch $@
 
 .venv/btfeed: .venv/ready pyproject.toml $(CRATES)
@@ -32,7 +40,7 @@ setup: .venv/ready .venv/btfeed  ## create the virtual environment, from locked 
 		echo 'native messages to Kafka: not built, the plain path runs; $(WHY_PLAIN)'
 	@touch $@
 
-run: setup  ## start the server, post what the AppMon of a web shop would, and show the records
+run: .venv/btfeed  ## start the server, post what the AppMon of a web shop would, and show the records
 	$(BIN)/python examples/first_run.py
 
 servers: setup  ## install what tests need beyond Python: Kafka, Elasticsearch, their JDKs, strace, Prometheus
@@ -67,9 +75,10 @@ docs: setup  ## generate the tables in docs/ and README.md from the code and the
 proto: setup  ## generate btfeed/posts/bt_pb2.py and .pyi from proto/bt.proto
 	$(BIN)/python proto/generate.py
 
-lock: setup  ## write requirements.txt from pyproject.toml
-	$(BIN)/pip-compile --quiet --extra dev --generate-hashes --allow-unsafe --strip-extras --no-header \
-		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --output-file requirements.txt pyproject.toml
+lock: setup  ## write requirements*.txt from pyproject.toml, the same versions in each
+	$(LOCK) --output-file requirements-runtime.txt pyproject.toml
+	$(LOCK) --only-build-deps --all-build-deps --constraint requirements-runtime.txt --output-file requirements-build.txt pyproject.toml
+	$(LOCK) --extra dev --constraint requirements-runtime.txt --constraint requirements-build.txt --output-file requirements.txt pyproject.toml
 
 bench: setup  ## measure what an occurrence costs, in minutes; writes benchmarks/results/latest
 	$(BIN)/python -m benchmarks run $(if $(OUT),--out $(OUT))

@@ -39,7 +39,7 @@ def main() -> int:
     finally:
         server.terminate()
         server.wait()
-    print("\nThe server has stopped. Its journal and its files stay. To run it as a service, see docs/operations.md.")
+    print("\nThe server has stopped. Its journal and its files stay. To run it as a service, see docs/installing.md.")
     return server.returncode
 
 
