@@ -13,7 +13,7 @@ LOCK := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extr
 	--no-emit-trusted-host --no-emit-find-links
 
 .PHONY: help setup servers run test test-quick test-native chaos lint docs proto lock bench bench-full bench-compare bench-peers \
-	wheel clean
+	wheel wheels bundle deb test-packages clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -92,12 +92,24 @@ bench-compare: setup  ## compare the latest result with BASE=FILE; fails if a ca
 bench-peers:  ## build the servers that benchmarks compare btfeed with, from locked versions (needs Go)
 	cd benchmarks/peers/bento && go build -o ../../.cache/bento .
 
-wheel: setup  ## build a wheel with the native modules, and try it in an empty environment
-	rm -rf build dist
-	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir dist .
+wheel: setup  ## build a wheel with the native modules for this machine's architecture, and try it in an empty environment
+	$(BIN)/python -m deploy.wheels $(shell uname -m)
 	$(PYTHON) -m venv --clear build/empty
-	build/empty/bin/pip install --quiet --disable-pip-version-check dist/btfeed-*.whl
+	build/empty/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-runtime.txt
+	build/empty/bin/pip install --quiet --disable-pip-version-check --no-deps --no-index dist/btfeed-*$(shell uname -m).whl
 	cd build && env PATH=/usr/bin:/bin empty/bin/python ../tests/system/wheel.py ../examples/posts/mixed.btposts
+
+wheels: setup  ## build wheels for x86-64 and for aarch64
+	$(BIN)/python -m deploy.wheels x86_64 aarch64
+
+bundle: wheel  ## build an archive that installs btfeed without network
+	$(BIN)/python -m deploy.bundle.make
+
+deb: wheel  ## build a Debian package for this Debian
+	$(BIN)/python -m deploy.debian.make
+
+test-packages: wheels bundle deb  ## build all packages, and install, upgrade and remove them, each in a place of its own, in minutes
+	$(BIN)/pytest -m packages
 
 clean:  ## remove everything that the other targets created, except btfeed-data
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info tests/servers/.cache \
