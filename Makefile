@@ -12,7 +12,7 @@ LOCKED := $(PIP_INSTALL) --require-hashes --no-deps
 LOCK := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --no-emit-index-url \
 	--no-emit-trusted-host --no-emit-find-links
 
-.PHONY: help setup servers run test test-quick test-native chaos lint docs proto lock bench bench-full bench-compare bench-peers \
+.PHONY: help setup runtime servers run test test-quick test-native chaos lint docs proto lock bench bench-full bench-compare bench-peers \
 	wheel wheels bundle deb test-packages clean
 
 help:  ## list the targets
@@ -40,7 +40,9 @@ setup: .venv/developer .venv/btfeed  ## create the virtual environment with the 
 		echo 'native messages to Kafka: not built, the plain path runs; $(WHY_PLAIN)'
 	@touch $@
 
-run: .venv/btfeed  ## start the server, post what the AppMon of a web shop would, and show the records
+runtime: .venv/btfeed  ## create the virtual environment with what runs btfeed and no more, and build the native modules
+
+run: runtime  ## start the server, post what the AppMon of a web shop would, and show the records
 	$(BIN)/python examples/first_run.py
 
 servers: setup  ## install what tests need beyond Python: Kafka, Elasticsearch, their JDKs, strace, Prometheus

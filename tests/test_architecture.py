@@ -10,7 +10,7 @@ from pathlib import Path
 import btfeed
 
 ROOT = Path(__file__).parent.parent
-PYTHON = sorted(path for top in ("btfeed", "sinks", "tests", "benchmarks") for path in (ROOT / top).rglob("*.py"))
+PYTHON = sorted(path for top in ("btfeed", "sinks", "tests", "benchmarks", "deploy") for path in (ROOT / top).rglob("*.py"))
 WRITTEN = [path for path in PYTHON if path.name != "bt_pb2.py"]
 RUST = [path for path in sorted((ROOT / "native").rglob("*.rs")) if "target" not in path.parts]
 TESTS = [path for path in PYTHON if path.name.startswith("test_")]

@@ -216,7 +216,7 @@ def test_the_debian_package_says_what_is_in_it() -> None:
 STORAGE = {"STORAGE_DRIVER": "vfs", "BUILDAH_ISOLATION": "chroot"}
 """How buildah works without a container engine."""
 SERVE = """
-btfeed serve -c /etc/btfeed/btfeed.toml & server=$!
+btfeed serve --supervise -c /etc/btfeed/btfeed.toml & server=$!
 for try in $(seq 300); do python3 /opt/btfeed/healthy.py 2>/dev/null && echo healthy && break; sleep 0.1; done
 kill $server; wait $server; echo "ended with $?"
 """

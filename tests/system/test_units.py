@@ -1,6 +1,7 @@
 """The systemd units in deploy/, as systemd itself reads them."""
 
 import configparser
+import json
 import subprocess
 import sys
 import threading
@@ -18,6 +19,8 @@ from tests.support.posts import sample_visit
 from tests.support.sending import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
+EXPOSURE = 1.5
+"""Of 10. systemd calls up to 2 "OK" and up to 1 "SAFE"; what remains is the network, which btfeed is for."""
 
 
 def read(unit: str) -> configparser.ConfigParser:
@@ -81,3 +84,15 @@ def post_when_it_listens(port: int, answers: list[int]) -> None:
             return None
 
     answers.append(until(post, "answered"))
+
+
+@pytest.mark.parametrize("dynamic", [True, False], ids=["dynamic user", "user of the Debian package"])
+def test_the_unit_exposes_little(dynamic: bool, systemd: str, tmp_path: Path) -> None:
+    """`systemd-analyze security` rates the unit, also as the Debian package changes it."""
+    text = (DEPLOY / "btfeed.service").read_text().replace("/opt/btfeed/.venv/bin/btfeed", "/bin/true")
+    unit = tmp_path / "btfeed.service"
+    unit.write_text(text if dynamic else text.replace("DynamicUser=yes\n", ""))
+    command = [systemd, "security", "--offline=true", f"--threshold={EXPOSURE * 10:.0f}", str(unit)]
+    rated = subprocess.run([*command, "--json=short"], capture_output=True, text=True, check=False)
+    assert rated.returncode == 0, rated.stdout + rated.stderr
+    assert len(json.loads(rated.stdout)) > 50  # the settings that it looked at
