@@ -80,7 +80,7 @@ proto: setup  ## generate btfeed/posts/bt_pb2.py and .pyi from proto/bt.proto
 lock: setup  ## write requirements*.txt from pyproject.toml, the same versions in each
 	$(LOCK) --output-file requirements-runtime.txt pyproject.toml
 	$(LOCK) --only-build-deps --all-build-deps --constraint requirements-runtime.txt --output-file requirements-build.txt pyproject.toml
-	$(LOCK) --extra dev --constraint requirements-runtime.txt --constraint requirements-build.txt --output-file requirements.txt pyproject.toml
+	$(LOCK) --extra dev --extra otel --constraint requirements-runtime.txt --constraint requirements-build.txt --output-file requirements.txt pyproject.toml
 
 bench: setup  ## measure what an occurrence costs, in minutes; writes benchmarks/results/latest
 	$(BIN)/python -m benchmarks run $(if $(OUT),--out $(OUT))

@@ -50,7 +50,7 @@ class Admin:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._settings = settings
-        self._figures = Figures(journal, kept, why_not_ready, sinks, metrics, version, clock)
+        self.figures = Figures(journal, kept, why_not_ready, sinks, metrics, version, clock)
         self._why_not_ready = why_not_ready
         self._sinks = sinks
         self._control = control
@@ -111,10 +111,10 @@ class Admin:
         return web.Response(status=503 if reason else 200, text=printable("\n".join(lines)) + "\n")
 
     async def _get_metrics(self, request: web.Request) -> web.Response:
-        return web.Response(body=await self._figures.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return web.Response(body=await self.figures.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _status(self, request: web.Request) -> web.Response:
-        status = await self._figures.status()
+        status = await self.figures.status()
         for name, more in (await described(self._control, status["sinks"], self._clock, BACKLOG_TIMEOUT)).items():
             status["sinks"][name] |= more
         return web.Response(body=msgspec.json.encode(status), content_type="application/json")

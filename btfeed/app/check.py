@@ -20,6 +20,7 @@ from btfeed.config import Config
 from btfeed.delivery.sink_config import SinkConfig
 from btfeed.journal import create as journals
 from btfeed.journal.base import JournalError, JournalInUse
+from btfeed.telemetry.opentelemetry.packages import check_collector
 from sinks.base import Misconfigured, SinkError
 
 
@@ -59,6 +60,9 @@ async def check(config: Config) -> list[Check]:
         both = check_addresses(config) if addresses_known else None
         distinct = await _check("admin.listen", "another address than the receiver's", both) if both else free
         found.append(distinct if distinct.failure else free)
+    if config.is_complete("opentelemetry") and config.opentelemetry.enabled:
+        asking = asyncio.to_thread(check_collector, config.opentelemetry)
+        found.append(await _check("opentelemetry", "a collector that takes what it gets", asking))
     for name, sink in config.sinks.items():
         article = "an" if sink.common.type[0] in "aeiou" else "a"
         what = f"{article} {sink.common.type} sink that could open"

@@ -1,5 +1,6 @@
 """Builds each part of the chain from its settings."""
 
+from collections.abc import Callable
 from functools import partial
 
 from btfeed.delivery.lines import lines
@@ -27,9 +28,10 @@ def create_delivery(
     metrics: Metrics,
     status: SinkStatus,
     taps: Taps,
+    instrument: Callable[[str, Sink], Sink],
 ) -> Delivery:
-    """A delivery with a sink of its own."""
-    sink, common = create_sink(name, config), config.common
+    """A delivery with a sink of its own. instrument: see Instruments.sink."""
+    sink, common = instrument(name, create_sink(name, config)), config.common
 
     def tap(batch: Batch) -> None:
         taps.offer(name, batch, partial(lines, name, sink))

@@ -31,8 +31,13 @@ from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
 log = structlog.get_logger()
 
-TABLES = ("receiver", "admin", "journal", "validation", "record")
-FIXED = {"receiver": ("listen",), "admin": ("listen",), "journal": journals.FIXED}
+TABLES = ("receiver", "admin", "journal", "validation", "record", "opentelemetry")
+FIXED = {
+    "receiver": ("listen",),
+    "admin": ("listen",),
+    "journal": journals.FIXED,
+    "opentelemetry": ("enabled", "traces", "metrics_interval", "attributes"),
+}
 """The keys of each table that can't change without a restart."""
 RESTART = "can't change while btfeed runs: restart it to change this"
 
@@ -180,6 +185,8 @@ class Reloader:
         server, deliveries = self._server, self._server.deliveries
         server.receiver.reconfigure(new.receiver, built.tls)
         server.admin.reconfigure(new.admin)
+        if "opentelemetry" in changes.tables:
+            server.instruments.reconfigure(new.opentelemetry)
         concerned = changes.removed | changes.changed | (self._loaded.config.sinks.keys() if built.mapper else set())
         running = {name for name in concerned if deliveries.is_running(name)}
         await asyncio.gather(*map(deliveries.stop_sink, running))

@@ -20,6 +20,7 @@ from btfeed.admin.server import Admin
 from btfeed.app.advice import advice
 from btfeed.app.certificates import show_expiry
 from btfeed.app.deliveries import Deliveries
+from btfeed.app.instruments import create_instruments
 from btfeed.app.listeners import check_addresses, close, open_listeners
 from btfeed.app.notifier import Notifier
 from btfeed.app.parts import create_delivery, create_sink
@@ -30,7 +31,6 @@ from btfeed.delivery.mapped_posts import MappedPosts
 from btfeed.inherited import ADMIN, RECEIVER, Sockets
 from btfeed.journal import create as journals
 from btfeed.journal.base import JournalInUse, Outlet
-from btfeed.receiving.receiver import Receiver
 from btfeed.records.mapper import create_mapper
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.sink_status import SinkStatus
@@ -43,7 +43,7 @@ GRACE = 10.0
 
 
 class Server:
-    """The parts of one server, from `start` to `stop`. Make it inside the running event loop.
+    """The parts of one server, from `start` to `stop`. Make it inside the running event loop. Raises MissingPackages.
 
     sockets   those of open_listeners(config), if it was called before. The server closes them
     config    what it runs with now
@@ -59,13 +59,14 @@ class Server:
         self.stopping = False
         self.changing = asyncio.Lock()
         self.metrics = Metrics()
+        self.instruments = create_instruments(config.opentelemetry, self.metrics)
         self.journal = journals.create(config.journal, starts(config), self.metrics, config.receiver.max_occurrences)
         mapper = create_mapper(config.record, config.validation)
         self.mapped_posts = MappedPosts(mapper, self.metrics, len(config.sinks))
         self.taps = Taps(self.metrics)
         self.deliveries = Deliveries(self.journal.outlets, self._create_delivery, grace)
         self.control = SinkControl(self.journal, self.deliveries, self.metrics, self._type_of, self.changing)
-        self.receiver = Receiver(config.receiver, self.journal, self.metrics)
+        self.receiver = self.instruments.receiver(config.receiver, self.journal, self.metrics)
         self.admin = Admin(
             config.admin,
             self.deliveries,
@@ -87,6 +88,7 @@ class Server:
             if self.notifier.takes_over:
                 await self._check_parts()
                 await self.notifier.take_over()  # what follows is what only one server can have
+            stack.push_async_callback(self.instruments.stop)
             await self.journal.open()
             stack.push_async_callback(self.journal.close)
             sockets = self._sockets or await open_listeners(self.config)
@@ -101,6 +103,7 @@ class Server:
             for name in self.config.sinks:
                 self.deliveries.start_sink(name)
             stack.push_async_callback(self.deliveries.stop)
+            self.instruments.start(self.admin.figures.update)
             self._started = stack.pop_all()
         show_expiry(self.config, self.metrics)
         admin = {"admin_host": admin_host, "admin_port": admin_port}
@@ -138,7 +141,16 @@ class Server:
         return found.common.type if found else "unknown"
 
     def _create_delivery(self, name: str, outlet: Outlet, status: SinkStatus) -> Delivery:
-        return create_delivery(name, self.config.sinks[name], outlet, self.mapped_posts, self.metrics, status, self.taps)
+        return create_delivery(
+            name,
+            self.config.sinks[name],
+            outlet,
+            self.mapped_posts,
+            self.metrics,
+            status,
+            self.taps,
+            self.instruments.sink,
+        )
 
 
 def starts(config: Config) -> dict[str, str]:

@@ -49,6 +49,8 @@ def _value(key: Key, value: Any, written: Any) -> Any:
         return plain(value, key.kind)
     if isinstance(value, list):
         return [_hidden(text) for text in written]
+    if isinstance(value, dict):
+        return {name: _hidden(text) for name, text in written.items()}
     return _hidden(written)
 
 

@@ -22,6 +22,7 @@ from btfeed.receiving.settings import ReceiverSettings
 from btfeed.records.privacy import Privacy
 from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
+from btfeed.telemetry.opentelemetry.settings import OpenTelemetrySettings
 from btfeed.toml_file import read_toml
 from sinks.settings import Settings
 
@@ -32,12 +33,13 @@ DEFAULT: Mapping[str, Any] = {"sinks": {"files": {"type": "file", "directory": "
 class Sections(Settings):
     """The tables of the file. Those of the sinks are validated one by one, see parse_sink.
 
-    receiver    where and how AppMon posts
-    admin       where health, metrics and status are served
-    journal     where received posts are kept until they are delivered
-    validation  what to do with an occurrence that breaks a rule
-    record      what records contain
-    sinks       where records are delivered to: a table for each sink, with a name of your choice
+    receiver       where and how AppMon posts
+    admin          where health, metrics and status are served
+    journal        where received posts are kept until they are delivered
+    validation     what to do with an occurrence that breaks a rule
+    record         what records contain
+    opentelemetry  whether traces and metrics are sent, and to what collector
+    sinks          where records are delivered to: a table for each sink, with a name of your choice
     """
 
     receiver: ReceiverSettings = ReceiverSettings()
@@ -45,6 +47,7 @@ class Sections(Settings):
     journal: JournalSettings = JournalSettings()
     validation: ValidationSettings = ValidationSettings()
     record: RecordSettings = RecordSettings()
+    opentelemetry: OpenTelemetrySettings = OpenTelemetrySettings()
     sinks: Annotated[dict[str, Any], Field(default_factory=dict)]
 
 
@@ -72,6 +75,7 @@ class Config:
     filters: dict[str, FilterSettings] = field(default_factory=dict)
     unresolved: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    opentelemetry: OpenTelemetrySettings = field(default_factory=OpenTelemetrySettings)
 
     def is_complete(self, table: str) -> bool:
         """Whether all references in it could be resolved. table: its path, such as "receiver" or "sinks.NAME"."""

@@ -78,6 +78,7 @@ class Metrics:
         self._create_sinks(create)
         self._create_admin(create)
         self._create_reloads(create)
+        self._create_opentelemetry(create)
 
     def _create_process(self, create: _Factory) -> None:
         labels = {"version": version("btfeed"), "mapping": native.PATH, "python": platform.python_version()}
@@ -281,6 +282,15 @@ class Metrics:
         self._reloads.labels(reload.outcome).inc()
         self._reload_time.set(reload.time / 1000)
         self._reload_successful.set(not reload.errors)
+
+    def _create_opentelemetry(self, create: _Factory) -> None:
+        self.lost_spans = create.counter(
+            "opentelemetry_lost_spans",
+            "Spans that the OpenTelemetry collector did not take, or that had no room to wait for it",
+        )
+        self.failed_metric_exports = create.counter(
+            "opentelemetry_failed_metric_exports", "Exports of metrics that the OpenTelemetry collector did not take"
+        )
 
     def count_violations(self, transaction: str, field: str, rule: str, number: int) -> None:
         """Count violations of one business transaction. Past MAX_TRANSACTIONS, they count under "other"."""

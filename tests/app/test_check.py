@@ -28,7 +28,8 @@ def configured(directory: Path, **tables: dict[str, Any]) -> Config:
     given = {"receiver": {"listen": FREE}, "admin": {"listen": FREE}, "journal": {"directory": str(directory / "journal")}}
     sinks = {"files": {"type": "file", "directory": str(directory / "files")}}
     merged = {name: given.get(name, {}) | tables.get(name, {}) for name in (*given, "record")}
-    return config.parse({"sinks": sinks} | merged | {"sinks": tables.get("sinks", sinks)}, {})
+    others = {name: table for name, table in tables.items() if name not in merged}
+    return config.parse({"sinks": sinks} | merged | others, {})
 
 
 async def found(parsed: Config, verdict: str = "failed") -> dict[str, str]:

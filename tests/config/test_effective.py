@@ -52,6 +52,8 @@ def test_secrets_are_shown_as_references_or_hidden() -> None:
     assert found["receiver"]["bearer_tokens"] == [
         "${TOKEN}", "***", "***", "${file:/f}", "${credential:c}", "***", "***",
     ]  # fmt: skip
+    headers = tomllib.loads(shown(tomllib.loads(EVERY_KEY), ENVIRONMENT))["opentelemetry"]["headers"]
+    assert headers == {"authorization": "${TOKEN}", "x-tenant": "***"}
     assert found["sinks"]["k"]["security"]["password"] == "${PASSWORD}"
     assert found["sinks"]["e"]["auth"]["basic"]["password"] == "***"
     assert found["sinks"]["d"]["api_token"] == "***"

@@ -56,6 +56,17 @@ hash = ["client.ip"]
 key = "${KEY}"
 mask_ip = true
 
+[opentelemetry]
+enabled = true
+endpoint = "https://collector:4318/otlp"
+traces = 0.25
+metrics_interval = "30s"
+[opentelemetry.headers]
+authorization = "${TOKEN}"
+x-tenant = "shop"
+[opentelemetry.attributes]
+"deployment.environment.name" = "production"
+
 [sinks.archive]
 type = "file"
 start = "latest"
