@@ -266,6 +266,7 @@ def test_without_a_module_that_fits_the_plain_path_runs(found: object, monkeypat
     monkeypatch.delattr(btfeed, "_native")
     if found is not None:
         monkeypatch.setattr(btfeed, "_native", found, raising=False)
+    monkeypatch.setattr("sinks.shared.optional.unusable", {})
     assert optional("btfeed._native", native.INTERFACE) is None
 
 

@@ -47,8 +47,9 @@ OTHERS: dict[str, dict[str, Any]] = {
     },
     "admin": {"token": "SECRET-admin"},
     "record": {"privacy": {"hash": ["user.name"], "key": "SECRET-hash"}},
+    "opentelemetry": {"enabled": True, "endpoint": "URL", "headers": {"authorization": "Bearer SECRET-otel"}},
 }
-"""The other tables that have secrets."""
+"""The other tables that have secrets. URL stands for the collector, see `at`."""
 
 
 def at(table: object, address: str) -> Any:

@@ -312,6 +312,7 @@ def test_the_plain_path_runs_without_a_usable_module(found: object, monkeypatch:
     monkeypatch.delattr(sinks, "_messages")
     if found is not None:
         monkeypatch.setattr(sinks, "_messages", found, raising=False)
+    monkeypatch.setattr("sinks.shared.optional.unusable", {})
     assert optional("sinks._messages", _kafka_messages.INTERFACE) is None
     monkeypatch.undo()
     monkeypatch.setenv("BTFEED_PLAIN", "1")
