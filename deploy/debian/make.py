@@ -74,25 +74,13 @@ def install_environment(wheel: Path, lock: str, work: Path, home: Path) -> None:
     command = home / "bin" / "btfeed"
     command.write_text(command.read_text().replace(str(home), f"/{HOME}"))
     settings = home / "pyvenv.cfg"
-    settings.write_text("".join(line for line in settings.open() if not line.startswith("command")))
+    lines = settings.read_text().splitlines(keepends=True)
+    settings.write_text("".join(line for line in lines if not line.startswith("command")))
     for caller in home.rglob("RECORD"):  # the scripts that are gone now
         lines = caller.read_text().splitlines(keepends=True)
         caller.write_text("".join(line for line in lines if not line.startswith("../../../bin/") or "bin/btfeed" in line))
-    run(
-        [
-            str(python),
-            "-m",
-            "compileall",
-            "-q",
-            "--invalidation-mode",
-            "unchecked-hash",
-            "-s",
-            str(home.parents[2]),
-            "-p",
-            "/",
-            str(home),
-        ]
-    )
+    compile_all = ["-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
+    run([str(python), *compile_all, "-s", str(home.parents[2]), "-p", "/", str(home)])
 
 
 def install_files(root: Path) -> None:

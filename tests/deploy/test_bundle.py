@@ -1,6 +1,5 @@
 """The offline bundle, in a short form: a bundle of tiny wheels in btfeed's place. test_packages.py tries the real one."""
 
-import base64
 import hashlib
 import platform
 import shutil
@@ -13,30 +12,10 @@ from pathlib import Path
 import pytest
 
 from deploy.bundle.make import make, oldest_glibc
+from tests.deploy.tiny_wheel import tiny_wheel
 
 ROOT = Path(__file__).parents[2]
 MAIN = "import tiny_dependency\n\ndef cli():\n    print('btfeed 9.9 for the test', tiny_dependency.WORD)\n"
-
-
-def tiny_wheel(directory: Path, name: str, version: str, module: str, content: str, entry_points: str = "") -> Path:
-    """A wheel with one module."""
-    info = f"{name}-{version}.dist-info"
-    files = {
-        f"{module}.py": content,
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{info}/entry_points.txt": entry_points,
-    }
-    lines = []
-    for path, text in files.items():
-        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
-        lines.append(f"{path},sha256={digest},{len(text.encode())}\n")
-    files[f"{info}/RECORD"] = "".join(lines) + f"{info}/RECORD,,\n"
-    wheel = directory / f"{name}-{version}-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for path, text in files.items():
-            archive.writestr(path, text)
-    return wheel
 
 
 def make_bundle(directory: Path) -> Path:

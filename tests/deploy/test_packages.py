@@ -8,15 +8,14 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from deploy.debian.make import SCRIPTS
 from deploy.wheels import BIN, DIST, MACHINES, check
+from tests.deploy.debian import changed, check_contents, run
 
 pytestmark = pytest.mark.packages
 
@@ -25,15 +24,6 @@ PAGE = (ROOT / "docs/installing.md").read_text()
 ALONE = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
 """Runs a command without network and with all ports free."""
 DEBIAN = {"x86_64": "amd64", "aarch64": "arm64"}
-
-
-def run(*command: str | Path, **environment: str) -> str:
-    """The output of a command that must succeed, both streams."""
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | environment, check=False
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
 
 
 def newest(pattern: str) -> Path:
@@ -132,19 +122,6 @@ def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(root)
 
 
-def changed(package: Path, directory: Path) -> Path:
-    """The same package as a newer version, with another default configuration."""
-    run("dpkg-deb", "--raw-extract", package, directory)
-    control = directory / "DEBIAN/control"
-    control.write_text(re.sub(r"^(Version: .*)$", r"\1.1", control.read_text(), flags=re.MULTILINE))
-    with (directory / "etc/btfeed/btfeed.toml").open("a") as configuration:
-        configuration.write("# a newer default\n")
-    newer = directory.with_suffix(".deb")
-    run("dpkg-deb", "--root-owner-group", "-Znone", "--build", directory, newer)
-    shutil.rmtree(directory)
-    return newer
-
-
 def test_the_debian_package_is_installed_upgraded_removed_and_purged(debian: Path, tmp_path: Path) -> None:
     """An upgrade keeps the configuration and the data, removing keeps both, purging deletes them."""
     root = tmp_path / "root"
@@ -200,17 +177,8 @@ def test_the_debian_package_is_installed_upgraded_removed_and_purged(debian: Pat
 
 
 def test_the_debian_package_says_what_is_in_it() -> None:
-    """Its configuration is a configuration file for dpkg, its scripts are scripts, and nothing is of this machine."""
-    package = newest("*.deb")
-    listed = run("dpkg-deb", "--contents", package)
-    owners = {line.split()[1] for line in listed.splitlines()}
-    assert owners == {"root/root"}
-    assert run("dpkg-deb", "--info", package, "conffiles") == "/etc/btfeed/btfeed.toml\n"
-    for script in SCRIPTS:
-        text = run("dpkg-deb", "--info", package, script)
-        subprocess.run(["sh", "-n"], input=text, text=True, check=True)
-        assert "@" not in text
-    assert "direct_url.json" not in listed
+    """See check_contents."""
+    check_contents(newest("*.deb"))
 
 
 STORAGE = {"STORAGE_DRIVER": "vfs", "BUILDAH_ISOLATION": "chroot"}
