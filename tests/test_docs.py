@@ -242,7 +242,7 @@ def test_reasons_of_refusals_are_those_of_the_receiver() -> None:
     reasons = {reason: str(status) for reason, status in rejection.STATUS.items()}
     others = {"bad_http", "cut_off", *re.findall(r'(?:_time_out, |\.lost\(|_refuse\(request, |\.abort\()"(\w+)"', source)}
     others |= set(re.findall(r'"(\w+)", \d{3}\)', source))
-    section = TEXT[ROOT / "docs" / "operations.md"].partition("## Refused requests")[2].partition("\n## ")[0]
+    section = TEXT[ROOT / "docs" / "logs.md"].partition("## Refused requests")[2].partition("\n## ")[0]
     documented = dict(re.findall(r"^\| `(\w+)` \| (\w*)[^|]* ?\|", section, re.MULTILINE))
     assert set(documented) == set(reasons) | others
     assert {reason: documented[reason] for reason in reasons} == reasons
@@ -252,7 +252,7 @@ def test_log_lines_are_those_that_are_written() -> None:
     """Each as it stands in the code."""
     sources = [path for package in ("btfeed", "sinks") for path in (ROOT / package).rglob("*.py")]
     source = "".join(path.read_text(encoding="utf-8") for path in sources)
-    section = TEXT[ROOT / "docs" / "operations.md"].partition("## Log lines")[2]
+    section = TEXT[ROOT / "docs" / "logs.md"].partition("## Log lines")[2]
     lines = [
         line for cell in re.findall(r"^\| (`.+?) \|", section, re.MULTILINE) for line in re.findall(r"`([^`]+)`", cell)
     ]
@@ -263,7 +263,7 @@ def test_log_lines_are_those_that_are_written() -> None:
 
 def test_log_lines_are_documented() -> None:
     """Those above DEBUG, if they stand in the call that logs them."""
-    section = TEXT[ROOT / "docs" / "operations.md"].partition("## Log lines")[2]
+    section = TEXT[ROOT / "docs" / "logs.md"].partition("## Log lines")[2]
     found = set()
     for path in [path for package in ("btfeed", "sinks") for path in (ROOT / package).rglob("*.py")]:
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

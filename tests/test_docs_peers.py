@@ -1,12 +1,11 @@
-"""The table of what other programs have, in docs/operations.md."""
+"""The table of what other programs have, in docs/comparison.md."""
 
 import re
 from pathlib import Path
 
-PAGE = (Path(__file__).parent.parent / "docs" / "operations.md").read_text(encoding="utf-8")
-SECTION = PAGE.partition("## What other programs have\n")[2].partition("\n## ")[0]
-ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in SECTION.splitlines() if line.startswith("| ")]
-PAGES = dict(re.findall(r"^\[([a-z-]+)\]: (https://\S+)$", SECTION, re.MULTILINE))
+PAGE = (Path(__file__).parent.parent / "docs" / "comparison.md").read_text(encoding="utf-8")
+ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line.startswith("| ")]
+PAGES = dict(re.findall(r"^\[([a-z-]+)\]: (https://\S+)$", PAGE, re.MULTILINE))
 
 
 def test_each_cell_about_another_program_links_to_its_documentation() -> None:
@@ -18,7 +17,7 @@ def test_each_cell_about_another_program_links_to_its_documentation() -> None:
             assert found or cell in ("unknown", "not needed¹"), f"{name}: {cell}"
             used |= {found[2]} if found else set()
     assert used == PAGES.keys()
-    assert re.search(r"looked up on \d{4}-\d{2}-\d{2}", SECTION.replace("\n", " "))
+    assert re.search(r"looked up on \d{4}-\d{2}-\d{2}", PAGE.replace("\n", " "))
 
 
 def test_each_cell_about_btfeed_links_to_what_it_says() -> None:

@@ -9,7 +9,7 @@ log = structlog.get_logger()
 
 
 class Refusals:
-    """The refusals of one server, by the reasons in docs/operations.md. Warnings are summed up by reason.
+    """The refusals of one server, by the reasons in docs/logs.md. Warnings are summed up by reason.
 
     In all methods, `fields` go into the log: `peer` and `error`, for example.
     """

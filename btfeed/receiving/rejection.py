@@ -18,7 +18,7 @@ STATUS = {
     "overloaded": 503,
 }
 """By the label `reason` of btfeed_refused_posts_total. The receiver also counts its own bugs (503) and connections that it
-closes; http/connection counts connections over the limit (503). docs/operations.md lists all reasons."""
+closes; http/connection counts connections over the limit (503). docs/logs.md lists all reasons."""
 
 
 class Rejected(Exception):

@@ -1,4 +1,4 @@
-"""Structured logs on stderr: text, or one JSON object per line. docs/operations.md explains them."""
+"""Structured logs on stderr: text, or one JSON object per line. docs/logs.md explains them."""
 
 import logging
 import os

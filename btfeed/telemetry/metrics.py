@@ -1,4 +1,4 @@
-"""Every metric of btfeed. docs/operations.md lists them; that table is generated from this module.
+"""Every metric of btfeed. docs/monitoring.md lists them; that table is generated from this module.
 
 Counters, histograms and most gauges are kept up to date as things happen. Those of `show_sinks`, and those that say so, are
 set when somebody asks (btfeed/admin/figures.py).

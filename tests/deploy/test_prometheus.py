@@ -177,12 +177,12 @@ def test_every_metric_that_is_asked_for_exists() -> None:
 
 
 def test_every_alert_has_its_paragraph() -> None:
-    """In docs/operations.md, in the order of the rules: its severity, how long it waits, and what to do. The annotation
+    """In docs/alerts.md, in the order of the rules: its severity, how long it waits, and what to do. The annotation
     `runbook` leads there."""
-    section = (ROOT / "docs" / "operations.md").read_text().partition("\n## Alerts\n")[2].partition("\n## ")[0]
-    paragraphs = dict(re.findall(r"^### (\w+)\n\n\*(\w+), .+?\.\* .+?$", section, re.MULTILINE))
+    section = (ROOT / "docs" / "alerts.md").read_text()
+    paragraphs = dict(re.findall(r"^## (\w+)\n\n\*(\w+), .+?\.\* .+?$", section, re.MULTILINE))
     rules = re.findall(
-        r"- alert: (\w+)\n.*?severity: (\w+)\n.*?runbook: docs/operations.md#(\w+)\n", RULES.read_text(), re.DOTALL
+        r"- alert: (\w+)\n.*?severity: (\w+)\n.*?runbook: docs/alerts.md#(\w+)\n", RULES.read_text(), re.DOTALL
     )
     assert [name for name, _, _ in rules] == ALERTS == [*paragraphs]
     for name, severity, anchor in rules:
