@@ -2,9 +2,7 @@
 
 import ast
 import json
-import os
 import re
-import socket
 import subprocess
 import sys
 import tomllib
@@ -21,7 +19,6 @@ import sinks
 from btfeed import config
 from btfeed.commands.main import cli
 from btfeed.config.keys import NotDocumented
-from btfeed.posts import files as postfile
 from btfeed.posts.post import digest
 from btfeed.receiving import rejection
 from btfeed.records.mapper import create_mapper
@@ -39,7 +36,6 @@ from sinks.base import SinkType
 from sinks.settings import Settings
 from tests.sinks import test_contract as test_sink_contract
 from tests.support import posts
-from tests.support.harness import Server
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -356,27 +352,3 @@ def test_every_sink_says_how_often_a_record_is_delivered(name: str) -> None:
 def test_the_changelog_names_the_version() -> None:
     """What is not released yet stands under Unreleased."""
     assert "\n## [Unreleased]\n" in TEXT[ROOT / "CHANGELOG.md"]
-
-
-@pytest.mark.parametrize("name", ["replay", "generate"])
-def test_examples_run(name: str, server: Server, tmp_path: Path) -> None:
-    """Each block of the page, as it stands, one after the other in one folder; the server's port is filled in."""
-    (tmp_path / "posts").mkdir()
-    with (tmp_path / "posts.btposts").open("wb") as file:
-        for number, make in enumerate(posts.SAMPLES.values()):
-            postfile.write_delimited(file, make())
-            (tmp_path / "posts" / f"{number}.bin").write_bytes(make())
-    (tmp_path / "btfeed-data").symlink_to(server.directory / "journal")
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    with socket.socket() as one, socket.socket() as other:
-        ports = {"4321": str(server.port)}
-        for probe, port in ((one, "4330"), (other, "4331")):
-            probe.bind(("127.0.0.1", 0))
-            ports[port] = str(probe.getsockname()[1])
-    text = re.sub(r"(?<=:)(?:4321|4330|4331)\b", lambda match: ports[match[0]], TEXT[ROOT / "docs" / f"{name}.md"])
-    for block in blocks(text, "sh"):
-        command = ["bash", "-euo", "pipefail", "-c", block]
-        result = subprocess.run(
-            command, cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=300, check=False
-        )
-        assert result.returncode == 0, block + result.stdout + result.stderr

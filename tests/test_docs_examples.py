@@ -1,0 +1,101 @@
+"""The commands on pages of the documentation can be run as they stand."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from signal import SIGKILL
+from tempfile import TemporaryFile
+
+import pytest
+
+from btfeed.posts import files as postfile
+from tests.support import posts
+from tests.support.harness import Server
+
+DOCS = Path(__file__).parent.parent / "docs"
+TIMEOUT = 120
+"""Seconds for a block."""
+PORTS = ("4321", "4322", "4330", "4331")
+"""Those that pages use; others take their place."""
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The content of the fenced blocks of a page."""
+    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [content for name, content in fences if name == language]
+
+
+def with_free_ports(script: str, **known: int) -> str:
+    """The same commands, with other ports: those that are known, by the port on the page, and free ones."""
+    probes = [socket.socket() for _ in PORTS]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = {name: str(probe.getsockname()[1]) for name, probe in zip(PORTS, probes, strict=True)}
+    ports |= {name.removeprefix("port_"): str(port) for name, port in known.items()}
+    for probe in probes:
+        probe.close()
+    return re.sub(rf"(?<=:)(?:{'|'.join(PORTS)})\b", lambda match: ports[match[0]], script)
+
+
+def run(script: str, directory: Path) -> str:
+    """What the commands print; the first that fails ends them, and fails the test. What they leave running is killed."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command, environment = ["bash", "-euo", "pipefail", "-c", script], os.environ | {"PATH": path}
+    with TemporaryFile("w+") as printed, TemporaryFile("w+") as said:
+        shell = subprocess.Popen(
+            command, cwd=directory, env=environment, stdout=printed, stderr=said, start_new_session=True
+        )
+        try:
+            status = shell.wait(TIMEOUT)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(shell.pid, SIGKILL)
+        for file in (printed, said):
+            file.seek(0)
+        output = printed.read()
+        assert status == 0, script + output + said.read()
+    return output
+
+
+@pytest.fixture
+def folder(server: Server, tmp_path: Path) -> Path:
+    """A folder with what pages speak of: posts, in a file and in a folder, and the journal of a server that has got them."""
+    (tmp_path / "posts").mkdir()
+    with (tmp_path / "posts.btposts").open("wb") as file:
+        for number, make in enumerate(posts.SAMPLES.values()):
+            postfile.write_delimited(file, make())
+            (tmp_path / "posts" / f"{number}.bin").write_bytes(make())
+            assert server.post(make())[0] == 200
+    (tmp_path / "btfeed-data").symlink_to(server.directory / "journal")
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", ["replay", "generate", "coming-from", "privacy"])
+def test_examples_run(page: str, server: Server, folder: Path) -> None:
+    """Each block of the page, as it stands, one after the other in one folder; the server's port is filled in."""
+    for block in blocks(page, "sh"):
+        run(with_free_ports(block, port_4321=server.port), folder)
+
+
+def test_the_first_five_minutes(tmp_path: Path) -> None:
+    """All commands of the page in one shell, in an empty directory: the posts arrive, and can be sent again."""
+    script = with_free_ports("".join(blocks("first-steps", "sh")))
+    printed = run(script, tmp_path)
+    assert printed.count('"event.kind":"BIZ_EVENT"') == 5, "two lines of the file, three of the journal"
+    accepted = re.findall(r"^(\d+) posts accepted", printed, re.MULTILINE)
+    assert len(accepted) == 3, "generated, written to a file, and sent again"
+    assert len(set(accepted)) == 1
+    assert '"stopped"' in (tmp_path / "serve.log").read_text(encoding="utf-8")
+
+
+def test_privacy_shows_what_leaves(folder: Path) -> None:
+    """The values on the page are those that the commands print, and the hash of a name is the one in the record."""
+    shown = blocks("privacy", "text")
+    records, hashed = blocks("privacy", "sh")
+    assert run(records, folder) == "".join(shown)
+    assert f'"{run(hashed, folder).strip()}"' in shown[0]
