@@ -64,7 +64,7 @@ def run(script: str, directory: Path) -> str:
 
 @pytest.fixture
 def folder(server: Server, tmp_path: Path) -> Path:
-    """A folder with what pages speak of: posts, in a file and in a folder, and the journal of a server that has got them."""
+    """A folder with what pages speak of: posts in a file and in a folder, and the journal of a server that has got them."""
     (tmp_path / "posts").mkdir()
     with (tmp_path / "posts.btposts").open("wb") as file:
         for number, make in enumerate(posts.SAMPLES.values()):
