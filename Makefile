@@ -12,7 +12,7 @@ LOCKED := $(PIP_INSTALL) --require-hashes --no-deps
 LOCK := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --no-emit-index-url \
 	--no-emit-trusted-host --no-emit-find-links
 
-.PHONY: help setup runtime servers run test test-quick test-native chaos lint docs proto lock bench bench-full bench-compare bench-peers \
+.PHONY: help setup runtime servers run test test-quick test-native chaos lint docs docs-site proto lock bench bench-full bench-compare bench-peers \
 	wheel wheels bundle deb test-packages clean
 
 help:  ## list the targets
@@ -73,6 +73,9 @@ lint: setup  ## check style, types, the direction of imports, and generated file
 
 docs: setup  ## generate the tables in docs/ and README.md from the code and the figures
 	$(BIN)/python -m docs.generate
+
+docs-site: setup  ## build the documentation as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 proto: setup  ## generate btfeed/posts/bt_pb2.py and .pyi from proto/bt.proto
 	$(BIN)/python proto/generate.py
