@@ -6,7 +6,7 @@ It has the listening sockets as file descriptors 3 and up (inherited.py) and sta
 never accepts a connection. While there is no server, connections wait in the sockets' backlog.
 
     SIGTERM, SIGINT  stop the server, and end with its exit status
-    SIGHUP           passed on: the server reloads its configuration
+    SIGHUP           passed on to each server, once it is ready: it reloads its configuration
     SIGUSR2          start COMMAND again, which may be another version by then, and let it take over from the server
     SIGCHLD          a server that ended by itself is started again. Orphans are reaped, in case this is a container's PID 1
 
@@ -52,11 +52,16 @@ CREDENTIALS = socket.CMSG_SPACE(12)
 
 
 class Server:
-    """A process that runs the command. kill_at: when it is killed, by time.monotonic. heard_at: when it sent a message."""
+    """A process that runs the command.
+
+    kill_at   when it is killed, by time.monotonic
+    heard_at  when it sent a message
+    reloads   it is to reload when it is ready, since it may have read its configuration before that changed
+    """
 
     def __init__(self, pid: int, kill_at: float = NEVER) -> None:
         self.pid = pid
-        self.ready = False
+        self.ready = self.reloads = False
         self.kill_at = kill_at
         self.heard_at = 0.0
 
@@ -81,7 +86,7 @@ class Supervisor:
         self._next: Server | None = None  # which is to take over from it
         self._leaving: Server | None = None  # from which another one has taken over
         self._gate = 0  # the end of a pipe that is closed when the next server may go on; 0 if there is none
-        self._was_ready = self._stopping = self._reloading = self._again = False
+        self._was_ready = self._stopping = self._again = False
         self._start_at = self._next_ping = 0.0
         self._backoff = BACKOFF
         self._status: int | None = None  # to end with
@@ -197,9 +202,11 @@ class Supervisor:
         elif number == signal.SIGHUP and self._on_terminal and not os.isatty(2):
             self._on_signal(signal.SIGTERM)  # the terminal was closed
         elif number == signal.SIGHUP:
-            self._reloading = bool(self._next) or not self._is_ready()  # it would end a server that is not ready
-            if self._server and self._server.ready:
-                self._server.signal(signal.SIGHUP)
+            for server in (self._server, self._next):
+                if server and server.ready:
+                    server.signal(signal.SIGHUP)
+                elif server:
+                    server.reloads = True
         elif number == signal.SIGUSR2 and not self._stopping:
             self._restart()
 
@@ -292,8 +299,8 @@ class Supervisor:
     def _on_ready(self, server: Server) -> None:
         server.ready = self._was_ready = True
         self._backoff = BACKOFF
-        if self._reloading and server is self._server:
-            self._reloading = False
+        if server.reloads:
+            server.reloads = False
             server.signal(signal.SIGHUP)
 
     def _tell(self, message: str) -> None:

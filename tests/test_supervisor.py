@@ -228,6 +228,37 @@ def test_a_reload_waits_until_the_server_is_ready(run: Any) -> None:
     supervised.noted("up", "reloaded", "reloaded")
 
 
+def test_a_reload_during_a_restart_reaches_both_servers_once(run: Any) -> None:
+    """The next server may have read the configuration before it changed. What the old one says afterwards, such as that it
+    is ready again, does not count for the next one."""
+    supervised = run(
+        """
+        name = "next" if "BTFEED_TAKE_OVER" in os.environ else "old"
+        signal.signal(signal.SIGHUP, lambda *_: (note(f"{name} reloaded"), tell("RELOADING=1"), tell("READY=1")))
+        note(f"{name} loaded")
+        while name == "next" and not os.path.exists("go"):
+            time.sleep(0.01)
+        take_over()
+        until_term()
+        tell("READY=1")
+        while True:
+            time.sleep(60)
+        """,
+        manager=True,
+    )
+    supervised.hears("READY=1")
+    supervised.process.send_signal(signal.SIGUSR2)
+    supervised.noted("old loaded", "next loaded")
+    supervised.process.send_signal(signal.SIGHUP)
+    supervised.noted("old loaded", "next loaded", "old reloaded")
+    supervised.hears("RELOADING=1")
+    (supervised.directory / "go").touch()
+    supervised.noted("old loaded", "next loaded", "old reloaded", "stopped", "next reloaded")
+    supervised.process.send_signal(signal.SIGTERM)
+    supervised.process.wait(DEADLINE)
+    assert supervised.notes()[3:] == ["stopped", "next reloaded", "stopped"]
+
+
 def test_orphans_are_reaped(run: Any) -> None:
     """As PID 1 of a container, the supervisor becomes the parent of processes whose own has ended."""
     supervised = run(
