@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Generic, TypeVar
 
+from btfeed import early
+
 T = TypeVar("T")
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -24,7 +26,7 @@ def stop_on_signals(stop: asyncio.Event | None = None) -> asyncio.Event:
 
 class HangUps:
     """SIGHUP, which asks a server to load its configuration again. From `catch` on it does not end the process, even before
-    the event loop runs. One that comes while none is awaited counts for the next `wait`."""
+    the event loop runs. One that comes while none is awaited, or was held (early.py), counts for the next `wait`."""
 
     def __init__(self) -> None:
         self._arrived = asyncio.Event()
@@ -38,8 +40,9 @@ class HangUps:
 
     def catch(self) -> None:
         """Call this in the main thread."""
-        self._on_terminal = sys.stderr.isatty()
+        self._on_terminal = early.on_terminal or sys.stderr.isatty()
         signal.signal(signal.SIGHUP, self._on_signal)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
 
     def ignore(self) -> None:
         """Nothing is reloaded any more. Python would end its own handlers before the process has ended."""

@@ -98,6 +98,7 @@ class Supervisor:
         signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
         for handled in SIGNALS:
             signal.signal(handled, lambda number, frame: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # those that were held until now, see early.py
         self._messages = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._messages.bind("")  # a free abstract name
         self._messages.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -107,6 +108,8 @@ class Supervisor:
         while True:
             self._do_what_is_due(time.monotonic())
             if self._status is not None and not self._servers():
+                for handled in SIGNALS:  # Python would end its own handlers before the process has ended
+                    signal.signal(handled, signal.SIG_IGN)
                 return self._status
             ready = {descriptor for descriptor, _ in poll.poll(self._milliseconds())}
             if self._messages.fileno() in ready:

@@ -9,7 +9,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-BTFEED = [sys.executable, "-m", "btfeed.commands.main"]
+BTFEED = [sys.executable, "-m", "btfeed"]
 RECEIVER_PORT, ADMIN_PORT = 4321, 4322
 GENERATE = ["generate", "web-shop", "--since", "1h", "--flows", "100", "--rate", "0.05", "--seed", "1"]
 DATA = Path("btfeed-data")

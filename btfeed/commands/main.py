@@ -78,7 +78,8 @@ def serve(
 ) -> None:
     """Receive posts and deliver them, until SIGTERM or Ctrl-C. SIGHUP loads the configuration again."""
     hang_ups = HangUps()
-    hang_ups.catch()
+    if not supervise:  # the supervisor handles it
+        hang_ups.catch()
     configure_logs(log_level, log_format)
     loaded = load(config)
     log.info("configuration loaded", configuration=described(config))
@@ -149,7 +150,3 @@ def inspect(
 
 
 cli.command()(status)
-
-
-if __name__ == "__main__":
-    cli()

@@ -32,6 +32,6 @@ def render(command: str, documentation: str | None = None) -> dict[str, str]:
 def this_command() -> str:
     """The absolute path of the running btfeed command. Symbolic links stay: a service then follows them to newer ones."""
     called = Path(sys.argv[0])
-    if called.name != "btfeed":  # such as python -m btfeed.commands.main
+    if called.name != "btfeed":  # such as python -m btfeed
         called = Path(sys.prefix) / "bin" / "btfeed"
     return str(called.absolute())

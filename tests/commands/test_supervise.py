@@ -27,9 +27,9 @@ def test_an_installed_command_is_started_by_its_own_path(tmp_path: Path) -> None
 
 def test_a_module_is_started_by_its_interpreter(tmp_path: Path) -> None:
     """As `python -m` was."""
-    original = ["python", "-m", "btfeed.commands.main", "serve", "--supervise"]
-    _, *rest = server_command([str(tmp_path / "main.py"), "serve", "--supervise"], original)
-    assert rest == ["-m", "btfeed.commands.main", "serve"]
+    original = ["python", "-m", "btfeed", "serve", "--supervise"]
+    _, *rest = server_command([str(tmp_path / "__main__.py"), "serve", "--supervise"], original)
+    assert rest == ["-m", "btfeed", "serve"]
 
 
 def test_faults_at_the_start_are_told_as_without_a_supervisor(tmp_path: Path) -> None:

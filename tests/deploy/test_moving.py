@@ -13,7 +13,7 @@ from tests.support import posts
 from tests.support.harness import Server
 
 PAGE = (Path(__file__).parents[2] / "docs/installing.md").read_text()
-BTFEED = [sys.executable, "-m", "btfeed.commands.main"]
+BTFEED = [sys.executable, "-m", "btfeed"]
 
 
 def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":

@@ -18,7 +18,7 @@ from tests.support.forked import ForkedProcess
 T = TypeVar("T")
 Process = subprocess.Popen[bytes] | ForkedProcess
 
-BTFEED = [sys.executable, "-m", "btfeed.commands.main"]
+BTFEED = [sys.executable, "-m", "btfeed"]
 DEADLINE = 30.0
 """Seconds to wait for something that should happen, before the test fails."""
 

@@ -22,9 +22,7 @@ os.execvp(sys.argv[2], sys.argv[2:])
 
 def installed(path: Path) -> Path:
     """A command as pip installs it, which runs the btfeed of this environment."""
-    path.write_text(
-        f"#!{sys.executable}\nimport sys\nsys.path[0] = {ROOT!r}\nfrom btfeed.commands.main import cli\ncli()\n"
-    )
+    path.write_text(f"#!{sys.executable}\nimport sys\nsys.path[0] = {ROOT!r}\nfrom btfeed.__main__ import main\nmain()\n")
     path.chmod(0o755)
     return path
 

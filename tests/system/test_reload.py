@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from btfeed.posts.post import digest, event_id_prefix
 from tests.support.certificates import Authority
 from tests.support.harness import BTFEED, DEADLINE, Server, until, until_async
@@ -142,14 +144,17 @@ def told(server: Server) -> Counter[str]:
     return Counter(event["event"] for event in server.events() if event["event"] in (RELOADED, REFUSED))
 
 
-def test_sighup_while_it_starts_and_stops_does_not_end_it(tmp_path: Path) -> None:
-    """From when it can handle signals to its very end. One that came during the start causes a reload."""
+@pytest.mark.parametrize("options", [[], ["--supervise"]])
+def test_sighup_while_it_starts_and_stops_does_not_end_it(tmp_path: Path, options: list[str]) -> None:
+    """From its first lines, before anything slow is imported, to its very end. One that came during the start causes a
+    reload, or comes before the supervisor has a server, which reads the file then."""
     server = Server(tmp_path / "server")
     log = tmp_path / "log"
+    command = [*BTFEED, "serve", *options, "-c", str(server.config)]
     with log.open("wb") as output:
-        process = subprocess.Popen([*BTFEED, "serve", "-c", str(server.config)], stdin=subprocess.DEVNULL, stderr=output)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=output)
     try:
-        until(lambda: handles_sighup(process.pid), "SIGHUP is handled")
+        until(lambda: has_signal(process.pid, signal.SIGHUP, "SigBlk"), "SIGHUP is held")
         until(lambda: hang_up(process) and b'"listening"' in log.read_bytes(), "listening")
         until(lambda: RELOADED.encode() in log.read_bytes(), "reloaded once it had started")
         process.terminate()
@@ -197,7 +202,8 @@ def hang_up(process: "subprocess.Popen[bytes]") -> bool:
     return True
 
 
-def handles_sighup(pid: int) -> bool:
+def has_signal(pid: int, number: signal.Signals, mask: str) -> bool:
+    """mask: the name of one in /proc/PID/status."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    caught = next(line.split()[1] for line in lines if line.startswith("SigCgt"))
-    return bool(int(caught, 16) >> (signal.SIGHUP - 1) & 1)
+    found = next(line.split()[1] for line in lines if line.startswith(mask))
+    return bool(int(found, 16) >> (number - 1) & 1)
