@@ -18,7 +18,7 @@ Around that chain:
     admin       health, metrics and status over HTTP
     telemetry   metrics and logs
     traffic     recorded and generated posts: replay, capture, generate
-    faults, toml_file, address, signals, early, native, inherited, notify
+    faults, toml_file, address, signals, early, native, regular_file, inherited, notify
                 shared by several packages
     supervisor  the small process that `serve --supervise` becomes: holds the sockets and runs the server as its child
 """

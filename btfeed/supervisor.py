@@ -205,11 +205,11 @@ class Supervisor:
         elif number == signal.SIGHUP and self._on_terminal and not os.isatty(2):
             self._on_signal(signal.SIGTERM)  # the terminal was closed
         elif number == signal.SIGHUP:
-            for server in (self._server, self._next):
-                if server and server.ready:
-                    server.signal(signal.SIGHUP)
-                elif server:
-                    server.reloads = True
+            for each in (self._server, self._next):
+                if each and each.ready:
+                    each.signal(signal.SIGHUP)
+                elif each:
+                    each.reloads = True
         elif number == signal.SIGUSR2 and not self._stopping:
             self._restart()
 

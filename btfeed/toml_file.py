@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from btfeed import regular_file
 from btfeed.faults import ConfigError
 
 _MESSAGE = re.compile(r"(?P<what>.*) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)", re.DOTALL)
@@ -37,7 +38,9 @@ _CAUSES = {
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables in the file. Raises ConfigError."""
     try:
-        content = path.read_bytes()
+        content = regular_file.read(path)
+    except regular_file.NotRegular:
+        raise ConfigError([f"can't read {path}: it is not a regular file, which each reload can read again"]) from None
     except OSError as error:
         raise ConfigError([f"can't read {path}: {error.strerror}"]) from None
     try:

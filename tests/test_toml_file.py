@@ -1,6 +1,7 @@
 """Messages for files that are not TOML: the line, the usual cause, and what to do."""
 
 import inspect
+import os
 import re
 from pathlib import Path
 from tomllib import _parser  # type: ignore[attr-defined]
@@ -96,3 +97,10 @@ def test_a_file_that_is_not_utf_8_is_told_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "btfeed.toml"
     path.write_bytes(b"a = 1\n# caf\xe9\n")
     assert fault(path) == f"{path}, line 2: this is not UTF-8; save the file as UTF-8"
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+    """A named pipe that nobody writes to would block for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path(os.devnull)):
+        assert fault(path) == f"can't read {path}: it is not a regular file, which each reload can read again"

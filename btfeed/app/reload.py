@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 from pydantic import BaseModel
 
 from btfeed.app.advice import advice
+from btfeed.app.aside import aside
 from btfeed.app.certificates import show_expiry
 from btfeed.app.parts import create_sink
 from btfeed.app.server import Server, starts
@@ -30,6 +32,7 @@ from btfeed.telemetry.metrics import Reload
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 TABLES = ("receiver", "admin", "journal", "validation", "record", "opentelemetry")
 FIXED = {
@@ -40,6 +43,9 @@ FIXED = {
 }
 """The keys of each table that can't change without a restart."""
 RESTART = "can't change while btfeed runs: restart it to change this"
+
+READ_TIMEOUT = 30.0
+"""Seconds that the files of a configuration have to be read."""
 
 NOT_RELOADED = "configuration not reloaded, btfeed goes on as before"
 """The log event."""
@@ -129,7 +135,7 @@ class Reloader:
     async def _reload(self) -> Sequence[str]:
         log.info("reloading the configuration")
         try:
-            new = await asyncio.to_thread(lambda: _loaded(self._load()))
+            new = await self._read("the configuration", lambda: _loaded(self._load()))
             changes = self._loaded.changes(new)
             built = await self._build(new.config, changes)
             await self._reconfigure_journal(new.config)
@@ -154,6 +160,15 @@ class Reloader:
 
     # What can fail
 
+    async def _read(self, what: str, read: Callable[[], T]) -> T:
+        """Raises ConfigError if it takes too long: a later reload shall not wait for this one for ever."""
+        try:
+            async with self._clock.timeout(READ_TIMEOUT):
+                return await aside(read)
+        except TimeoutError:
+            hint = "is it on a drive that does not answer?"
+            raise ConfigError([f"{what} could not be read within {READ_TIMEOUT:g} s: {hint}"]) from None
+
     async def _build(self, new: Config, changes: Changes) -> _Built:
         """Raises ConfigError with everything that is wrong."""
         faults = Faults()
@@ -161,7 +176,7 @@ class Reloader:
         tls = mapper = None
         if new.receiver.tls:
             with _noted(faults, "receiver", "tls"):
-                tls = await asyncio.to_thread(new.receiver.tls.context)
+                tls = await self._read("its files", new.receiver.tls.context)
         if changes.maps_anew:
             with _noted(faults, "record"):
                 mapper = create_mapper(new.record, new.validation)

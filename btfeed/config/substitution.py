@@ -3,13 +3,12 @@
 What they stand for is often a secret. So messages name the variable or the file, and never show a value.
 """
 
-import os
 import re
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from btfeed import regular_file
 from btfeed.faults import Faults
 
 MAX_FILE_SIZE = 2**20
@@ -100,10 +99,9 @@ def substitute(value: Any, references: References, path: tuple[str, ...], faults
 def _content(path: Path, reference: str) -> str:
     """The text in a file, without whitespace at its ends. Raises Unresolved."""
     try:
-        with open(path, "rb", opener=_without_waiting) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise Unresolved(f"{reference}: {path} is not a regular file")
-            content = file.read(MAX_FILE_SIZE + 1)
+        content = regular_file.read(path, MAX_FILE_SIZE + 1)
+    except regular_file.NotRegular:
+        raise Unresolved(f"{reference}: {path} is not a regular file") from None
     except (OSError, ValueError) as error:
         raise Unresolved(f"{reference}: can't read {path}: {getattr(error, 'strerror', None) or error}") from None
     if len(content) > MAX_FILE_SIZE:
@@ -112,8 +110,3 @@ def _content(path: Path, reference: str) -> str:
         return content.decode("utf-8-sig").strip()
     except UnicodeDecodeError:
         raise Unresolved(f"{reference}: {path} is not text in UTF-8") from None
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Opens a named pipe at once: it must not block the start or a reload."""
-    return os.open(path, flags | os.O_NONBLOCK)

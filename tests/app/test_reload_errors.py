@@ -1,15 +1,19 @@
 """Reloads that can't be taken: everything that is wrong is told, and nothing changes."""
 
+import asyncio
+import threading
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
-from btfeed.app.reload import RESTART, Reloader
+from btfeed.app.reload import READ_TIMEOUT, RESTART, Reloader
 from btfeed.config import Config
 from btfeed.journal.base import JournalUnavailable
 from tests.app.reloading import FakeSettings, running
 from tests.support import posts
+from tests.support.clock import FakeClock
+from tests.support.harness import until_async
 
 
 async def test_everything_that_is_wrong_is_told_and_nothing_changes(tmp_path: Path) -> None:
@@ -106,3 +110,25 @@ async def test_an_error_after_the_point_of_no_return_stops_the_server(
             await it.reload()
         with pytest.raises(ZeroDivisionError):
             await it.server.failed()
+
+
+async def test_a_file_that_can_not_be_read_does_not_hold_later_reloads(tmp_path: Path) -> None:
+    """As on a network drive that hangs. It counts as a reload that failed."""
+    hung, clock = threading.Event(), FakeClock()
+    async with running(tmp_path) as it:
+
+        def load() -> Config:
+            hung.wait()
+            return it.config()
+
+        it.reloader = Reloader(it.server, load, clock=clock)
+        reload = asyncio.create_task(it.refused())
+        await until_async(lambda: clock.deadlines, "reading")
+        await clock.advance(READ_TIMEOUT + 1)
+        (error,) = await reload
+        assert error.startswith("the configuration could not be read within 30 s")
+        assert it.sample("config_last_reload_successful") == 0
+        hung.set()
+        it.tables["receiver"]["path"] = "/other"
+        assert await it.reload() == []
+        assert await it.post(posts.mixed(3), line="POST /other HTTP/1.1") == 200

@@ -106,7 +106,7 @@ def test_a_file_that_must_not_be_read_is_named_with_the_reason(tmp_path: Path, m
     def denied(path: object, *_: Any) -> int:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("btfeed.config.substitution.os.open", denied)
+    monkeypatch.setattr("btfeed.regular_file.os.open", denied)
     assert fault("${file:secret}", tmp_path) == f"${{file:secret}}: can't read {tmp_path}/secret: Permission denied"
 
 
