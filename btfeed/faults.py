@@ -71,11 +71,16 @@ FOREIGN = {
 
 
 class ConfigError(Exception):
-    """faults: one line for each error, starting with its path."""
+    """Each is one line for each error, starting with its path.
 
-    def __init__(self, faults: list[str]) -> None:
+    faults      all of them
+    unresolved  those of references that stand for nothing
+    """
+
+    def __init__(self, faults: list[str], unresolved: Collection[str] = ()) -> None:
         super().__init__("\n".join(faults))
         self.faults = faults
+        self.unresolved = unresolved
 
 
 class Faults(dict[str, str]):
@@ -83,6 +88,9 @@ class Faults(dict[str, str]):
 
     def add(self, path: tuple[str, ...], message: str) -> None:
         self.setdefault(".".join(path), message)
+
+    def lines(self) -> list[str]:
+        return [f"{path}: {message}" for path, message in self.items()]
 
     def without_consequences(self, causes: Collection[str]) -> "Faults":
         """These faults without those below a path in `causes`, which only follow from what is wrong there."""

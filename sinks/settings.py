@@ -53,7 +53,7 @@ def _not_empty(secret: SecretStr) -> SecretStr:
 
 
 def _token(secret: SecretStr) -> SecretStr:
-    if not re.fullmatch(r"[!-~]+", secret.get_secret_value()):
+    if not re.fullmatch(r"[!-~]+", _not_empty(secret).get_secret_value()):
         raise ValueError("must consist of visible ASCII characters, without spaces")
     return secret
 

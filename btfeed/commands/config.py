@@ -18,7 +18,7 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of TOML.")] = False,
 ) -> None:
     """Print every key with the value that takes effect. Secrets are not shown, and need not be there."""
-    loaded = load(path, tolerant=True)
+    loaded = load(path, tolerant=True, name_missing=False)
     from btfeed.config.effective import effective, toml_lines  # slow to import, and not needed by every command
     from btfeed.config.loading import DEFAULT, NotRead
     from btfeed.toml_file import read_toml

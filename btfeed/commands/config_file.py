@@ -57,17 +57,20 @@ def refuse(path: Path | None, faults: Collection[str]) -> NoReturn:
     fail("\n".join([f"{count(len(faults), 'error')} in {described(path)}:", *faults]), 2)
 
 
-def load(path: Path | None, needs: Collection[str] | None = None, tolerant: bool = False) -> "Config":
+def load(
+    path: Path | None, needs: Collection[str] | None = None, tolerant: bool = False, name_missing: bool = True
+) -> "Config":
     """The configuration in `path`, or the default one. Exits with status 2 if it has faults, and prints its warnings.
 
     needs, tolerant  as for config.load: by default, everything is needed
+    name_missing     if it has other faults, also name references that stand for nothing
     """
     from btfeed import config as configuration  # slow to import, and not needed by every command
 
     try:
         loaded = configuration.load(path, needs=needs or configuration.TABLES, tolerant=tolerant)
     except ConfigError as error:
-        refuse(path, error.faults)
+        refuse(path, [fault for fault in error.faults if name_missing or fault not in error.unresolved])
     for warning in loaded.warnings:
         typer.echo(f"warning: {warning}", err=True)
     return loaded

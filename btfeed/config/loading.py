@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn, cast, get_type_hints
 from pydantic import Field
 
 from btfeed.admin.settings import AdminSettings
-from btfeed.config.substitution import References, substitute
+from btfeed.config.substitution import Found, References, substitute
 from btfeed.delivery.settings import FilterSettings
 from btfeed.delivery.sink_config import SinkConfig, check_filters, parse_sink
 from btfeed.faults import ConfigError, Faults, unknown_key, validate
@@ -104,7 +104,7 @@ def load(
     Relative paths in the file start at its directory. References such as `${NAME}` are looked up anew by each call.
 
     needs     the tables that are read, of TABLES. Whatever is wrong in others does not matter
-    tolerant  a reference that can't be resolved is not an error: the result names it
+    tolerant  a reference that stands for nothing is not an error: the result names it
     """
     if path is None:
         return parse(DEFAULT, environment, needs=needs, tolerant=tolerant)
@@ -124,16 +124,20 @@ def parse(
     needs, tolerant  see `load`
     """
     references = References(environment, base)
-    unresolved = Faults()
-    needed: dict[str, Any] = substitute(_needed(tables, needs), references, (), unresolved)
-    faults = Faults(unresolved)
+    values = Found()
+    needed: dict[str, Any] = substitute(_needed(tables, needs), references, (), values)
+    unresolved = values.unresolved
+    without = Faults(values.malformed | unresolved)
+    faults = Faults(without)
     if set(needs) >= TABLES:
         for name in needed.keys() - Sections.model_fields.keys():
             faults.add((name,), unknown_key(Sections, (name,)))
     found = _validated(needed, needs, base, faults)
-    faults = faults.without_consequences(unresolved)
+    faults = faults.without_consequences(without)
     if faults.keys() - unresolved.keys() or (unresolved and not tolerant):
-        raise ConfigError([f"{path}: {message}" for path, message in faults.items()])
+        for path in values.origins.keys() & faults.keys() - without.keys():
+            faults[path] += f" (the value is that of {values.origins[path]})"
+        raise ConfigError(faults.lines(), unresolved.lines())
     return Config(
         **{name: cast("Any", _NotRead(name)) if found.get(name) is None else found[name] for name in sorted(TABLES)},
         unresolved=dict(unresolved),

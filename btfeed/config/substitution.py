@@ -5,6 +5,7 @@ What they stand for is often a secret. So messages name the variable or the file
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ MAX_FILE_SIZE = 2**20
 FORMS = "${NAME}, ${NAME:-default}, ${file:PATH}, ${credential:NAME}, and $${ for a literal ${"
 _REFERENCE = re.compile(r"\$(?P<literal>\$\{)|\$\{(?P<inside>[^{}]*)(?P<end>\}?)")
 _VARIABLE = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_.-]*)(?::-(?P<default>.*))?", re.DOTALL)
+
+
+class Malformed(Exception):
+    """Why a text with `${` is no reference."""
 
 
 class Unresolved(Exception):
@@ -36,14 +41,14 @@ class References:
         self.padded: set[str] = set()
 
     def expand(self, text: str) -> str:
-        """`text` with a value in place of each reference. Raises Unresolved."""
+        """`text` with a value in place of each reference. Raises Malformed and Unresolved."""
         return _REFERENCE.sub(self._value, text)
 
     def _value(self, match: re.Match[str]) -> str:
         if match["literal"]:
             return match["literal"]
         if not match["end"]:
-            raise Unresolved("${ without its }: there can be no braces inside, and $${ is a literal ${")
+            raise Malformed("${ without its }: there can be no braces inside, and $${ is a literal ${")
         kind, _, rest = match["inside"].partition(":")
         if kind == "file" and not rest.startswith("-"):
             return _content(self._base / rest, f"${{file:{rest}}}") if rest else self._unknown_form()
@@ -53,7 +58,7 @@ class References:
         return self._variable(variable["name"], variable["default"]) if variable else self._unknown_form()
 
     def _unknown_form(self) -> str:
-        raise Unresolved(f"unknown form of ${{...}}: the forms are {FORMS}")
+        raise Malformed(f"unknown form of ${{...}}: the forms are {FORMS}")
 
     def _variable(self, name: str, default: str | None) -> str:
         """The value without whitespace at its ends: a secret often gets a newline from the file that it was read from."""
@@ -62,14 +67,15 @@ class References:
             raise Unresolved(f"environment variable {name} is not set")
         if default is not None and not value:
             return default
-        assert value is not None
+        if not value or not value.strip():
+            raise Unresolved(f"environment variable {name} is empty; write ${{{name}:-}} if it may be")
         if value != value.strip():
             self.padded.add(name)
         return value.strip()
 
     def _credential(self, name: str) -> str:
         if not name or "/" in name or name in (".", ".."):
-            raise Unresolved("${credential:NAME} takes the name of a systemd credential, without slashes")
+            raise Malformed("${credential:NAME} takes the name of a systemd credential, without slashes")
         directory = self._environment.get("CREDENTIALS_DIRECTORY")
         how = f"add LoadCredential={name}:FILE to the unit"
         if not directory:
@@ -80,20 +86,40 @@ class References:
         return _content(path, f"${{credential:{name}}}")
 
 
-def substitute(value: Any, references: References, path: tuple[str, ...], faults: Faults) -> Any:
+@dataclass(slots=True)
+class Found:
+    """What the references in some tables are, by path.
+
+    malformed   why a text is no reference
+    unresolved  why a reference stands for nothing
+    origins     the reference that a value comes from, without its default
+    """
+
+    malformed: Faults = field(default_factory=Faults)
+    unresolved: Faults = field(default_factory=Faults)
+    origins: dict[str, str] = field(default_factory=dict)
+
+
+def substitute(value: Any, references: References, path: tuple[str, ...], found: Found) -> Any:
     """`value` with its references replaced, in all strings of nested tables and lists. A string with one that can't be
     resolved is reported, and left as it is."""
     if isinstance(value, Mapping):
-        return {key: substitute(item, references, (*path, key), faults) for key, item in value.items()}
+        return {key: substitute(item, references, (*path, key), found) for key, item in value.items()}
     if isinstance(value, list):
-        return [substitute(item, references, (*path, str(index)), faults) for index, item in enumerate(value)]
+        return [substitute(item, references, (*path, str(index)), found) for index, item in enumerate(value)]
     if not isinstance(value, str):
         return value
+    whole = _REFERENCE.fullmatch(value)
+    if whole and whole["inside"]:
+        name, _, default = whole["inside"].partition(":-")
+        found.origins[".".join(path)] = f"${{{name}}}" if default else value
     try:
         return references.expand(value)
+    except Malformed as error:
+        found.malformed.add(path, str(error))
     except Unresolved as error:
-        faults.add(path, str(error))
-        return value
+        found.unresolved.add(path, str(error))
+    return value
 
 
 def _content(path: Path, reference: str) -> str:
@@ -107,6 +133,9 @@ def _content(path: Path, reference: str) -> str:
     if len(content) > MAX_FILE_SIZE:
         raise Unresolved(f"{reference}: {path} is larger than 1 MiB")
     try:
-        return content.decode("utf-8-sig").strip()
+        text = content.decode("utf-8-sig").strip()
     except UnicodeDecodeError:
         raise Unresolved(f"{reference}: {path} is not text in UTF-8") from None
+    if not text:
+        raise Unresolved(f"{reference}: {path} is empty")
+    return text

@@ -52,6 +52,17 @@ def test_what_can_not_be_shown_without_a_variable_is_exit_2(file: Path) -> None:
     ]
 
 
+def test_errors_are_shown_without_missing_secrets(file: Path) -> None:
+    """These need not be there. A reference with a mistake in it is one in the file."""
+    file.write_text(file.read_text() + '[admin]\ntoken = "${}"\n')
+    result = invoke("config", "show", "-c", file)
+    assert (result.exit_code, result.stdout) == (2, "")
+    first, second = result.stderr.splitlines()
+    assert first == f"1 error in {file}:"
+    assert second.startswith("admin.token: unknown form of ${...}")
+    assert "NO_TOKEN" in invoke("check", "-c", file).stderr
+
+
 def test_the_schema_is_printed() -> None:
     """With the types of sinks that are installed."""
     result = invoke("config", "schema")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from btfeed import config
+from btfeed.address import HOW_TO_WRITE
 from btfeed.config.substitution import FORMS, MAX_FILE_SIZE
 from btfeed.faults import ConfigError
 
@@ -34,7 +35,7 @@ def fault(text: str, base: Path, environment: dict[str, str] | None = None) -> s
         ("${NAME}", "value"),
         ("<${NAME}${NAME}>", "<valuevalue>"),
         ("${my.name-1}", "dotted"),
-        ("${EMPTY}", ""),
+        ("${EMPTY:-}", ""),
         ("${NAME:-other}", "value"),
         ("${EMPTY:-other}", "other"),
         ("${NONE:-other}", "other"),
@@ -108,6 +109,52 @@ def test_a_file_that_must_not_be_read_is_named_with_the_reason(tmp_path: Path, m
 
     monkeypatch.setattr("btfeed.regular_file.os.open", denied)
     assert fault("${file:secret}", tmp_path) == f"${{file:secret}}: can't read {tmp_path}/secret: Permission denied"
+
+
+def test_what_is_empty_stands_for_nothing(tmp_path: Path) -> None:
+    """A variable or a file. Otherwise an empty password would be taken for one, or refused without where it came from."""
+    (tmp_path / "empty").write_text(" \n")
+    message = "environment variable EMPTY is empty; write ${EMPTY:-} if it may be"
+    assert fault("${EMPTY}", tmp_path) == fault("a ${EMPTY}", tmp_path, {"EMPTY": " \n"}) == message
+    assert fault("${file:empty}", tmp_path) == f"${{file:empty}}: {tmp_path}/empty is empty"
+    credentials = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    assert fault("${credential:empty}", tmp_path, credentials) == f"${{credential:empty}}: {tmp_path}/empty is empty"
+
+
+def test_an_error_says_which_reference_a_value_comes_from(tmp_path: Path) -> None:
+    """Never the value, and not the default, which may be a secret."""
+    (tmp_path / "bad").write_text("with SECRET spaces")
+    tables = {
+        "receiver": {"bearer_tokens": ["${NONE:-}"], "listen": "${ADDRESS}", "path": "${NONE:-SECRET}"},
+        "admin": {"token": "${file:bad}"},
+    }
+    with pytest.raises(ConfigError) as raised:
+        config.parse(tables, {"ADDRESS": "SECRET"}, tmp_path)
+    assert raised.value.faults == [
+        f"receiver.listen: invalid address: {HOW_TO_WRITE} (the value is that of ${{ADDRESS}})",
+        'receiver.path: invalid path: start it with / and leave out ? and #, for example "/bt" (the value is that of ${NONE})',
+        "receiver.bearer_tokens.0: must not be empty (the value is that of ${NONE:-})",
+        "admin.token: must consist of visible ASCII characters, without spaces (the value is that of ${file:bad})",
+    ]
+
+
+@pytest.mark.parametrize("token", ["", "${NONE:-}"])
+@pytest.mark.parametrize(("table", "key"), [({}, "admin.token"), ({"type": "bizevents", "url": "https://e"}, "api_token")])
+def test_an_empty_token_is_said_to_be_empty(token: str, table: dict[str, str], key: str) -> None:
+    """Not to have the wrong characters."""
+    tables = {"sinks": {"b": table | {key: token}}} if table else {"admin": {"token": token}}
+    with pytest.raises(ConfigError) as raised:
+        config.parse(tables, {})
+    assert ": must not be empty" in raised.value.faults[0]
+
+
+def test_a_malformed_reference_is_an_error_even_where_secrets_need_not_be_there() -> None:
+    """It is a mistake in the file, which no variable mends."""
+    for text in ("${}", "${UNSET", "${a:-a${b}}", "${a b}", "${credential:a/b}"):
+        with pytest.raises(ConfigError) as raised:
+            config.parse({"admin": {"token": text}, "receiver": {"bearer_tokens": ["${NONE}"]}}, {}, tolerant=True)
+        assert len(raised.value.faults) == 2
+        assert raised.value.unresolved == ["receiver.bearer_tokens.0: environment variable NONE is not set"]
 
 
 def test_a_missing_credential_says_how_to_pass_it(tmp_path: Path) -> None:

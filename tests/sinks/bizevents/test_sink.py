@@ -91,7 +91,7 @@ async def test_what_does_not_go_together_is_refused_with_a_hint(url: str, creden
             "sinks.biz.oauth.token_url: invalid URL: only",
         ),
         ({"url": "https://x", "api_token": "SECRETAPITOKEN\n"}, "sinks.biz.api_token: must consist of visible ASCII"),
-        ({"url": "https://x", "api_token": ""}, "sinks.biz.api_token: must consist of visible ASCII"),
+        ({"url": "https://x", "api_token": ""}, "sinks.biz.api_token: must not be empty"),
         ({"url": "x.live.dynatrace.com", **TOKEN}, 'sinks.biz.url: invalid URL: start it with "https://"'),
         ({"url": "https://u:SECRETAPITOKEN@x", **TOKEN}, "sinks.biz.url: invalid URL: only scheme, host, port and path"),
         ({"url": "https://x?t=SECRETAPITOKEN", **TOKEN}, "sinks.biz.url: invalid URL: only scheme, host, port and path"),
