@@ -7,15 +7,16 @@ except for numbers where no secret can be.
 import difflib
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import ValidationError, create_model
 
 from sinks.settings import BASE, Secret, Settings
 
 S = TypeVar("S", bound=Settings)
+Location = tuple[int | str, ...]
 
 SIMILAR = 0.75
 """How much of two words must match, in their order, for one to be suggested instead of the other."""
@@ -70,6 +71,10 @@ FOREIGN = {
 """Keys of other programs -> ours for the same, the first that the table knows."""
 
 
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""What breaks the lines that show a name, or turns their direction. Names in quotes can contain it."""
+
+
 class ConfigError(Exception):
     """Each is one line for each error, starting with its path.
 
@@ -87,7 +92,7 @@ class Faults(dict[str, str]):
     """Path -> message. Only the first error at a path counts; further ones usually follow from it."""
 
     def add(self, path: tuple[str, ...], message: str) -> None:
-        self.setdefault(".".join(path), message)
+        self.setdefault(".".join(json.dumps(part) if UNPRINTABLE.search(part) else part for part in path), message)
 
     def lines(self) -> list[str]:
         return [f"{path}: {message}" for path, message in self.items()]
@@ -115,7 +120,9 @@ def validate(
     try:
         return model.model_validate(table, context={BASE: base})
     except ValidationError as error:
-        for fault in error.errors(include_url=False):
+        errors = error.errors(include_url=False)
+        _check_rules(model, table, [fault["loc"] for fault in errors], path, faults, also, {BASE: base})
+        for fault in errors:
             location, kind, value = fault["loc"], fault["type"], fault["input"]
             full_path = (*path, *map(str, location))
             if kind == "extra_forbidden":
@@ -126,6 +133,53 @@ def validate(
                 message = _message(kind, fault["msg"], fault.get("ctx", {})) + _example(kind, model, location, value)
             faults.add(full_path, message)
         return None
+
+
+def _check_rules(
+    model: type[Settings],
+    table: Any,
+    wrong: list[Location],
+    path: tuple[str, ...],
+    faults: Faults,
+    also: type[Settings] | None,
+    context: dict[str, Any],
+) -> None:
+    """Report which keys do not go together, as far as they are right: pydantic looks at that only if all keys are.
+
+    wrong: where the errors in `table` are
+    """
+    names = {str(location[0]) for location in wrong if location}
+    if not isinstance(table, dict):
+        return
+    for name in names & table.keys():
+        inner, below = _table(model, [name]), [location[1:] for location in wrong if location[:1] == (name,)]
+        if inner and get_origin(model.model_fields[name].annotation) is not list:
+            _check_rules(inner, table[name], below, (*path, name), faults, None, context)
+    tables = [model, *([also] if also else [])]
+    meant = {(_meant(name, tables) or "").partition(".")[0] for name in names - model.model_fields.keys()}
+    unknown = (names | meant) & model.model_fields.keys()
+    known = {name: (field.annotation, field) for name, field in model.model_fields.items() if name not in unknown}
+    part = cast("Any", create_model)(model.__name__, __base__=Settings, **known)
+    values = part.model_validate({name: table[name] for name in known.keys() & table.keys()}, context=context)
+    partial = model.model_construct(values.model_fields_set | (unknown & (table.keys() | meant)), **dict(values))
+    for name in unknown:
+        partial.__dict__.pop(name, None)  # so that a rule that needs it ends with AttributeError
+    broken = [
+        message for rule in model.__pydantic_decorators__.model_validators.values() if (message := _broken(rule, partial))
+    ]
+    if broken:
+        faults.add(path, "; ".join(broken))
+
+
+def _broken(rule: Any, partial: Settings) -> str:
+    """What the rule between keys says of a table that may lack some of them. If it needs these, nothing."""
+    try:
+        rule.func(partial)
+    except AttributeError:
+        return ""
+    except (ValueError, AssertionError) as error:
+        return str(error)
+    return ""
 
 
 def _message(kind: str, message: str, context: Mapping[str, Any]) -> str:
@@ -216,12 +270,18 @@ def unknown_key(model: type[Settings], location: tuple[int | str, ...], also: ty
         return "unknown key"
     tables = [table, *([also] if also and not above else [])]
     known = [name for each in tables for name in each.model_fields]
-    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(location[-1])).lower().replace("-", "_")
-    meant = most_similar(name, known) or next((key for key in FOREIGN.get(name, ()) if _is_key(key, tables)), None)
+    meant = _meant(str(location[-1]), tables)
     listed = f"nown keys: {', '.join(known)}"
     if meant is None:
         return f"unknown key; k{listed}"
     return f"unknown key; did you mean {meant}?" + (f" K{listed}" if len(known) <= FEW else "")
+
+
+def _meant(unknown: str, tables: Sequence[type[Settings]]) -> str | None:
+    """The key of these tables that is probably meant by an unknown one."""
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", unknown).lower().replace("-", "_")
+    known = [key for table in tables for key in table.model_fields]
+    return most_similar(name, known) or next((key for key in FOREIGN.get(name, ()) if _is_key(key, tables)), None)
 
 
 def _is_key(path: str, tables: Iterable[type[Settings]]) -> bool:

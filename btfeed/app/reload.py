@@ -184,7 +184,7 @@ class Reloader:
             with _noted(faults, "sinks", name):
                 await create_sink(name, new.sinks[name]).close()
         if faults:
-            raise ConfigError([f"{path}: {message}" for path, message in faults.items()])
+            raise ConfigError(faults.lines())
         return _Built(tls, mapper)
 
     async def _reconfigure_journal(self, new: Config) -> None:

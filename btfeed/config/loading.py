@@ -20,7 +20,7 @@ from btfeed.faults import ConfigError, Faults, unknown_key, validate
 from btfeed.journal.create import JournalSettings
 from btfeed.receiving.settings import ReceiverSettings
 from btfeed.records.privacy import Privacy
-from btfeed.records.settings import RecordSettings
+from btfeed.records.settings import PrivacySettings, RecordSettings
 from btfeed.records.validation import ValidationSettings
 from btfeed.telemetry.opentelemetry.settings import OpenTelemetrySettings
 from btfeed.toml_file import read_toml
@@ -173,14 +173,29 @@ def _validated(tables: dict[str, Any], needs: Collection[str], base: Path | None
         faults.add(("sinks",), "must be a table: write [sinks.NAME] for each sink")
     elif "sinks" in needs:
         parsed = {name: parse_sink(name, table, faults, base) for name, table in listed.items()}
-        sinks = found["sinks"] = {name: sink for name, sink in parsed.items() if sink}
-        if found.get("record"):
-            check_filters(sinks, Privacy(found["record"].privacy), faults)
-        found["filters"] = {name: sink.common.filter for name, sink in sinks.items()}
+        found["sinks"] = {name: sink for name, sink in parsed.items() if sink}
+        found["filters"] = _filters(listed, faults)
+        if privacy := _privacy(tables, found.get("record")):
+            check_filters(found["filters"], Privacy(privacy), faults)
     elif "filters" in needs:
-        filters = {
-            name: validate(FilterSettings, table.get("filter", {}), ("sinks", name, "filter"), faults)
-            for name, table in listed.items()
-        }
-        found["filters"] = {name: each for name, each in filters.items() if each}
+        found["filters"] = _filters(listed, faults)
     return found
+
+
+def _filters(listed: Mapping[str, Any], faults: Faults) -> dict[str, FilterSettings]:
+    """Also those of sinks that are wrong in something else."""
+    found = {
+        name: validate(FilterSettings, table.get("filter", {}), ("sinks", name, "filter"), faults)
+        for name, table in listed.items()
+        if isinstance(table, dict)
+    }
+    return {name: each for name, each in found.items() if each}
+
+
+def _privacy(tables: Mapping[str, Any], record: RecordSettings | None) -> PrivacySettings | None:
+    """Also if something else is wrong with [record]. None if it is wrong itself."""
+    if record:
+        return record.privacy
+    table = tables.get("record", {})
+    wrong = Faults()  # which are reported already
+    return validate(PrivacySettings, table.get("privacy", {}), (), wrong) if isinstance(table, dict) else None

@@ -1,14 +1,15 @@
 """The table [sinks.NAME] of the configuration: what every sink can have, and the keys of its type."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import sinks
 from btfeed.delivery.settings import DeliverySettings, FilterSettings
-from btfeed.faults import Faults, most_similar, validate
+from btfeed.faults import UNPRINTABLE, Faults, most_similar, validate
 from btfeed.records.privacy import Privacy
 from btfeed.records.schema import TRANSACTION_FIELDS
 from sinks.base import SinkType
@@ -45,13 +46,16 @@ def parse_sink(name: str, table: Any, faults: Faults, base: Path | None = None) 
     base: where relative paths start; None for the current directory
     """
     path = ("sinks", name)
-    if not name:
+    if not name.strip():
         faults.add(path, "a sink needs a name: write [sinks.NAME]")
+    if UNPRINTABLE.search(name):
+        faults.add(path, "a sink's name is one line of visible characters and spaces: write [sinks.NAME]")
     if not isinstance(table, dict):
         faults.add(path, f'must be a table with a type: write [sinks.{name}] and below it, for example, type = "file"')
         return None
     sink_type = _sink_type(table, path, faults)
     if sink_type is None:
+        _check_common(table, path, faults, base)
         return None
     common = {key: value for key, value in table.items() if key in CommonSettings.model_fields}
     limits = {key: value for key, value in table.items() if key in sink_type.delivery}
@@ -60,6 +64,20 @@ def parse_sink(name: str, table: Any, faults: Faults, base: Path | None = None) 
     common_settings = validate(CommonSettings, common, path, faults, base=base)
     own_settings = validate(sink_type.settings, own, path, faults, CommonSettings, base)
     return SinkConfig(common_settings, sink_type, own_settings) if common_settings and own_settings else None
+
+
+def _check_common(table: dict[str, Any], path: tuple[str, ...], faults: Faults, base: Path | None) -> None:
+    """Report what is wrong with a sink of whatever type."""
+    tables: list[type[Settings]] = [DeliverySettings, *_settings_of_all_types()]
+    known = {key for each in tables for key in each.model_fields}
+    common = {key: value for key, value in table.items() if key not in known and key != "type"}
+    validate(CommonSettings, {"type": "file"} | common, path, faults, base=base)
+
+
+def _settings_of_all_types() -> Iterator[type[Settings]]:
+    for name in sinks.types():
+        with suppress(Exception):  # of a module that can't be imported
+            yield sinks.load(name).settings
 
 
 class UnknownType(Exception):
@@ -110,11 +128,11 @@ def _merge_delivery(
         faults.add((*path, "delivery", "in_flight"), f"must be 1: a {common['type']} sink writes one batch at a time")
 
 
-def check_filters(sinks: Mapping[str, SinkConfig], privacy: Privacy, faults: Faults) -> None:
+def check_filters(filters: Mapping[str, FilterSettings], privacy: Privacy, faults: Faults) -> None:
     """Report filters by values that privacy leaves in no record: such a sink would get nothing."""
-    for name, sink in sinks.items():
+    for name, settings in filters.items():
         for key in FilterSettings.model_fields:
-            wanted: list[str] = getattr(sink.common.filter, key)
+            wanted: list[str] = getattr(settings, key)
             fault = _unmatchable(TRANSACTION_FIELDS[key], wanted, privacy)
             if fault:
                 faults.add(("sinks", name, "filter", key), fault)

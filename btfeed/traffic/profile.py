@@ -242,7 +242,7 @@ def parse(tables: dict[str, Any]) -> Profile:
         for path, message in _contradictions(profile):
             faults.add(path, message)
     if faults or profile is None:
-        raise ConfigError([f"{path}: {message}" for path, message in faults.items()])
+        raise ConfigError(faults.lines())
     return profile
 
 

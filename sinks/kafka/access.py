@@ -62,15 +62,27 @@ class SecuritySettings(Settings):
     oauth: KafkaOAuthSettings | None = None
 
     @model_validator(mode="after")
-    def _go_together(self) -> "SecuritySettings":
+    def _files_of_tls(self) -> "SecuritySettings":
         if not self.tls and (self.ca or self.certificate or self.key):
             raise ValueError("ca, certificate and key need tls = true")
+        return self
+
+    @model_validator(mode="after")
+    def _certificate_with_key(self) -> "SecuritySettings":
         if (self.certificate is None) != (self.key is None):
             raise ValueError("set both certificate and key, or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _password_of_sasl(self) -> "SecuritySettings":
         needs_password = self.sasl is not None and self.sasl != "OAUTHBEARER"
         if (self.username is not None, self.password is not None) != (needs_password, needs_password):
             subject = f"{self.sasl} needs" if needs_password else "only PLAIN and SCRAM take"
             raise ValueError(f"{subject} username and password")
+        return self
+
+    @model_validator(mode="after")
+    def _oauth_of_sasl(self) -> "SecuritySettings":
         if (self.oauth is not None) != (self.sasl == "OAUTHBEARER"):
             raise ValueError('set oauth if sasl is "OAUTHBEARER", and only then')
         return self

@@ -72,11 +72,19 @@ class KafkaSettings(Settings):
     timeout: Annotated[Seconds, Field(ge=0.1)] = 20.0
 
     @model_validator(mode="after")
-    def _go_together(self) -> "KafkaSettings":
+    def _registry_of_format(self) -> "KafkaSettings":
         if (self.format == "avro") != (self.schema_registry is not None):
             raise ValueError('set schema_registry if format is "avro", and only then')
+        return self
+
+    @model_validator(mode="after")
+    def _new_topics(self) -> "KafkaSettings":
         if not self.create_topics and (self.partitions or self.replication_factor):
             raise ValueError("partitions and replication_factor are for new topics; set create_topics = true")
+        return self
+
+    @model_validator(mode="after")
+    def _timeouts(self) -> "KafkaSettings":
         if self.timeout < self.request_timeout:
             raise ValueError("timeout must not be less than request_timeout")
         return self

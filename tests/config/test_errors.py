@@ -42,6 +42,68 @@ def test_all_errors_are_reported_at_once() -> None:
 
 
 @pytest.mark.parametrize(
+    ("tables", "found"),
+    [
+        (
+            {"record": {"type": "{x}", "privacy": {"hash": ["user.name"], "mask_ip": 1}}},
+            ["record.type", "record.privacy", "record.privacy.mask_ip"],
+        ),
+        (
+            {"sinks": {"k": {"type": "kafka", "format": "avro", "topic": 1, "timeout": "1s", "request_timeout": "2s"}}},
+            ["sinks.k", "sinks.k.bootstrap_servers", "sinks.k.topic"],
+        ),
+        ({"sinks": {"k": {"type": "kafka", "bootstrap_servers": "k:1", "format": "avo"}}}, ["sinks.k.format"]),
+        (
+            {"sinks": {"e": {"type": "elasticsearch", "hosts": ["http://e"], "auth": {"api_kye": "x"}}}},
+            ["sinks.e.auth.api_kye"],
+        ),
+        (
+            {"sinks": {"e": {"type": "elasticsearch", "hosts": [], "auth": {"api_key": "", "bearer": "x"}}}},
+            ["sinks.e.hosts", "sinks.e.auth", "sinks.e.auth.api_key"],
+        ),
+        ({"sinks": {"b": {"type": "bizevents", "url": "ftp://e"}}}, ["sinks.b", "sinks.b.url"]),
+        ({"sinks": {"b": {"type": "bizevents", "url": "https://e", "api_token": ""}}}, ["sinks.b.api_token"]),
+        ({"sinks": {"f": {"type": "file", "mode": 1, "compression": "deflate"}}}, ["sinks.f", "sinks.f.mode"]),
+        (
+            {"record": {"type": "{x}", "privacy": {"drop": ["event.name"]}},
+             "sinks": {"f": {"type": "fil", "filter": {"name": ["n"]}}}},
+            ["record.type", "sinks.f.filter.name", "sinks.f.type"],
+        ),
+        ({"sinks": {"f": {"typ": "file", "directory": "d"}}}, ["sinks.f.type", "sinks.f.typ"]),
+        (
+            {"sinks": {"f": {"hosts": ["h"], "zzz": 1, "start": "x", "delivery": {"linger": 1}}}},
+            ["sinks.f.type", "sinks.f.zzz", "sinks.f.start", "sinks.f.delivery.linger"],
+        ),
+    ],
+)  # fmt: skip
+def test_rules_are_checked_as_far_as_the_keys_that_they_need_are_right(tables: dict[str, Any], found: list[str]) -> None:
+    """Whatever else is wrong in the table; and what only follows from another error is not reported."""
+    assert sorted(fault.partition(": ")[0] for fault in faults(tables)) == sorted(found)
+
+
+def test_several_rules_that_a_table_breaks_are_one_line() -> None:
+    """So that none has to wait until the other is mended."""
+    table = {"type": "kafka", "bootstrap_servers": "k:1", "format": "avro", "timeout": "1s", "request_timeout": "2s"}
+    assert faults({"sinks": {"k": table}}) == [
+        'sinks.k: set schema_registry if format is "avro", and only then; timeout must not be less than request_timeout'
+    ]
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\t", "a\x1bb", "\x7f", "a\u2028b", "\u202eb", " "])
+def test_a_name_of_a_sink_that_breaks_lines_is_an_error(name: str) -> None:
+    """Which is one line itself."""
+    (fault,) = faults({"sinks": {name: {"type": "file"}}})
+    assert fault.startswith("sinks.")
+    assert fault.isprintable()
+
+
+@pytest.mark.parametrize("name", ["my sink", "größe", "売上", "a/b", "نمی\u200cخواهم", "a.b", "a\xa0b"])
+def test_other_names_of_sinks_are_taken(name: str) -> None:
+    """Files, topics and metrics can have them."""
+    assert list(config.parse({"sinks": {name: {"type": "file"}}}, {}).sinks) == [name]
+
+
+@pytest.mark.parametrize(
     ("tables", "fault"),
     [
         ({"reciever": {}}, "reciever: unknown key; did you mean receiver?"),

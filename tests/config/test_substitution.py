@@ -125,15 +125,15 @@ def test_an_error_says_which_reference_a_value_comes_from(tmp_path: Path) -> Non
     """Never the value, and not the default, which may be a secret."""
     (tmp_path / "bad").write_text("with SECRET spaces")
     tables = {
-        "receiver": {"bearer_tokens": ["${NONE:-}"], "listen": "${ADDRESS}", "path": "${NONE:-SECRET}"},
+        "receiver": {"bearer_tokens": ["${NONE:-}"], "listen": "${ADDRESS}", "header_timeout": "${NONE:-0s}"},
         "admin": {"token": "${file:bad}"},
     }
     with pytest.raises(ConfigError) as raised:
         config.parse(tables, {"ADDRESS": "SECRET"}, tmp_path)
     assert raised.value.faults == [
         f"receiver.listen: invalid address: {HOW_TO_WRITE} (the value is that of ${{ADDRESS}})",
-        'receiver.path: invalid path: start it with / and leave out ? and #, for example "/bt" (the value is that of ${NONE})',
         "receiver.bearer_tokens.0: must not be empty (the value is that of ${NONE:-})",
+        "receiver.header_timeout: must be greater than 0 (the value is that of ${NONE})",
         "admin.token: must consist of visible ASCII characters, without spaces (the value is that of ${file:bad})",
     ]
 
