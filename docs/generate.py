@@ -23,6 +23,7 @@ from btfeed.config import Sections
 from btfeed.config.keys import Key, NotDocumented, in_toml, keys
 from btfeed.config.schema import schema
 from btfeed.delivery.sink_config import CommonSettings
+from btfeed.http.reasons import REASONS
 from btfeed.records.schema import CATEGORIES, CONSTANTS, DIMENSIONS, FIELDS, VALUES, Field
 from btfeed.telemetry.metrics import Metrics
 from btfeed.traffic.profile import Profile
@@ -69,6 +70,16 @@ def metrics() -> Iterator[str]:
         for family in collector.describe() if hasattr(collector, "describe") else collector.collect():
             name = family.name + ("_total" if family.type == "counter" else "")
             yield f"| `{name}` | {family.type} | {labels} | {family.documentation.removesuffix('.')} |"
+
+
+def refusals() -> Iterator[str]:
+    yield "| reason | answer | meaning | post lost | what to do |"
+    yield "|---|---|---|---|---|"
+    for name, reason in REASONS.items():
+        lost = "kept as a [dead letter](operations.md#dead-letters)" if reason.lost == "kept" else reason.lost
+        more = f" ([more]({reason.section}))" if reason.section else ""
+        answer = f" {reason.answer} " if reason.answer else " "
+        yield f"| `{name}` |{answer}| {reason.meaning} | {lost} | {reason.remedy}{more} |"
 
 
 SAID = {
@@ -201,6 +212,7 @@ def tables() -> dict[str, Callable[[], Iterator[str]]]:
     made: dict[str, Callable[[], Iterator[str]]] = {
         "modules": modules,
         "metrics": metrics,
+        "refusals": refusals,
         "record": record,
         "record constants": constants,
         "figures": figures.tables,

@@ -15,9 +15,10 @@ from btfeed.commands.connection import CONNECTION, CaOption, InsecureOption, cli
 from btfeed.commands.log_options import FORMAT, LEVEL, LogFormat, LogLevel, configure_logs
 from btfeed.commands.outputs import open_outputs
 from btfeed.commands.posting import JsonOption
-from btfeed.commands.terminal import count, fail
+from btfeed.commands.terminal import fail
 from btfeed.posts import files as postfile
 from btfeed.signals import stop_on_signals
+from btfeed.telemetry.wording import count
 
 if TYPE_CHECKING:
     from btfeed.traffic.capture import Capture, CaptureSummary

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, Optional
 
 import typer
 
-from btfeed.commands.terminal import count, fail
+from btfeed.commands.terminal import fail
 from btfeed.faults import ConfigError
+from btfeed.telemetry.wording import count
 
 if TYPE_CHECKING:
     from btfeed.config import Config

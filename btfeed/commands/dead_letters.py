@@ -1,6 +1,5 @@
 """The command `btfeed dead-letters`: lists, exports and retries what could not be delivered."""
 
-import base64
 import json
 import os
 import sys
@@ -12,15 +11,17 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from btfeed.admin.letter_json import described, exported
 from btfeed.commands.cli import App
 from btfeed.commands.completion import sink_names
 from btfeed.commands.config_file import ConfigFile, load
 from btfeed.commands.outputs import files_in, open_outputs
-from btfeed.commands.terminal import count, fail
+from btfeed.commands.terminal import fail
 from btfeed.journal.base import DeadLetter, DeadLetters, JournalError, Selection
 from btfeed.posts import files as postfile
 from btfeed.records.encoding import rfc3339
 from btfeed.telemetry.printable import printable
+from btfeed.telemetry.wording import count
 
 if TYPE_CHECKING:
     from btfeed.config import Config
@@ -64,7 +65,7 @@ def list_dead_letters(
     """Print one line each: id, time, sink, event or post, reason."""
     with _opened(load(config, NEEDS), sink) as kept:
         for dead_letter in kept.select(Selection(sink)):
-            _print(json.dumps(_described(dead_letter), ensure_ascii=False) if as_json else _line(dead_letter))
+            _print(json.dumps(described(dead_letter), ensure_ascii=False) if as_json else _line(dead_letter))
 
 
 @dead_letters.command()
@@ -133,22 +134,13 @@ def _writing(path: Path | None, inputs: Iterable[Path]) -> Iterator[postfile.Wri
 
 def _export(dead_letter: DeadLetter, writer: postfile.Writer | None) -> bool:
     """Print it, and write a post's body with `writer`. False if it is damaged: what is left of it is printed."""
-    if dead_letter.kind == "post":
-        if writer:
-            writer.write(dead_letter.body)
-        content, whole = _base64(dead_letter.body), True
-    else:
-        try:
-            content, whole = {"record": json.loads(dead_letter.body)}, True
-        except ValueError:
-            content, whole = _base64(dead_letter.body), False
-            typer.echo(f"dead letter {dead_letter.id} is damaged", err=True)
-    _print(json.dumps(_described(dead_letter) | content, ensure_ascii=False))
+    if dead_letter.kind == "post" and writer:
+        writer.write(dead_letter.body)
+    content, whole = exported(dead_letter)
+    if not whole:
+        typer.echo(f"dead letter {dead_letter.id} is damaged", err=True)
+    _print(json.dumps(content, ensure_ascii=False))
     return whole
-
-
-def _base64(body: bytes) -> dict[str, Any]:
-    return {"body": base64.b64encode(body).decode()}
 
 
 def _print(text: str) -> None:
@@ -169,11 +161,3 @@ def _line(dead_letter: DeadLetter) -> str:
     reason = " ".join(dead_letter.reason.split())  # a server's answer may have several lines
     waits = f" (waits for {dead_letter.destination})" if dead_letter.destination else ""
     return f"{dead_letter.id}  {rfc3339(dead_letter.time)}  {dead_letter.sink or '-'}  {what}  {reason}{tries}{waits}"
-
-
-def _described(dead_letter: DeadLetter) -> dict[str, Any]:
-    return {
-        "id": dead_letter.id, "time": rfc3339(dead_letter.time), "sink": dead_letter.sink, "kind": dead_letter.kind,
-        "cause": dead_letter.cause, "reason": dead_letter.reason, "tries": dead_letter.tries,
-        "event_id": dead_letter.event_id, "destination": dead_letter.destination,
-    }  # fmt: skip

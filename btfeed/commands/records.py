@@ -14,12 +14,13 @@ from btfeed.commands.admin_client import AdminError
 from btfeed.commands.completion import sink_names
 from btfeed.commands.config_file import ConfigFile, load
 from btfeed.commands.status import TokenOption, UrlOption, admin_client
-from btfeed.commands.terminal import count, fail
+from btfeed.commands.terminal import fail
 from btfeed.journal.base import Damaged, Entry, JournalError
 from btfeed.posts import files as postfile
 from btfeed.posts.post import Post, digest
 from btfeed.telemetry import logs
 from btfeed.telemetry.printable import printable
+from btfeed.telemetry.wording import count
 
 if TYPE_CHECKING:
     from btfeed.app.dry_run import NotShown

@@ -13,10 +13,11 @@ from btfeed.commands.completion import sink_names
 from btfeed.commands.config_file import ConfigFile
 from btfeed.commands.moments import moment
 from btfeed.commands.status import TokenOption, UrlOption, admin_client
-from btfeed.commands.terminal import count, fail
+from btfeed.commands.terminal import fail
 from btfeed.journal.base import LATEST, OLDEST
 from btfeed.records.encoding import rfc3339
 from btfeed.telemetry.printable import printable
+from btfeed.telemetry.wording import count
 
 sinks = App(no_args_is_help=True, help="List, pause, resume and rewind the sinks of a running server.")
 

@@ -12,9 +12,10 @@ from btfeed.commands.admin_client import AdminClient, AdminError
 from btfeed.commands.config_file import ConfigFile, load
 from btfeed.commands.moments import seconds
 from btfeed.commands.secrets import secret
-from btfeed.commands.terminal import check_url, count, duration, fail, size
+from btfeed.commands.terminal import check_url, fail
 from btfeed.records.encoding import rfc3339
 from btfeed.telemetry.printable import printable
+from btfeed.telemetry.wording import count, duration, size
 
 TOKEN_VARIABLE = "BTFEED_ADMIN_TOKEN"  # noqa: S105 - its name
 """Environment variable that stands for --token."""

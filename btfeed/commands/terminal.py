@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from btfeed.telemetry.printable import printable
+from btfeed.telemetry.wording import count
 from btfeed.traffic.sending import Sender, SendSummary
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
@@ -114,28 +115,3 @@ def _latency(summary: SendSummary) -> list[str]:
     if summary.latency_ms(0.5) is None:
         return []
     return [f"p50 {summary.latency_ms(0.5):.1f} ms", f"p99 {summary.latency_ms(0.99):.1f} ms"]
-
-
-def count(number: int, noun: str) -> str:
-    """A number with its noun in singular or plural."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def size(nbytes: float) -> str:
-    """A number of bytes with its unit, such as 1.5 GiB."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(nbytes) < 1024:
-            return f"{nbytes:.0f} B" if unit == "B" else f"{nbytes:.1f} {unit}"
-        nbytes /= 1024
-    return f"{nbytes:.1f} TiB"
-
-
-def duration(seconds: float) -> str:
-    """A time with its two largest units, such as 3 h 12 min."""
-    left = round(seconds)
-    parts: list[str] = []
-    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
-        number, left = divmod(left, length)
-        if number or parts or unit == "s":
-            parts.append(f"{number} {unit}")
-    return " ".join(part for part in parts[:2] if part[:2] != "0 " or len(parts) == 1)

@@ -14,11 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from btfeed.commands.admin_client import AdminError, NotRunning
-from btfeed.commands.terminal import count, duration, fail, size
-from btfeed.commands.trends import Sample, Trends
+from btfeed.commands.terminal import fail
 from btfeed.records.encoding import rfc3339
 from btfeed.signals import Interrupted, StopSignals
 from btfeed.telemetry.printable import printable
+from btfeed.telemetry.trends import Sample, Trends
+from btfeed.telemetry.wording import count, duration, size
 from sinks.shared.clock import SYSTEM_CLOCK
 
 MAX_ERROR = 300
@@ -201,12 +202,7 @@ def _journal(trends: Trends) -> str:
     if trend is None:
         last = trends.last
         return size(last.status["counts"]["journal_bytes"]) if last else ""
-    text = f"{trend.used:.0%} used, {size(trend.undelivered)} undelivered"
-    if trend.full_in is not None:
-        return f"{text}, full in {duration(trend.full_in)} at this rate"
-    if trend.empty_in is not None:
-        return f"{text}, emptying, delivered in {duration(trend.empty_in)}"
-    return text
+    return str(trend)
 
 
 def _backlog(sink: dict[str, Any]) -> str:

@@ -95,6 +95,13 @@ class MappedPosts:
                 self._count_use(key)
                 return post
 
+    async def preview(self, entries: Sequence[Entry]) -> Batch:
+        """The records of these posts, for display: they are not counted, and what can't be mapped is left out."""
+        given = [(entry.post.body, entry.digest) for entry in entries]
+        run = asyncio.get_running_loop().run_in_executor
+        mapped = await run(self._threads, self._mapper.map_all, given, self._group_mapped)
+        return Batch.concat([each.batch for each in mapped if isinstance(each, MappingResult)])
+
     async def use(self, mapper: PostMapper) -> None:
         """Map with `mapper` from now on. Call this while nothing asks for posts. Each post still counts once."""
         await asyncio.gather(*self._pending.values(), return_exceptions=True)
@@ -159,6 +166,9 @@ class MappedPosts:
         if key in self._uncounted:
             self._uncounted.discard(key)
             self._count(mapped.counts, dead_letters)
+            transactions = (*mapped.batch.transactions[:1], *(refused.transaction for refused in mapped.refused[:1]))
+            if transactions:
+                self._metrics.details.mapped(transactions[0].server, received, mapped.counts.occurrences)
         return MappedPost(received, mapped.batch, dead_letters)
 
     def _keep(self, key: Key, post: MappedPost) -> None:

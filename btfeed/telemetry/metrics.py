@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.samples import Sample
 
 from btfeed import native
+from btfeed.telemetry.details import Details
 from btfeed.telemetry.process import Process
 from btfeed.telemetry.sink_status import SinkStatus, State
 
@@ -62,12 +63,14 @@ class Metrics:
     violations   (business transaction, field, rule) -> how many
     last_post    when the last post was accepted, in milliseconds since the epoch; 0 before the first
     last_reload  of the configuration; None if there was none
+    details      what the status shows besides
     """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.violations: Counts[tuple[str, str, str]] = Counts()
         self.last_post = 0
+        self.details = Details()
         self._transactions: set[str] = set()
         create = _Factory(self.registry)
         self._create_process(create)
@@ -251,12 +254,14 @@ class Metrics:
 
     def _create_admin(self, create: _Factory) -> None:
         self.taps = create.gauge("taps", "Readers of records that are being delivered (btfeed tap)")
+        self.viewers = create.gauge("viewers", "Pages that follow the status live")
         self.tap_lost = create.counter(
             "tap_lost_records", "Records that a reader was too slow to be shown; their delivery is not concerned"
         )
         self.admin_refused = create.counter(
             "admin_refused",
-            "Requests that the admin listener refused, by reason: token, not_local, origin, content_type, taps",
+            "Requests that the admin listener refused, by reason: token, login, not_local, origin, content_type, taps, or"
+            " events",
             ("reason",),
         )
 
@@ -304,26 +309,20 @@ class Metrics:
 
     def summary(self) -> dict[str, int | dict[str, int]]:
         """The counts in /status: one number each, or numbers by label."""
-        return {
-            "posts": _total(self.posts),
+        return self.sample() | {
             "post_bytes": _total(self.post_bytes),
-            "received_occurrences": _total(self.received_occurrences),
             "duplicate_posts": _total(self.duplicate_posts),
             "empty_requests": _total(self.empty_requests),
-            "refused_posts": _by_label(self.refused_posts),
             "lost_posts": _by_label(self.lost_posts),
             "connections": _total(self.connections),
+            "viewers": _total(self.viewers),
             "evicted_connections": _total(self.evicted_connections),
             "occurrences": _by_label(self.occurrences),
             "values_left_out": _by_label(self.left_out),
             "unknown_fields": _by_label(self.unknown_fields),
             "invalid_utf8": _total(self.invalid_utf8),
             "lost_transactions": _total(self.lost_transactions),
-            "journal_bytes": _total(self.journal_bytes),
-            "journal_undelivered_bytes": _total(self.journal_undelivered),
-            "journal_limit_bytes": _total(self.journal_limit),
             "journal_file_bytes": _total(self.journal_file),
-            "journal_free_bytes": _total(self.journal_free),
             "journal_posts": _total(self.journal_posts),
             "journal_errors": _total(self.journal_errors),
             "journal_damaged_posts": _total(self.journal_damaged_posts),
@@ -335,6 +334,26 @@ class Metrics:
             "evicted_dead_letters": _by_label(self.dead_letters_evicted),
             "lost_dead_letters": _total(self.dead_letters_lost),
         }
+
+    def sample(self) -> dict[str, int | dict[str, int]]:
+        """Those of `summary` that are read again and again."""
+        return {
+            "posts": _total(self.posts),
+            "received_occurrences": _total(self.received_occurrences),
+            "refused_posts": _by_label(self.refused_posts),
+            "journal_bytes": _total(self.journal_bytes),
+            "journal_undelivered_bytes": _total(self.journal_undelivered),
+            "journal_limit_bytes": _total(self.journal_limit),
+            "journal_free_bytes": _total(self.journal_free),
+        }
+
+    def delivery_buckets(self) -> dict[str, list[tuple[float, float]]]:
+        """Of `delivery_seconds`, by sink: the bounds in seconds, and how many batches took as long at most."""
+        found: dict[str, list[tuple[float, float]]] = {}
+        for sample in _samples(self.delivery_seconds, {}):
+            if bound := sample.labels.get("le"):
+                found.setdefault(sample.labels["sink"], []).append((float(bound), sample.value))
+        return found
 
     def certificates(self) -> dict[str, int]:
         """When each certificate ends, in milliseconds since the epoch, by its key in the configuration."""
@@ -365,6 +384,6 @@ def _total(metric: Counter | Gauge, where: Mapping[str, str] = {}) -> int:
     return int(sum(sample.value for sample in _samples(metric, where)))
 
 
-def _samples(metric: Counter | Gauge, where: Mapping[str, str]) -> Iterator[Sample]:
+def _samples(metric: Counter | Gauge | Histogram, where: Mapping[str, str]) -> Iterator[Sample]:
     samples = (sample for family in metric.collect() for sample in family.samples)
     return (sample for sample in samples if where.items() <= sample.labels.items())

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from btfeed.commands.terminal import count
 from btfeed.posts import files as postfile
 from btfeed.posts import post
+from btfeed.telemetry.wording import count
 from tests.support import posts
 from tests.support.harness import BTFEED, until
 from tests.support.sending import free_port

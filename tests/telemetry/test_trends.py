@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from btfeed.commands.trends import RATE_WINDOW, TREND_WINDOW, JournalTrend, Sample, Trends
+from btfeed.telemetry.trends import RATE_WINDOW, TREND_WINDOW, JournalTrend, Sample, Trends
 
 MIB = 2**20
 

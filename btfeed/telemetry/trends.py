@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from itertools import dropwhile
 from typing import Any
 
+from btfeed.telemetry.wording import duration, size
+
 RATE_WINDOW = 10.0
 """Seconds over which rates are averaged."""
 TREND_WINDOW = 60.0
@@ -39,6 +41,15 @@ class JournalTrend:
     full_in: float | None = None
     empty_in: float | None = None
 
+    def __str__(self) -> str:
+        """In words."""
+        text = f"{self.used:.0%} used, {size(self.undelivered)} undelivered"
+        if self.full_in is not None:
+            return f"{text}, full in {duration(self.full_in)} at this rate"
+        if self.empty_in is not None:
+            return f"{text}, emptying, delivered in {duration(self.empty_in)}"
+        return text
+
 
 class Trends:
     """The newest answers of one server. A restarted one begins anew."""
@@ -59,16 +70,22 @@ class Trends:
 
     def rate(self, counted: Callable[[dict[str, Any]], float]) -> float | None:
         """How much a number of the status grows per second; None if that is not known yet."""
-        return self._slope(counted, RATE_WINDOW)
+        return self._slope(counted, RATE_WINDOW) if self._samples else None
+
+    def trend(self, measured: Callable[[dict[str, Any]], float]) -> float | None:
+        """The same over a longer time, for what goes up and down."""
+        return self._slope(measured, TREND_WINDOW, MIN_TREND) if self._samples else None
 
     def journal(self) -> JournalTrend | None:
-        """Of the last sample, which there must be. None if an earlier server does not say how much room there is."""
+        """Of the last sample. None if there is none, or if an earlier server does not say how much room there is."""
+        if not self._samples:
+            return None
         counts = self._samples[-1].status["counts"]
         limit, left = counts.get("journal_limit_bytes"), counts.get("journal_undelivered_bytes")
         if not limit or left is None:
             return None
         free, used = counts["journal_free_bytes"], counts["journal_bytes"]
-        slope = self._slope(_undelivered, TREND_WINDOW, MIN_TREND)
+        slope = self.trend(_undelivered)
         if slope is None or abs(slope) < STEADY:
             return JournalTrend(used / limit, left)
         if slope < 0:
