@@ -1,7 +1,6 @@
 """What the admin listener may ask for sinks to be done: /sinks/NAME/pause, resume and rewind, each a POST of JSON."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -10,7 +9,6 @@ from aiohttp import web
 
 from btfeed.journal.base import JournalError, Move
 from btfeed.telemetry.printable import printable
-from sinks.shared.clock import Clock
 
 log = structlog.get_logger()
 
@@ -60,22 +58,6 @@ class Control(Protocol):
 
     async def rewind(self, sink: str, to: Rewind) -> Sequence[Move]:
         """Let a sink continue elsewhere. Returns what that meant in each partition. A paused sink stays paused."""
-
-
-async def described(control: Control, sinks: Iterable[str], clock: Clock, seconds: float) -> dict[str, dict[str, Any]]:
-    """What /status shows of each sink besides figures. seconds: to wait for the journal."""
-    positions: dict[str, Mapping[int, int]] = {}
-    with suppress(JournalError, TimeoutError):
-        async with clock.timeout(seconds):
-            positions = {name: await control.positions(name) for name in sinks}
-    return {
-        name: {
-            "type": control.type_of(name),
-            "positions": positions.get(name),
-            "paused_since": control.paused.get(name),
-        }
-        for name in sinks
-    }
 
 
 class SinkRoutes:

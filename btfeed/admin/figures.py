@@ -1,15 +1,14 @@
-"""What /metrics and /status show: what was counted as it happened, and figures that are found out when somebody asks."""
+"""What /metrics shows: what was counted as it happened, and figures that are found out when somebody asks."""
 
-import heapq
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import structlog
 from prometheus_client import generate_latest
 
-from btfeed import native
 from btfeed.journal.base import Backlog, Backlogs, JournalError, Kept
-from btfeed.telemetry.metrics import Metrics, Reload
+from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.sink_status import SinkStatus
 from sinks.shared.clock import Clock
 
@@ -17,12 +16,10 @@ log = structlog.get_logger()
 
 BACKLOG_TIMEOUT = 2.0
 """Seconds to wait for the journal's figures. /status and /metrics answer without them afterwards."""
-MAX_BLOCKED = 100
-"""Blocked destinations of a sink that /status lists: those for which most records wait."""
 
 
 class Figures:
-    """Metrics as Prometheus text and as the JSON of /status, both from `metrics` and what the parts of the server say.
+    """Metrics as Prometheus text, from `metrics` and what the parts of the server say.
 
     kept           gives the dead letters that are kept
     why_not_ready  why a post would not be accepted now, None if it would
@@ -35,7 +32,6 @@ class Figures:
         why_not_ready: Callable[[], str | None],
         sinks: Mapping[str, SinkStatus],
         metrics: Metrics,
-        version: str,
         clock: Clock,
     ) -> None:
         self._journal = journal
@@ -43,39 +39,12 @@ class Figures:
         self._why_not_ready = why_not_ready
         self._sinks = sinks
         self._metrics = metrics
-        self._version = version
         self._clock = clock
-        self._started = clock.monotonic()
 
     async def text(self) -> bytes:
         """The metrics in Prometheus' format."""
         await self.update()
         return generate_latest(self._metrics.registry)
-
-    async def status(self) -> dict[str, Any]:
-        """What /status answers."""
-        backlogs, kept = await self.update()
-        reason, metrics = self._why_not_ready(), self._metrics
-        return {
-            "version": self._version,
-            "mapping": native.PATH,
-            "uptime_seconds": round(self._clock.monotonic() - self._started, 3),
-            "ready": reason is None,
-            "refusing": reason,
-            "reload": _reload(metrics.last_reload),
-            "last_post_time": metrics.last_post or None,
-            "certificates": metrics.certificates(),
-            "counts": metrics.summary(),
-            "violations": [
-                {"transaction": transaction, "field": field, "rule": rule, "count": count}
-                for (transaction, field, rule), count in metrics.violations.most_common()
-            ],
-            "dead_letters": kept,
-            "sinks": {
-                name: _sink_status(sink, backlogs.get(name)) | metrics.sink_summary(name)
-                for name, sink in self._sinks.items()
-            },
-        }
 
     async def update(self) -> tuple[dict[str, Backlog], list[dict[str, Any]] | None]:
         """Update the metrics that are not kept up to date as things happen. Returns the backlogs by sink, and what /status
@@ -94,6 +63,13 @@ class Figures:
         self._update_backlogs(backlogs)
         return backlogs, self._update_dead_letters(kept)
 
+    async def backlogs(self) -> dict[str, Backlog]:
+        """By sink; none if the journal fails or does not answer."""
+        with suppress(JournalError, TimeoutError):
+            async with self._clock.timeout(BACKLOG_TIMEOUT):
+                return {name: await self._journal.backlog(name) for name in list(self._sinks)}
+        return {}
+
     def _update_backlogs(self, backlogs: Mapping[str, Backlog]) -> None:
         self._metrics.backlog_posts.clear()
         self._metrics.backlog_age.clear()
@@ -111,25 +87,3 @@ class Figures:
             self._metrics.dead_letters_oldest.labels(sink, cause).set(age)
             shown.append({"sink": sink, "reason": cause, "letters": letters, "oldest_age_seconds": age})
         return shown
-
-
-def _reload(last: Reload | None) -> dict[str, Any] | None:
-    return {"time": last.time, "outcome": last.outcome, "errors": last.errors} if last else None
-
-
-def _sink_status(sink: SinkStatus, backlog: Backlog | None) -> dict[str, Any]:
-    return {
-        "state": sink.state,
-        "backlog_posts": backlog.posts if backlog else None,
-        "backlog_age_seconds": round(backlog.age, 3) if backlog else None,
-        "delivered": sink.delivered,
-        "retried": sink.retried,
-        "dead_letters": sink.dead_letters,
-        "last_error": sink.last_error,
-        "last_error_time": sink.last_error_time,
-        "blocked": [
-            {"destination": name, "reason": each.reason, "since": each.since, "waiting": each.waiting}
-            for name, each in heapq.nlargest(MAX_BLOCKED, sink.blocked.items(), key=lambda item: item[1].waiting)
-        ],
-        "blocked_destinations": len(sink.blocked),
-    }

@@ -1,25 +1,28 @@
-"""The admin listener: GET /healthz, /readyz, /metrics and /status, and what control.py and tap.py add."""
+"""The admin listener: GET /healthz, /readyz, /metrics, /status and /history, and what other modules here add."""
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from btfeed.address import BACKLOG, listen
-from btfeed.admin.access import Access, mark
-from btfeed.admin.control import MAX_BODY, Control, SinkRoutes, described
-from btfeed.admin.figures import BACKLOG_TIMEOUT, Figures
+from btfeed.admin.access import Access, mark, trusted
+from btfeed.admin.control import MAX_BODY, SinkRoutes
+from btfeed.admin.events import Events
+from btfeed.admin.figures import Figures
+from btfeed.admin.letters import LetterRoutes, Letters
+from btfeed.admin.parts import Parts
+from btfeed.admin.records import RecordRoutes
+from btfeed.admin.sampler import Sampler
 from btfeed.admin.settings import AdminSettings
+from btfeed.admin.snapshot import Snapshots
 from btfeed.admin.tap import TapRoutes
-from btfeed.journal.base import Backlogs, Kept
 from btfeed.records.encoding import rfc3339
-from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.printable import printable
-from btfeed.telemetry.sink_status import SinkStatus
-from btfeed.telemetry.tap import Taps
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
 IDLE_TIMEOUT = 60.0
@@ -29,34 +32,22 @@ PROBLEMS = {"misconfigured": "is misconfigured", "rejecting": "rejects everythin
 
 
 class Admin:
-    """Serves health, readiness, metrics and status, and lets sinks be controlled.
+    """Serves health, readiness, metrics and status, and lets sinks be controlled."""
 
-    kept           gives the dead letters that are kept
-    why_not_ready  why a post would not be accepted now, None if it would
-    """
-
-    def __init__(
-        self,
-        settings: AdminSettings,
-        journal: Backlogs,
-        kept: Callable[[], Awaitable[Sequence[Kept]]],
-        why_not_ready: Callable[[], str | None],
-        sinks: Mapping[str, SinkStatus],
-        control: Control,
-        taps: Taps,
-        metrics: Metrics,
-        version: str,
-        *,
-        clock: Clock = SYSTEM_CLOCK,
-    ) -> None:
+    def __init__(self, settings: AdminSettings, parts: Parts, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._settings = settings
-        self.figures = Figures(journal, kept, why_not_ready, sinks, metrics, version, clock)
-        self._why_not_ready = why_not_ready
-        self._sinks = sinks
-        self._control = control
-        self._taps = taps
-        self._clock = clock
-        self._access = Access(settings, metrics)
+        self._parts = parts
+        metrics = parts.metrics
+        self.figures = Figures(parts.journal, parts.kept, parts.why_not_ready, parts.sinks, metrics, clock)
+        self._sampler = Sampler(metrics, parts.sinks, self.figures.backlogs, clock)
+        self._letters = Letters(parts)
+        self.snapshots = Snapshots(parts, self.figures, self._sampler, self._letters, clock)
+        self.history = self._sampler.history
+        self._records = RecordRoutes(parts, clock)
+        self._events = Events(
+            lambda: self.snapshots.read(private=False), self.history.shown, lambda: self.history.version, metrics, clock
+        )
+        self._access = Access(settings, metrics, clock)
         app = web.Application(middlewares=[self._access.middleware], client_max_size=MAX_BODY)
         app.on_response_prepare.append(mark)
         app.add_routes(
@@ -65,8 +56,13 @@ class Admin:
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._get_metrics),
                 web.get("/status", self._status),
-                *SinkRoutes(control).routes(),
-                *TapRoutes(taps, sinks, metrics, clock).routes(),
+                web.get("/history", self._history),
+                *self._access.routes(),
+                *self._events.routes(),
+                *self._records.routes(),
+                *LetterRoutes(self._letters).routes(),
+                *SinkRoutes(parts.control).routes(),
+                *TapRoutes(parts.taps, parts.sinks, metrics, clock).routes(),
             ]
         )
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=IDLE_TIMEOUT)
@@ -83,6 +79,7 @@ class Admin:
         sockets = sockets or await listen(self._settings.listen)
         host, port, *_ = sockets[0].getsockname()
         self._listeners = [await loop.create_server(self._runner.server, sock=each, backlog=BACKLOG) for each in sockets]
+        self._sampler.start()
         return host, port
 
     def reconfigure(self, settings: AdminSettings) -> None:
@@ -93,7 +90,11 @@ class Admin:
     async def stop(self) -> None:
         for listener in self._listeners:
             listener.close()
-        self._taps.close()
+        self._sampler.stop()
+        self._events.close()
+        self._records.close()
+        self._letters.close()
+        self._parts.taps.close()
         await self._runner.cleanup()
         self._access.close()
 
@@ -101,12 +102,12 @@ class Admin:
         return web.Response(text="alive\n")
 
     async def _readyz(self, request: web.Request) -> web.Response:
-        reason = self._why_not_ready()
+        reason = self._parts.why_not_ready()
         lines = [f"not ready: {reason}" if reason else "ready"]
         for state, problem in PROBLEMS.items():
-            sinks = ((name, sink) for name, sink in self._sinks.items() if sink.state == state)
+            sinks = ((name, sink) for name, sink in self._parts.sinks.items() if sink.state == state)
             lines += [f"sink {name} {problem}: {sink.last_error}" for name, sink in sinks]
-        paused = ((name, since) for name, since in self._control.paused.items() if name in self._sinks)
+        paused = ((name, since) for name, since in self._parts.control.paused.items() if name in self._parts.sinks)
         lines += [f"sink {name} is paused since {rfc3339(since)}" for name, since in paused]
         return web.Response(status=503 if reason else 200, text=printable("\n".join(lines)) + "\n")
 
@@ -114,7 +115,12 @@ class Admin:
         return web.Response(body=await self.figures.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _status(self, request: web.Request) -> web.Response:
-        status = await self.figures.status()
-        for name, more in (await described(self._control, status["sinks"], self._clock, BACKLOG_TIMEOUT)).items():
-            status["sinks"][name] |= more
-        return web.Response(body=msgspec.json.encode(status), content_type="application/json")
+        return _json(await self.snapshots.read(private=trusted(request)))
+
+    async def _history(self, request: web.Request) -> web.Response:
+        return _json(self.history.shown())
+
+
+def _json(shown: Any) -> web.Response:
+    headers = {"Cache-Control": "no-store"}
+    return web.Response(body=msgspec.json.encode(shown), content_type="application/json", headers=headers)

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 from aiohttp import web
 
-from btfeed.admin.access import RECORDS
+from btfeed.admin.access import TAP
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.printable import printable
 from btfeed.telemetry.tap import Taps, TooManyWatchers, Wanted, Watcher
@@ -29,7 +29,7 @@ class TapRoutes:
         self._clock = clock
 
     def routes(self) -> list[web.RouteDef]:
-        return [web.get(RECORDS, self._tap, allow_head=False)]
+        return [web.get(TAP, self._tap, allow_head=False)]
 
     async def _tap(self, request: web.Request) -> web.StreamResponse:
         query = request.query

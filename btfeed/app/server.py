@@ -16,6 +16,7 @@ from types import MappingProxyType
 import structlog
 
 from btfeed import native
+from btfeed.admin.parts import Parts
 from btfeed.admin.server import Admin
 from btfeed.app.advice import advice
 from btfeed.app.certificates import show_expiry
@@ -24,6 +25,7 @@ from btfeed.app.instruments import create_instruments
 from btfeed.app.listeners import check_addresses, close, open_listeners
 from btfeed.app.notifier import Notifier
 from btfeed.app.parts import create_delivery, create_sink
+from btfeed.app.shown import ShownConfig, newest
 from btfeed.app.sink_control import SinkControl
 from btfeed.config import Config
 from btfeed.delivery.loop import Delivery
@@ -67,17 +69,7 @@ class Server:
         self.deliveries = Deliveries(self.journal.outlets, self._create_delivery, grace)
         self.control = SinkControl(self.journal, self.deliveries, self.metrics, self._type_of, self.changing)
         self.receiver = self.instruments.receiver(config.receiver, self.journal, self.metrics)
-        self.admin = Admin(
-            config.admin,
-            self.deliveries,
-            self.journal.kept,
-            self._why_not_ready,
-            self.deliveries.statuses,
-            self.control,
-            self.taps,
-            self.metrics,
-            version("btfeed"),
-        )
+        self.admin = Admin(config.admin, self._parts())
         self._started = AsyncExitStack()  # what is entered last is left first
 
     async def start(self) -> None:
@@ -132,6 +124,23 @@ class Server:
         self.notifier.stopping()
         await self._started.aclose()
         self.notifier.released()
+
+    def _parts(self) -> Parts:
+        shown = ShownConfig()
+        return Parts(
+            journal=self.deliveries,
+            kept=self.journal.kept,
+            why_not_ready=self._why_not_ready,
+            sinks=self.deliveries.statuses,
+            control=self.control,
+            taps=self.taps,
+            metrics=self.metrics,
+            version=version("btfeed"),
+            configuration=lambda: shown.of(self.config),
+            dead_letters=lambda: journals.dead_letters(self.config.journal),
+            wants=lambda: {name: sink.common.filter.accepts for name, sink in self.config.sinks.items()},
+            newest=lambda: newest(self.deliveries, self.mapped_posts),
+        )
 
     def _why_not_ready(self) -> str | None:
         return "shutting down" if self.stopping else self.journal.refusing

@@ -34,11 +34,17 @@ def effective(config: Config, written: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def redacted(config: Config) -> dict[str, Any]:
+    """The same without the file: each secret is HIDDEN. config: a complete one."""
+    return effective(config, {"sinks": {name: {} for name in config.sinks}})
+
+
 def _table(settings: Settings, written: Any) -> dict[str, Any]:
     """written: the same table in the file. It may be something else there, such as a URL in place of a table."""
     tables = written if isinstance(written, dict) else {}
     values = dict(settings)
-    shown = {key.name: _value(key, values[key.name], tables.get(key.name)) for key in keys(type(settings))}
+    found = keys(type(settings), documented=False)
+    shown = {key.name: _value(key, values[key.name], tables.get(key.name)) for key in found}
     return {name: value for name, value in shown.items() if value is not None}
 
 
@@ -48,9 +54,9 @@ def _value(key: Key, value: Any, written: Any) -> Any:
     if not is_secret(key.hint) or not value:
         return plain(value, key.kind)
     if isinstance(value, list):
-        return [_hidden(text) for text in written]
+        return [_hidden(text) for text in written or [None] * len(value)]
     if isinstance(value, dict):
-        return {name: _hidden(text) for name, text in written.items()}
+        return {name: _hidden((written or {}).get(name)) for name in value}
     return _hidden(written)
 
 

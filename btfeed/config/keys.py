@@ -100,10 +100,10 @@ class Key:
 REQUIRED = object()
 
 
-def keys(model: type[Settings]) -> Iterator[Key]:
-    """The keys of a table. Raises NotDocumented."""
+def keys(model: type[Settings], documented: bool = True) -> Iterator[Key]:
+    """The keys of a table. Raises NotDocumented, unless their meanings are not needed."""
     hints = get_type_hints(model, include_extras=True)
-    said = meanings(model)
+    said = meanings(model) if documented else dict.fromkeys(model.model_fields, "")
     for name, field in model.model_fields.items():
         default = REQUIRED if field.is_required() else field.get_default(call_default_factory=True)
         hint = hints[name]

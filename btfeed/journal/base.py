@@ -319,28 +319,37 @@ class Journal(Intake, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which dead letters: those that match both.
+    """Which dead letters: those that match all of it.
 
-    sink  only this sink's; "" for those that belong to no sink; None for any
-    ids   only these; empty for any
+    sink   only this sink's; "" for those that belong to no sink; None for any
+    ids    only these; empty for any
+    cause  only those with this cause; None for any
     """
 
     sink: str | None = None
     ids: Collection[int] = ()
+    cause: str | None = None
 
     def includes(self, dead_letter: DeadLetter) -> bool:
-        return (self.sink is None or dead_letter.sink == self.sink) and (not self.ids or dead_letter.id in self.ids)
+        return (
+            (self.sink is None or dead_letter.sink == self.sink)
+            and (not self.ids or dead_letter.id in self.ids)
+            and (self.cause is None or dead_letter.cause == self.cause)
+        )
 
 
 ALL = Selection()
 
 
 class DeadLetters(Protocol):
-    """The dead letters, for commands; a server may be running on the same journal. Methods block, and raise
-    JournalUnavailable."""
+    """The dead letters, for commands and the admin listener; a server may run on the same journal. Methods block, and
+    raise JournalUnavailable."""
 
     def select(self, selection: Selection = ALL) -> Iterator[DeadLetter]:
         """Those that were there when it was called, the oldest first, without holding many of them in memory."""
+
+    def newest(self, limit: int, selection: Selection = ALL, before: int = LATEST) -> Sequence[DeadLetter]:
+        """The newest first: those with lower ids than `before`, at most `limit`, and fewer if they are large."""
 
     def count(self, selection: Selection = ALL) -> int:
         """How many `select` would give."""

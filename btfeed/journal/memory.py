@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from btfeed.journal.base import (
     ALL,
+    LATEST,
     Backlog,
     Commit,
     Cursor,
@@ -253,6 +254,10 @@ class MemoryDeadLetters:
 
     def select(self, selection: Selection = ALL) -> Iterator[DeadLetter]:
         return iter([kept for kept in self._kept.values() if selection.includes(kept)])
+
+    def newest(self, limit: int, selection: Selection = ALL, before: int = LATEST) -> Sequence[DeadLetter]:
+        found = [kept for kept in self.select(selection) if kept.id < before]
+        return sorted(found, key=lambda kept: -kept.id)[:limit]
 
     def count(self, selection: Selection = ALL) -> int:
         return len(list(self.select(selection)))

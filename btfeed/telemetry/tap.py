@@ -40,10 +40,12 @@ class Wanted:
 
 
 class Watcher:
-    """One that watches. lost: lines that did not fit since the last call of `take`."""
+    """One that watches. lost: lines that did not fit since the last call of `take`. sampling: it expects to lose some."""
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: Wanted, max_lines: int = MAX_LINES, sampling: bool = False) -> None:
         self.lost = 0
+        self.sampling = sampling
+        self._max_lines = max_lines
         self._wanted = wanted
         self._left = wanted.limit
         self._lines: list[bytes] = []
@@ -63,9 +65,10 @@ class Watcher:
             batch = batch.slice(0, self._left)
         if not len(batch):
             return 0
-        room = batch.fitting(MAX_LINES - len(self._lines), MAX_BYTES - self._bytes)
+        room = batch.fitting(self._max_lines - len(self._lines), MAX_BYTES - self._bytes)
         taken = batch.slice(0, max(room, 0 if self._lines else 1))
-        self._lines += render(taken)
+        if len(taken):
+            self._lines += render(taken)
         self._bytes += taken.nbytes
         if self._left is not None:
             self._left -= len(taken)
@@ -103,22 +106,32 @@ class Taps:
 
     def watch(self, wanted: Wanted) -> Watcher:
         """Begin to watch, until `leave`. Raises TooManyWatchers."""
-        if len(self._watchers) >= MAX_WATCHERS:
+        if self._readers() >= MAX_WATCHERS:
             raise TooManyWatchers(f"{MAX_WATCHERS} taps are open already, and more are not allowed: end one of them")
-        watcher = Watcher(wanted)
-        self._watchers.append(watcher)
-        self._metrics.taps.set(len(self._watchers))
-        return watcher
+        return self._add(Watcher(wanted))
+
+    def sample(self, wanted: Wanted, max_lines: int) -> Watcher:
+        """Begin to watch for a sample: at most `max_lines` between two calls of `take`. It does not count as a reader."""
+        return self._add(Watcher(wanted, max_lines, sampling=True))
 
     def leave(self, watcher: Watcher) -> None:
         self._watchers.remove(watcher)
-        self._metrics.taps.set(len(self._watchers))
+        self._metrics.taps.set(self._readers())
+
+    def _add(self, watcher: Watcher) -> Watcher:
+        self._watchers.append(watcher)
+        self._metrics.taps.set(self._readers())
+        return watcher
+
+    def _readers(self) -> int:
+        return sum(not watcher.sampling for watcher in self._watchers)
 
     def offer(self, sink: str, batch: Batch, render: Render) -> None:
         """Show records that a sink is to get, when they are read for it."""
         for watcher in self._watchers:
             try:
-                self._metrics.tap_lost.inc(watcher.offer(sink, batch, render))
+                lost = watcher.offer(sink, batch, render)
+                self._metrics.tap_lost.inc(0 if watcher.sampling else lost)
             except Exception as error:
                 self._metrics.tap_lost.inc(len(batch))
                 watcher.lost += len(batch)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession, web
 
-from btfeed.admin.access import MARK, OPEN, RECORDS, Access, mark
+from btfeed.admin.access import MARK, OPEN, TAP, Access, mark
 from btfeed.admin.settings import AdminSettings
 from btfeed.telemetry.metrics import Metrics
 
@@ -32,7 +32,7 @@ class Listener:
 
         app = web.Application(middlewares=[seen_from])
         app.on_response_prepare.append(mark)
-        app.add_routes([web.get(path, answer) for path in ("/status", "/healthz", "/readyz", RECORDS)])
+        app.add_routes([web.get(path, answer) for path in ("/status", "/healthz", "/readyz", TAP)])
         app.add_routes([web.post("/sinks/a/pause", answer)])
         self._runner = web.AppRunner(app)
         await self._runner.setup()
@@ -70,7 +70,7 @@ async def test_with_a_token_everything_but_probes_needs_it() -> None:
         for headers in ({}, {"Authorization": "Bearer other"}, {"Authorization": "s3cret"}, {"Authorization": "Bearer é"}):
             assert await listener.ask("/status", headers) == 401
         assert await listener.ask("/nothing") == 401
-        assert await listener.ask(RECORDS) == 401
+        assert await listener.ask(TAP) == 401
         assert await pause(listener, JSON) == 401
         assert listener.refused() == {"token": 7}
         assert await listener.ask("/status", TOKEN) == 200
@@ -82,7 +82,7 @@ async def test_with_the_token_other_machines_may_change_things() -> None:
     """Whatever name they use for this one, and through a proxy."""
     async with Listener("s3cret", peer="192.0.2.7") as listener:
         assert await pause(listener, JSON | TOKEN | {"Host": "btfeed.example", "X-Forwarded-For": "192.0.2.8"}) == 200
-        assert await listener.ask(RECORDS, TOKEN) == 200
+        assert await listener.ask(TAP, TOKEN) == 200
 
 
 async def test_a_new_token_holds_from_the_next_request_on() -> None:
@@ -99,7 +99,7 @@ async def test_without_a_token_this_machine_may_do_everything(peer: str) -> None
     async with Listener(None, peer) as listener:
         assert await pause(listener, JSON) == 200
         assert await pause(listener, JSON | {"Origin": f"http://127.0.0.1:{listener.port}"}) == 200
-        assert await listener.ask(RECORDS) == 200
+        assert await listener.ask(TAP) == 200
         assert await listener.ask("/sinks/a/pause") == 405
 
 
@@ -109,7 +109,7 @@ async def test_without_a_token_other_machines_only_read_figures(peer: str) -> No
     async with Listener(None, peer) as listener:
         assert await listener.ask("/status") == 200
         assert await pause(listener, JSON) == 403
-        assert await listener.ask(RECORDS) == 403
+        assert await listener.ask(TAP) == 403
         assert listener.refused() == {"not_local": 2}
 
 
@@ -139,7 +139,7 @@ async def test_pages_of_other_servers_change_nothing(token: str | None) -> None:
     async with Listener(token) as listener:
         for origin in ("http://evil.example", "null", "http://127.0.0.1:1"):
             assert await pause(listener, JSON | TOKEN | {"Origin": origin}) == 403
-            assert await listener.ask(RECORDS, TOKEN | {"Origin": origin}) == 403
+            assert await listener.ask(TAP, TOKEN | {"Origin": origin}) == 403
         for content_type in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
             assert await pause(listener, TOKEN | {"Content-Type": content_type}) == 415
         assert listener.refused() == {"origin": 6, "content_type": 3}

@@ -7,7 +7,6 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,16 +14,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from btfeed.address import host_and_port
-from btfeed.admin.control import Rewind
 from btfeed.admin.figures import BACKLOG_TIMEOUT, Figures
 from btfeed.admin.server import Admin
 from btfeed.admin.settings import AdminSettings
-from btfeed.journal.base import Backlog, JournalUnavailable, Kept, Move
+from btfeed.journal.base import Backlog, JournalUnavailable, Kept
 from btfeed.journal.sqlite.dead_letters import open_dead_letters
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.sink_status import BlockedDestination, SinkStatus, State
-from btfeed.telemetry.tap import Taps
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
+from tests.admin.parts import parts
 from tests.support.clock import FakeClock
 from tests.support.harness import DEADLINE, Server, until
 from tests.support.posts import mixed, sample_purepath, sample_visit
@@ -173,33 +171,9 @@ class BrokenJournal:
         raise JournalUnavailable("the disk failed")
 
 
-class FakeControl:
-    """Of a server whose only sink is not paused."""
-
-    paused: Mapping[str, int] = {}
-
-    def type_of(self, sink: str) -> str:
-        return "file"
-
-    async def positions(self, sink: str) -> Mapping[int, int]:
-        raise JournalUnavailable("the disk failed")
-
-    async def pause(self, sink: str) -> bool:
-        raise AssertionError
-
-    resume = pause
-
-    async def rewind(self, sink: str, to: Rewind) -> Sequence[Move]:
-        raise AssertionError
-
-
 async def _ask(path: str, journal: Any, clock: Clock = SYSTEM_CLOCK) -> tuple[int, str]:
     """The status and text of an admin listener with that journal."""
-    settings, sinks = AdminSettings(listen="127.0.0.1:0"), {"a": SinkStatus()}
-    metrics, taps = Metrics(), Taps(Metrics())
-    admin = Admin(
-        settings, journal, journal.kept, lambda: journal.refusing, sinks, FakeControl(), taps, metrics, "1", clock=clock
-    )
+    admin = Admin(AdminSettings(listen="127.0.0.1:0"), parts(journal), clock=clock)
     host, port = await admin.start()
     try:
         reader, writer = await asyncio.open_connection(host, port)
@@ -242,7 +216,7 @@ async def test_a_sink_that_is_removed_leaves_no_gauge() -> None:
     """Else it would count as down for ever. Counters stay: what was delivered was delivered."""
     journal, metrics, clock = IdleJournal(), Metrics(), FakeClock()
     sinks = {"a": SinkStatus("running"), "b": SinkStatus(blocked={"topic x": BlockedDestination("gone", 1)})}
-    figures = Figures(journal, journal.kept, lambda: None, sinks, metrics, "1", clock)
+    figures = Figures(journal, journal.kept, lambda: None, sinks, metrics, clock)
     metrics.delivered.labels("b").inc()
     text = (await figures.text()).decode()
     assert 'btfeed_sink_blocked_destinations{sink="b"} 1.0' in text
@@ -256,7 +230,7 @@ async def test_a_sink_that_is_removed_leaves_no_gauge() -> None:
 async def test_a_journal_that_fails_leaves_no_old_figures() -> None:
     """A backlog that is unknown is not the one that it was."""
     journal, metrics, clock = IdleJournal(), Metrics(), FakeClock()
-    figures = Figures(journal, journal.kept, lambda: None, {"a": SinkStatus("running")}, metrics, "1", clock)
+    figures = Figures(journal, journal.kept, lambda: None, {"a": SinkStatus("running")}, metrics, clock)
     of_the_journal = ('btfeed_sink_backlog_posts{sink="a"}', 'btfeed_sink_backlog_age_seconds{sink="a"}',
                       'btfeed_dead_letters_kept{reason="refused",sink="a"}',
                       'btfeed_dead_letters_oldest_age_seconds{reason="refused",sink="a"}')  # fmt: skip

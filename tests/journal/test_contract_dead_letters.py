@@ -52,9 +52,26 @@ async def test_dead_letters_are_selected_by_sink_and_id(driver: Driver) -> None:
             (Selection("another"), []),
             (Selection(None, [ids["id-2"], ids["id-3"]]), [kept[1], kept[2]]),
             (Selection("b", {ids["id-2"], ids["id-3"]}), [kept[1]]),
+            (Selection(cause="expired"), []),
+            (Selection("a", cause="refused"), [kept[0], kept[2]]),
+            (Selection("a", [ids["id-3"]], "refused"), [kept[2]]),
         ]:
             assert [replace(each, id=0) for each in dead_letters.select(selection)] == expected
             assert dead_letters.count(selection) == len(expected)
+
+
+async def test_the_newest_dead_letters_come_first(driver: Driver) -> None:
+    """As many as wanted, and then those before them; posts and records of one cause too."""
+    post = DeadLetter("post", "", "it is no post", 1, b"body", cause="malformed")
+    kept = [dead_letter(1), dead_letter(2, "b"), dead_letter(3), replace(dead_letter(4, ""), cause="malformed")]
+    async with with_dead_letters(driver, *kept) as (it, dead_letters):
+        await it.journal.add_dead_letter(post)
+        assert [replace(each, id=0) for each in dead_letters.newest(2)] == [post, kept[3]]
+        first = dead_letters.newest(2)[-1].id
+        assert [each.event_id for each in dead_letters.newest(10, before=first)] == ["id-3", "id-2", "id-1"]
+        assert [each.event_id for each in dead_letters.newest(1, Selection("a", cause="refused"))] == ["id-3"]
+        assert [each.event_id for each in dead_letters.newest(9, Selection("", cause="malformed"))] == [None, "id-4"]
+        assert not dead_letters.newest(9, Selection("a", cause="expired"))
 
 
 async def test_dead_letters_that_come_while_they_are_read_are_not_selected(driver: Driver) -> None:

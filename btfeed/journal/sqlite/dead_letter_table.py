@@ -68,13 +68,16 @@ class DeadLetterTable:
                     (first, block.content),
                 )
 
-    def select(self, where: str = "1", *values: Value, limit: int = -1) -> Generator[DeadLetter, None, None]:
-        """Those for which the SQL expression `where` holds, the oldest first. Damaged rows are read with defaults."""
+    def select(
+        self, where: str = "1", *values: Value, limit: int = -1, newest: bool = False
+    ) -> Generator[DeadLetter, None, None]:
+        """Those for which the SQL expression `where` holds, the oldest or the newest first. Damaged rows are read with
+        defaults."""
         rows = self._db.execute(
             "SELECT id, CAST(kind AS BLOB), CAST(sink AS BLOB), CAST(reason AS BLOB), CAST(time AS INTEGER),"
             " CAST(body AS BLOB), CAST(tries AS INTEGER), CAST(event_id AS BLOB), CAST(key AS BLOB),"
             ' CAST(timestamp AS INTEGER), CAST("transaction" AS BLOB), CAST(destination AS BLOB), CAST(cause AS BLOB),'
-            f" block, place FROM dead_letters WHERE {where} ORDER BY id LIMIT {limit}",
+            f" block, place FROM dead_letters WHERE {where} ORDER BY id {'DESC' if newest else ''} LIMIT {limit}",
             values,
         )
         opened, letters = 0, list[Stored]()

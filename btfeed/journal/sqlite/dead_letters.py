@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import apsw
 
-from btfeed.journal.base import ALL, DeadLetter, JournalUnavailable, Selection, Wants
+from btfeed.journal.base import ALL, LATEST, DeadLetter, JournalUnavailable, Selection, Wants
 from btfeed.journal.sqlite.database import FILE, JournalDatabase
 from btfeed.journal.sqlite.dead_letter_table import DeadLetterTable, Value
 from btfeed.journal.sqlite.layout import LETTER_BYTES
@@ -77,6 +77,20 @@ class SqliteDeadLetters:
             yield piece
             seen = piece[-1].id
 
+    def newest(self, limit: int, selection: Selection = ALL, before: int = LATEST) -> Sequence[DeadLetter]:
+        where, values = f"{_condition(selection)[0]} AND id < ?", [*_condition(selection)[1], before]
+        if (
+            selection.sink is not None and selection.cause is not None
+        ):  # through the index of causes, however many there are
+            kinds = (f"SELECT id FROM (SELECT id FROM dead_letters WHERE kind = '{kind}' AND {where}"
+                     f" ORDER BY id DESC LIMIT {limit})" for kind in ("post", "record"))  # fmt: skip
+            where, values = f"id IN ({' UNION ALL '.join(kinds)})", values * 2
+        with (
+            _translated(self._directory),
+            closing(self._table.select(where, *values, limit=limit, newest=True)) as rows,
+        ):
+            return _up_to(self._piece, rows)
+
     def count(self, selection: Selection = ALL) -> int:
         where, values = _condition(selection)
         with _translated(self._directory):
@@ -115,6 +129,9 @@ def _condition(selection: Selection) -> tuple[str, list[Value]]:
     if selection.sink is not None:
         where += " AND sink = ?"
         values.append(selection.sink)
+    if selection.cause is not None:
+        where += " AND cause = ?"
+        values.append(selection.cause)
     return where, values
 
 
