@@ -1,4 +1,5 @@
-"""Generates the tables in README.md and docs/: settings, metrics, record fields, modules and figures. Also the JSON Schema.
+"""Generates the tables in README.md and docs/: settings, metrics, record fields, modules and figures. Also whole files: the
+JSON Schema, and the dashboards in deploy/.
 
     python -m docs.generate [--check]
 
@@ -12,7 +13,7 @@ import json
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -27,6 +28,8 @@ from btfeed.http.reasons import REASONS
 from btfeed.records.schema import CATEGORIES, CONSTANTS, DIMENSIONS, FIELDS, VALUES, Field
 from btfeed.telemetry.metrics import Metrics
 from btfeed.traffic.profile import Profile
+from deploy.kibana.dashboard import panels
+from deploy.kibana.make import texts as kibana
 from sinks.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -208,6 +211,14 @@ def _module(path: Path) -> str:
     return f"| `{path.relative_to(ROOT)}` | {first} |"
 
 
+def dashboard(panels: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Titles of a dashboard's panels, and the questions that they answer."""
+    yield "| panel | answers |"
+    yield "|---|---|"
+    for title, question in panels:
+        yield f"| {title} | {question} |"
+
+
 def tables() -> dict[str, Callable[[], Iterator[str]]]:
     made: dict[str, Callable[[], Iterator[str]]] = {
         "modules": modules,
@@ -217,6 +228,7 @@ def tables() -> dict[str, Callable[[], Iterator[str]]]:
         "record constants": constants,
         "figures": figures.tables,
         "figures-short": figures.short,
+        "kibana": partial(dashboard, ((panel.title, panel.answers) for panel, _ in panels())),
     }
     made |= {f"settings {path}": partial(settings, model) for path, model in sections().items()}
     made |= {f"profile{path}": partial(settings, model) for path, model in profile_sections().items()}
@@ -249,12 +261,13 @@ def main() -> None:
     stale = []
     try:
         made = tables()
+        files = {SCHEMA: json_schema()} | kibana()
     except NotDocumented as error:
         sys.exit(str(error))
-    for path in (ROOT / "README.md", *sorted(DOCS.rglob("*.md")), SCHEMA):
+    for path in (ROOT / "README.md", *sorted(DOCS.rglob("*.md")), *files):
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         try:
-            new = json_schema() if path == SCHEMA else generate(text, made)
+            new = files[path] if path in files else generate(text, made)
         except NotDocumented as error:
             sys.exit(f"{path.relative_to(ROOT)}: {error}")
         if new != text:
