@@ -28,6 +28,8 @@ from btfeed.http.reasons import REASONS
 from btfeed.records.schema import CATEGORIES, CONSTANTS, DIMENSIONS, FIELDS, VALUES, Field
 from btfeed.telemetry.metrics import Metrics
 from btfeed.traffic.profile import Profile
+from deploy.dynatrace.make import texts as dynatrace
+from deploy.dynatrace.queries import QUERIES
 from deploy.kibana.dashboard import panels
 from deploy.kibana.make import texts as kibana
 from sinks.settings import Settings
@@ -229,6 +231,7 @@ def tables() -> dict[str, Callable[[], Iterator[str]]]:
         "figures": figures.tables,
         "figures-short": figures.short,
         "kibana": partial(dashboard, ((panel.title, panel.answers) for panel, _ in panels())),
+        "dynatrace": partial(dashboard, ((query.title, query.question) for query in QUERIES)),
     }
     made |= {f"settings {path}": partial(settings, model) for path, model in sections().items()}
     made |= {f"profile{path}": partial(settings, model) for path, model in profile_sections().items()}
@@ -261,7 +264,7 @@ def main() -> None:
     stale = []
     try:
         made = tables()
-        files = {SCHEMA: json_schema()} | kibana()
+        files = {SCHEMA: json_schema()} | kibana() | dynatrace()
     except NotDocumented as error:
         sys.exit(str(error))
     for path in (ROOT / "README.md", *sorted(DOCS.rglob("*.md")), *files):
