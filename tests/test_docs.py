@@ -22,7 +22,7 @@ from btfeed.config.keys import NotDocumented
 from btfeed.http.reasons import REASONS
 from btfeed.posts.post import digest
 from btfeed.records.mapper import create_mapper
-from btfeed.records.schema import RECORD_FIELDS
+from btfeed.records.schema import FIELDS, RECORD_FIELDS
 from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
 from btfeed.telemetry.metrics import Metrics
@@ -293,6 +293,26 @@ def test_queries_name_fields_that_records_have() -> None:
     named = set().union(*map(dql.fields, queries))
     assert len(named) > 5
     assert named <= {field.name for field in RECORD_FIELDS}
+
+
+BRIDGE = """
+name application systemProfile server type purePathId startTime endTime dimensions measures failed visitId actionName
+apdex converted query url user responseTime duration cpuTime execTime suspensionTime syncTime waitTime nrOfActions
+clientFamily clientIP continent country city failedActions clientErrors exitActionFailed bounce osFamily osName
+connectionType convertedBy
+"""
+"""The keys that the Flume bridge's JSON serializer writes."""
+
+
+def test_every_name_of_the_bridge_leads_to_a_field() -> None:
+    """In the table of differences on the page, or as the feed's own name in the field table; and that field exists."""
+    section = TEXT[ROOT / "docs" / "coming-from.md"].partition("## The names of fields")[2].partition("\n## ")[0]
+    rows = [line.split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    differing = {name for old, *_ in rows for name in re.findall(r"`(\w+)`", old)}
+    assert set(BRIDGE.split()) <= differing | {name for field in FIELDS for name in (field.name, field.older_name) if name}
+    new = {name for _, record, *_ in rows for name in re.findall(r"`([a-z]+\.[a-z_.]+)`", record)}
+    known = {field.name for field in RECORD_FIELDS}
+    assert {name for name in new if not name.startswith(("appmon.dimension.", "appmon.measure."))} <= known
 
 
 @pytest.mark.parametrize("name", [name for name in dir(test_sink_contract) if name.startswith("test_")])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from docs.hooks import PAGES
+from docs.hooks import PAGES, uri_of
 from tests.support.harness import DEADLINE
 
 ROOT = Path(__file__).parent.parent
@@ -46,6 +46,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("site")
     built = build(ROOT / "mkdocs.yml", target)
     assert built.returncode == 0, built.stderr
+    assert "contains a link" not in built.stderr, built.stderr
     return target
 
 
@@ -61,6 +62,14 @@ def test_it_has_every_page_and_finds_it(site: Path) -> None:
     index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
     found = {entry["location"].partition("#")[0] for entry in index["docs"]}
     assert found == {"" if uri == "index.md" else uri.removesuffix("md").rstrip(".") + "/" for uri in SOURCES}
+
+
+def test_the_start_page_lists_what_the_navigation_has() -> None:
+    """In the same order; only figures of other programs are reached from the page on benchmarks."""
+    navigation = re.findall(r"[\w/-]+\.md$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    tables = SOURCES["index.md"].read_text(encoding="utf-8").partition("## Start")[2]
+    listed = [uri_of(os.path.normpath(f"docs/{target}")) for target in re.findall(r"\]\((\S+?\.md)\)", tables)]
+    assert listed == [uri for uri in navigation if uri not in ("index.md", "readme.md", "peers.md")]
 
 
 def test_it_asks_no_other_server(site: Path) -> None:
