@@ -11,9 +11,9 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Literal
 
-from btfeed.address import check_free
+from btfeed.address import check_free, host_and_port
 from btfeed.app.advice import advice
-from btfeed.app.in_use import explain
+from btfeed.app.in_use import explain, holder_of
 from btfeed.app.listeners import check_addresses
 from btfeed.app.parts import create_sink
 from btfeed.config import Config
@@ -96,6 +96,9 @@ async def _check_listener(path: str, address: str, is_running: bool) -> Check:
     except OSError as error:
         if error.errno == errno.EADDRINUSE and is_running:
             return Check(path, f"{address}, probably by that btfeed", verdict="in use")
+        holder = holder_of(host_and_port(address)[1]) if error.errno == errno.EADDRINUSE else None
+        if holder and holder.keeps:
+            return Check(path, f"{address}, held for a server that is not running, by {holder}", verdict="in use")
         return Check(path, free, explain(address, error))
     return Check(path, free)
 

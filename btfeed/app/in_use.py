@@ -5,6 +5,7 @@ import os
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from btfeed.address import host_and_port
@@ -34,8 +35,14 @@ def explain(address: str, error: OSError) -> str:
         return str(error)
     if error.errno == errno.EADDRINUSE:
         holder = holder_of(host_and_port(address)[1])
-        by = f"by {holder}" if holder else "by another program, which `ss -ltnp` shows to root"
-        return f"{where}: it is in use {by}. Stop that, or choose another port"
+        if not holder:
+            what = "in use by another program, which `ss -ltnp` shows to root"
+            return (
+                f"{where}: it is {what}. Unless that holds it for btfeed, as systemd does, stop it, or choose another port"
+            )
+        if holder.keeps:
+            return f"{where}: {holder} holds it for the server that it starts: leave it running, posts may wait there"
+        return f"{where}: it is in use by {holder}. Stop that, or choose another port"
     if error.errno == errno.EACCES:
         return f"{where}: permission denied: {_PRIVILEGED}"
     if error.errno == errno.EADDRNOTAVAIL:
@@ -43,15 +50,31 @@ def explain(address: str, error: OSError) -> str:
     return f"{where}: {os.strerror(error.errno)}"
 
 
-def holder_of(port: int) -> str | None:
-    """The process that listens on a TCP port, as far as this user may see it."""
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process that has a port. keeps: it does so for a server that it starts: systemd, or a supervisor."""
+
+    pid: int
+    command: str
+    keeps: bool
+
+    def __str__(self) -> str:
+        return f"process {self.pid} ({self.command[:MAX_COMMAND]})"
+
+
+def holder_of(port: int) -> Holder | None:
+    """The process that listens on a TCP port, as far as this user may see it. Of several, the one that keeps it."""
     sockets = {f"socket:[{inode}]" for inode in _listening(port)}
+    found = None
     for process in Path("/proc").glob("[0-9]*") if sockets else ():
         with suppress(OSError):  # of another user, or gone
             if any(str(link.readlink()) in sockets for link in (process / "fd").iterdir()):
-                command = (process / "cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ")
-                return f"process {process.name} ({command.decode(errors='replace')[:MAX_COMMAND]})"
-    return None
+                words = (process / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+                keeps = (process / "comm").read_text() == "systemd\n" or "btfeed.supervisor" in words
+                found = Holder(int(process.name), " ".join(words), keeps)
+                if keeps:
+                    break
+    return found
 
 
 def _listening(port: int) -> Iterator[str]:

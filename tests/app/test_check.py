@@ -19,6 +19,7 @@ from sinks.base import SinkType
 from sinks.settings import Settings
 from tests.journal.journals import journal
 from tests.support.harness import DEADLINE
+from tests.support.held import keeping
 
 FREE = "127.0.0.1:0"
 
@@ -154,6 +155,18 @@ async def test_a_running_server_is_no_failure(tmp_path: Path) -> None:
                 "receiver.listen": f"{taken}, probably by that btfeed",
             }
         assert running.refusing is None
+
+
+@pytest.mark.parametrize("name", ["systemd", "supervisor"])
+async def test_a_port_that_is_held_for_the_server_is_no_failure(tmp_path: Path, name: str) -> None:
+    """Although no server is running: posts may wait in it for the next one."""
+    with socket.create_server(("127.0.0.1", 0)) as taken, keeping(tmp_path, name, taken) as pid:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        taken.close()
+        parsed = configured(tmp_path, receiver={"listen": address})
+        assert await found(parsed) == {}
+        (told,) = (await found(parsed, "in use")).values()
+        assert told.startswith(f"{address}, held for a server that is not running, by process {pid} (")
 
 
 async def test_a_configuration_without_sinks_is_a_warning(tmp_path: Path) -> None:

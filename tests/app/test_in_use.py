@@ -5,11 +5,13 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from btfeed.app.in_use import explain, holder_of, naming
 from tests.support.harness import DEADLINE
+from tests.support.held import keeping
 from tests.support.sending import free_port
 
 
@@ -20,8 +22,9 @@ def test_the_process_that_has_the_port_is_named(host: str) -> None:
     with socket.create_server((host, 0), family=family) as taken:
         holder = holder_of(taken.getsockname()[1])
     assert holder
-    assert holder.startswith(f"process {os.getpid()} (")
-    assert len(holder) < 150
+    assert str(holder).startswith(f"process {os.getpid()} (")
+    assert len(str(holder)) < 150
+    assert not holder.keeps
 
 
 def test_nothing_is_named_if_nothing_listens() -> None:
@@ -47,7 +50,7 @@ def test_a_process_of_another_user_is_not_named() -> None:
     if os.getuid() == 0:
         assert ran.stdout == (
             f"can't listen on 127.0.0.1:{port}: it is in use by another program, which `ss -ltnp` shows to root. "
-            "Stop that, or choose another port\n"
+            "Unless that holds it for btfeed, as systemd does, stop it, or choose another port\n"
         )
     else:
         assert f"process {os.getpid()} (" in ran.stdout
@@ -72,3 +75,12 @@ def test_the_setting_is_named() -> None:
         raise PermissionError(errno.EACCES, "")
     with pytest.raises(OSError, match=r"^certificate x: broken$"), naming("receiver.listen", "127.0.0.1:1"):
         raise OSError("certificate x: broken")
+
+
+@pytest.mark.parametrize("name", ["systemd", "supervisor"])
+def test_what_holds_a_port_for_the_server_is_not_to_be_stopped(name: str, tmp_path: Path) -> None:
+    """Connections wait in it."""
+    with socket.create_server(("127.0.0.1", 0)) as taken, keeping(tmp_path, name, taken) as pid:
+        said = explain(f"127.0.0.1:{taken.getsockname()[1]}", OSError(errno.EADDRINUSE, ""))
+        assert f"process {pid} (" in said
+        assert "leave it running" in said

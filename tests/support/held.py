@@ -1,10 +1,13 @@
 """btfeed with listening sockets that another process holds, so that it can be restarted without refusing a connection."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,6 +28,20 @@ def installed(path: Path) -> Path:
     path.write_text(f"#!{sys.executable}\nimport sys\nsys.path[0] = {ROOT!r}\nfrom btfeed.__main__ import main\nmain()\n")
     path.chmod(0o755)
     return path
+
+
+@contextmanager
+def keeping(directory: Path, name: str, held: socket.socket) -> Iterator[int]:
+    """A process that looks like "systemd" or the "supervisor", and holds a socket for a server that it starts. Its pid."""
+    command = [sys.executable, "-c", "input()", "-m", "btfeed.supervisor"]
+    if name == "systemd":
+        (directory / name).symlink_to(shutil.which("cat") or "cat")
+        command = [str(directory / name)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=[held.fileno()])
+    try:
+        yield process.pid
+    finally:
+        process.communicate(b"\n", timeout=DEADLINE)
 
 
 class HeldServer(Server):
