@@ -14,7 +14,7 @@ To understand it, follow a post through these packages. Each package's docstring
 Around that chain:
 
     config      the configuration, assembled from the settings of these packages
-    commands    the command line
+    commands    the command line, which begins with __main__
     admin       health, metrics and status over HTTP
     telemetry   metrics and logs
     traffic     recorded and generated posts: replay, capture, generate

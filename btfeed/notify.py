@@ -9,6 +9,11 @@ PREPARED = "X_BTFEED_PREPARED"
 """Key of the message that it is prepared, so the old one may be stopped."""
 RELEASED = "X_BTFEED_RELEASED"
 """Key of the old one's last message: it has released everything, and is about to end."""
+SUPERVISOR = "BTFEED_SUPERVISOR"
+"""Variable of a server that the supervisor starts: the file descriptor from which it reads lines of KEY=VALUE. Its end of
+file means that the supervisor is gone."""
+RESTART_FAILED = "RESTART_FAILED"
+"""Key of such a line: another server should have taken over, but ended before. The value says how."""
 TIMEOUT = 1.0
 """Seconds for a service manager that is slow to read."""
 

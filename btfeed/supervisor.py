@@ -15,6 +15,7 @@ and when that has ended or released everything, the new one goes on. If it ends 
 
 The supervisor outlives many servers of different versions. Therefore it only imports the standard library, and speaks
 systemd's protocols with them, LISTEN_FDS and sd_notify(3). Its only additions are in notify.py: keep them as they are.
+If it is killed, its servers notice, and stop.
 Messages of the server are passed on to a service manager, if there is one, whose main process the supervisor is.
 """
 
@@ -29,7 +30,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from btfeed import notify
-from btfeed.notify import PREPARED, RELEASED, TAKE_OVER
+from btfeed.notify import PREPARED, RELEASED, RESTART_FAILED, SUPERVISOR, TAKE_OVER
 
 BACKOFF, MAX_BACKOFF = 1.0, 10.0
 """Seconds until a server that ended is started again; doubled while none becomes ready. AppMon waits 10 s for an answer."""
@@ -57,10 +58,12 @@ class Server:
     kill_at   when it is killed, by time.monotonic
     heard_at  when it sent a message
     reloads   it is to reload when it is ready, since it may have read its configuration before that changed
+    lines     the end of a pipe from which it reads lines, and notices that the supervisor is gone
     """
 
-    def __init__(self, pid: int, kill_at: float = NEVER) -> None:
+    def __init__(self, pid: int, lines: int, kill_at: float = NEVER) -> None:
         self.pid = pid
+        self._lines = lines
         self.ready = self.reloads = False
         self.kill_at = kill_at
         self.heard_at = 0.0
@@ -71,6 +74,13 @@ class Server:
 
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)  # it is not reaped yet, so the pid is still its own
+
+    def tell(self, line: str) -> None:
+        with suppress(OSError):  # it does not read, as an older version, or has ended
+            os.write(self._lines, f"{line}\n".encode())
+
+    def close(self) -> None:
+        os.close(self._lines)
 
 
 class Supervisor:
@@ -159,13 +169,16 @@ class Supervisor:
 
     def _start(self, gate: int = 0) -> Server:
         """gate: what it waits for the end of, before it takes over."""
+        read, write = os.pipe()
+        os.set_blocking(write, False)
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         pid = os.fork()
         if not pid:
-            self._become_server(gate)
+            self._become_server(gate, read)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        os.close(read)
         log("info", "server started", pid=pid, command=" ".join(self._command))
-        return Server(pid)
+        return Server(pid, write)
 
     def _start_next(self) -> None:
         gate, self._gate = os.pipe()
@@ -173,10 +186,11 @@ class Supervisor:
         self._next.kill_at = time.monotonic() + PREPARE_TIMEOUT
         os.close(gate)
 
-    def _become_server(self, gate: int) -> NoReturn:
+    def _become_server(self, gate: int, lines: int) -> NoReturn:
         """In the new process."""
         try:
-            variables = {}
+            variables = {SUPERVISOR: str(lines)}
+            os.set_inheritable(lines, True)
             if gate:
                 os.set_inheritable(gate, True)
                 variables[TAKE_OVER] = str(gate)
@@ -245,6 +259,7 @@ class Supervisor:
                 return
             for server in self._servers():
                 if pid == server.pid:
+                    server.close()
                     code = os.waitstatus_to_exitcode(status)
                     reason = f"exit status {code}" if code >= 0 else f"signal {-code} ({signal.strsignal(-code)})"
                     self._on_end(server, code, reason)
@@ -260,6 +275,8 @@ class Supervisor:
             if not self._stopping:
                 event = "new server ended before it could take over, the old one goes on"
                 log("error", event, pid=server.pid, reason=reason)
+                if self._server:
+                    self._server.tell(f"{RESTART_FAILED}={reason}")
         elif self._next and not self._stopping:
             self._take_over()
             self._leaving = None

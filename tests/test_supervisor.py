@@ -148,6 +148,28 @@ def test_a_new_server_that_can_not_start_leaves_the_old_one(run: Any, fault: str
     supervised.noted("up", "stopped", "up")
 
 
+def test_a_server_reads_what_concerns_it_until_the_supervisor_is_gone(run: Any) -> None:
+    """That no other one could take over from it; then the end of the file. Not what concerned earlier servers."""
+    supervised = run(
+        """
+        if "BTFEED_TAKE_OVER" in os.environ:
+            sys.exit(3)
+        tell("READY=1")
+        note("up")
+        for line in open(int(os.environ["BTFEED_SUPERVISOR"])):
+            note(line.strip())
+        note("alone")
+        """,
+        manager=True,
+    )
+    supervised.noted("up")
+    supervised.hears("READY=1")
+    supervised.process.send_signal(signal.SIGUSR2)
+    supervised.noted("up", "RESTART_FAILED=exit status 3")
+    supervised.process.kill()
+    supervised.noted("up", "RESTART_FAILED=exit status 3", "alone")
+
+
 def test_a_new_server_that_dies_when_the_old_one_stops_is_started_again(run: Any) -> None:
     """Then there is no old one to go on."""
     supervised = run(

@@ -7,6 +7,7 @@ and messages from elsewhere are cut.
 import heapq
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from operator import itemgetter
 from typing import Any
 
@@ -60,6 +61,7 @@ class Snapshots:
             "ready": reason is None,
             "refusing": reason,
             "reload": _reload(metrics.last_reload),
+            "failed_restart": asdict(metrics.failed_restart) if metrics.failed_restart else None,
             "last_post_time": metrics.last_post or None,
             "certificates": metrics.certificates(),
             "rates": _rates(trends),

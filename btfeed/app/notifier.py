@@ -29,6 +29,7 @@ class Notifier:
         self._interval = int(microseconds) / 2e6 if wanted else 0.0
         self._clock = clock
         self._status = ""
+        self._supervisor = int(environment.pop(notify.SUPERVISOR, "0"))
         self._gate = int(environment.pop(notify.TAKE_OVER, "0"))
         self.takes_over = bool(self._gate)
 
@@ -61,6 +62,25 @@ class Notifier:
     def released(self) -> None:
         """Everything is closed: another server may open the journal."""
         self._tell(f"{notify.RELEASED}=1")
+
+    async def orphaned(self, restart_failed: Callable[[str], None]) -> None:
+        """Return when the supervisor is gone: if there is none, never. restart_failed: is called when no server could take
+        over from this one, with the reason."""
+        if not self._supervisor:
+            await asyncio.Event().wait()
+        reader = asyncio.StreamReader()
+        pipe = os.fdopen(self._supervisor, "rb", buffering=0)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), pipe
+        )
+        try:
+            async for line in reader:
+                key, _, value = line.decode(errors="replace").rstrip("\n").partition("=")
+                if key == notify.RESTART_FAILED:
+                    restart_failed(value)
+        finally:
+            transport.close()
+        self._address = ""  # was the supervisor's
 
     async def keep_alive(self, answer: Callable[[], Awaitable[object]]) -> None:
         """Tell the watchdog, if there is one, that the server works: twice in its time, as long as the event loop runs and

@@ -43,7 +43,7 @@ async def serve(
     reloader = Reloader(server, load or (lambda: config), server.notifier.during_reload)
     try:
         await server.start()
-        await _first([stop.wait(), server.failed(), _reload(reloader, hang_ups or HangUps())])
+        await _first([stop.wait(), server.failed(), server.orphaned(), _reload(reloader, hang_ups or HangUps())])
         log.info("stopping")
     finally:
         await server.stop()

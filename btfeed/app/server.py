@@ -9,6 +9,7 @@ start.
 """
 
 import asyncio
+import time
 from contextlib import AsyncExitStack, suppress
 from importlib.metadata import version
 from types import MappingProxyType
@@ -117,6 +118,11 @@ class Server:
     async def failed(self) -> None:
         """Raise the error of the first delivery that fails. Does not return."""
         await self.deliveries.failed()
+
+    async def orphaned(self) -> None:
+        """Return when the supervisor is gone, which alone could restart or reload this server."""
+        await self.notifier.orphaned(lambda reason: self.metrics.count_failed_restart(round(time.time() * 1000), reason))
+        log.error("the supervisor is gone, stopping", hint="start btfeed again; this server frees its ports")
 
     async def stop(self) -> None:
         """Stop everything. /readyz says so at once; posts are taken until the deliveries have stopped."""

@@ -109,6 +109,9 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
         yield f"LOST: {losses}"
     if (reload := status.get("reload")) and reload["errors"]:
         yield f"RELOAD FAILED at {rfc3339(reload['time'])}, btfeed goes on as before: {'; '.join(reload['errors'])}"
+    if failed := status.get("failed_restart"):
+        why = f"the new one ended with {failed['reason']}"
+        yield f"RESTART FAILED at {rfc3339(failed['time'])}, this is the old server: {why}"
     for name, sink in status["sinks"].items():
         yield f"sink {name}: {_sink_line(sink)}"
         for blocked in sink["blocked"]:

@@ -57,13 +57,22 @@ class Reload:
         return "failed" if self.errors else "ok"
 
 
+@dataclass(frozen=True, slots=True)
+class FailedRestart:
+    """No other server could take over from this one. time: milliseconds since the epoch. reason: how that one ended."""
+
+    time: int
+    reason: str
+
+
 class Metrics:
     """The metrics of one server, in their own registry.
 
-    violations   (business transaction, field, rule) -> how many
-    last_post    when the last post was accepted, in milliseconds since the epoch; 0 before the first
-    last_reload  of the configuration; None if there was none
-    details      what the status shows besides
+    violations      (business transaction, field, rule) -> how many
+    last_post       when the last post was accepted, in milliseconds since the epoch; 0 before the first
+    last_reload     of the configuration; None if there was none
+    failed_restart  the last one; None if there was none
+    details         what the status shows besides
     """
 
     def __init__(self) -> None:
@@ -281,12 +290,27 @@ class Metrics:
             "0 if the last reload failed, so that the configuration in use is not that in the file; else 1",
         )
         self._reload_successful.set(1)
+        self.failed_restart: FailedRestart | None = None
+        self._failed_restarts = create.counter(
+            "failed_restarts", "Restarts by SIGUSR2 to the supervisor that failed, so that this server goes on"
+        )
+        self._restart_successful = create.gauge(
+            "last_restart_successful",
+            "0 if the last restart by SIGUSR2 failed, so that what runs is not what is installed and configured; else 1",
+        )
+        self._restart_successful.set(1)
 
     def count_reload(self, reload: Reload) -> None:
         self.last_reload = reload
         self._reloads.labels(reload.outcome).inc()
         self._reload_time.set(reload.time / 1000)
         self._reload_successful.set(not reload.errors)
+
+    def count_failed_restart(self, time: int, reason: str) -> None:
+        """time: milliseconds since the epoch. A restart that succeeds begins with new metrics."""
+        self.failed_restart = FailedRestart(time, reason)
+        self._failed_restarts.inc()
+        self._restart_successful.set(0)
 
     def _create_opentelemetry(self, create: _Factory) -> None:
         self.lost_spans = create.counter(

@@ -41,6 +41,14 @@ def test_status_tells_losses() -> None:
     assert list(_losses({"counts": Metrics().summary(), "sinks": {}})) == []
 
 
+def test_status_tells_that_a_restart_failed(server: Server) -> None:
+    """With the reason. Nothing without one."""
+    status = server.status()
+    assert "RESTART" not in "".join(_lines(status))
+    failed = "RESTART FAILED at 1970-01-01T00:00:00.000Z, this is the old server: the new one ended with exit status 2"
+    assert failed in _lines(status | {"failed_restart": {"time": 0, "reason": "exit status 2"}})
+
+
 def test_status_tells_that_the_last_reload_failed(server: Server) -> None:
     """With its errors. Nothing after one that worked."""
     reload = {"time": 0, "outcome": "failed", "errors": ["sinks.a: no such file", "record: wrong"]}

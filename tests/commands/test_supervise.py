@@ -103,7 +103,7 @@ def test_a_changed_address_is_told_after_a_restart_of_the_server(tmp_path: Path)
 
 
 def test_a_restart_that_can_not_succeed_leaves_the_old_server(tmp_path: Path) -> None:
-    """If the file is wrong, or what it names can't be used. The log says what is wrong."""
+    """If the file is wrong, or what it names can't be used. The log says what is wrong, and others that it is."""
     with SupervisedServer(tmp_path) as server:
 
         def failed(restarts: int) -> bool:
@@ -122,10 +122,15 @@ def test_a_restart_that_can_not_succeed_leaves_the_old_server(tmp_path: Path) ->
             server.restart()
             until(partial(failed, number), "said")
             assert what.lower() in server.log().lower()
-            assert server.status()["ready"]
+            until(lambda: f"btfeed_failed_restarts_total {number}.0" in server.get("/metrics"), "counted")  # noqa: B023
+            status = server.status()
+            assert status["ready"]
+            assert status["failed_restart"]["reason"].startswith("exit status")
+            assert "btfeed_last_restart_successful 0.0" in server.get("/metrics")
         server.config.write_text(text)
         server.restart()
         server.listening_again(2)
+        assert server.status()["failed_restart"] is None
 
 
 def test_a_reload_reaches_the_server(tmp_path: Path) -> None:
@@ -135,3 +140,14 @@ def test_a_reload_reaches_the_server(tmp_path: Path) -> None:
         os.kill(server.pid, signal.SIGHUP)
         until(lambda: [event for event in server.events() if event["event"] == "configuration reloaded"], "reloaded")
         assert len(server.pids) == 1
+
+
+def test_a_server_whose_supervisor_is_killed_stops(tmp_path: Path) -> None:
+    """And frees the ports for the next supervisor. It says so."""
+    with SupervisedServer(tmp_path) as server:
+        os.kill(server.pid, signal.SIGKILL)
+        until(lambda: server.events()[-1]["event"] == "stopped", "stopped")
+        assert [event for event in server.events() if event["event"] == "the supervisor is gone, stopping"]
+        with socket.socket() as probe:
+            until(lambda: probe.connect_ex(("127.0.0.1", server.port)), "no longer listening")
+        assert "can't notify" not in server.log()
