@@ -43,21 +43,21 @@ class Check:
 async def check(config: Config) -> list[Check]:
     """Try everything that `serve` would need. What lacks a variable, a file or a credential has failed already."""
     found = [Check(path, "all references stand for something", failure) for path, failure in config.unresolved.items()]
-    addresses_known = config.is_complete("receiver") and config.is_complete("admin")
-    if addresses_known:
+    receives, administers = (config.is_complete(f"{table}.listen") for table in ("receiver", "admin"))
+    if receives and administers:
         found += [Check(item.path, f"{item.event}: {item.hint}", verdict="warning") async for item in advice(config)]
-    if config.is_complete("receiver") and config.receiver.tls:
+    if config.is_complete("receiver.tls") and config.receiver.tls:
         load = asyncio.to_thread(config.receiver.tls.context)
         found.append(await _check("receiver.tls", "certificate and key can be loaded", load))
     if config.is_complete("journal"):
         for key, what, attempt in journals.checks(config.journal):
             found.append(await _check(f"journal.{key}", what, attempt))
     is_running = any(each.verdict == "in use" for each in found)
-    if config.is_complete("receiver"):
+    if receives:
         found.append(await _check_listener("receiver.listen", config.receiver.listen, is_running))
-    if config.is_complete("admin"):
+    if administers:
         free = await _check_listener("admin.listen", config.admin.listen, is_running)
-        both = check_addresses(config) if addresses_known else None
+        both = check_addresses(config) if receives else None
         distinct = await _check("admin.listen", "another address than the receiver's", both) if both else free
         found.append(distinct if distinct.failure else free)
     if config.is_complete("opentelemetry") and config.opentelemetry.enabled:

@@ -53,7 +53,7 @@ def _write_units(directory: Path) -> None:
 
 
 def _write_configuration(types: list[str], output: Path) -> None:
-    from btfeed.config.starter import references, starter  # slow to import, and not needed by every command
+    from btfeed.config.starter import references, starter, to_replace  # slow to import, and not needed by every command
     from btfeed.delivery.sink_config import UnknownType
 
     try:
@@ -66,9 +66,12 @@ def _write_configuration(types: list[str], output: Path) -> None:
     _write(output, text)
     typer.echo(f"wrote {output}")
     variables = references(text)
+    examples = to_replace(text)
+    if examples:
+        typer.echo(f"replace the example in {', '.join(examples)}")
     if variables:
-        typer.echo(f"fill in what it sets, and set {', '.join(variables)} in the environment")
-    typer.echo(f"then run: btfeed check -c {output}")
+        typer.echo(f"set in the environment: {', '.join(variables)}")
+    typer.echo(f"then run: btfeed check -c {output}" if examples or variables else f"check it: btfeed check -c {output}")
 
 
 def _write(path: Path, text: str) -> None:

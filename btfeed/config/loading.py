@@ -77,9 +77,12 @@ class Config:
     warnings: tuple[str, ...] = ()
     opentelemetry: OpenTelemetrySettings = field(default_factory=OpenTelemetrySettings)
 
-    def is_complete(self, table: str) -> bool:
-        """Whether all references in it could be resolved. table: its path, such as "receiver" or "sinks.NAME"."""
-        return not any(path.startswith(f"{table}.") for path in self.unresolved)
+    def is_complete(self, path: str) -> bool:
+        """Whether it was read, and all references in it could be resolved. path: of a table or a key."""
+        if any(f"{each}.".startswith(f"{path}.") for each in self.unresolved):
+            return False
+        table, _, name = path.partition(".")
+        return not isinstance(getattr(self, table), _NotRead) and (table != "sinks" or name in self.sinks)
 
 
 class NotRead(Exception):

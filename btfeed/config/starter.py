@@ -8,6 +8,7 @@ of a type sets.
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any, get_type_hints
 
 from btfeed.config.keys import Key, in_toml, is_secret, keys, summary
@@ -25,6 +26,8 @@ HEAD = """\
 # For an editor that completes keys: btfeed config schema > btfeed.schema.json, and write as the first line
 # #:schema ./btfeed.schema.json
 """
+REPLACE = "# REPLACE THIS: it is an example"
+"""Stands above a value that is set, and can't be right as it is."""
 _EXAMPLES = {"size": '"64MiB"', "time": '"1h"', "path": '"FILE"', "integer": "1", "number": "1", "boolean": "true"}
 
 
@@ -42,6 +45,17 @@ def starter(types: Iterable[str]) -> str:
 def references(text: str) -> list[str]:
     """The variables that must be set for such a configuration, in order."""
     return list(dict.fromkeys(re.findall(r"^[^#\n].*?\$\{(\w+)\}", text, re.MULTILINE)))
+
+
+def to_replace(text: str) -> list[str]:
+    """The keys of such a configuration whose values are examples, by their paths."""
+    found, table = [], ""
+    lines = text.splitlines()
+    for line, following in pairwise(lines):
+        table = line.strip("[]") if line.startswith("[") else table
+        if line == REPLACE:
+            found.append(f"{table}.{following.partition(' ')[0]}")
+    return found
 
 
 def _sink(name: str, sink_type: SinkType) -> Iterator[str]:
@@ -111,7 +125,8 @@ def _values(
             value = _example(key.kind)
         else:
             value = in_toml(key.default, key.kind)
-        yield from ("", *_comment(_meaning(key)), f"{mark}{key.name} = {value}")
+        replace = [REPLACE] if not mark and key.name in example and not references(value) else []
+        yield from ("", *_comment(_meaning(key)), *replace, f"{mark}{key.name} = {value}")
 
 
 def _example(kind: str) -> str:

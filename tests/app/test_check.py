@@ -76,6 +76,18 @@ async def test_each_check_is_listed(tmp_path: Path) -> None:
     ]
 
 
+async def test_a_missing_secret_hides_nothing_else(tmp_path: Path) -> None:
+    """Neither a port that is taken, nor TLS that can't be used, of the same listener."""
+    with taken_port() as one, taken_port() as other:
+        receiver = {"listen": one, "bearer_tokens": ["${NONE}"], "tls": {"certificate": "none", "key": "none"}}
+        tables = {"receiver": receiver, "admin": {"listen": other, "token": "${NONE}"}, "sinks": {}}
+        tables["journal"] = {"directory": str(tmp_path / "journal")}
+        failed = await found(config.parse(tables, {}, tolerant=True))
+    assert failed.keys() == {
+        "receiver.bearer_tokens.0", "receiver.listen", "receiver.tls", "admin.token", "admin.listen",
+    }  # fmt: skip
+
+
 async def test_nothing_is_left_behind(tmp_path: Path) -> None:
     """A check run as root leaves no directory that the server could not write. What is checked can be started."""
     parsed = configured(tmp_path)

@@ -26,7 +26,8 @@ def test_it_writes_a_configuration_and_says_what_to_do_next(directory: Path) -> 
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout.splitlines() == [
         "wrote btfeed.toml",
-        "fill in what it sets, and set ELASTIC_API_KEY in the environment",
+        "replace the example in sinks.kafka.bootstrap_servers, sinks.elasticsearch.hosts",
+        "set in the environment: ELASTIC_API_KEY",
         "then run: btfeed check -c btfeed.toml",
     ]
     shown = invoke("check", "-c", "btfeed.toml", ELASTIC_API_KEY="x").stdout.splitlines()
@@ -36,7 +37,9 @@ def test_it_writes_a_configuration_and_says_what_to_do_next(directory: Path) -> 
 
 def test_the_default_is_a_file_sink(directory: Path) -> None:
     """In the file that --output names."""
-    assert invoke("init", "-o", "other.toml").exit_code == 0
+    assert invoke("init", "-o", "other.toml").stdout.splitlines() == [
+        "wrote other.toml", "check it: btfeed check -c other.toml",
+    ]  # fmt: skip
     assert '[sinks.file]\ntype = "file"\n' in (directory / "other.toml").read_text()
 
 

@@ -79,6 +79,9 @@ def test_a_tolerant_load_names_what_is_missing(file: Path) -> None:
         "journal",
         "sinks.a",
     }
+    assert found.is_complete("receiver.listen")
+    assert not found.is_complete("receiver.bearer_tokens")
+    assert not found.is_complete("admin.token")
     assert found.receiver.listen == "127.0.0.1:4321"
     with pytest.raises(NotRead):
         _ = found.admin.listen

@@ -7,7 +7,7 @@ import pytest
 
 import sinks
 from btfeed import config
-from btfeed.config.starter import references, starter
+from btfeed.config.starter import REPLACE, references, starter, to_replace
 from btfeed.faults import ConfigError
 from sinks.settings import Settings
 
@@ -42,6 +42,16 @@ def test_it_sets_only_what_a_first_configuration_needs(name: str) -> None:
     shown = tomllib.loads(uncommented(text))["sinks"][name]["delivery"]
     with_shown = config.parse({"sinks": {name: example | {"delivery": shown}}}, environment).sinks[name].common.delivery
     assert with_shown.model_copy(update={"max_age": wanted.common.delivery.max_age}) == wanted.common.delivery
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_examples_to_replace_are_marked(name: str) -> None:
+    """Whatever is set, and is neither the type nor a reference that stands for the user's own value."""
+    text = starter([name])
+    example = {key: value for key, value in sinks.load(name).example.items() if isinstance(value, str | list)}
+    wanted = [f"sinks.{name}.{key}" for key, value in example.items() if "${" not in str(value)]
+    assert sorted(to_replace(text)) == sorted(wanted)
+    assert text.count(REPLACE) == len(wanted)
 
 
 def test_every_key_is_there_with_its_meaning() -> None:
