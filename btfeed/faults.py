@@ -9,11 +9,12 @@ import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from pydantic import ValidationError, create_model
 
-from sinks.settings import BASE, Secret, Settings
+from sinks.settings import BASE, Seconds, Secret, Settings, Size, size_text, time_text
 
 S = TypeVar("S", bound=Settings)
 Location = tuple[int | str, ...]
@@ -130,7 +131,8 @@ def validate(
             elif kind in TABLE_EXPECTED:
                 message = _expected_table(full_path, location)
             else:
-                message = _message(kind, fault["msg"], fault.get("ctx", {})) + _example(kind, model, location, value)
+                context = _as_written(fault.get("ctx", {}), model, location)
+                message = _message(kind, fault["msg"], context) + _example(kind, model, location, value)
             faults.add(full_path, message)
         return None
 
@@ -199,6 +201,21 @@ def _written(value: Any) -> Any:
     return value.replace("'", '"') if isinstance(value, str) else value
 
 
+def _as_written(context: Mapping[str, Any], model: type[Settings], location: Location) -> dict[str, Any]:
+    """An error's context. Its limits have a unit if the key needs one."""
+    found = _key(model, location)
+    text = next((text for unit, text in ((Size, size_text), (Seconds, time_text)) if found and _has(found[1], unit)), None)
+    limits = context.keys() & {"ge", "gt", "le", "lt"} if text else ()
+    return {name: text(value) if text and name in limits and value else value for name, value in context.items()}
+
+
+def _has(hint: Any, wanted: Any) -> bool:
+    """Whether a type has all metadata of `wanted`."""
+    return set(get_args(wanted)[1:]) <= set(getattr(hint, "__metadata__", ())) or any(
+        _has(inner, wanted) for inner in get_args(hint) if get_origin(hint) in (Union, UnionType)
+    )
+
+
 def _expected_table(path: tuple[str, ...], location: tuple[int | str, ...]) -> str:
     in_list = any(isinstance(part, int) for part in location)
     return "must be a table" if in_list else f"must be a table: write [{'.'.join(path)}] and its keys below"
@@ -216,7 +233,9 @@ def _example(kind: str, model: type[Settings], location: tuple[int | str, ...], 
     elif kind == "string_type":
         example = _text(value, hint, None if in_list else default)
     elif kind == "bool_type":
-        example = "true"
+        example = "false" if str(value).lower() in ("false", "no", "off", "0") else "true"
+    elif isinstance(value, str) and re.fullmatch(r"[1-9][0-9]{0,5}", value):
+        example = value  # of a key that holds no secret
     else:
         example = str(default if isinstance(default, int | float) and not isinstance(default, bool) else 10)
     return f": write {name} = {f'[{example}]' if in_list else example}"
@@ -245,7 +264,9 @@ def _key(model: type[Settings], location: tuple[int | str, ...]) -> tuple[str, A
     names = [part for part in location if isinstance(part, str)]
     table = _table(model, names[:-1]) if names else None
     field = table.model_fields.get(names[-1]) if table else None
-    return (names[-1], field.annotation, field.default) if field else None
+    if table is None or field is None:
+        return None
+    return names[-1], get_type_hints(table, include_extras=True)[names[-1]], field.default
 
 
 def _table(model: type[Settings], names: Iterable[str]) -> type[Settings] | None:

@@ -46,6 +46,23 @@ def _seconds(value: object) -> float:
     return seconds
 
 
+def size_text(size: int) -> str:
+    """A number of bytes as it is written: "64MiB"."""
+    unit, name = next((u, n) for u, n in ((2**30, "GiB"), (2**20, "MiB"), (1, "B")) if size % (u / 2) == 0 or u == 1)
+    return f"{size / unit:.20g}{name}"
+
+
+def time_text(seconds: float) -> str:
+    """A time as it is written: "23h55m"."""
+    milliseconds = round(seconds * 1000, 6)
+    hours, rest = divmod(milliseconds, 3_600_000)
+    if hours and rest and rest % 60_000 == 0:
+        return f"{hours:.0f}h{rest / 60_000:.0f}m"
+    units = ((3_600_000, "h"), (60_000, "m"), (1000, "s"), (1, "ms"))
+    unit, name = next(((u, n) for u, n in units if milliseconds % u == 0), (1, "ms"))
+    return f"{milliseconds / unit:.10g}{name}"
+
+
 def _not_empty(secret: SecretStr) -> SecretStr:
     if not secret:
         raise ValueError("must not be empty")
@@ -59,6 +76,10 @@ def _token(secret: SecretStr) -> SecretStr:
 
 
 def _place(value: str, info: ValidationInfo) -> str:
+    if value.startswith("~"):
+        raise ValueError(
+            "write the absolute path: ~ does not stand for a home directory here (a name with ~ begins with ./)"
+        )
     if not value or "\0" in value:
         raise ValueError(
             "must be the name of a file or a directory, without NUL characters; a period is the current directory"

@@ -1,7 +1,9 @@
 """The configuration as it takes effect: with all defaults, and without secrets."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from btfeed.config.keys import Key, in_toml, in_toml_key, is_secret, keys, plain
@@ -51,6 +53,8 @@ def _table(settings: Settings, written: Any) -> dict[str, Any]:
 def _value(key: Key, value: Any, written: Any) -> Any:
     if isinstance(value, Settings):
         return _table(value, written)
+    if key.kind == "path" and ".." in Path(value or "").parts:
+        return os.path.realpath(value)
     if not is_secret(key.hint) or not value:
         return plain(value, key.kind)
     if isinstance(value, list):

@@ -13,7 +13,7 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from btfeed.address import Address
-from sinks.settings import Place, Seconds, Secret, Settings, Size
+from sinks.settings import Place, Seconds, Secret, Settings, Size, size_text, time_text
 
 
 class NotDocumented(Exception):
@@ -120,16 +120,9 @@ def plain(value: Any, what: str) -> Any:
     if isinstance(value, list):
         return [plain(item, what.removeprefix("list of ")) for item in value]
     if what == "size" and isinstance(value, int):
-        unit, name = next((u, n) for u, n in ((2**30, "GiB"), (2**20, "MiB"), (1, "B")) if value % (u / 2) == 0 or u == 1)
-        return f"{value / unit:.20g}{name}"
+        return size_text(value)
     if what == "time" and isinstance(value, float):
-        milliseconds = round(value * 1000, 6)
-        hours, rest = divmod(milliseconds, 3_600_000)
-        if hours and rest and rest % 60_000 == 0:
-            return f"{hours:.0f}h{rest / 60_000:.0f}m"
-        units = ((3_600_000, "h"), (60_000, "m"), (1000, "s"), (1, "ms"))
-        unit, name = next(((u, n) for u, n in units if milliseconds % u == 0), (1, "ms"))
-        return f"{milliseconds / unit:.10g}{name}"
+        return time_text(value)
     return value
 
 

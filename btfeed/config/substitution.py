@@ -50,6 +50,8 @@ class References:
         if not match["end"]:
             raise Malformed("${ without its }: there can be no braces inside, and $${ is a literal ${")
         kind, _, rest = match["inside"].partition(":")
+        if kind == "file" and rest.startswith("~"):
+            raise Malformed("${file:PATH}: write the absolute path: ~ does not stand for a home directory here")
         if kind == "file" and not rest.startswith("-"):
             return _content(self._base / rest, f"${{file:{rest}}}") if rest else self._unknown_form()
         if kind == "credential" and not rest.startswith("-"):

@@ -74,8 +74,8 @@ class FileSettings(Settings):
     mode: Literal["0600", "0640", "0644"] = "0600"
     format: Literal["ndjson", "avro"] = "ndjson"
     compression: Literal["none", "gzip", "zstd", "null", "deflate", "zstandard"] = "none"
-    rotate_size: Size = 256 * 2**20
-    rotate_interval: Seconds = 3600.0
+    rotate_size: Annotated[Size, Field(ge=1)] = 256 * 2**20
+    rotate_interval: Annotated[Seconds, Field(gt=0)] = 3600.0
 
     @model_validator(mode="after")
     def _compression_of_format(self) -> "FileSettings":

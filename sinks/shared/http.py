@@ -129,7 +129,7 @@ def check_service_url(url: str) -> str:
     except ValueError:
         raise ValueError("invalid URL: write it like https://HOST:PORT/PATH") from None
     if parts.scheme not in ("https", "http") or not host:
-        raise ValueError('invalid URL: start it with "https://" and a host')
+        raise ValueError('invalid URL: start it with "https://" or "http://", and a host')
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise ValueError("invalid URL: only scheme, host, port and path are allowed; write credentials in their own keys")
     return url

@@ -42,6 +42,16 @@ def test_what_is_shown_is_the_same_configuration(tables: dict[str, Any], tmp_pat
     }
 
 
+def test_paths_are_shown_as_the_places_that_they_are(tmp_path: Path) -> None:
+    """Also with .. after a link, where the text of the path does not say what the place is."""
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "deep")
+    tables = {"journal": {"directory": "link/../out"}, "sinks": {"a": {"type": "file", "directory": "../b"}}}
+    found = effective(config.parse(tables, {}, tmp_path), tables)
+    assert found["journal"]["directory"] == str(tmp_path / "real" / "out")
+    assert found["sinks"]["a"]["directory"] == str(tmp_path.parent / "b")
+
+
 def test_secrets_are_shown_as_references_or_hidden() -> None:
     """A literal one, one with a default and one beside other text are hidden."""
     receiver = {

@@ -73,6 +73,11 @@ def test_an_unknown_form_is_an_error_that_lists_the_forms(text: str, tmp_path: P
     assert fault(text, tmp_path) == f"unknown form of ${{...}}: the forms are {FORMS}"
 
 
+def test_a_home_directory_is_not_guessed(tmp_path: Path) -> None:
+    """The server may run as another user."""
+    assert fault("${file:~/secret}", tmp_path).startswith("${file:PATH}: write the absolute path")
+
+
 @pytest.mark.parametrize("text", ["${NAME", "a ${ b", "${NAME:-${OTHER}}", "${${NAME}}", "${NAME:-{}}"])
 def test_a_reference_without_an_end_or_with_braces_inside_is_an_error(text: str, tmp_path: Path) -> None:
     """Defaults are plain text. Whoever means the characters writes $${."""

@@ -15,7 +15,7 @@ def faults(**table: object) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("table", "path", "message"),
     [
-        ({"endpoint": "localhost:4318"}, "endpoint", 'invalid URL: start it with "https://" and a host'),
+        ({"endpoint": "localhost:4318"}, "endpoint", 'invalid URL: start it with "https://" or "http://", and a host'),
         ({"endpoint": "http://user:secret@host"}, "endpoint", "write credentials in their own keys"),
         ({"headers": {"a": "b\r\nc: d"}}, "headers.a", "must consist of ASCII characters that can be printed"),
         ({"headers": {"a": ""}}, "headers.a", "must consist of ASCII characters that can be printed"),
