@@ -36,7 +36,8 @@ def _checked(value: str) -> str:
     return value
 
 
-Address = Annotated[str, AfterValidator(_checked), WithJsonSchema({"type": "string", "pattern": r":[0-9]{1,5}$"})]
+_PATTERN = r"^(\[[0-9A-Fa-f:.]+(%[^\]]+)?\]|[^:/@?#\[\]]+):[0-9]{1,5}$"
+Address = Annotated[str, AfterValidator(_checked), WithJsonSchema({"type": "string", "pattern": _PATTERN})]
 """host:port in the configuration. Port 0 means any free port."""
 
 

@@ -22,7 +22,7 @@ from sinks.base import BatchRefused, Misconfigured, OutcomeUnknown, SinkContext,
 from sinks.batch import Batch
 from sinks.settings import Place, Seconds, Settings, Token
 from sinks.shared.cloud_events import SPEC_VERSION, read_head
-from sinks.shared.http import HttpClient, Reply, check_service_url, decode_json, describe_reply, error_message, shorten
+from sinks.shared.http import HttpClient, Reply, ServiceUrl, decode_json, describe_reply, error_message, shorten
 from sinks.shared.oauth import OAuthSettings, OAuthTokens
 from sinks.shared.redaction import Redactor
 
@@ -40,7 +40,7 @@ _DYNATRACE_HOST = re.compile(r"(^|\.)dynatrace(labs)?\.com$")
 
 
 def _environment_url(url: str) -> str:
-    if urlsplit(check_service_url(url)).path.rstrip("/").endswith("/bizevents/ingest"):
+    if urlsplit(url).path.rstrip("/").endswith("/bizevents/ingest"):
         raise ValueError("write the environment's base URL; the sink adds the path of the API")
     return url.rstrip("/")
 
@@ -59,7 +59,7 @@ class BizeventsSettings(Settings):
     timeout       for a request, until the end of its reply
     """
 
-    url: Annotated[str, AfterValidator(_environment_url)]
+    url: Annotated[ServiceUrl, AfterValidator(_environment_url)]
     api_token: Token | None = None
     oauth: OAuthSettings | None = None
     ca: Place | None = None

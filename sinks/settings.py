@@ -63,6 +63,10 @@ def time_text(seconds: float) -> str:
     return f"{milliseconds / unit:.10g}{name}"
 
 
+URL_PATTERN = WithJsonSchema({"type": "string", "pattern": r"^[Hh][Tt][Tt][Pp][Ss]?://[^/@?#]+(/|$)"})
+"""For editors: the value is the URL of a service, see `ServiceUrl` in sinks/shared/http.py."""
+
+
 def _not_empty(secret: SecretStr) -> SecretStr:
     if not secret:
         raise ValueError("must not be empty")

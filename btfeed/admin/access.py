@@ -100,7 +100,7 @@ class Access:
             return 403, "not_local", "without admin.token, only this machine may do this: set one, or ask from there"
         origin = request.headers.get(hdrs.ORIGIN)
         if origin is not None and urlsplit(origin).netloc != request.host:
-            return 403, "origin", f"not for pages of {origin}"
+            return 403, "origin", "not for web pages of other servers: leave out the header Origin"
         if changes and request.content_type != "application/json" and request.path not in (LOGIN, LOGOUT):
             return 415, "content_type", "send JSON, with Content-Type: application/json"
         return None

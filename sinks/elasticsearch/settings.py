@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from sinks.elasticsearch.index import PLACEHOLDERS, check_name
 from sinks.settings import Place, RequiredSecret, Seconds, Secret, Settings, Token
-from sinks.shared.http import basic_credentials, check_service_url
+from sinks.shared.http import ServiceUrl, basic_credentials
 from sinks.shared.redaction import Redactor
 from sinks.template import template
 
@@ -80,9 +80,7 @@ class ElasticsearchSettings(Settings):
     timeout          for a request, until the end of its reply
     """
 
-    hosts: Annotated[
-        list[Annotated[str, AfterValidator(check_service_url)]], Field(min_length=1), AfterValidator(_distinct)
-    ]
+    hosts: Annotated[list[ServiceUrl], Field(min_length=1), AfterValidator(_distinct)]
     auth: AuthSettings | None = None
     ca: Place | None = None
     index: NameTemplate = DEFAULT_INDEX

@@ -7,18 +7,18 @@ raises the reason.
 import asyncio
 import socket
 import ssl
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from aiokafka import errors
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.protocol.metadata import MetadataRequest
-from pydantic import AfterValidator, model_validator
+from pydantic import model_validator
 
 from sinks.base import Misconfigured, SinkError, Unavailable
 from sinks.settings import Place, Secret, Settings
 from sinks.shared.clock import Clock
-from sinks.shared.http import HttpClient, check_service_url
+from sinks.shared.http import HttpClient, ServiceUrl
 from sinks.shared.oauth import OAuthSettings, OAuthTokens
 from sinks.shared.reasons import explain
 from sinks.shared.redaction import Redactor
@@ -35,7 +35,7 @@ class KafkaOAuthSettings(OAuthSettings):
     resource       the resource to request, if the server needs one
     """
 
-    token_url: Annotated[str, AfterValidator(check_service_url)]
+    token_url: ServiceUrl
     scope: str = ""
 
 

@@ -7,18 +7,18 @@ subject `{topic}-value`. Registering it again returns the same id, so ids need n
 import json
 from collections.abc import Sequence
 from io import BytesIO
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import quote
 
 import fastavro
 import msgspec
-from pydantic import AfterValidator, model_validator
+from pydantic import model_validator
 
 from sinks.base import Misconfigured, SinkContext, Unavailable
 from sinks.settings import Place, Secret, Settings, Token
 from sinks.shared.avro import avro_converter, avro_schema
 from sinks.shared.clock import Clock
-from sinks.shared.http import HttpClient, Reply, basic_credentials, check_service_url, decode_json, describe_reply
+from sinks.shared.http import HttpClient, Reply, ServiceUrl, basic_credentials, decode_json, describe_reply
 from sinks.shared.redaction import Redactor
 
 MAGIC = b"\0"
@@ -39,7 +39,7 @@ class RegistrySettings(Settings):
     ca        PEM file with further certificates to trust
     """
 
-    url: Annotated[str, AfterValidator(check_service_url)]
+    url: ServiceUrl
     username: str | None = None
     password: Secret | None = None
     token: Token | None = None

@@ -10,14 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from io import BytesIO
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
+from pydantic import AfterValidator
 from yarl import URL
 
 from sinks.base import Misconfigured, OutcomeUnknown, Unavailable
+from sinks.settings import URL_PATTERN
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 from sinks.shared.final_response import FinalResponse
 from sinks.shared.reasons import explain, one_line
@@ -133,6 +135,10 @@ def check_service_url(url: str) -> str:
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise ValueError("invalid URL: only scheme, host, port and path are allowed; write credentials in their own keys")
     return url
+
+
+ServiceUrl = Annotated[str, AfterValidator(check_service_url), URL_PATTERN]
+"""An HTTP URL in the configuration."""
 
 
 def basic_credentials(username: str, password: str) -> str:

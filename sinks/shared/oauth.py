@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 import aiohttp
 import msgspec
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from sinks.base import Misconfigured, Unavailable
 from sinks.settings import RequiredSecret, Settings
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
-from sinks.shared.http import HttpClient, Reply, check_service_url, describe_reply
+from sinks.shared.http import HttpClient, Reply, ServiceUrl, describe_reply
 
 USED_LIFETIME = 0.8
 """The part of a token's lifetime in which it is used."""
@@ -31,7 +31,7 @@ class OAuthSettings(Settings):
 
     client_id: Annotated[str, Field(min_length=1)]
     client_secret: RequiredSecret
-    token_url: Annotated[str, AfterValidator(check_service_url)] = "https://sso.dynatrace.com/sso/oauth2/token"  # noqa: S105 - not a secret
+    token_url: ServiceUrl = "https://sso.dynatrace.com/sso/oauth2/token"  # noqa: S105 - not a secret
     scope: str = "storage:events:write"
     resource: str | None = None
 

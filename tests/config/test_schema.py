@@ -70,6 +70,8 @@ SINK = '[sinks.a]\ntype = "file"\n'
         "[receiver]\nlisen = 'x'",
         "[receiver]\nlisten = 4321",
         "[receiver]\nlisten = 'localhost'",
+        "[receiver]\nlisten = 'http://127.0.0.1:4321'",
+        "[admin]\nlisten = '::1:4322'",
         "[receiver]\nmax_body = 5",
         "[receiver]\nmax_body = '5 megs'",
         "[receiver]\nheader_timeout = '5'",
@@ -90,6 +92,11 @@ SINK = '[sinks.a]\ntype = "file"\n'
         "[sinks.a]\ntype = 'kafka'\nbootstrap_servers = 5",
         "[sinks.a]\ntype = 'elasticsearch'\nhosts = 'http://e'",
         "[sinks.a]\ntype = 'elasticsearch'\nhosts = []",
+        "[sinks.a]\ntype = 'elasticsearch'\nhosts = ['localhost:9200']",
+        "[sinks.a]\ntype = 'bizevents'\nurl = 'https://u:p@e'",
+        "[sinks.a]\ntype = 'kafka'\nbootstrap_servers = 'k:1'\nschema_registry = { url = 'r:8081' }",
+        "[sinks.a.oauth]\ntoken_url = 'sso'",
+        "[opentelemetry]\nendpoint = 'localhost:4318'",
     ],
 )
 def test_a_wrong_configuration_is_not_valid(text: str) -> None:
@@ -100,6 +107,8 @@ def test_a_wrong_configuration_is_not_valid(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        "[receiver]\nlisten = '[::1%eth0]:4321'\n[admin]\nlisten = 'größe.example:0'",
+        "[sinks.a]\ntype = 'elasticsearch'\nhosts = ['HTTPS://e:9200/x@y', 'http://[::1]:9200', 'https://${HOST}']",
         "[receiver]\nlisten = '${LISTEN}'\nmax_body = '${SIZE:-5MiB}'",
         f"{SINK}format = '${{FORMAT}}'\nmax_records = 5",
         f"{SINK}[sinks.a.filter]\ncategory = ['${{CATEGORY}}']",

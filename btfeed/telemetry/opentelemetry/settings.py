@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from sinks.settings import Seconds, Secret, Settings
+from sinks.settings import URL_PATTERN, Seconds, Secret, Settings
 
 
 def _url(value: str) -> str:
@@ -48,7 +48,7 @@ class OpenTelemetrySettings(Settings):
     """
 
     enabled: bool = False
-    endpoint: Annotated[str, AfterValidator(_url)] | None = None
+    endpoint: Annotated[str, AfterValidator(_url), URL_PATTERN] | None = None
     headers: dict[Annotated[str, AfterValidator(_name)], Annotated[Secret, AfterValidator(_header)]] = {}
     traces: Annotated[float, Field(ge=0, le=1)] | None = None
     metrics_interval: Annotated[Seconds, AfterValidator(_interval)] | None = None
