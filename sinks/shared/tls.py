@@ -11,6 +11,8 @@ from sinks.base import Misconfigured
 File = str | Path
 
 
+_CERTIFICATE, _KEY = "CERTIFICATE", "PRIVATE KEY"
+"""How PEM names them."""
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
@@ -30,7 +32,7 @@ def client_context(
         if ca and not ca_only:
             context.load_verify_locations(ca)
     except OSError as error:  # ssl.SSLError is an OSError
-        raise TlsFileError(f"can't load trusted certificates from {ca}: {error}") from error
+        raise TlsFileError(f"can't load trusted certificates from {ca}: {_fault(ca, _CERTIFICATE, error)}") from error
     if certificate:
         _load_certificate(context, certificate, key)
     return context
@@ -44,7 +46,7 @@ def server_context(certificate: File, key: File, client_ca: File | None = None) 
     try:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=client_ca)
     except OSError as error:
-        raise TlsFileError(f"client_ca {client_ca}: {error}") from error
+        raise TlsFileError(f"client_ca {client_ca}: {_fault(client_ca, _CERTIFICATE, error)}") from error
     _load_certificate(context, certificate, key)
     if client_ca:
         context.verify_mode = ssl.CERT_REQUIRED
@@ -62,11 +64,13 @@ def sink_context(ca: File | None = None, certificate: File | None = None, key: F
 def expiry(certificates: File) -> datetime:
     """When the first of the certificates in a PEM file ends. Raises TlsFileError."""
     try:
-        found = _PEM.findall(Path(certificates).read_text("ascii", "replace"))
+        found = _PEM.findall(_text(certificates))
         if not found:
             raise ValueError("there is none")
         return min(_not_after(ssl.PEM_cert_to_DER_cert(pem)) for pem in found)
-    except (OSError, ValueError, IndexError) as error:
+    except OSError as error:
+        raise TlsFileError(f"can't read certificates from {certificates}: {error.strerror}") from error
+    except (ValueError, IndexError) as error:
         raise TlsFileError(f"can't read certificates from {certificates}: {error}") from error
 
 
@@ -99,5 +103,42 @@ def _load_certificate(context: ssl.SSLContext, certificate: File, key: File | No
     try:
         context.load_cert_chain(certificate, key, password="")  # without one, OpenSSL asks at the terminal
     except OSError as error:
-        files = f"certificate {certificate}, key {key}" if key else f"certificate and key {certificate}"
-        raise TlsFileError(f"{files}: {error}") from error
+        raise TlsFileError(_pair_fault(certificate, key or certificate, error)) from error
+
+
+def _pair_fault(certificate: File, key: File, error: OSError) -> str:
+    """Which of the two files OpenSSL can't use, and why."""
+    if isinstance(error, ssl.SSLError) and error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
+        return f"key {key} is not that of certificate {certificate}: use the two that were made together"
+    for role, file, kind in (("certificate", certificate, _CERTIFICATE), ("key", key, _KEY)):
+        if fault := _unusable(file, kind):
+            return f"{role} {file}: {fault}"
+    if "ENCRYPTED" in _text(key):
+        return f"key {key}: it is encrypted: write it without a password, with `openssl pkey -in {key} -out FILE`"
+    files = f"certificate {certificate}, key {key}" if key != certificate else f"certificate and key {certificate}"
+    return f"{files}: {_damaged(error)}"
+
+
+def _fault(file: File | None, kind: str, error: OSError) -> str:
+    """Why OpenSSL can't use a file."""
+    return (_unusable(file, kind) if file else None) or _damaged(error)
+
+
+def _unusable(file: File, kind: str) -> str | None:
+    """Why a file can't be read, or that it has no `kind` of PEM."""
+    try:
+        found = re.search(rf"-----BEGIN [A-Z0-9 ]*{kind}-----", _text(file))
+    except OSError as error:
+        return error.strerror or str(error)
+    return None if found else f"there is no {kind.lower()} in PEM format in it, which begins with -----BEGIN"
+
+
+def _damaged(error: OSError) -> str:
+    reason = error.reason if isinstance(error, ssl.SSLError) and error.reason else ""
+    said = f" (OpenSSL: {reason.lower().replace('_', ' ')})" if reason else ""
+    return f"it is damaged, or of a kind that OpenSSL does not take{said}"
+
+
+def _text(file: File) -> str:
+    """Raises OSError."""
+    return Path(file).read_text("ascii", "replace")

@@ -61,7 +61,7 @@ def test_a_secret_may_be_in_a_file(tmp_path: Path) -> None:
         (URL, {"user": "a"}, {}, "--user", "write it as NAME:PASSWORD"),
         (URL, {}, {USER_VARIABLE: "a"}, "$BTFEED_USER", "write it as NAME:PASSWORD"),
         (URL, {"bearer": "two words"}, {}, "--bearer", "visible ASCII characters"),
-        (URL, {"bearer": ""}, {}, "--bearer", "visible ASCII characters"),
+        (URL, {"bearer": ""}, {}, "--bearer", "it is empty"),
         (URL, {"bearer": "@/gone"}, {}, "--bearer", "can't read /gone: No such file or directory"),
         (IN_URL, {"bearer": "t"}, {}, "--bearer", "the URL has credentials already"),
     ],
@@ -81,7 +81,12 @@ def test_credentials_that_can_not_be_used_are_wrong_usage(
     [
         ("https://localhost/", {"key": POST}, "--key", "add --certificate"),
         (URL, {"certificate": POST}, "--certificate", "starts with https://"),
-        ("https://localhost/", {"certificate": POST}, "--certificate", f"certificate and key {POST}: "),
+        (
+            "https://localhost/",
+            {"certificate": POST},
+            "--certificate",
+            f"certificate {POST}: there is no certificate in",
+        ),
         ("https://localhost/", {"ca": POST}, "--ca", f"can't load trusted certificates from {POST}"),
     ],
 )

@@ -50,8 +50,10 @@ def test_a_file_that_cannot_be_used_is_named(authority: Authority, tmp_path: Pat
         client_context(bad)
     with pytest.raises(TlsFileError, match=f"client_ca {bad}: "):
         server_context(certificate, key, bad)
-    for files in ((bad, key), (certificate, bad)):
-        message = f"certificate {files[0]}, key {files[1]}: "
+    for role, files in (("certificate", (bad, key)), ("key", (certificate, bad))):
+        kind = "certificate" if role == "certificate" else "private key"
+        reason = "No such file or directory" if fault == "missing" else f"there is no {kind} in PEM format in it"
+        message = f"^{role} {bad}: {reason}"
         with pytest.raises(TlsFileError, match=message):
             client_context(None, *files)
         with pytest.raises(TlsFileError, match=message):
@@ -60,12 +62,28 @@ def test_a_file_that_cannot_be_used_is_named(authority: Authority, tmp_path: Pat
             sink_context(None, *files)
 
 
+def test_what_openssl_can_not_use_is_told_in_words(authority: Authority, tmp_path: Path) -> None:
+    """A key of another certificate, and a file that is damaged. Neither Python's nor OpenSSL's source lines are shown."""
+    certificate, key = authority.sign("server")
+    _, other = authority.sign("other")
+    with pytest.raises(TlsFileError, match=f"^key {other} is not that of certificate {certificate}: use the two"):
+        server_context(certificate, other)
+    damaged = tmp_path / "damaged.pem"
+    damaged.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    with pytest.raises(TlsFileError, match=f"from {damaged}: it is damaged, or of a kind that OpenSSL") as raised:
+        client_context(damaged)
+    assert "_ssl.c" not in str(raised.value)
+    with pytest.raises(TlsFileError, match=f"certificate {damaged}, key {key}: it is damaged") as raised:
+        server_context(damaged, key)
+    assert "_ssl.c" not in str(raised.value)
+
+
 def test_an_encrypted_key_is_refused(authority: Authority, tmp_path: Path) -> None:
     """Otherwise OpenSSL would ask for its password at the terminal."""
     certificate, key = authority.sign("server")
     encrypted = tmp_path / "encrypted.key"
     openssl("pkcs8", "-topk8", "-in", key, "-out", encrypted, "-passout", "pass:word")
-    with pytest.raises(TlsFileError, match=str(encrypted)):
+    with pytest.raises(TlsFileError, match=f"^key {encrypted}: it is encrypted: write it without a password"):
         client_context(None, certificate, encrypted)
 
 
