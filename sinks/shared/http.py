@@ -34,6 +34,7 @@ MAX_QUOTE_LENGTH = 300
 """Characters that are quoted of a message from another system."""
 MAX_RETRY_AFTER = 86_400.0
 """Seconds. A longer Retry-After counts as this."""
+_INVALID_URL = "invalid URL: check the configured one, and the proxy's in the environment"
 
 T = TypeVar("T")
 
@@ -100,7 +101,10 @@ class HttpClient:
         """
         assert self._session
         body = BytesIO(data) if isinstance(data, bytes) else data  # aiohttp warns of long ones that are bytes
-        proxy = self._proxy(url)
+        try:
+            proxy = self._proxy(url)
+        except ValueError as error:
+            raise Misconfigured(_INVALID_URL) from error
         proxy["headers"] = {**headers, **proxy.get("headers", {})}
         try:
             async with self._session.post(url, data=body, allow_redirects=False, **proxy) as response:
@@ -111,11 +115,16 @@ class HttpClient:
             raise request_error(error) from error
 
     def _proxy(self, url: str) -> dict[str, Any]:
-        """aiohttp's arguments for the proxy. Its own `trust_env` would also read credentials for `url` from .netrc."""
+        """aiohttp's arguments for the proxy. Its own `trust_env` would also read credentials for `url` from .netrc.
+
+        Raises ValueError if the proxy's URL is not one.
+        """
         target = URL(url)
         if urllib.request.proxy_bypass(target.host or "") or target.scheme not in self._proxies:
             return {}
         proxy = URL(self._proxies[target.scheme])
+        if proxy.scheme not in ("http", "https") or not proxy.host:
+            raise ValueError("not a URL of an HTTP proxy")
         if proxy.user is None:
             return {"proxy": proxy}
         authorization = "Basic " + basic_credentials(proxy.user, proxy.password or "")
@@ -164,7 +173,7 @@ def request_error(error: Exception) -> Unavailable | Misconfigured:
         kind = Misconfigured if error.status in (401, 403, 407) else Unavailable
         return kind(f"the proxy answers with HTTP {error.status}")
     if isinstance(error, aiohttp.InvalidURL):
-        return Misconfigured("invalid URL: check the configured one, and the proxy's in the environment")
+        return Misconfigured(_INVALID_URL)
     if isinstance(error, aiohttp.ClientConnectorError):
         https = "; does it speak https?" if isinstance(error, aiohttp.ClientConnectorSSLError) else ""
         return Unavailable(f"can't connect to {error.host}:{error.port}: {explain(error.os_error)}{https}")
@@ -206,8 +215,8 @@ def decode_json(body: bytes) -> Any:
 
 
 def with_quote(what: str, text: str) -> str:
-    """`what`, and what the other system says of it, if anything."""
-    quote = shorten(text)
+    """`what`, such as HTTP 404, and what the other system says of it, if anything. Many repeat the status first."""
+    quote = re.sub(rf"^{re.escape(what.rpartition(' ')[2])}[:\s]+", "", shorten(text))
     return f"{what}: {quote}" if quote else what
 
 

@@ -10,6 +10,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from sinks.base import Misconfigured, Unavailable
+from sinks.shared.http import HttpClient
+from sinks.shared.redaction import Redactor
 from tests.servers.bizevents import CLIENT_SECRET, BizeventsServer, Fault
 from tests.sinks.drivers import opened
 from tests.sinks.drivers.bizevents import TOKEN, bizevents_sink, oauth, small
@@ -160,6 +162,21 @@ async def test_https_goes_through_a_tunnel_of_the_proxy(tmp_path: Path, monkeypa
         with pytest.raises(Misconfigured, match=r"^the proxy answers with HTTP 407$"):
             await opened(bizevents_sink(server.url + "/e/env", settings)).__aenter__()
     proxy.close()
+
+
+@pytest.mark.parametrize(
+    "proxy", ["http://u:PLANTED@127.0.0.1:99999", "http://[::1", "u:PLANTED@127.0.0.1:9", "socks5://h:1"]
+)
+async def test_a_proxy_url_that_is_none_is_a_mistake_not_a_bug(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message names the environment, and shows nothing of the URL."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", proxy)
+    client = HttpClient(1.0, None, Redactor())
+    client.open()
+    with pytest.raises(Misconfigured, match=r"^invalid URL: check the configured one, and the proxy's in the environment$"):
+        await client.post("http://192.0.2.1/", b"", {})
+    await client.close()
 
 
 async def test_the_proxy_of_the_environment_is_used(dynatrace: BizeventsServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,6 +157,7 @@ async def answering(status: int, body: str, content_type: str) -> AsyncIterator[
         (200, "{}", "application/json", Misconfigured, "is not Elasticsearch"),
         (200, "<html>welcome</html>", "text/html", Misconfigured, "is not Elasticsearch"),
         (404, "<html>no</html>", "text/html", Misconfigured, "unexpected answer"),
+        (404, "404: Not Found", "text/plain", Misconfigured, "^HTTP 404: Not Found; "),
         (405, "no", "text/plain", Misconfigured, "unexpected answer"),
         (501, "no", "text/plain", Misconfigured, "unexpected answer"),
         (503, "busy", "text/plain", Unavailable, "HTTP 503: busy"),
