@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,8 +13,8 @@ from btfeed.address import host_and_port
 
 _LISTENING = "0A"
 """The state of a listening socket in /proc/net/tcp."""
-MAX_COMMAND = 100
-"""Characters that are shown of a command line."""
+_MODULE = "btfeed.commands.main"
+"""What `python -m` runs."""
 _PRIVILEGED = "choose a port of 1024 or more, or give btfeed the capability CAP_NET_BIND_SERVICE"
 
 
@@ -55,11 +56,11 @@ class Holder:
     """A process that has a port. keeps: it does so for a server that it starts: systemd, or a supervisor."""
 
     pid: int
-    command: str
+    program: str
     keeps: bool
 
     def __str__(self) -> str:
-        return f"process {self.pid} ({self.command[:MAX_COMMAND]})"
+        return f"process {self.pid} ({self.program})"
 
 
 def holder_of(port: int) -> Holder | None:
@@ -69,12 +70,23 @@ def holder_of(port: int) -> Holder | None:
     for process in Path("/proc").glob("[0-9]*") if sockets else ():
         with suppress(OSError):  # of another user, or gone
             if any(str(link.readlink()) in sockets for link in (process / "fd").iterdir()):
-                words = (process / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+                words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
                 keeps = (process / "comm").read_text() == "systemd\n" or "btfeed.supervisor" in words
-                found = Holder(int(process.name), " ".join(words), keeps)
+                found = Holder(int(process.name), program_of(process), keeps)
                 if keeps:
                     break
     return found
+
+
+def program_of(process: Path) -> str:
+    """The program of this directory in /proc, and its command if it is btfeed. Other arguments may be secrets."""
+    name = (process / "comm").read_text(errors="replace").strip()
+    words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    own = next((at for at, word in enumerate(words[:3]) if Path(word).name == "btfeed" or word == _MODULE), None)
+    if own is None:
+        return name
+    command = words[own + 1] if own + 1 < len(words) else ""
+    return f"btfeed {command}" if re.fullmatch("[a-z-]+", command) and command[0] != "-" else "btfeed"
 
 
 def _listening(port: int) -> Iterator[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from btfeed.app.in_use import explain, holder_of, naming
+from btfeed.app.in_use import explain, holder_of, naming, program_of
 from tests.support.harness import DEADLINE
 from tests.support.held import keeping
 from tests.support.sending import free_port
@@ -17,7 +17,7 @@ from tests.support.sending import free_port
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_the_process_that_has_the_port_is_named(host: str) -> None:
-    """With its id and its command, cut short."""
+    """With its id and the name of its program."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as taken:
         holder = holder_of(taken.getsockname()[1])
@@ -25,6 +25,23 @@ def test_the_process_that_has_the_port_is_named(host: str) -> None:
     assert str(holder).startswith(f"process {os.getpid()} (")
     assert len(str(holder)) < 150
     assert not holder.keeps
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["/usr/bin/python3", "-m", "btfeed.commands.main", "capture", "--forward", "http://u:pw@host"], "btfeed capture"),
+        (["/opt/venv/bin/python", "/opt/venv/bin/btfeed", "serve", "-c", "secret.toml"], "btfeed serve"),
+        (["/opt/venv/bin/python", "/opt/venv/bin/btfeed", "--secret"], "btfeed"),
+        (["nginx: master --password pw"], "program"),
+        (["/usr/bin/curl", "http://u:pw@host", "serve"], "program"),
+    ],
+)
+def test_arguments_of_the_other_process_are_not_shown(words: list[str], shown: str, tmp_path: Path) -> None:
+    """They may be secrets. Of btfeed itself, the command is."""
+    (tmp_path / "comm").write_text("program\n")
+    (tmp_path / "cmdline").write_text("\0".join([*words, ""]))
+    assert program_of(tmp_path) == shown
 
 
 def test_nothing_is_named_if_nothing_listens() -> None:
