@@ -23,6 +23,8 @@ from btfeed.journal.base import JournalError, JournalInUse
 from btfeed.telemetry.opentelemetry.packages import check_collector
 from sinks.base import Misconfigured, SinkError
 
+SINKS_AT_A_TIME = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -63,12 +65,22 @@ async def check(config: Config) -> list[Check]:
     if config.is_complete("opentelemetry") and config.opentelemetry.enabled:
         asking = asyncio.to_thread(check_collector, config.opentelemetry)
         found.append(await _check("opentelemetry", "a collector that takes what it gets", asking))
-    for name, sink in config.sinks.items():
+    return [*found, *await _check_sinks(config)]
+
+
+async def _check_sinks(config: Config) -> list[Check]:
+    """In the order of the configuration, several at the same time: one that does not answer takes its whole timeout."""
+    turn = asyncio.Semaphore(SINKS_AT_A_TIME)
+
+    async def check_one(name: str, sink: SinkConfig) -> Check:
         article = "an" if sink.common.type[0] in "aeiou" else "a"
-        what = f"{article} {sink.common.type} sink that could open"
-        if config.is_complete(f"sinks.{name}"):
-            found.append(await _check(f"sinks.{name}", what, _check_sink(name, sink)))
-    return found
+        async with turn:
+            return await _check(
+                f"sinks.{name}", f"{article} {sink.common.type} sink that could open", _check_sink(name, sink)
+            )
+
+    complete = [(name, sink) for name, sink in config.sinks.items() if config.is_complete(f"sinks.{name}")]
+    return await asyncio.gather(*(check_one(name, sink) for name, sink in complete))
 
 
 async def _check(path: str, what: str, attempt: Awaitable[object]) -> Check:

@@ -36,7 +36,7 @@ class Gunzip:
                     self._begin()
                 self._plain += self._member.decompress(data, min(self.STEP, self._limit - len(self._plain) + 1))
             except zlib.error as error:
-                self._error = error
+                self._error = zlib.error(str(error).rpartition(": ")[2])  # without Python's "Error -3 while ..."
                 return
             if len(self._plain) > self._limit:
                 raise TooLong

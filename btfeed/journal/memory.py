@@ -280,7 +280,7 @@ class MemoryDeadLetters:
         try:
             admission.admit(kept.body, self.max_occurrences)
         except PostRefused as error:
-            self.refuse_again(kept.id, str(error))
+            self.refuse_again(kept.id, kept.reason if kept.cause == "bad_gzip" else str(error))
         else:
             self._journal.add(Post(kept.body, self._now(), "dead-letter"))
             self.delete([kept.id])

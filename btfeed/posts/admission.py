@@ -11,7 +11,7 @@ protobuf is asked for missing required fields, which takes longer.
 from typing import NamedTuple
 
 from btfeed import native
-from btfeed.posts.post import Malformed, PostRefused, missing_required_fields, parse
+from btfeed.posts.post import NOT_PROTOBUF, Malformed, PostRefused, missing_required_fields, parse
 
 ELEMENTS_PER_OCCURRENCE, MIN_ELEMENTS = 10, 10_000
 """Limit of the other elements of a post (names, fields of long occurrences, empty dimensions and the like), for each
@@ -121,7 +121,7 @@ class _Walk:
             if position != len(body):
                 raise _NotProtobuf
         except (_NotProtobuf, IndexError):
-            raise Malformed("not a BusinessTransactions message: it is cut off, or not protobuf") from None
+            raise Malformed(NOT_PROTOBUF) from None
         self._count_shared(shared, self.occurrences)
 
     def _count_empty_texts(self) -> None:

@@ -95,8 +95,8 @@ def read(path: Path, progress: Callable[[int], object] = lambda position: None) 
             for body in bodies:
                 progress(position())
                 yield body
-    except gzip.BadGzipFile as error:
-        raise PostFileError(f"{path}: {error}") from None
+    except gzip.BadGzipFile:
+        raise PostFileError(f"{path}: not gzip data, or damaged: a name that ends with .gz is for gzipped files") from None
     except OSError as error:
         raise PostFileError(f"{path}: {error.strerror}") from None
     except (EOFError, zlib.error):

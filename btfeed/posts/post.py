@@ -25,6 +25,10 @@ class Malformed(PostRefused):
     """Not a BusinessTransactions message."""
 
 
+NOT_PROTOBUF = "not a BusinessTransactions message: it is cut off, or not protobuf"
+"""What Malformed says of a body that can't be parsed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Post:
     """A body as received. received: milliseconds since the epoch."""
@@ -61,8 +65,8 @@ def parse(body: bytes) -> BusinessTransactions:
     """The message in `body`, in which required fields may be missing. Raises Malformed."""
     try:
         return BusinessTransactions.FromString(body)
-    except DecodeError as error:
-        raise Malformed(f"not a BusinessTransactions message: {error}") from None
+    except DecodeError:
+        raise Malformed(NOT_PROTOBUF) from None
 
 
 def missing_required_fields(message: BusinessTransactions) -> list[str]:

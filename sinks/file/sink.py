@@ -44,6 +44,7 @@ from sinks.file.open_file import GONE, OPEN_SUFFIX, OpenFile
 from sinks.settings import Place, Seconds, Settings, Size
 from sinks.shared.files import check_writable
 from sinks.shared.private import create_directory, sync_directory
+from sinks.shared.reasons import explain_file
 
 log = structlog.get_logger()
 
@@ -266,7 +267,7 @@ def _sink_errors(directory: Path) -> Iterator[None]:
         yield
     except OSError as error:
         kind = Misconfigured if error.errno in _PERMANENT else Unavailable
-        raise kind(f"can't write to {directory}: {error}") from error
+        raise kind(f"can't write to {directory}: {explain_file(error)}") from error
 
 
 SINK = SinkType(FileSettings, FileSink, serial=True, delivery={"max_records": 20_000, "max_bytes": "20MiB"})

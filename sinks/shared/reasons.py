@@ -20,6 +20,12 @@ def explain(error: OSError) -> str:
     return os.strerror(error.errno)
 
 
+def explain_file(error: OSError) -> str:
+    """What is wrong with a file or directory: its path if the error has one, and the reason, without Python's numbers."""
+    reason = error.strerror or str(error)
+    return f"{os.fsdecode(error.filename)}: {reason}" if isinstance(error.filename, str | bytes) else reason
+
+
 def one_line(text: str) -> str:
     """What a server says, on one line. Of an HTML page, only its title, or else its text."""
     if _HTML.match(text):

@@ -96,6 +96,20 @@ async def test_nothing_is_left_behind(tmp_path: Path) -> None:
     assert await starts(parsed)
 
 
+async def test_sinks_are_asked_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The results come in the order of the configuration."""
+    everyone = asyncio.Barrier(4)
+
+    async def check_sink(name: str, config: SinkConfig) -> None:
+        await everyone.wait()
+
+    monkeypatch.setattr("btfeed.app.check._check_sink", check_sink)
+    sinks = {name: {"type": "file", "directory": str(tmp_path / name)} for name in "dbca"}
+    async with asyncio.timeout(DEADLINE):
+        results = await check(config.parse({"sinks": sinks, "receiver": {"listen": FREE}, "admin": {"listen": FREE}}, {}))
+    assert [each.path for each in results if each.path.startswith("sinks.")] == [f"sinks.{name}" for name in "dbca"]
+
+
 @pytest.mark.parametrize(
     ("tables", "path", "failure"),
     [
@@ -106,17 +120,21 @@ async def test_nothing_is_left_behind(tmp_path: Path) -> None:
             "receiver.listen",
             "can't listen on 192.0.2.1:4321: it is not an address",
         ),
-        ({"journal": {"directory": "DIRECTORY/dangling"}}, "journal.directory", "can't use DIRECTORY/dangling: [Errno 20]"),
-        ({"journal": {"directory": "DIRECTORY/loop/x"}}, "journal.directory", "can't use DIRECTORY/loop/x: [Errno 40]"),
+        (
+            {"journal": {"directory": "DIRECTORY/dangling"}},
+            "journal.directory",
+            "can't use DIRECTORY/dangling: DIRECTORY/dan",
+        ),
+        ({"journal": {"directory": "DIRECTORY/loop/x"}}, "journal.directory", "can't use DIRECTORY/loop/x: DIRECTORY/loop"),
         (
             {"journal": {"directory": "DIRECTORY/file"}},
             "journal.directory",
-            "can't use DIRECTORY/file: [Errno 20] Not a dir",
+            "can't use DIRECTORY/file: DIRECTORY/file: Not a dir",
         ),
         (
             {"receiver": {"tls": {"certificate": "DIRECTORY/file", "key": "DIRECTORY/file"}}},
             "receiver.tls",
-            "certificate DIRECTORY/file, key DIRECTORY/file: ",
+            "certificate DIRECTORY/file: there is no certificate in PEM format in it",
         ),
     ],
 )

@@ -36,6 +36,15 @@ def test_a_bomb_stops_at_the_limit() -> None:
     assert len(gunzip._plain) == 2**20 + 1
 
 
+@pytest.mark.parametrize(
+    ("data", "reason"), [(b"x" * 40, "incorrect header check"), (gzipped(b"a" * 50)[:-9], "the stream ends early")]
+)
+def test_a_broken_stream_is_told_in_words(data: bytes, reason: str) -> None:
+    """Without what Python puts before zlib's reason."""
+    with pytest.raises(zlib.error, match=f"^{reason}$"):
+        _gunzip(data, 1_000, 100)
+
+
 def test_the_number_of_members_is_limited() -> None:
     """1,000 members are accepted, one more is an error."""
     assert _gunzip(gzipped(b"") * 1000, 100, 10**6) == b""

@@ -195,6 +195,16 @@ async def test_a_rejected_post_that_is_retried_is_appended(driver: Driver) -> No
         assert [each.body for each in await read_every(it.outlets["a"])] == [mixed(3)]
 
 
+async def test_a_broken_gzip_keeps_its_reason(driver: Driver) -> None:
+    """What is kept of it is compressed, so a retry can only say that it is no post."""
+    async with opened(driver, "a") as it:
+        await it.journal.add_dead_letter(DeadLetter("post", "", "broken gzip", 1, b"\x1f\x8b", cause="bad_gzip"))
+        with driver.dead_letters() as dead_letters:
+            assert dead_letters.retry(ALL, wanting("a")) == 1
+            await until_async(lambda: [each.tries for each in dead_letters.select()] == [2], "it was tried again")
+            assert [(each.cause, each.reason) for each in dead_letters.select()] == [("bad_gzip", "broken gzip")]
+
+
 async def test_dead_letters_wait_for_a_destination(driver: Driver) -> None:
     """Counted and given by destination, the oldest first, without a mark for retry. Also after a restart."""
     waiting = [replace(dead_letter(number), destination=f"topic {number % 2}") for number in range(5)]

@@ -10,6 +10,7 @@ import apsw
 from btfeed.journal.base import JournalInUse, JournalUnavailable
 from btfeed.journal.sqlite.database import DAMAGE, FILE, JournalDatabase
 from sinks.shared.files import check_writable
+from sinks.shared.reasons import explain_file
 
 LOCK = "lock"
 """The file that a process locks while it has the journal."""
@@ -44,7 +45,7 @@ def check_directory(directory: Path) -> None:
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise JournalUnavailable(f"can't use {directory}: {error}") from None
+            raise JournalUnavailable(f"can't use {directory}: {explain_file(error)}") from None
 
 
 def cant_open(directory: Path, error: Exception) -> JournalUnavailable:

@@ -25,6 +25,7 @@ from btfeed.telemetry.metrics import Metrics
 from sinks.settings import Settings
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 from sinks.shared.private import create_directory, open_file
+from sinks.shared.reasons import explain_file
 
 
 class SqliteJournal:
@@ -63,7 +64,7 @@ class SqliteJournal:
             create_directory(directory)
             lock = os.fdopen(open_file(directory / LOCK), "w")
         except OSError as error:
-            raise JournalUnavailable(f"can't use {directory}: {error}") from None
+            raise JournalUnavailable(f"can't use {directory}: {explain_file(error)}") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             await self._thread.start()
