@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -57,8 +57,8 @@ class OpenFile:
         """What another program did to the file. None if it is where it was, and not shorter."""
         if self.path == self._final:
             return None  # a finished file may be moved
-        found = _stat(self.path)
-        if found is None and self._is_held(_stat(self._final)):  # a rename succeeded after all, or another program did it
+        found = stat(self.path)
+        if found is None and self._is_held(stat(self._final)):  # a rename succeeded after all, or another program did it
             self.path, self.ended = self._final, True
             return None
         if found is None:
@@ -116,6 +116,18 @@ class OpenFile:
         with suppress(FileNotFoundError):  # the directory was removed with the finished file
             sync_directory(self._final.parent)
 
+    @property
+    def size(self) -> int:
+        """Bytes in the file, also after `length`."""
+        return os.fstat(self._descriptor).st_size
+
+    def rest(self) -> Iterator[bytes]:
+        """The bytes after `length`, in parts."""
+        offset = self.length
+        while part := os.pread(self._descriptor, WRITEBACK_SIZE, offset):
+            yield part
+            offset += len(part)
+
     def head(self) -> bytes:
         """The file's first bytes, including its header."""
         return os.pread(self._descriptor, HEAD_SIZE, 0)
@@ -124,7 +136,7 @@ class OpenFile:
         os.close(self._descriptor)
 
 
-def _stat(path: Path) -> os.stat_result | None:
+def stat(path: Path) -> os.stat_result | None:
     """None if nothing is there. Raises other errors."""
     try:
         return path.stat()

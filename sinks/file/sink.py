@@ -6,14 +6,16 @@ never touched again. An atomic rename finishes a file.
 Invariants
 - A write appends to the open file, syncs it, and returns the file's name and length as the sink's state. The delivery
   loop saves the state with the cursor in one transaction, and then calls `saved`.
-- `open` cuts the open file to the saved length. The records after it are not covered by the cursor, so they are written
-  again.
+- `open` cuts the open file to the saved length. What is after it goes to an open file of its own first. Such a file, which
+  the state does not name, is deleted when each record in it has been written again, as it is after a crash. Otherwise
+  another journal wrote it, or a later state of this one, and it is finished: see `surplus`. The state counts how many of
+  its records have come, so that a second crash does not matter.
 - A file is finished only at the start of a write, when its whole length is saved. After a crash between the rename and
   the next save, `open` finds no file with the saved name, and starts a new one. A file that was started with other
   settings is finished by `open`.
-- An open file that the state does not name was started but never saved: `open` removes it. A state is saved before the
-  first record is written, so if there is no state at all, the journal is new. Such files then hold the only copy of their
-  records, and are finished instead.
+- A state is saved before the first record is written, so if there is no state at all, the journal is new. Open files then
+  hold the only copy of their records, and are finished at once.
+- The state has the directory. When it changes, `open` finishes the file in the old one.
 - What a failed append left is cut off before the next append.
 - Each write first checks that the path still leads to the file that is held. If another program deleted, moved, replaced
   or truncated it, the sink logs and counts how many records were in it, and starts a new file. `open` does the same for
@@ -23,11 +25,12 @@ Invariants
 import asyncio
 import errno
 import json
+import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -40,7 +43,8 @@ from pydantic import Field, model_validator
 from sinks.base import Misconfigured, SinkContext, SinkType, Unavailable, WriteResult
 from sinks.batch import Batch
 from sinks.file.encoding import AVRO_CODECS, NDJSON_SUFFIXES, AvroEncoder, Encoder, NdjsonEncoder
-from sinks.file.open_file import GONE, OPEN_SUFFIX, OpenFile
+from sinks.file.open_file import GONE, OPEN_SUFFIX, OpenFile, stat
+from sinks.file.surplus import PATIENCE, Surplus, header
 from sinks.settings import Place, Seconds, Settings, Size
 from sinks.shared.files import check_writable
 from sinks.shared.private import create_directory, sync_directory
@@ -50,8 +54,9 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
-_OPEN_FILE_NAME = re.compile(r"-\d{8}T\d{6}Z-\d{4,}\.(ndjson(\.gz|\.zst)?|avro)\.open")
+_OPEN_FILE_NAME = re.compile(r"-\d{8}T\d{6}Z-\d{4,}\.(ndjson(?:\.gz|\.zst)?|avro)\.open")
 """What follows the prefix in the name of an open file."""
+_SURPLUS_HINT = "another journal wrote it, or this one is an older copy. Some of its records may be in two files"
 _MAX_LOST_NAMES = 100
 """Names of lost files in the state."""
 _PERMANENT = {
@@ -106,8 +111,10 @@ class FileSink:
         self._opened_with: str | None = None  # the name of the file in the state that `open` got
         self._state: str | None = None  # the last state that was returned
         self._saved_state: str | None = None  # the last state that the journal has saved
-        self._lost: Counter[str] = Counter()  # not returned in a result yet
+        self._flagged: Counter[str] = Counter()  # not returned in a result yet
         self._lost_names: list[str] = []  # open files that another program took, and may bring back
+        self._surplus: list[Surplus] = []
+        self._patient_until = 0.0  # by the monotonic clock: then what is left of the surplus is finished
         self._numbers = count(1)
 
     async def open(self, state: str | None) -> None:
@@ -140,19 +147,27 @@ class FileSink:
         saved = json.loads(state) if state else None
         self._opened_with = saved["file"] if saved else None
         self._state = self._saved_state = state
-        self._lost.clear()
+        self._flagged.clear()
         self._lost_names = saved.get("lost", []) if saved else []
-        for path in self._open_files():
-            if not saved or path.name in self._lost_names:
+        self._surplus = []
+        self._patient_until = self._clock.monotonic() + PATIENCE
+        path = self._saved_path(saved["file"], saved.get("directory")) if saved and saved["file"] else None
+        for other in self._open_files():
+            if not saved or other.name in self._lost_names:
                 event = "finishing an open file of unknown length; its last record may be incomplete"
-                self._log.warning(event, file=str(path))
-                self._file = OpenFile(path, path.stat().st_size)
-                self._finish()
-            elif path.name != self._opened_with:
-                self._log.info("removing an open file whose records will be written again", file=str(path))
-                path.unlink()
-        if saved and saved["file"]:
-            self._resume(self._directory / saved["file"], saved["length"], saved["opened"], saved.get("records", 0))
+                self._log.warning(event, file=str(other))
+                self._finish_other(other)
+            elif other != path:
+                self._add_surplus(other, saved.get("surplus", {}).get(other.name, 0))
+        if saved and path:
+            self._resume(path, saved["length"], saved["opened"], saved.get("records", 0))
+
+    def _saved_path(self, name: str, directory: str | None) -> Path:
+        """Of the file in the state. It is in another directory if the setting changed, and nobody moved it."""
+        here = self._directory / name
+        there = Path(directory or self._directory) / name
+        found, same = _find(there), _find(here)
+        return here if same and (not found or os.path.samestat(found, same)) else there
 
     def _open_files(self) -> list[Path]:
         """The open files of this sink, and not of one whose name starts like this one's."""
@@ -168,21 +183,84 @@ class FileSink:
             elif (size := final.stat().st_size) < length:
                 self._count_loss(final, f"it was truncated to {size} of {length} bytes", records)
             return
+        moved = path.parent != self._directory  # the setting changed
         age = self._clock.time() - opened
         rest = self._settings.rotate_interval - age if age >= 0 else 0.0  # below 0: the clock was ahead then
         file = self._file = OpenFile(path, length, opened, self._clock.monotonic() + rest, records)
         self._check_open_file()
+        if file.size > file.length:
+            self._set_aside(file)
         suits = path.name.endswith(f".{self._encoder.suffix}{OPEN_SUFFIX}") and self._encoder.resume(file.head())
-        if file.ended or not suits:  # not `suits`: it was written with other settings, or with another schema
+        if file.ended or moved or not suits:  # not `suits`: it was written with other settings, or with another schema
             self._finish()
         else:
             file.truncate()
+
+    def _set_aside(self, file: OpenFile) -> None:
+        """Copy what is after the length of `file` to an open file of its own."""
+        name = _OPEN_FILE_NAME.fullmatch(file.path.name[len(self._prefix) :])
+        path, _ = self._new_path(name[1] if name else self._encoder.suffix)
+        copy = OpenFile(path, 0, mode=self._mode)
+        try:
+            copy.append([header(file.path)])
+            for part in file.rest():
+                copy.append([part])
+            sync_directory(path.parent)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+        finally:
+            copy.close()
+        self._add_surplus(path, 0)
+
+    def _add_surplus(self, path: Path, seen: int) -> None:
+        surplus = Surplus(path, seen)
+        if surplus.unseen:
+            self._log.info("open file kept until its records are written again", file=str(path), records=surplus.unseen)
+        self._surplus.append(surplus)
+
+    def _settle_surplus(self, late: bool) -> None:
+        """Delete what was written again and, if it is `late`, finish what does not come again."""
+        for surplus in list(self._surplus):
+            path, records = surplus.path, surplus.unseen
+            if not records and surplus.is_comparable:
+                path.unlink(missing_ok=True)
+                sync_directory(path.parent)
+            elif not stat(path):
+                self._count_loss(path, GONE, records)
+            elif late or not surplus.is_comparable:
+                self._finish_other(path)
+                event = "open file finished whose records were not written again"
+                self._log.warning(event, file=str(path), records=records, hint=_SURPLUS_HINT)
+                self._flagged.update(surplus_files=1, surplus_records=records)
+            else:
+                continue
+            self._surplus.remove(surplus)
+
+    def _note_written(self, ids: Collection[str]) -> None:
+        """These records are durable in the open file."""
+        before = sum(surplus.unseen for surplus in self._surplus)
+        for surplus in self._surplus:
+            surplus.written(ids)
+        if sum(surplus.unseen for surplus in self._surplus) < before:
+            self._patient_until = self._clock.monotonic() + PATIENCE
+        with suppress(OSError):  # else the next write tries again
+            self._settle_surplus(self._clock.monotonic() >= self._patient_until)
+
+    def _finish_other(self, path: Path) -> None:
+        """Finish an open file that is not continued."""
+        file = OpenFile(path, path.stat().st_size)
+        try:
+            file.finish()
+        finally:
+            file.close()
 
     def _write(self, batch: Batch) -> WriteResult:
         self._check_open_file()
         file = self._file
         if file and (file.ended or (self._is_due(file) and self._saved_state == self._state)):
             self._finish()
+        self._settle_surplus(not len(batch) and self._clock.monotonic() >= self._patient_until)
         refused: dict[int, str] = {}
         if len(batch):
             if self._file is None:
@@ -190,20 +268,28 @@ class FileSink:
             parts, refused = self._encoder.encode(batch)
             self._file.append(parts)
             self._file.records += len(batch) - len(refused)
+            if self._surplus:
+                self._note_written([each for index, each in enumerate(batch.ids) if index not in refused])
             self._log.debug("batch written", file=self._file.path.name, records=len(batch), length=self._file.length)
         return self._result(refused)
 
     def _result(self, refused: dict[int, str]) -> WriteResult:
-        lost, self._lost = dict(self._lost), Counter()
-        more = {"lost": self._lost_names} if self._lost_names else {}
-        file = self._file
-        if file is None:
-            self._state = json.dumps({"file": None} | more)
-            return WriteResult(state=self._state, flagged=lost)
-        saved = {"file": file.path.name, "length": file.length, "opened": file.opened, "records": file.records}
-        self._state = json.dumps(saved | more)
-        again_after = 0.0 if self._is_due(file) else file.due - self._clock.monotonic()
-        return WriteResult(refused=refused, state=self._state, again_after=again_after, flagged=lost)
+        flagged, self._flagged = dict(self._flagged), Counter()
+        saved: dict[str, Any] = {"file": None}
+        due = []
+        if file := self._file:
+            saved = {"file": file.path.name, "directory": str(self._directory.absolute())}
+            saved |= {"length": file.length, "opened": file.opened, "records": file.records}
+            due.append(self._clock.monotonic() if self._is_due(file) else file.due)
+        if self._surplus:
+            saved["surplus"] = {surplus.path.name: surplus.seen for surplus in self._surplus}
+            waiting = all(surplus.unseen and surplus.is_comparable for surplus in self._surplus)
+            due.append(self._patient_until if waiting else 0.0)
+        if self._lost_names:
+            saved["lost"] = self._lost_names
+        self._state = json.dumps(saved)
+        again_after = max(0.0, min(due) - self._clock.monotonic()) if due else None
+        return WriteResult(refused=refused, state=self._state, again_after=again_after, flagged=flagged)
 
     def _is_due(self, file: OpenFile) -> bool:
         """Whether to finish `file`."""
@@ -225,18 +311,11 @@ class FileSink:
         """Report that another program took the open file at `path`, which had that many records."""
         self._log.error("open file lost", file=str(path), what=what, records=records)
         self._lost_names = [*self._lost_names, path.name][-_MAX_LOST_NAMES:]
-        self._lost.update(lost_files=1, lost_records=records)
+        self._flagged.update(lost_files=1, lost_records=records)
 
     def _create(self) -> OpenFile:
         create_directory(self._directory, self._mode)  # another program may have removed it
-        now = self._clock.time()
-        stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
-        for number in self._numbers:
-            final = self._directory / f"{self._prefix}-{stamp}-{number:04}.{self._encoder.suffix}"
-            path = final.with_name(final.name + OPEN_SUFFIX)
-            known = path.name == self._opened_with or path.name in self._lost_names
-            if not known and not final.exists() and not path.exists():
-                break
+        path, now = self._new_path(self._encoder.suffix)
         file = OpenFile(path, 0, now, self._clock.monotonic() + self._settings.rotate_interval, mode=self._mode)
         try:
             sync_directory(self._directory)
@@ -248,6 +327,18 @@ class FileSink:
         self._log.debug("file opened", file=path.name)
         return file
 
+    def _new_path(self, suffix: str) -> tuple[Path, float]:
+        """The path of a new open file, and the time in it."""
+        now = self._clock.time()
+        stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
+        for number in self._numbers:
+            final = self._directory / f"{self._prefix}-{stamp}-{number:04}.{suffix}"
+            path = final.with_name(final.name + OPEN_SUFFIX)
+            known = path.name == self._opened_with or path.name in self._lost_names
+            if not known and not final.exists() and not path.exists():
+                return path, now
+        raise AssertionError("numbers never end")
+
     def _finish(self) -> None:
         assert self._file
         self._file.finish()
@@ -258,6 +349,11 @@ class FileSink:
         if self._file:
             file, self._file = self._file, None
             file.close()
+
+
+def _find(path: Path) -> os.stat_result | None:
+    """An open file, or what it became when it was finished. None if neither is there."""
+    return stat(path) or stat(path.with_name(path.name.removesuffix(OPEN_SUFFIX)))
 
 
 @contextmanager

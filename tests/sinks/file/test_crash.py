@@ -80,6 +80,7 @@ class Model:
         self.state: str | None = None
         self.cursor = 0  # records before it are delivered
         self.written = 0  # records before it were written since the start
+        self.tried = 0  # records before it were written at least once, as far as that succeeded
         self.clock = FakeClock()
         self.finished: dict[str, bytes] = {}
         self.sink: FileSink | None = None
@@ -93,6 +94,7 @@ class Model:
             self._save((await self.sink.write(Batch())).state)
             self.opened = True
         batch = RECORDS.slice(self.written, self.written + records)
+        self.tried = max(self.tried, self.written + len(batch))
         result = await self.sink.write(batch)
         assert not result.flagged
         assert not result.refused
@@ -113,10 +115,20 @@ class Model:
             self.sink, self.opened = None, False
         self.written = self.cursor
 
+    async def again(self) -> None:
+        """Write what was written and not saved, as the journal does soon after a start."""
+        if self.tried > self.cursor:
+            await self.restart()
+            await self.write(1)
+            await self.restart()
+            await self.write(self.tried - self.cursor)
+
     async def check(self) -> None:
-        """After a restart, the files hold the records before the cursor, and finished files are unchanged."""
+        """After a restart, and when the journal has handed out again what was not saved, the files hold the records before
+        the cursor, and finished files are unchanged."""
         await self.restart()
         await self.write(0)
+        await self.again()
         found = [canonical(record) for path in sorted(self.directory.iterdir()) for record in read_records(path)]
         assert sorted(found) == sorted(canonical(body) for body in RECORDS.slice(0, self.cursor).bodies)
         now = {path.name: path.read_bytes() for path in self.directory.iterdir() if not path.name.endswith(".open")}
@@ -129,6 +141,7 @@ async def script(model: Model) -> None:
     """Start, continue, rotate by size and by time, restart, and lose what was not saved."""
     for records in (3, 0, 4, 2):
         await model.write(records)
+    await model.again()
     model.clock.now += 4000
     await model.write(0)
     await model.write(2)
@@ -229,6 +242,7 @@ def test_any_sequence_of_writes_crashes_and_restarts(actions: list[tuple[Any, ..
                     await crashing(model)
                 await model.restart()
             elif action == "later":
+                await model.again()
                 model.clock.now += 2000
             elif action == "format":
                 await model.restart()
