@@ -64,6 +64,7 @@ class Snapshots:
             "failed_restart": asdict(metrics.failed_restart) if metrics.failed_restart else None,
             "last_post_time": metrics.last_post or None,
             "certificates": metrics.certificates(),
+            "certificates_begin": metrics.certificates_begin,
             "rates": _rates(trends),
             "sources": self._sources(),
             "more_sources": metrics.details.more_sources,

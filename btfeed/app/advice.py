@@ -1,11 +1,18 @@
 """What works, but is probably not meant: `serve` logs it, and `btfeed check` shows it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from btfeed.address import is_exposed
+from btfeed.app.certificates import validities
 from btfeed.config import Config
 from sinks.shared.optional import unusable
+from sinks.shared.tls import Validity
+
+ENDS_SOON = timedelta(days=14)
+"""How long before the end of a certificate to tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +32,9 @@ async def advice(config: Config) -> AsyncIterator[Advice]:
     if not config.sinks:
         event = "no sinks configured: posts are kept for their retention, and not delivered"
         yield Advice("sinks", event, "add a table [sinks.NAME]")
+    for path, valid in await asyncio.to_thread(lambda: list(validities(config))):
+        if found := _not_valid_for_long(valid):
+            yield Advice(path, found, f"{_hint(valid)}. Replace the files of the certificate and its key, and reload")
     exposed = "other machines can connect, without credentials"
     if not config.receiver.asks_for_credentials and await is_exposed(config.receiver.listen):
         hint = "set basic_auth, bearer_tokens or tls.client_ca, or listen on 127.0.0.1"
@@ -32,3 +42,17 @@ async def advice(config: Config) -> AsyncIterator[Advice]:
     if config.admin.token is None and await is_exposed(config.admin.listen):
         hint = "set admin.token, or listen on 127.0.0.1"
         yield Advice("admin.listen", exposed, hint)
+
+
+def _not_valid_for_long(valid: Validity) -> str | None:
+    """What is so with a certificate that is not valid, or not for long."""
+    now = datetime.now(UTC)
+    if valid.end <= now:
+        return "certificate has ended"
+    if valid.begin > now:
+        return "certificate is not valid yet"
+    return "certificate ends soon" if valid.end - now < ENDS_SOON else None
+
+
+def _hint(valid: Validity) -> str:
+    return f"it is valid from {valid.begin:%Y-%m-%d %H:%M} to {valid.end:%Y-%m-%d %H:%M} UTC"

@@ -1,7 +1,6 @@
-"""When the certificates that the configuration names end."""
+"""When the certificates that the configuration names are valid."""
 
 from collections.abc import Iterator
-from datetime import datetime
 from itertools import chain
 
 import structlog
@@ -9,25 +8,29 @@ from pydantic import BaseModel
 
 from btfeed.config import Config
 from btfeed.telemetry.metrics import Metrics
-from sinks.shared.tls import TlsFileError, expiry
+from sinks.shared.tls import TlsFileError, Validity, validity
 
 log = structlog.get_logger()
 
 
-def show_expiry(config: Config, metrics: Metrics) -> None:
+def show_validity(config: Config, metrics: Metrics) -> None:
     """Set the metric to the certificates of `config`, and no others. Call it when these have been loaded."""
     metrics.certificate_expiry.clear()
-    for path, end in expiries(config):
-        metrics.certificate_expiry.labels(path).set(end.timestamp())
+    metrics.certificates_begin.clear()
+    for path, valid in validities(config):
+        metrics.certificate_expiry.labels(path).set(valid.end.timestamp())
+        metrics.certificates_begin[path] = round(valid.begin.timestamp() * 1000)
 
 
-def expiries(config: Config) -> Iterator[tuple[str, datetime]]:
-    """The key of each certificate of the receiver and the sinks, and when it ends. A file that can't be read is left out:
-    whatever uses it says so."""
-    sinks = (_certificates(sink.settings, f"sinks.{name}") for name, sink in config.sinks.items())
-    for path, file in chain(_certificates(config.receiver, "receiver"), *sinks):
+def validities(config: Config) -> Iterator[tuple[str, Validity]]:
+    """The key of each certificate of the receiver and the sinks, and when it is valid. A file that can't be read is left
+    out: whatever uses it says so."""
+    tables: dict[str, BaseModel] = {f"sinks.{name}": sink.settings for name, sink in config.sinks.items()}
+    tables["receiver"] = config.receiver
+    complete = (_certificates(table, path) for path, table in tables.items() if config.is_complete(path))
+    for path, file in chain.from_iterable(complete):
         try:
-            yield path, expiry(file)
+            yield path, validity(file)
         except TlsFileError as error:
             log.debug("end of a certificate unknown", setting=path, error=str(error))
 

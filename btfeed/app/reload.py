@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from btfeed.app.advice import advice
 from btfeed.app.aside import aside
-from btfeed.app.certificates import show_expiry
+from btfeed.app.certificates import show_validity
 from btfeed.app.parts import create_sink
 from btfeed.app.server import Server, starts
 from btfeed.config import Config
@@ -213,7 +213,7 @@ class Reloader:
         server.config = new
         for name in (running - changes.removed) | changes.added:
             deliveries.start_sink(name)
-        show_expiry(new, server.metrics)
+        show_validity(new, server.metrics)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from btfeed import native
 from btfeed.admin.parts import Parts
 from btfeed.admin.server import Admin
 from btfeed.app.advice import advice
-from btfeed.app.certificates import show_expiry
+from btfeed.app.certificates import show_validity
 from btfeed.app.deliveries import Deliveries
 from btfeed.app.instruments import create_instruments
 from btfeed.app.listeners import check_addresses, close, open_listeners
@@ -98,7 +98,7 @@ class Server:
             stack.push_async_callback(self.deliveries.stop)
             self.instruments.start(self.admin.figures.update)
             self._started = stack.pop_all()
-        show_expiry(self.config, self.metrics)
+        show_validity(self.config, self.metrics)
         admin = {"admin_host": admin_host, "admin_port": admin_port}
         log.info("listening", host=host, port=port, **admin, version=version("btfeed"), mapping=native.PATH)
         self.notifier.ready(f"listening on {host}:{port}")

@@ -16,7 +16,10 @@ from btfeed.commands.terminal import check_url, fail
 from btfeed.records.encoding import rfc3339
 from btfeed.telemetry.printable import printable
 from btfeed.telemetry.wording import count, duration, size
+from sinks.shared.clock import SYSTEM_CLOCK
 
+ENDS_SOON = 14 * 86_400_000
+"""Milliseconds before the end of a certificate in which it is shown."""
 TOKEN_VARIABLE = "BTFEED_ADMIN_TOKEN"  # noqa: S105 - its name
 """Environment variable that stands for --token."""
 
@@ -112,6 +115,7 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
     if failed := status.get("failed_restart"):
         why = f"the new one ended with {failed['reason']}"
         yield f"RESTART FAILED at {rfc3339(failed['time'])}, this is the old server: {why}"
+    yield from _certificate_lines(status)
     for name, sink in status["sinks"].items():
         yield f"sink {name}: {_sink_line(sink)}"
         for blocked in sink["blocked"]:
@@ -124,6 +128,20 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
         yield f"kept: {_kept_line(kept)}"
     for violation in status["violations"]:
         yield "{}: {rule} {field} in {transaction!r}".format(count(violation["count"], "violation"), **violation)
+
+
+def _certificate_lines(status: dict[str, Any]) -> Iterator[str]:
+    """Those that are not valid now, or not for long. Earlier servers tell less."""
+    now = SYSTEM_CLOCK.time() * 1000
+    begins = status.get("certificates_begin", {})
+    for path, end in status.get("certificates", {}).items():
+        begin = begins.get(path, 0)
+        if end <= now:
+            yield f"CERTIFICATE {path}: it has ended at {rfc3339(end)}"
+        elif begin > now:
+            yield f"CERTIFICATE {path}: it is not valid before {rfc3339(begin)}"
+        elif end - now < ENDS_SOON:
+            yield f"certificate {path}: it ends in {duration((end - now) / 1000)}, at {rfc3339(end)}"
 
 
 def journal(counts: dict[str, Any]) -> str:

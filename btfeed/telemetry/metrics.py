@@ -72,6 +72,7 @@ class Metrics:
     last_post       when the last post was accepted, in milliseconds since the epoch; 0 before the first
     last_reload     of the configuration; None if there was none
     failed_restart  the last one; None if there was none
+    certificates_begin  when certificates begin to be valid, in milliseconds since the epoch, by key in the configuration
     details         what the status shows besides
     """
 
@@ -276,6 +277,7 @@ class Metrics:
 
     def _create_reloads(self, create: _Factory) -> None:
         self.last_reload: Reload | None = None
+        self.certificates_begin: dict[str, int] = {}
         self._reloads = create.counter(
             "config_reloads", "Reloads of the configuration, by outcome: ok or failed", ("outcome",)
         )

@@ -1,10 +1,11 @@
-"""TLS contexts of clients and servers, from PEM files, and when the certificates in them end."""
+"""TLS contexts of clients and servers, from PEM files, and when the certificates in them are valid."""
 
 import re
 import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from sinks.base import Misconfigured
 
@@ -14,6 +15,13 @@ File = str | Path
 _CERTIFICATE, _KEY = "CERTIFICATE", "PRIVATE KEY"
 """How PEM names them."""
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+
+
+class Validity(NamedTuple):
+    """When certificates are valid: from `begin` to `end`."""
+
+    begin: datetime
+    end: datetime
 
 
 class TlsFileError(OSError):
@@ -61,28 +69,33 @@ def sink_context(ca: File | None = None, certificate: File | None = None, key: F
         raise Misconfigured(str(error)) from error
 
 
-def expiry(certificates: File) -> datetime:
-    """When the first of the certificates in a PEM file ends. Raises TlsFileError."""
+def validity(certificates: File) -> Validity:
+    """When all the certificates in a PEM file are valid. Raises TlsFileError."""
     try:
         found = _PEM.findall(_text(certificates))
         if not found:
             raise ValueError("there is none")
-        return min(_not_after(ssl.PEM_cert_to_DER_cert(pem)) for pem in found)
+        begins, ends = zip(*(_validity(ssl.PEM_cert_to_DER_cert(pem)) for pem in found), strict=True)
+        return Validity(max(begins), min(ends))
     except OSError as error:
         raise TlsFileError(f"can't read certificates from {certificates}: {error.strerror}") from error
     except (ValueError, IndexError) as error:
         raise TlsFileError(f"can't read certificates from {certificates}: {error}") from error
 
 
-def _not_after(certificate: bytes) -> datetime:
-    """The end of a DER certificate (RFC 5280), which `ssl` tells only of a peer. Raises ValueError or IndexError."""
+def _validity(certificate: bytes) -> Validity:
+    """Of a DER certificate (RFC 5280), which `ssl` tells only of a peer. Raises ValueError or IndexError."""
     (_, whole), *_ = _fields(certificate)
     (_, signed), *_ = _fields(whole)
     fields = list(_fields(signed))
     version = fields[0][0] == 0xA0
-    _, (kind, end) = _fields(fields[3 + version][1])
+    begin, end = _fields(fields[3 + version][1])
+    return Validity(_moment(*begin), _moment(*end))
+
+
+def _moment(kind: int, text: bytes) -> datetime:
     utc_time = 0x17  # with two digits for the year
-    return datetime.strptime(end.decode("ascii"), "%y%m%d%H%M%SZ" if kind == utc_time else "%Y%m%d%H%M%SZ").replace(
+    return datetime.strptime(text.decode("ascii"), "%y%m%d%H%M%SZ" if kind == utc_time else "%Y%m%d%H%M%SZ").replace(
         tzinfo=UTC
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sinks.base import Misconfigured
-from sinks.shared.tls import TlsFileError, client_context, expiry, server_context, sink_context
+from sinks.shared.tls import TlsFileError, client_context, server_context, sink_context, validity
 from tests.support.certificates import Authority, openssl
 
 
@@ -93,11 +93,11 @@ def test_the_end_of_a_certificate_is_what_openssl_says(authority: Authority, tmp
     path = tmp_path / "long.pem"
     openssl("req", "-x509", "-newkey", "ed25519", "-nodes", "-keyout", tmp_path / "key", "-out", path, "-days", str(days),
             "-subj", "/CN=a name", "-addext", "subjectAltName=DNS:localhost")  # fmt: skip
-    assert expiry(path).timestamp() == _end(path)
+    assert validity(path).end.timestamp() == _end(path)
     short, _ = authority.sign("server")
     chain = tmp_path / "chain.pem"
     chain.write_text(path.read_text() + "a comment\n" + short.read_text())
-    assert expiry(chain).timestamp() == min(_end(path), _end(short))
+    assert validity(chain).end.timestamp() == min(_end(path), _end(short))
 
 
 def _end(certificate: Path) -> int:
@@ -115,6 +115,6 @@ def test_a_file_without_a_readable_certificate_is_named(tmp_path: Path, text: st
     framed = f"-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n" if text.isalnum() else text
     path.write_text(framed)
     with pytest.raises(TlsFileError, match=f"can't read certificates from {path}: "):
-        expiry(path)
+        validity(path)
     with pytest.raises(TlsFileError, match=f"can't read certificates from {tmp_path}: "):
-        expiry(tmp_path)
+        validity(tmp_path)
