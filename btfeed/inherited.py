@@ -38,13 +38,13 @@ def take(environment: MutableMapping[str, str] = os.environ) -> dict[str, list[s
 
 
 def _name(given: str, alone: bool) -> str:
-    """What a socket is for. A single one needs no name: it is the receiver's."""
+    """What a socket is for. A single one that was given no name, but for that of its unit, is the receiver's."""
     if given in (RECEIVER, ADMIN):
         return given
-    if alone:
+    if alone and (given in ("", "unknown") or given.endswith(".socket")):
         return RECEIVER
     raise OSError(
-        f"one of several inherited sockets is named {given!r}: name each {RECEIVER} or {ADMIN}, "
+        f"an inherited socket is named {given!r}: name it {RECEIVER} or {ADMIN}, "
         "as with FileDescriptorName= in a systemd socket unit"
     )
 

@@ -266,9 +266,10 @@ class Supervisor:
 
     def _on_end(self, server: Server, code: int, reason: str) -> None:
         """code: its exit status, or minus the signal that ended it."""
+        level = "info" if code in (0, -signal.SIGTERM) else "error"
         if server is self._leaving:
             self._leaving = None
-            log("info", "server stopped", pid=server.pid, reason=reason)
+            log(level, "server stopped", pid=server.pid, reason=reason)
         elif server is self._next:
             self._next = None
             self._close_gate()
@@ -280,7 +281,7 @@ class Supervisor:
         elif self._next and not self._stopping:
             self._take_over()
             self._leaving = None
-            log("info", "server stopped", pid=server.pid, reason=reason)
+            log(level, "server stopped", pid=server.pid, reason=reason)
         else:
             self._server = None
             self._on_end_of_last(server, code, reason)

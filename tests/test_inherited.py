@@ -71,7 +71,7 @@ def test_a_program_gets_what_was_passed_on() -> None:
 
 @pytest.mark.parametrize("name", ["", "unknown", "btfeed.socket", "receiver"])
 def test_a_single_socket_is_the_receivers(held: list[socket.socket], name: str) -> None:
-    """Whatever its name: systemd gives it that of the unit. The variables are gone afterwards."""
+    """If nobody named it: systemd gives it the name of the unit. The variables are gone afterwards."""
     variables = environment(1, name) | {"OTHER": "1"}
     taken = take(variables)
     assert {key: [each.getsockname() for each in sockets] for key, sockets in taken.items()} == {
@@ -96,10 +96,13 @@ def test_sockets_of_another_process_are_left_alone(held: list[socket.socket], va
     assert not variables.keys() & set(VARIABLES)
 
 
-def test_several_sockets_need_names(held: list[socket.socket]) -> None:
-    """The error says which, and where to write it."""
-    with pytest.raises(OSError, match=r"named 'other': name each receiver or admin, as with FileDescriptorName="):
-        take(environment(2, "receiver:other"))
+@pytest.mark.parametrize(
+    ("number", "names", "wrong"), [(2, "receiver:other", "other"), (2, "", ""), (1, "recevier", "recevier")]
+)
+def test_names_that_stand_for_nothing_are_refused(held: list[socket.socket], number: int, names: str, wrong: str) -> None:
+    """The error says which, and where to write it. Several sockets need names."""
+    with pytest.raises(OSError, match=rf"named '{wrong}': name it receiver or admin, as with FileDescriptorName="):
+        take(environment(number, names))
 
 
 def test_what_is_no_tcp_socket_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

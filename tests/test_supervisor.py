@@ -77,6 +77,7 @@ def test_sigusr2_lets_a_new_server_take_over(run: Any) -> None:
     supervised.started(2)
     until(lambda: supervised.events("server stopped"), "the old one has ended")
     assert supervised.events("server stopped")[0]["reason"] == "exit status 0"
+    assert supervised.events("server stopped")[0]["level"] == "info"
     assert supervised.events("server ended, starting it again") == []
     assert supervised.children() == [supervised.started(2)]
 
@@ -211,6 +212,7 @@ def test_a_new_server_takes_over_from_one_that_dies(run: Any) -> None:
     old = next(pid for pid in supervised.children() if pid != new)
     os.kill(old, signal.SIGKILL)
     until(lambda: supervised.events("server stopped"), "seen")
+    assert supervised.events("server stopped")[0]["level"] == "error"
     (supervised.directory / "go").touch()
     supervised.noted("up", "up")
     assert supervised.children() == [new]

@@ -12,6 +12,9 @@ from btfeed.telemetry.sink_status import SinkStatus
 
 log = structlog.get_logger()
 
+PATIENCE = 1.0
+"""Seconds after which the log says which sink is waited for."""
+
 Create = Callable[[str, Outlet, SinkStatus], Delivery]
 """Makes the delivery of a sink from an outlet. The delivery updates that status."""
 
@@ -167,9 +170,14 @@ class Deliveries:
         for running in ending:
             running.stopping = True
             running.delivery.stop()
-        _, late = await asyncio.wait([running.task for running in ending], timeout=self._grace)
+        tasks = [running.task for running in ending]
+        patience = min(PATIENCE, self._grace / 2)
+        _, late = await asyncio.wait(tasks, timeout=patience)
+        if late:
+            log.info("waiting for writes of the sink", sink=name, seconds=self._grace)
+            _, late = await asyncio.wait(tasks, timeout=self._grace - patience)
         for task in late:
             task.cancel()
-        await asyncio.gather(*(running.task for running in ending), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         if any(running.task.cancelled() for running in ending):
             log.warning("write cancelled at the stop, its records may be delivered again", sink=name, grace=self._grace)
