@@ -121,6 +121,6 @@ def _would_skip(sink: str, plans: Sequence[Move]) -> Conflict:
     skipped, again = sum(plan.skipped for plan in plans), sum(plan.again for plan in plans)
     rest = f", and get {again} again" if again else ""
     return Conflict(
-        f"sink {sink} is not there yet: it would never get {skipped} posts{rest}. To skip them, say so: with"
+        f"sink {sink} is not there yet: it would never get {skipped} posts{rest}. To skip them for this sink, say so: with"
         ' --skip, or over HTTP with "skip": true'
     )

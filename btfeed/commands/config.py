@@ -26,7 +26,8 @@ def show(
     try:
         tables = effective(loaded, read_toml(path) if path else DEFAULT)
     except NotRead:  # for want of a reference that is more than a secret
-        refuse(path, [f"{place}: {reason}" for place, reason in loaded.unresolved.items()])
+        unresolved = loaded.unresolved.items()
+        refuse(path, [f"{place}: {reason}" for place, reason in unresolved if not loaded.was_read(place)])
     if as_json:
         typer.echo(printable(json.dumps(tables, ensure_ascii=False)))
         return

@@ -81,8 +81,14 @@ class Config:
         """Whether it was read, and all references in it could be resolved. path: of a table or a key."""
         if any(f"{each}.".startswith(f"{path}.") for each in self.unresolved):
             return False
-        table, _, name = path.partition(".")
-        return not isinstance(getattr(self, table), _NotRead) and (table != "sinks" or name in self.sinks)
+        return self.was_read(path)
+
+    def was_read(self, path: str) -> bool:
+        """Whether the table of the file that this path is in, or its own, could be valid."""
+        table, _, inner = path.partition(".")
+        if isinstance(getattr(self, table), _NotRead):
+            return False
+        return table != "sinks" or any(f"{inner}.".startswith(f"{name}.") for name in self.sinks)
 
 
 class NotRead(Exception):

@@ -160,7 +160,7 @@ async def test_posts_are_skipped_only_on_purpose() -> None:
     async with Case() as case:
         await case.control.pause("one")
         await case.post(10)
-        with pytest.raises(Conflict, match=r"it would never get 10 posts\. To lose them"):
+        with pytest.raises(Conflict, match=r"it would never get 10 posts\. To skip them for this sink"):
             await case.control.rewind("one", Rewind(time=LATEST))
         assert (await case.deliveries.backlog("one")).posts == 10
         with capture_logs() as logs:

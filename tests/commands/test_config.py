@@ -43,7 +43,7 @@ def test_the_effective_configuration_is_shown_without_its_secrets(file: Path) ->
 
 def test_what_can_not_be_shown_without_a_variable_is_exit_2(file: Path) -> None:
     """A secret need not be there, an address must."""
-    file.write_text('[admin]\nlisten = "${NO_LISTEN}"\n')
+    file.write_text(file.read_text() + '[admin]\nlisten = "${NO_LISTEN}"\n')
     result = invoke("config", "show", "-c", file)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.splitlines() == [

@@ -82,7 +82,7 @@ async def test_what_does_not_go_together_is_refused_with_a_hint(url: str, creden
 @pytest.mark.parametrize(
     ("table", "fault"),
     [
-        ({}, "sinks.biz.url: is required"),
+        (TOKEN, "sinks.biz.url: is required"),
         ({"url": "https://x"}, "sinks.biz: set either api_token or oauth"),
         ({"url": "https://x", "api_token": "SECRETAPITOKEN", "oauth": CLIENT}, "sinks.biz: set either"),
         ({"url": "https://x", "oauth": {"client_id": "c"}}, "sinks.biz.oauth.client_secret: is required"),
