@@ -68,9 +68,12 @@ def parse_sink(name: str, table: Any, faults: Faults, base: Path | None = None) 
 
 def _check_common(table: dict[str, Any], path: tuple[str, ...], faults: Faults, base: Path | None) -> None:
     """Report what is wrong with a sink of whatever type."""
-    tables: list[type[Settings]] = [DeliverySettings, *_settings_of_all_types()]
-    known = {key for each in tables for key in each.model_fields}
-    common = {key: value for key, value in table.items() if key not in known and key != "type"}
+    tables: list[type[Settings]] = [CommonSettings, DeliverySettings, *_settings_of_all_types()]
+    known = [key for each in tables for key in each.model_fields]
+    for key in (key for key in table if key not in known):
+        meant = most_similar(key, known)
+        faults.add((*path, key), f"unknown key; did you mean {meant}?" if meant else "unknown key: no type of sink has it")
+    common = {key: value for key, value in table.items() if key in CommonSettings.model_fields and key != "type"}
     validate(CommonSettings, {"type": "file"} | common, path, faults, base=base)
 
 

@@ -81,6 +81,17 @@ def test_rules_are_checked_as_far_as_the_keys_that_they_need_are_right(tables: d
     assert sorted(fault.partition(": ")[0] for fault in faults(tables)) == sorted(found)
 
 
+def test_an_unknown_key_of_a_sink_without_a_type_is_one_that_no_type_has() -> None:
+    """Which keys there are depends on the type, so they are not listed."""
+    required, *unknown = faults({"sinks": {"f": {"typ": "file", "zzz": 1, "directry": "d", "hosts": 1}}})
+    assert required.startswith("sinks.f.type: is required")
+    assert unknown == [
+        "sinks.f.typ: unknown key; did you mean type?",
+        "sinks.f.zzz: unknown key: no type of sink has it",
+        "sinks.f.directry: unknown key; did you mean directory?",
+    ]
+
+
 def test_several_rules_that_a_table_breaks_are_one_line() -> None:
     """So that none has to wait until the other is mended."""
     table = {"type": "kafka", "bootstrap_servers": "k:1", "format": "avro", "timeout": "1s", "request_timeout": "2s"}
