@@ -14,6 +14,9 @@ from sinks.base import Sink
 from sinks.batch import Batch
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
+EXAMPLES = 5
+"""Posts that are named for each reason."""
+
 
 @dataclass(slots=True)
 class NotShown:
@@ -23,12 +26,20 @@ class NotShown:
     expired    sink -> records that are older than its max_age, and would become dead letters; they are shown
     filtered   sink -> records that its filter excludes
     posts      posts that can't be mapped
+    which      reason -> the numbers of the first EXAMPLES of these posts
     """
 
     refused: Counter[str] = field(default_factory=Counter)
     expired: Counter[str] = field(default_factory=Counter)
     filtered: Counter[str] = field(default_factory=Counter)
     posts: Counter[str] = field(default_factory=Counter)
+    which: dict[str, list[int]] = field(default_factory=dict)
+
+    def leave_out(self, number: int, reason: str) -> None:
+        """Count a post that can't be mapped."""
+        self.posts[reason] += 1
+        if self.posts[reason] <= EXAMPLES:
+            self.which.setdefault(reason, []).append(number)
 
 
 class DryRun:
@@ -46,12 +57,12 @@ class DryRun:
         """A line for each record and sink; see btfeed/delivery/lines.py."""
         for entry in entries:
             if isinstance(entry, Damaged):
-                self.not_shown.posts["damaged in the journal"] += 1
+                self.not_shown.leave_out(entry.seq, "damaged in the journal")
                 continue
             try:
                 mapped = self._mapper.map(entry.post.body, entry.digest)
             except Malformed as error:
-                self.not_shown.posts[str(error)] += 1
+                self.not_shown.leave_out(entry.seq, str(error))
                 continue
             self.not_shown.refused.update(refused.reason for refused in mapped.refused)
             for name, sink in self._sinks.items():

@@ -21,8 +21,11 @@ TIMEOUT = 10.0
 """Seconds to connect, and for each read of an answer."""
 CHANGE_TIMEOUT = 60.0
 """The same for a request that changes something: writes of sinks may take a while to end."""
+FROM_OPTION = "--url"
+"""Where a URL comes from that is not the configuration's."""
 _MARK = ("X-Btfeed", "admin")
 """The header of btfeed's answers, see btfeed/admin/access.py, which is slow to import."""
+_NOT_TLS = ("WRONG_VERSION_NUMBER", "UNEXPECTED_EOF_WHILE_READING", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
 _EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not to listen on
 
 
@@ -55,15 +58,25 @@ class AdminClient:
 
     token  of the server, None if it has none
     place  where the URL comes from, for messages
+    tls    for https; None for the system's trusted certificates
     """
 
-    def __init__(self, url: str, token: str | None = None, *, place: str = "--url", timeout: float = TIMEOUT) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        place: str = FROM_OPTION,
+        timeout: float = TIMEOUT,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         parts = urlsplit(url)
-        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._tls = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
         self._host, self._port = parts.hostname or "", parts.port or (443 if self._tls else 80)
         self._prefix = parts.path.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._timeout = timeout
+        self._by_option = place == FROM_OPTION
         self.place = f"{parts.netloc.rpartition('@')[2]} ({place})"
 
     @classmethod
@@ -122,7 +135,7 @@ class AdminClient:
         except TimeoutError:
             raise NotRunning(f"no answer from {self.place} within {self._timeout:g} s") from None
         except ssl.SSLError as error:
-            raise AnotherServer(f"no TLS with {self.place}: {error.reason or error}") from None
+            raise AnotherServer(f"no TLS with {self.place}: {_tls_fault(error)}") from None
         except OSError as error:
             raise NotRunning(f"no response from btfeed at {self.place}: {explain(error)}. Is the server running?") from None
         except (HTTPException, ValueError):
@@ -139,15 +152,36 @@ class AdminClient:
         message = response.read().decode(errors="replace").strip() or f"HTTP {response.status}"
         if response.status == 401:
             wrong = "does not accept the token" if self._headers else "asks for a token"
-            return NotAllowed(f"the server at {self.place} {wrong}: set admin.token to the token of the running server")
+            return NotAllowed(f"the server at {self.place} {wrong}: {self._token_hint()}")
         if response.status == 403:
             return NotAllowed(f"the server at {self.place} refuses: {message}")
-        return NotFound(message) if response.status == 404 else Refused(message)
+        if response.status == 404:
+            return NotFound(self._no_such_path() if message.startswith("404") else message)
+        return Refused(message)
+
+    def _token_hint(self) -> str:
+        if self._by_option:
+            return "give it the running server's admin.token, with --token @FILE or in $BTFEED_ADMIN_TOKEN"
+        return "set admin.token to the token of the running server"
+
+    def _no_such_path(self) -> str:
+        """For a 404 of the listener itself, not of what it was asked for."""
+        if self._prefix:
+            return f"the server at {self.place} has nothing there: leave out the path {self._prefix}"
+        return f"the btfeed at {self.place} can't do this: it is probably an older version"
 
     def _another(self, response: HTTPResponse) -> AnotherServer:
         return AnotherServer(
             f"the server at {self.place} is not btfeed's admin listener (HTTP {response.status}): check the address"
         )
+
+
+def _tls_fault(error: ssl.SSLError) -> str:
+    """Why a handshake failed, and what to do."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}. Name the file of its CA with --ca"
+    said = explain(error)
+    return f"{said}. If it speaks HTTP, write http://" if error.reason in _NOT_TLS else said
 
 
 def _is_marked(response: HTTPResponse) -> bool:

@@ -10,12 +10,13 @@ import typer
 
 from btfeed.address import host_and_port
 from btfeed.app.in_use import explain
-from btfeed.commands import terminal
 from btfeed.commands.connection import CONNECTION, CaOption, InsecureOption, client_tls
 from btfeed.commands.log_options import FORMAT, LEVEL, LogFormat, LogLevel, configure_logs
-from btfeed.commands.outputs import open_outputs
+from btfeed.commands.outputs import check_name, open_outputs
 from btfeed.commands.posting import JsonOption
 from btfeed.commands.terminal import fail
+from btfeed.commands.urls import check_url
+from btfeed.commands.usage import refuse_useless
 from btfeed.posts import files as postfile
 from btfeed.signals import stop_on_signals
 from btfeed.telemetry.wording import count
@@ -59,18 +60,25 @@ def capture(
 
     configure_logs(log_level, log_format)
     if forward:
-        terminal.check_url(forward, "--forward")
+        check_url(forward, "--forward")
+    else:
+        refuse_useless(["ca", "insecure"], "only useful with --forward")
+    if not certificate:
+        refuse_useless(["key"], "it needs the certificate of that key: add --certificate")
     try:
         host_and_port(listen)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--listen") from None
     out = postfile.standard(out)
     tls = TlsSettings(certificate=str(certificate), key=str(key or certificate)) if certificate else None
-    target = HttpTarget(forward, connections=FORWARD_CONNECTIONS, tls=client_tls(ca, insecure)) if forward else None
+    check_name(out)
     try:
-        postfile.check_writable(out)
         if tls:
             tls.context()
+    except OSError as error:
+        raise typer.BadParameter(str(error), param_hint="--certificate") from None
+    target = HttpTarget(forward, connections=FORWARD_CONNECTIONS, tls=client_tls(ca, insecure)) if forward else None
+    try:
         file = open_outputs({"--out": out}, filter(None, (certificate, key, ca)), new=True)["--out"]
         stop = asyncio.Event()
         capturing = Capture(postfile.Writer(out, file), stop, listen=listen, forward=target, max_posts=max_posts, tls=tls)

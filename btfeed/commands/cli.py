@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
+from btfeed.commands.usage import CONTEXT, reword
 from btfeed.telemetry.printable import printable
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -39,12 +40,23 @@ class Command(TyperCommand):
     def get_params(self, ctx: Any) -> list[Any]:
         return _without_types(super().get_params(ctx))
 
+    def invoke(self, ctx: Any) -> Any:
+        CONTEXT.set(ctx)
+        return super().invoke(ctx)
+
 
 class Group(TyperGroup):
-    """Commands with help like that of Command."""
+    """Commands with help like that of Command. What is wrong with their usage is said in our words."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _without_types(super().get_params(ctx))
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.TyperException as error:
+            reword(error)
+            raise
 
 
 class App(typer.Typer):

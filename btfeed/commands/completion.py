@@ -16,3 +16,10 @@ def sink_names(context: typer.Context) -> list[str]:
     except (OSError, ValueError):
         return []
     return list(sinks) if isinstance(sinks, dict) else []
+
+
+def sink_types() -> list[str]:
+    """The types of sinks that are installed."""
+    from sinks import types  # slow to import, and not needed by every command
+
+    return types()

@@ -15,7 +15,7 @@ from btfeed.admin.letter_json import described, exported
 from btfeed.commands.cli import App
 from btfeed.commands.completion import sink_names
 from btfeed.commands.config_file import ConfigFile, load
-from btfeed.commands.outputs import files_in, open_outputs
+from btfeed.commands.outputs import check_name, files_in, open_outputs
 from btfeed.commands.terminal import fail
 from btfeed.journal.base import DeadLetter, DeadLetters, JournalError, Selection
 from btfeed.posts import files as postfile
@@ -50,7 +50,7 @@ def _opened(config: "Config", sink: str | None) -> Iterator[DeadLetters]:
         with journals.dead_letters(config.journal) as opened:
             if sink and sink not in config.filters and not opened.count(Selection(sink)):
                 known = ", ".join(config.filters) or "none"
-                fail(f"no sink {sink!r} is configured, and no dead letter is its: the sinks are {known}")
+                fail(f"no sink {sink!r} is configured, and no dead letter is its: the sinks are {known}", 2)
             yield opened
     except JournalError as error:
         fail(str(error))
@@ -124,7 +124,7 @@ def _writing(path: Path | None, inputs: Iterable[Path]) -> Iterator[postfile.Wri
         if path == postfile.STANDARD:
             raise typer.BadParameter("standard output is for the JSON: name a file", param_hint="--posts")
         if path:
-            postfile.check_writable(path)
+            check_name(path, "--posts")
         file = open_outputs({"--posts": path}, inputs).get("--posts")
         with closing(postfile.Writer(path, file)) if path else nullcontext() as writer:
             yield writer

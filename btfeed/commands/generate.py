@@ -26,7 +26,8 @@ from btfeed.commands.posting import (
     now,
     parse_moment,
 )
-from btfeed.commands.terminal import fail, looks_like_url
+from btfeed.commands.terminal import fail
+from btfeed.commands.urls import looks_like_url, shown
 from btfeed.faults import ConfigError
 from btfeed.traffic import profile as profiles
 from btfeed.traffic.generate import BULK_SIZE, DEFAULT_BEGIN, GenerateOptions
@@ -111,7 +112,7 @@ def generate(
     """
     configure_logs(log_level, log_format)
     if looks_like_url(profile):
-        raise typer.BadParameter(f"name a profile before the URL {profile}", param_hint="PROFILE")
+        raise typer.BadParameter(f"name a profile before the URL {shown(profile)}", param_hint="PROFILE")
     try:
         loaded = profiles.load(profile)
     except ConfigError as error:

@@ -6,6 +6,7 @@ from typing import Annotated, NoReturn, Optional
 import typer
 
 from btfeed.commands import units
+from btfeed.commands.completion import sink_types
 from btfeed.commands.terminal import fail
 
 STANDARD = Path("-")
@@ -14,7 +15,7 @@ STANDARD = Path("-")
 def init(
     types: Annotated[
         Optional[list[str]],
-        typer.Argument(metavar="TYPE", help="Types of sinks, such as kafka. By default: file."),
+        typer.Argument(metavar="TYPE", autocompletion=sink_types, help="Types of sinks, such as kafka. By default: file."),
     ] = None,
     output: Annotated[
         Optional[Path],

@@ -16,10 +16,18 @@ from typing import IO, BinaryIO, cast
 import typer
 
 from btfeed.commands.terminal import fail
-from btfeed.posts.files import STANDARD
+from btfeed.posts.files import STANDARD, PostFileError, check_writable
 
 Identity = tuple[int, int] | Path
 """Device and inode, or the path of a file that does not exist yet."""
+
+
+def check_name(out: Path, option: str = "--out") -> None:
+    """Raises BadParameter unless post files have such names."""
+    try:
+        check_writable(out)
+    except PostFileError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
 
 
 def open_outputs(

@@ -13,8 +13,10 @@ import typer
 from btfeed.commands import terminal
 from btfeed.commands.connection import CONNECTION, Access
 from btfeed.commands.moments import moment
-from btfeed.commands.outputs import open_outputs
+from btfeed.commands.outputs import check_name, open_outputs
 from btfeed.commands.terminal import fail
+from btfeed.commands.urls import check_url
+from btfeed.commands.usage import refuse_useless
 from btfeed.posts import files as postfile
 from btfeed.signals import Interrupted, Interruptible, StopSignals
 from btfeed.traffic.sending import FileTarget, Outcome, ScheduledPost, Sender, SendSummary, Target
@@ -22,6 +24,8 @@ from sinks.shared.clock import SYSTEM_CLOCK
 
 DEFAULT_URL = "http://127.0.0.1:4321/"
 
+SENDING = ("url", "connections", "user", "bearer", "certificate", "key", "ca", "insecure", "retry")
+"""Parameters of commands that have no effect on posts that are written to a file."""
 RESULTS = "Results"
 """Heading in --help."""
 
@@ -82,6 +86,8 @@ class SendJob:
         rejects: Path | None,
         json_output: bool,
     ) -> None:
+        if out:
+            refuse_useless(SENDING, "the posts are written to a file: leave it out, or --out")
         self._out = postfile.standard(out) if out else None
         self._connections = 1 if out else connections
         self._retry = retry
@@ -90,10 +96,10 @@ class SendJob:
         self._inputs = access.files()
         self._url_target: Target | None = None
         if self._out is None:
-            terminal.check_url(url)
+            check_url(url)
             self._url_target = _url_target(url, connections, access)
         else:
-            _check_name(self._out)
+            check_name(self._out)
 
     def run(
         self,
@@ -159,13 +165,6 @@ def _url_target(url: str, connections: int, access: Access) -> Target:
     from btfeed.traffic.http_target import HttpTarget  # slow to import, and not needed to write to a file
 
     return HttpTarget(url, connections=connections, authorization=access.authorization(url), tls=access.tls(url))
-
-
-def _check_name(out: Path) -> None:
-    try:
-        postfile.check_writable(out)
-    except postfile.PostFileError as error:
-        fail(str(error))
 
 
 def _begin(posts: Iterator[ScheduledPost], stop: StopSignals, broken: Sequence[str]) -> Iterator[ScheduledPost]:

@@ -2,8 +2,8 @@
 
 import asyncio
 import sys
-from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 from urllib.parse import urlencode
@@ -13,7 +13,7 @@ import typer
 from btfeed.commands.admin_client import AdminError
 from btfeed.commands.completion import sink_names
 from btfeed.commands.config_file import ConfigFile, load
-from btfeed.commands.status import TokenOption, UrlOption, admin_client
+from btfeed.commands.status import CaOption, TokenOption, UrlOption, admin_client
 from btfeed.commands.terminal import fail
 from btfeed.journal.base import Damaged, Entry, JournalError
 from btfeed.posts import files as postfile
@@ -58,9 +58,12 @@ def records(
 
     Shows the effect of templates, privacy and filters: the sink, what it adds (topic, index, key, headers), and the record.
     """
-    if bool(sources) == journal:
+    if not sources and not journal:
         raise typer.BadParameter("name files with posts, or give --journal", param_hint="SOURCE")
+    if sources and journal:
+        raise typer.BadParameter("name files or give --journal, not both", param_hint="--journal")
     logs.configure()
+    read = _Files(sources or ())
     loaded = load(config, NEEDS, tolerant=True)
     names = _sinks(loaded, sink or [])
     from btfeed.app.dry_run import DryRun  # slow to import, and not needed by every command
@@ -68,7 +71,7 @@ def records(
     async def run() -> "NotShown":
         shown = DryRun(loaded, names)
         try:
-            for line in islice(shown.lines(_journal(loaded) if journal else _files(sources or [])), limit):
+            for line in islice(shown.lines(_journal(loaded) if journal else read.entries()), limit):
                 _write(line)
             sys.stdout.buffer.flush()
         finally:
@@ -79,7 +82,7 @@ def records(
         not_shown = asyncio.run(run())
     except (postfile.PostFileError, JournalError) as error:
         fail(str(error))
-    for told in _told(not_shown):
+    for told in _told(not_shown, _name_in_journal if journal else read.name_of):
         typer.echo(printable(told), err=True)
     if not_shown.posts:
         raise typer.Exit(1)
@@ -89,6 +92,7 @@ def tap(
     config: ConfigFile = None,
     url: UrlOption = None,
     token: TokenOption = None,
+    ca: CaOption = None,
     sink: SinkNames = None,
     transaction: Annotated[
         Optional[list[str]],
@@ -101,7 +105,7 @@ def tap(
     """Print what the sinks of a running server get, as one JSON object per line, until Ctrl-C."""
     wanted = [("sink", name) for name in sink or []] + [("transaction", name) for name in transaction or []]
     query = urlencode([*wanted, *([("limit", limit)] if limit else [])])
-    lines = admin_client(config, url, token).lines(f"/tap?{query}")
+    lines = admin_client(config, url, token, ca).lines(f"/tap?{query}")
     printed = 0
     try:
         for line in lines:
@@ -129,17 +133,36 @@ def _sinks(config: "Config", wanted: list[str]) -> list[str]:
         if name not in config.sinks:
             why = [f"{path}: {why}" for path, why in config.unresolved.items() if path.startswith(f"sinks.{name}.")]
             known = ", ".join(config.sinks) or "none"
-            fail("\n".join(why) or f"no sink {name} is configured: the sinks are {known}", 2 if why else 1)
+            fail("\n".join(why) or f"no sink {name} is configured: the sinks are {known}", 2)
     if not names:
         fail("no sinks are configured: add a table [sinks.NAME]")
     return names
 
 
-def _files(sources: Iterable[Path]) -> Iterator[Entry]:
-    """The posts in files, numbered from 1."""
-    bodies = chain.from_iterable(map(postfile.read, postfile.find(sources)))
-    for number, body in enumerate(bodies, start=1):
-        yield Entry(number, Post(body, 0, ""), digest(body))
+class _Files:
+    """The posts in files, numbered from 1 over all of them."""
+
+    def __init__(self, sources: Iterable[Path]) -> None:
+        self._sources = sources
+        self._starts: list[tuple[int, Path]] = []
+
+    def entries(self) -> Iterator[Entry]:
+        """Raises PostFileError."""
+        number = 0
+        for path in postfile.find(self._sources):
+            self._starts.append((number, path))
+            for body in postfile.read(path):
+                number += 1
+                yield Entry(number, Post(body, 0, ""), digest(body))
+
+    def name_of(self, number: int) -> str:
+        """A post that was read, by the number that it has in its file."""
+        before, path = next(start for start in reversed(self._starts) if start[0] < number)
+        return f"post {number - before} of {path}"
+
+
+def _name_in_journal(number: int) -> str:
+    return f"the post at position {number}"
 
 
 def _journal(config: "Config") -> Iterator[Entry | Damaged]:
@@ -148,10 +171,12 @@ def _journal(config: "Config") -> Iterator[Entry | Damaged]:
     return journals.archive(config.journal).entries()
 
 
-def _told(not_shown: "NotShown") -> Iterator[str]:
-    """What was not shown, and why."""
+def _told(not_shown: "NotShown", name_of: Callable[[int], str]) -> Iterator[str]:
+    """What was not shown, and why. name_of: what to call the post with a number."""
     for reason, number in not_shown.posts.items():
-        yield f"{count(number, 'post')} left out: {reason}"
+        named = [name_of(each) for each in not_shown.which[reason]]
+        more = [f"{number - len(named)} more"] if number > len(named) else []
+        yield f"{count(number, 'post')} left out: {reason} ({', '.join([*named, *more])})"
     for reason, number in not_shown.refused.most_common(MAX_REASONS):
         yield f"{count(number, 'record')} would become dead letters: {reason}"
     others = not_shown.refused.total() - sum(number for _, number in not_shown.refused.most_common(MAX_REASONS))

@@ -8,7 +8,6 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from btfeed.commands import terminal
 from btfeed.commands.connection import (
     Access,
     BearerOption,
@@ -32,6 +31,8 @@ from btfeed.commands.posting import (
     parse_moment,
 )
 from btfeed.commands.terminal import fail
+from btfeed.commands.urls import check_url, looks_like_url, shown
+from btfeed.commands.usage import refuse_useless
 from btfeed.journal.base import JournalError
 from btfeed.posts import files as postfile
 from btfeed.traffic.replay import FileSource, JournalRange, PostSource, Schedule, SourceError
@@ -120,6 +121,8 @@ def replay(
     """
     configure_logs(log_level, log_format)
     sources, url = _separate_url(list(sources or ()), url)
+    if rate is None:
+        refuse_useless(["unit"], "only useful with --rate")
     _check_usage(sources, url, out, journal, bool(begin or end))
     schedule = Schedule(rate, unit, _parse_speed(speed, rate), loop, now if shift_to_now else None)
     access = Access(user, bearer, certificate, key, ca, insecure)
@@ -151,11 +154,13 @@ def replay(
 
 def _separate_url(sources: list[str], url: str) -> tuple[list[str], str]:
     """The sources, and the URL if it is the last of them."""
-    if sources and terminal.looks_like_url(sources[-1]):
+    if sources and looks_like_url(sources[-1]):
         url = sources.pop()
-    misplaced = next(filter(terminal.looks_like_url, sources), None)
+        refuse_useless(["url"], f"the last argument is a URL already: {shown(url)}")
+        refuse_useless(["out"], f"the posts can't also be sent to {shown(url)}: leave out one of them")
+    misplaced = next(filter(looks_like_url, sources), None)
     if misplaced:
-        written = misplaced if "://" in misplaced else f"http://{misplaced}"
+        written = shown(misplaced if "://" in misplaced else f"http://{misplaced}")
         raise typer.BadParameter(f"put the URL {written} last, after the files", param_hint="SOURCES")
     return sources, url
 
@@ -168,7 +173,7 @@ def _url_hint(sources: list[str], error: str) -> str:
 def _check_usage(sources: list[str], url: str, out: Path | None, journal: Path | None, by_time: bool) -> None:
     """Raises BadParameter."""
     if not sources and journal is None:
-        before = "" if url == DEFAULT_URL else f" besides the URL {url}"
+        before = "" if url == DEFAULT_URL else f" besides the URL {shown(url)}"
         raise typer.BadParameter(f"name files or folders with posts, or a --journal{before}", param_hint="SOURCES")
     if sources and journal:
         raise typer.BadParameter("replay either files or a journal, not both", param_hint="--journal")
@@ -177,7 +182,7 @@ def _check_usage(sources: list[str], url: str, out: Path | None, journal: Path |
             "--from and --to need --journal: only posts of a journal have a time of receipt", param_hint="--from"
         )
     if out is None:
-        terminal.check_url(url)
+        check_url(url)
 
 
 def _journal_source(directory: Path, begin: str | None, end: str | None) -> JournalRange:

@@ -12,7 +12,7 @@ from btfeed.commands.cli import App
 from btfeed.commands.completion import sink_names
 from btfeed.commands.config_file import ConfigFile
 from btfeed.commands.moments import moment
-from btfeed.commands.status import TokenOption, UrlOption, admin_client
+from btfeed.commands.status import CaOption, TokenOption, UrlOption, admin_client
 from btfeed.commands.terminal import fail
 from btfeed.journal.base import LATEST, OLDEST
 from btfeed.records.encoding import rfc3339
@@ -42,11 +42,12 @@ def list_sinks(
     config: ConfigFile = None,
     url: UrlOption = None,
     token: TokenOption = None,
+    ca: CaOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
     """Show each sink: its type, state, position in the journal, backlog, records delivered and last error."""
     try:
-        status = json.loads(admin_client(config, url, token).status())
+        status = json.loads(admin_client(config, url, token, ca).status())
     except AdminError as error:
         fail(str(error))
     if as_json:
@@ -58,9 +59,11 @@ def list_sinks(
 
 
 @sinks.command()
-def pause(sink: SinkArgument, config: ConfigFile = None, url: UrlOption = None, token: TokenOption = None) -> None:
+def pause(
+    sink: SinkArgument, config: ConfigFile = None, url: UrlOption = None, token: TokenOption = None, ca: CaOption = None
+) -> None:
     """Stop delivering to a sink, until `resume`, also over a restart. The journal holds its posts, while it has room."""
-    done = _post(admin_client(config, url, token), sink, "pause")
+    done = _post(admin_client(config, url, token, ca), sink, "pause")
     if not done["changed"]:
         typer.echo(printable(f"sink {sink} is paused already"))
         return
@@ -69,9 +72,11 @@ def pause(sink: SinkArgument, config: ConfigFile = None, url: UrlOption = None, 
 
 
 @sinks.command()
-def resume(sink: SinkArgument, config: ConfigFile = None, url: UrlOption = None, token: TokenOption = None) -> None:
+def resume(
+    sink: SinkArgument, config: ConfigFile = None, url: UrlOption = None, token: TokenOption = None, ca: CaOption = None
+) -> None:
     """Deliver to a paused sink again, from where it was."""
-    changed = _post(admin_client(config, url, token), sink, "resume")["changed"]
+    changed = _post(admin_client(config, url, token, ca), sink, "resume")["changed"]
     typer.echo(printable(f"sink {sink} goes on" if changed else f"sink {sink} is not paused"))
 
 
@@ -82,11 +87,12 @@ def rewind(
     config: ConfigFile = None,
     url: UrlOption = None,
     token: TokenOption = None,
+    ca: CaOption = None,
     skip: SkipOption = False,
 ) -> None:
     """Deliver posts to a sink again, from a time or a position on. Other sinks don't notice."""
     place = _place(to)
-    done = _post(admin_client(config, url, token), sink, "rewind", place | {"skip": skip})
+    done = _post(admin_client(config, url, token, ca), sink, "rewind", place | {"skip": skip})
     for line in _told(sink, place, done):
         typer.echo(printable(line))
     if skipped := sum(each["skipped"] for each in done["partitions"]):
@@ -94,6 +100,8 @@ def rewind(
 
 
 def _post(client: AdminClient, sink: str, action: str, content: dict[str, Any] | None = None) -> Any:
+    if not sink:
+        raise typer.BadParameter("it is empty: name a sink, as `sinks list` shows them", param_hint="NAME")
     try:
         return client.post(f"/sinks/{segment(sink)}/{action}", content or {})
     except AdminError as error:

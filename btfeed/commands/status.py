@@ -5,14 +5,18 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Optional
+from urllib.parse import urlsplit
 
 import typer
 
 from btfeed.commands.admin_client import AdminClient, AdminError
 from btfeed.commands.config_file import ConfigFile, load
+from btfeed.commands.connection import client_tls
 from btfeed.commands.moments import seconds
-from btfeed.commands.secrets import secret
-from btfeed.commands.terminal import check_url, fail
+from btfeed.commands.secrets import token as read_token
+from btfeed.commands.terminal import fail
+from btfeed.commands.urls import check_url
+from btfeed.commands.usage import refuse_useless
 from btfeed.records.encoding import rfc3339
 from btfeed.telemetry.printable import printable
 from btfeed.telemetry.wording import count, duration, size
@@ -34,24 +38,39 @@ TokenOption = Annotated[
     Optional[str],
     typer.Option("--token", metavar="TOKEN", help=f"With --url: its admin.token; also as @FILE, or in ${TOKEN_VARIABLE}."),
 ]
+CaOption = Annotated[
+    Optional[Path],
+    typer.Option("--ca", metavar="FILE", help="With an https --url: PEM file with the CA of the server's certificate."),
+]
 
 
-def admin_client(config: Path | None, url: str | None, token: str | None) -> AdminClient:
+def admin_client(config: Path | None, url: str | None, token: str | None, ca: Path | None) -> AdminClient:
     """For the server at `url`, or else for that of the configuration. Raises BadParameter; exits if the configuration has
     faults."""
     if url is None:
         if token is not None:
             raise typer.BadParameter("the configuration has the token: use it with --url only", param_hint="--token")
+        if ca is not None:
+            raise typer.BadParameter("only useful with --url", param_hint="--ca")
         return AdminClient.configured(load(config, needs=("admin",)))
+    refuse_useless(["config"], "with --url, no configuration is read: leave out one of them")
     check_url(url, "--url")
-    token = token or os.environ.get(TOKEN_VARIABLE)
-    return AdminClient(url, secret(token, "--token") if token else None)
+    parts = urlsplit(url)
+    if "@" in parts.netloc:
+        raise typer.BadParameter("leave out the credentials: the server takes a token, see --token", param_hint="--url")
+    if ca and parts.scheme != "https":
+        raise typer.BadParameter("only useful with a --url that starts with https://", param_hint="--ca")
+    hint = "--token"
+    if token is None:
+        token, hint = os.environ.get(TOKEN_VARIABLE), f"${TOKEN_VARIABLE}"
+    return AdminClient(url, None if token is None else read_token(token, hint), tls=client_tls(ca, insecure=False))
 
 
 def status(
     config: ConfigFile = None,
     url: UrlOption = None,
     token: TokenOption = None,
+    ca: CaOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON of the admin listener's /status.")] = False,
     watch: Annotated[
         bool, typer.Option("--watch", help="Show it again and again, with rates and trends, until Ctrl-C.")
@@ -65,7 +84,7 @@ def status(
     The exit status is 0 if the server would accept a post now, otherwise 1.
     """
     every = _interval(interval, watch)
-    client = admin_client(config, url, token)
+    client = admin_client(config, url, token, ca)
     if watch:
         from btfeed.commands import watch as watching  # not needed otherwise
 

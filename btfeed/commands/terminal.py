@@ -1,18 +1,16 @@
-"""What commands print: errors, progress and summaries. Also the check of a URL."""
+"""What commands print: errors, progress and summaries."""
 
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NoReturn
-from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from btfeed.commands.urls import without_credentials
 from btfeed.telemetry.printable import printable
 from btfeed.telemetry.wording import count
 from btfeed.traffic.sending import Sender, SendSummary
@@ -23,36 +21,9 @@ REFRESH_INTERVAL = 0.2
 
 
 def fail(message: str, code: int = 1) -> NoReturn:
-    """Print `message` to stderr and exit."""
-    typer.echo(printable(message), err=True)
+    """Print `message` to stderr, without credentials of URLs, and exit."""
+    typer.echo(printable(without_credentials(message)), err=True)
     raise typer.Exit(code)
-
-
-def check_url(url: str, option: str = "URL") -> None:
-    """Raises BadParameter unless `url` is an http or https URL. The error does not show its credentials."""
-    if fault := _url_fault(url):
-        shown = re.sub("//.*@", "//***@", url)
-        raise typer.BadParameter(f"invalid URL {shown!r}: {fault}", param_hint=option)
-
-
-def looks_like_url(text: str) -> bool:
-    """Whether it is one, or HOST:PORT, which lacks only http://. Not if there is such a file."""
-    return "://" in text or bool(re.fullmatch(r"[\w.\-\[\]:]+:\d+(/.*)?", text) and not Path(text).exists())
-
-
-def _url_fault(url: str) -> str | None:
-    try:
-        parts = urlsplit(url)
-        port_is_valid = parts.port != 0
-        (parts.hostname or "").encode("idna")
-    except ValueError as error:  # of the port, of the brackets around an IPv6 address, or of the host
-        return str(error)
-    if parts.scheme not in ("http", "https") or not url.startswith(f"{parts.scheme}://"):
-        example = f", as in http://{url}" if looks_like_url(url) and "://" not in url else ""
-        return f"start it with http:// or https://{example}"
-    if not parts.hostname:
-        return f"add a host after {parts.scheme}://"
-    return None if port_is_valid else "replace port 0 by the port of the server"
 
 
 @contextmanager

@@ -52,6 +52,7 @@ class HttpTarget:
         if authorization := in_url or authorization:
             self._own_headers["Authorization"] = _authorization(authorization)
         self._logged: set[type[Exception]] = set()
+        self._answered = False
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -86,6 +87,7 @@ class HttpTarget:
 
     async def _send(self, body: bytes, headers: dict[str, str]) -> Outcome:
         async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as response:
+            self._answered = True
             text = printable(one_line(await self._text(response)))
         status = printable(f"{response.status} {response.reason or ''}")
         return Outcome(response.status, f"{status}: {text}" if text else status)
@@ -118,8 +120,16 @@ class HttpTarget:
             case TimeoutError():
                 return f"no complete answer within {EXCHANGE_TIMEOUT:g} s"
             case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
-                return "connection lost before the answer"
+                return f"connection lost before the answer{self._lost_hint()}"
         return f"no valid HTTP answer: {error}"
+
+    def _lost_hint(self) -> str:
+        """What may be wrong if the server closed the connection before it ever answered."""
+        if self._answered:
+            return ""
+        if self._url.startswith("https:"):
+            return "; does the server ask for a client certificate (--certificate)? Its own log says more"
+        return "; does it speak TLS (https://)? Its own log says more"
 
 
 def _authorization(credentials: str | tuple[str, str]) -> str:

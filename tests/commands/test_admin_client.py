@@ -2,6 +2,7 @@
 
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from btfeed.commands.admin_client import (
     segment,
 )
 from btfeed.config import parse
+from tests.commands.test_main import invoke
 from tests.support.harness import Server
 
 BTFEED = {MARK[0]: MARK[1]}
@@ -95,6 +97,59 @@ def test_a_url_may_have_a_path() -> None:
         assert "Authorization" not in listener.asked[0][2]
 
 
+def test_the_configuration_is_where_its_own_token_is() -> None:
+    """Its listener's token can't come from the command line."""
+    with (
+        answering(401, b"no\n") as listener,
+        pytest.raises(NotAllowed, match=r"set admin\.token to the token of"),
+    ):
+        AdminClient(listener.url, "wrong", place="admin.listen").status()
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [("/status", "has nothing there: leave out the path /status"), ("", "can't do this: it is probably an older version")],
+)
+def test_a_path_that_is_not_there_says_what_to_do(path: str, message: str) -> None:
+    """aiohttp's own answer says only 404."""
+    with answering(404, b"404: Not Found") as listener, pytest.raises(NotFound, match=message):
+        AdminClient(f"{listener.url}{path}").status()
+
+
+def test_a_sink_without_a_name_is_wrong_usage() -> None:
+    """No server is asked."""
+    result = invoke("sinks", "pause", "", "--url", "http://127.0.0.1:1")
+    assert result.exit_code == 2
+    assert "name a sink" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ("WRONG_VERSION_NUMBER", "wrong version number. If it speaks HTTP, write http://"),
+        (
+            "CERTIFICATE_VERIFY_FAILED",
+            "its certificate is not trusted: self-signed certificate. Name the file of its CA",
+        ),
+    ],
+)
+def test_a_failed_handshake_says_what_to_do(error: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In words, where OpenSSL has only names."""
+    kind = ssl.SSLCertVerificationError if "CERTIFICATE" in error else ssl.SSLError
+    raised = kind(1, error)
+    raised.reason = error
+    if isinstance(raised, ssl.SSLCertVerificationError):
+        raised.verify_message = "self-signed certificate"
+    client = AdminClient("https://127.0.0.1:1")
+
+    def connect() -> None:
+        raise raised
+
+    monkeypatch.setattr(client, "_connection", connect)
+    with pytest.raises(AnotherServer, match=f"no TLS with 127.0.0.1:1 .*: {told}"):
+        client.status()
+
+
 def test_lines_come_as_they_are_sent() -> None:
     """Until the server ends."""
     with answering(200, b"one\ntwo\n") as listener:
@@ -104,7 +159,7 @@ def test_lines_come_as_they_are_sent() -> None:
 @pytest.mark.parametrize(
     ("status", "error", "message"),
     [(404, NotFound, "no sink x"), (409, Refused, "no sink x"), (503, Refused, "no sink x"), (403, NotAllowed, "no sink x"),
-     (401, NotAllowed, "asks for a token: set admin.token to the token of the running server")],
+     (401, NotAllowed, "asks for a token: give it the running server's admin.token, with --token @FILE")],
 )  # fmt: skip
 def test_refusals_are_told_in_the_servers_words(status: int, error: type[AdminError], message: str) -> None:
     """Each kind is an error of its own."""
@@ -117,7 +172,7 @@ def test_a_wrong_token_is_told_from_a_missing_one() -> None:
     """The message names the key, and not the token."""
     with (
         answering(401) as listener,
-        pytest.raises(NotAllowed, match=r"not accept the token: set admin\.token") as raised,
+        pytest.raises(NotAllowed, match=r"not accept the token: give it the running server") as raised,
     ):
         AdminClient(listener.url, "s3cret").status()
     assert "s3cret" not in str(raised.value)

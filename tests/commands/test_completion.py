@@ -38,12 +38,13 @@ def test_commands_are_completed(shell: str) -> None:
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_options_and_their_values_are_completed(shell: str) -> None:
-    """Where there are few: levels and formats of logs, built-in profiles, posts or occurrences."""
+    """Where there are few: levels and formats of logs, built-in profiles, posts or occurrences, types of sinks."""
     assert "--watch" in completed(shell, "btfeed status --w")
     assert "WARNING" in completed(shell, "btfeed serve --log-level W")
     assert "json" in completed(shell, "btfeed check --log-format j")
     assert "web-shop" in completed(shell, "btfeed generate w")
     assert "occurrences" in completed(shell, "btfeed replay --unit o")
+    assert "kafka" in completed(shell, "btfeed init file k")
 
 
 @pytest.mark.parametrize("shell", SHELLS)

@@ -191,7 +191,7 @@ def test_a_sink_that_nothing_is_known_of_is_an_error(tmp_path: Path, command: st
     """A slip of the pen. A sink that is gone from the configuration may have left dead letters."""
     case = _stopped(tmp_path, replace(dead_letter(1), sink="gone"))
     result = case.run(command, "--sink", "nosuch")
-    assert (result.exit_code, result.stdout) == (1, "")
+    assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("no sink 'nosuch' is configured, and no dead letter is its: the sinks are ")
     assert "'gone'" not in case.run(command, "--sink", "gone").stderr
 

@@ -63,9 +63,14 @@ def test_a_wrong_configuration_is_exit_2_with_every_error_on_stderr(command: str
         (["serve", "--no-such-option"], "No such option"),
         (["serve", "--log-level", "LOUD"], "unknown log level 'LOUD': use DEBUG, INFO, WARNING or ERROR"),
         (["inspect"], "Missing argument"),
-        (["replay", "x.bin", "--rate", "0"], "Input should be"),
-        (["replay", "x.bin", "--connections", "0"], "Input should be"),
-        (["dead-letters", "retry", "x"], "should be a valid integer"),
+        (["replay", "x.bin", "--rate", "0"], "for '--rate': must be at least 0.001"),
+        (["replay", "x.bin", "--connections", "0"], "for '--connections': must be at least 1"),
+        (["replay", "x.bin", "--connections", "1001"], "for '--connections': must be at most 1000"),
+        (["replay", "x.bin", "--rate", "x"], "for '--rate': must be a number"),
+        (["replay", "x.bin", "--unit", "foo"], "for '--unit': 'foo' is not one of 'posts', 'occurrences'"),
+        (["generate", "web-shop", "--flows", "0"], "for '--flows': must be at least 1"),
+        (["records", "x.bin", "--limit", "x"], "for '--limit': must be an integer"),
+        (["dead-letters", "retry", "x"], "must be an integer"),
     ],
 )
 def test_wrong_usage_is_exit_2_with_what_is_wrong(arguments: list[str], what: str) -> None:

@@ -1,12 +1,14 @@
 """btfeed records: the dry run of templates, privacy and filters, over files and over a journal."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import Result
 
+from btfeed.posts import files as postfile
 from tests.commands.test_main import EXAMPLES, MALFORMED, invoke, run
 from tests.support.harness import Server
 from tests.support.posts import mixed, sample_purepath, sample_visit
@@ -95,7 +97,21 @@ def test_dead_letters_are_told_with_their_reason(tmp_path: Path, posts: Path) ->
     (posts / "3.bin").write_bytes(MALFORMED)
     result = records(tmp_path, posts, config=strict)
     assert (result.exit_code, len(shown(result))) == (1, 1)
-    assert "1 post left out: not a BusinessTransactions message" in result.stderr
+    why = "not a BusinessTransactions message: it is cut off, or not protobuf"
+    assert f"1 post left out: {why} (post 1 of {posts / '3.bin'})\n" in result.stderr
+
+
+def test_posts_that_can_not_be_mapped_are_named(tmp_path: Path, posts: Path) -> None:
+    """By file, and their number in it. The first five for each reason."""
+    with closing(postfile.Writer(posts / "4.btposts")) as writer:
+        for body in (sample_visit(), *[MALFORMED] * 7):
+            writer.write(body)
+    result = records(tmp_path, posts)
+    named = ", ".join(f"post {number} of {posts / '4.btposts'}" for number in range(2, 7))
+    assert f"({named}, 2 more)" in result.stderr
+    both = records(tmp_path, posts, "--journal")
+    assert both.exit_code == 2
+    assert "name files or give --journal, not both" in both.stderr
 
 
 def test_a_running_servers_journal_is_shown(tmp_path: Path) -> None:

@@ -136,3 +136,25 @@ def test_status_recognizes_that_another_server_answers(server: Server) -> None:
     result = run("status", "-c", str(config))
     assert result.returncode == 1
     assert f"127.0.0.1:{server.port} (admin.listen) is not btfeed's admin listener (HTTP 404)" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--token", ""], "it is empty: a token is needed there"),
+        (["--token", "@empty"], "the file empty is empty: a token is needed there"),
+        (["--token", "@bad"], "a token has visible ASCII characters only"),
+        (["-c", "btfeed.toml"], "with --url, no configuration is read"),
+        (["--ca", "ca.pem"], "only useful with a --url that starts with https://"),
+    ],
+)
+def test_options_that_can_not_be_used_with_a_url_are_wrong_usage(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None is ignored in silence."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "bad").write_bytes(b"\xff\xfe\x00")
+    result = invoke("status", "--url", "http://127.0.0.1:1", *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in " ".join(result.stderr.replace("│", "").split())

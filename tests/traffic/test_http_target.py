@@ -232,6 +232,17 @@ async def test_whatever_a_server_answers_the_next_post_is_sent(answer: bytes, ou
         assert reason.isprintable()
 
 
+@pytest.mark.parametrize(
+    ("url", "hint"),
+    [("http://h/", "does it speak TLS (https://)?"), ("https://h/", "does the server ask for a client certificate")],
+)
+def test_a_server_that_never_answers_gets_a_hint(url: str, hint: str) -> None:
+    """What is probably wrong, and where to look."""
+    said = HttpTarget(url)._describe(aiohttp.ServerDisconnectedError())
+    assert said.startswith(f"connection lost before the answer; {hint}")
+    assert said.endswith("Its own log says more")
+
+
 async def test_an_unforeseen_exception_is_the_outcome_of_its_post(
     receiver: RecordingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
