@@ -59,16 +59,7 @@ def capture(
     from btfeed.traffic.http_target import HttpTarget
 
     configure_logs(log_level, log_format)
-    if forward:
-        check_url(forward, "--forward")
-    else:
-        refuse_useless(["ca", "insecure"], "only useful with --forward")
-    if not certificate:
-        refuse_useless(["key"], "it needs the certificate of that key: add --certificate")
-    try:
-        host_and_port(listen)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--listen") from None
+    _check_usage(listen, certificate, forward)
     out = postfile.standard(out)
     tls = TlsSettings(certificate=str(certificate), key=str(key or certificate)) if certificate else None
     check_name(out)
@@ -87,6 +78,20 @@ def capture(
         fail(f"cannot capture: {error}")
     text = json.dumps(summary.as_dict(), ensure_ascii=False) if json_output else "\n".join(_lines(summary, out, forward))
     typer.echo(text, err=out == postfile.STANDARD)
+
+
+def _check_usage(listen: str, certificate: Path | None, forward: str | None) -> None:
+    """Raises BadParameter."""
+    if forward:
+        check_url(forward, "--forward")
+    else:
+        refuse_useless(["ca", "insecure"], "only useful with --forward")
+    if not certificate:
+        refuse_useless(["key"], "it needs the certificate of that key: add --certificate")
+    try:
+        host_and_port(listen)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--listen") from None
 
 
 async def _run(capturing: "Capture", stop: asyncio.Event, listen: str, out: Path) -> "CaptureSummary":

@@ -165,7 +165,7 @@ def connection_error(error: Exception, server: str, security: SecuritySettings) 
         hint = "add its issuer's certificate with security.ca"
         return Misconfigured(f"{server}: the broker's certificate is not trusted: {error.verify_message}; {hint}")
     if isinstance(error, ssl.SSLError):
-        return Misconfigured(f"{server}: TLS fails: {error.reason or error}; does that port speak TLS?")
+        return Misconfigured(f"{server}: TLS fails: {explain(error)}; does that port speak TLS?")
     if isinstance(error, (errors.SaslAuthenticationFailed, errors.AuthenticationFailedError)):
         rejected = "the token" if security.oauth else f"user {security.username!r}"
         return Misconfigured(f"{server}: the broker rejects {rejected}: {_broker_message(error)}")
