@@ -45,7 +45,7 @@ runtime: .venv/btfeed  ## create the virtual environment with what runs btfeed a
 run: runtime  ## start the server, post what the AppMon of a web shop would, and show the records
 	$(BIN)/python examples/first_run.py
 
-servers: setup  ## install what tests need beyond Python: Kafka, Elasticsearch, their JDKs, strace, Prometheus
+servers: setup  ## install what tests need beyond Python: Kafka, Elasticsearch, their JDKs, strace, Prometheus, Chromium
 	$(BIN)/python -m tests.servers.install
 
 test: lint servers  ## run every check and test, with real clients and servers

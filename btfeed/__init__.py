@@ -16,6 +16,7 @@ Around that chain:
     config      the configuration, assembled from the settings of these packages
     commands    the command line, which begins with __main__
     admin       health, metrics and status over HTTP
+    page        what the admin listener shows in a browser
     telemetry   metrics and logs
     traffic     recorded and generated posts: replay, capture, generate
     faults, toml_file, address, signals, early, native, regular_file, inherited, notify

@@ -33,7 +33,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 OPEN = frozenset({"/healthz", "/readyz"})
 """Paths that need no token."""
-PAGE = frozenset({"/"})
+PAGE = frozenset({"/", "/page.css", "/page.js"})
 """Paths of the page itself. They answer without a token, too: see `trusted`."""
 LOGIN, LOGOUT = "/login", "/logout"
 """Paths where a session begins and ends."""

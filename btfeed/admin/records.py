@@ -139,11 +139,15 @@ class RecordRoutes:
         chosen = frozenset(request.query.getall("transaction", []))
         if len(chosen) > MAX_TRANSACTIONS:
             return web.Response(status=400, text=f"choose at most {MAX_TRANSACTIONS} transactions\n")
-        recorder = self._recorders.get(chosen) or await self._begin(chosen)
+        body = msgspec.json.encode(await self.newest(chosen, int(limit)))
+        return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
+
+    async def newest(self, transactions: frozenset[str], limit: int) -> dict[str, Any]:
+        """What /records answers: of these business transactions, or of all."""
+        recorder = self._recorders.get(transactions) or await self._begin(transactions)
         recorder.asked = self._clock.monotonic()
         recorder.take()
-        body = msgspec.json.encode(recorder.shown(int(limit)))
-        return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
+        return recorder.shown(limit)
 
     async def _begin(self, chosen: frozenset[str]) -> _Recorder:
         newest = Batch()

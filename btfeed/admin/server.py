@@ -15,6 +15,7 @@ from btfeed.admin.control import MAX_BODY, SinkRoutes
 from btfeed.admin.events import Events
 from btfeed.admin.figures import Figures
 from btfeed.admin.letters import LetterRoutes, Letters
+from btfeed.admin.page import PageRoutes
 from btfeed.admin.parts import Parts
 from btfeed.admin.records import RecordRoutes
 from btfeed.admin.sampler import Sampler
@@ -48,6 +49,13 @@ class Admin:
             lambda: self.snapshots.read(private=False), self.history.shown, lambda: self.history.version, metrics, clock
         )
         self._access = Access(settings, metrics, clock)
+        self._page = PageRoutes(
+            self.snapshots,
+            self.history,
+            self._records.newest,
+            lambda: self._settings.token is not None,
+            parts.version,
+        )
         app = web.Application(middlewares=[self._access.middleware], client_max_size=MAX_BODY)
         app.on_response_prepare.append(mark)
         app.add_routes(
@@ -58,6 +66,7 @@ class Admin:
                 web.get("/status", self._status),
                 web.get("/history", self._history),
                 *self._access.routes(),
+                *self._page.routes(),
                 *self._events.routes(),
                 *self._records.routes(),
                 *LetterRoutes(self._letters).routes(),

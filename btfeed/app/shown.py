@@ -9,7 +9,7 @@ from btfeed.app.deliveries import Deliveries
 from btfeed.config import Config
 from btfeed.config.effective import redacted
 from btfeed.delivery.mapped_posts import MappedPosts
-from btfeed.journal.base import LATEST
+from btfeed.journal.base import LATEST, Entry
 from sinks.batch import Batch
 
 log = structlog.get_logger()
@@ -44,7 +44,11 @@ async def newest(deliveries: Deliveries, mapped_posts: MappedPosts) -> Batch:
         batches = []
         for outlet in deliveries.outlets(sink):
             end = await outlet.find(LATEST)
-            entries = await outlet.read(max(1, end - POSTS), MAX_BYTES)
-            batches.append(await mapped_posts.preview([each for each in entries if len(each.post.body) <= MAX_BYTES]))
+            entries: list[Entry] = []
+            begin = max(1, end - POSTS)
+            while begin < end and (found := await outlet.read(begin, MAX_BYTES)):
+                entries += [each for each in found if len(each.post.body) <= MAX_BYTES]
+                begin = found[-1].seq + 1
+            batches.append(await mapped_posts.preview(entries))
         return Batch.concat(batches)
     return Batch()

@@ -51,7 +51,7 @@ def test_reports_that_it_is_alive_and_ready(server: Server) -> None:
     """As text. Other paths get a 404, other methods a 405."""
     assert _get(server, "/healthz")[::2] == (200, "alive\n")
     assert _get(server, "/readyz")[::2] == (200, "ready\n")
-    assert _get(server, "/")[0] == 404
+    assert _get(server, "/nowhere")[0] == 404
     with pytest.raises(urllib.error.HTTPError, match="405"):
         urllib.request.urlopen(server.admin_url + "/healthz", b"x", timeout=DEADLINE)
 

@@ -1,9 +1,7 @@
 """`make servers`: installs the servers and tools of the tests. Run again, it checks what is there and takes a second.
 
-Maven fetches Kafka and Elasticsearch into tests/servers/.cache. Maven, the JDKs, strace and systemd-analyze are Debian
-packages, which are installed if this runs as root; otherwise a message says what to install.
-Maven fetches Kafka and Elasticsearch into tests/servers/.cache. Maven, the JDKs, strace and Prometheus are Debian packages,
-which are installed if this runs as root; otherwise a message says what to install.
+Maven fetches Kafka and Elasticsearch into tests/servers/.cache. Maven, the JDKs, strace, systemd-analyze, Prometheus and
+Chromium are Debian packages, which are installed if this runs as root; otherwise a message says what to install.
 """
 
 import os
@@ -49,6 +47,7 @@ def main() -> int:
         _ensure(installed.strace, "strace")
         _ensure(installed.systemd_analyze, "systemd")
         _ensure_prometheus()
+        _ensure(installed.chromium, "chromium")
         _ensure(partial(installed.jdk, KAFKA_JAVA), "default-jdk-headless")
         _ensure_kafka()
         for version, oldest in ELASTICSEARCH.items():

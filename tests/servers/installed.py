@@ -107,6 +107,14 @@ def prometheus() -> Prometheus:
     return Prometheus(server, tool)
 
 
+def chromium() -> str:
+    """The path of Chromium."""
+    path = shutil.which("chromium")
+    if path is None:
+        raise NotInstalled("Chromium is not installed: run make servers")
+    return path
+
+
 NEEDS: Mapping[str, Callable[[], object]] = {
     "kafka": lambda: (kafka(), jdk(KAFKA_JAVA)),
     "elasticsearch": lambda: [elasticsearch(version) for version in ELASTICSEARCH],
@@ -114,6 +122,7 @@ NEEDS: Mapping[str, Callable[[], object]] = {
     "strace": strace,
     "systemd": systemd_analyze,
     "prometheus": prometheus,
+    "browser": chromium,
 }
 """What a test may need, by the name of its marker."""
 
