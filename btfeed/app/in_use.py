@@ -69,7 +69,7 @@ def holder_of(port: int) -> Holder | None:
     found = None
     for process in Path("/proc").glob("[0-9]*") if sockets else ():
         with suppress(OSError):  # of another user, or gone
-            if any(str(link.readlink()) in sockets for link in (process / "fd").iterdir()):
+            if not sockets.isdisjoint(_open_files(process)):
                 words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
                 keeps = (process / "comm").read_text() == "systemd\n" or "btfeed.supervisor" in words
                 found = Holder(int(process.name), program_of(process), keeps)
@@ -87,6 +87,12 @@ def program_of(process: Path) -> str:
         return name
     command = words[own + 1] if own + 1 < len(words) else ""
     return f"btfeed {command}" if re.fullmatch("[a-z-]+", command) and command[0] != "-" else "btfeed"
+
+
+def _open_files(process: Path) -> Iterator[str]:
+    for link in (process / "fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile; the process may have the socket all the same
+            yield str(link.readlink())
 
 
 def _listening(port: int) -> Iterator[str]:
