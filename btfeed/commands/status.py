@@ -129,6 +129,8 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
     yield f"journal: {count(counts['journal_posts'], 'post')}, {journal(counts)}"
     if losses := ", ".join(_losses(status)):
         yield f"LOST: {losses}"
+    for sink, skipped in counts.get("skipped_posts", {}).items():
+        yield f"skipped by operators: {count(skipped, 'post')} of sink {sink}, unless a later rewind brought them back"
     if (reload := status.get("reload")) and reload["errors"]:
         yield f"RELOAD FAILED at {rfc3339(reload['time'])}, btfeed goes on as before: {'; '.join(reload['errors'])}"
     if failed := status.get("failed_restart"):
@@ -177,8 +179,6 @@ def _losses(status: dict[str, Any]) -> Iterator[str]:
         yield f"{count(evicted, 'dead letter')} deleted at the bound journal.dead_letters"
     if damaged := counts.get("lost_dead_letters"):
         yield f"{count(damaged, 'dead letter')} lost in a damaged journal"
-    for sink, skipped in counts.get("skipped_posts", {}).items():
-        yield f"{count(skipped, 'post')} of sink {sink} skipped by an operator"
     for sink, shown in status["sinks"].items():
         if files := shown.get("flagged", {}).get("lost_files"):
             yield f"{count(files, 'open file')} of sink {sink} lost with the records in it"

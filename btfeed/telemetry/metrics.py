@@ -6,17 +6,17 @@ set when somebody asks (btfeed/admin/figures.py).
 
 import platform
 from collections import Counter as Counts
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
-from prometheus_client.samples import Sample
 
 from btfeed import native
 from btfeed.telemetry.details import Details
 from btfeed.telemetry.process import Process
+from btfeed.telemetry.samples import by_label, samples, total
 from btfeed.telemetry.sink_status import SinkStatus, State
 
 MAX_TRANSACTIONS = 200
@@ -336,80 +336,62 @@ class Metrics:
     def summary(self) -> dict[str, int | dict[str, int]]:
         """The counts in /status: one number each, or numbers by label."""
         return self.sample() | {
-            "post_bytes": _total(self.post_bytes),
-            "duplicate_posts": _total(self.duplicate_posts),
-            "empty_requests": _total(self.empty_requests),
-            "lost_posts": _by_label(self.lost_posts),
-            "connections": _total(self.connections),
-            "viewers": _total(self.viewers),
-            "evicted_connections": _total(self.evicted_connections),
-            "occurrences": _by_label(self.occurrences),
-            "values_left_out": _by_label(self.left_out),
-            "unknown_fields": _by_label(self.unknown_fields),
-            "invalid_utf8": _total(self.invalid_utf8),
-            "lost_transactions": _total(self.lost_transactions),
-            "journal_file_bytes": _total(self.journal_file),
-            "journal_posts": _total(self.journal_posts),
-            "journal_errors": _total(self.journal_errors),
-            "journal_damaged_posts": _total(self.journal_damaged_posts),
-            "journal_lost_posts": _total(self.journal_lost_posts),
-            "journal_dropped_posts": _by_label(self.journal_dropped_posts),
-            "dead_letter_bytes": _total(self.dead_letter_bytes),
-            "dead_letter_limit_bytes": _total(self.dead_letter_limit),
-            "skipped_posts": _by_label(self.skipped_posts),
-            "evicted_dead_letters": _by_label(self.dead_letters_evicted),
-            "lost_dead_letters": _total(self.dead_letters_lost),
+            "post_bytes": total(self.post_bytes),
+            "duplicate_posts": total(self.duplicate_posts),
+            "empty_requests": total(self.empty_requests),
+            "lost_posts": by_label(self.lost_posts),
+            "connections": total(self.connections),
+            "viewers": total(self.viewers),
+            "evicted_connections": total(self.evicted_connections),
+            "occurrences": by_label(self.occurrences),
+            "values_left_out": by_label(self.left_out),
+            "unknown_fields": by_label(self.unknown_fields),
+            "invalid_utf8": total(self.invalid_utf8),
+            "lost_transactions": total(self.lost_transactions),
+            "journal_file_bytes": total(self.journal_file),
+            "journal_posts": total(self.journal_posts),
+            "journal_errors": total(self.journal_errors),
+            "journal_damaged_posts": total(self.journal_damaged_posts),
+            "journal_lost_posts": total(self.journal_lost_posts),
+            "journal_dropped_posts": by_label(self.journal_dropped_posts),
+            "dead_letter_bytes": total(self.dead_letter_bytes),
+            "dead_letter_limit_bytes": total(self.dead_letter_limit),
+            "skipped_posts": by_label(self.skipped_posts),
+            "evicted_dead_letters": by_label(self.dead_letters_evicted),
+            "lost_dead_letters": total(self.dead_letters_lost),
         }
 
     def sample(self) -> dict[str, int | dict[str, int]]:
         """Those of `summary` that are read again and again."""
         return {
-            "posts": _total(self.posts),
-            "received_occurrences": _total(self.received_occurrences),
-            "refused_posts": _by_label(self.refused_posts),
-            "journal_bytes": _total(self.journal_bytes),
-            "journal_undelivered_bytes": _total(self.journal_undelivered),
-            "journal_limit_bytes": _total(self.journal_limit),
-            "journal_free_bytes": _total(self.journal_free),
+            "posts": total(self.posts),
+            "received_occurrences": total(self.received_occurrences),
+            "refused_posts": by_label(self.refused_posts),
+            "journal_bytes": total(self.journal_bytes),
+            "journal_undelivered_bytes": total(self.journal_undelivered),
+            "journal_limit_bytes": total(self.journal_limit),
+            "journal_free_bytes": total(self.journal_free),
         }
 
     def delivery_buckets(self) -> dict[str, list[tuple[float, float]]]:
         """Of `delivery_seconds`, by sink: the bounds in seconds, and how many batches took as long at most."""
         found: dict[str, list[tuple[float, float]]] = {}
-        for sample in _samples(self.delivery_seconds, {}):
+        for sample in samples(self.delivery_seconds, {}):
             if bound := sample.labels.get("le"):
                 found.setdefault(sample.labels["sink"], []).append((float(bound), sample.value))
         return found
 
     def certificates(self) -> dict[str, int]:
         """When each certificate ends, in milliseconds since the epoch, by its key in the configuration."""
-        return {path: end * 1000 for path, end in _by_label(self.certificate_expiry).items()}
+        return {path: end * 1000 for path, end in by_label(self.certificate_expiry).items()}
 
     def sink_summary(self, sink: str) -> dict[str, Any]:
         """The counts of one sink in /status: one number each, or numbers by label."""
         of_sink = {"sink": sink}
         return {
-            "filtered": _total(self.filtered, of_sink),
-            "refused": _total(self.refused, of_sink),
-            "unknown": _total(self.unknown, of_sink),
-            "flagged": _by_label(self.flagged, "what", of_sink),
-            "errors": _by_label(self.sink_errors, "kind", of_sink),
+            "filtered": total(self.filtered, of_sink),
+            "refused": total(self.refused, of_sink),
+            "unknown": total(self.unknown, of_sink),
+            "flagged": by_label(self.flagged, "what", of_sink),
+            "errors": by_label(self.sink_errors, "kind", of_sink),
         }
-
-
-def _by_label(metric: Counter | Gauge, label: str = "", where: Mapping[str, str] = {}) -> dict[str, int]:
-    """Value of a label, by default the first -> the sum of the samples with the labels `where`."""
-    found: dict[str, int] = {}
-    for sample in _samples(metric, where):
-        value = sample.labels[label or next(iter(sample.labels))]
-        found[value] = found.get(value, 0) + int(sample.value)
-    return found
-
-
-def _total(metric: Counter | Gauge, where: Mapping[str, str] = {}) -> int:
-    return int(sum(sample.value for sample in _samples(metric, where)))
-
-
-def _samples(metric: Counter | Gauge | Histogram, where: Mapping[str, str]) -> Iterator[Sample]:
-    samples = (sample for family in metric.collect() for sample in family.samples)
-    return (sample for sample in samples if where.items() <= sample.labels.items())

@@ -248,7 +248,7 @@ async def test_a_renewed_certificate_is_used_by_new_connections(tmp_path: Path) 
         assert await post(client, posts.mixed(1)) == 200
         key.write_text("half written")
         (error,) = await it.refused()
-        assert error.startswith(f"receiver.tls: certificate {certificate}, key {key}: ")
+        assert error.startswith(f"receiver.tls: key {key}: ")
         async with it.connect(ssl=new.client()) as renewed:
             assert await post(renewed, posts.mixed(1)) == 200
         with pytest.raises(ssl.SSLCertVerificationError):

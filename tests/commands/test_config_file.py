@@ -153,6 +153,7 @@ def test_a_check_reports_what_is_missing_and_goes_on(tmp_path: Path) -> None:
         "receiver.bearer_tokens.0: failed, environment variable NO_TOKEN is not set",
         f"sinks.dt.api_token: failed, systemd has passed no credentials, or did not start this process: {how}",
         f"journal.directory: ok, {tmp_path}/btfeed-data can be written",
+        "receiver.listen: ok, 127.0.0.1:0 is free",
         "admin.listen: ok, 127.0.0.1:0 is free",
         "sinks.a: ok, a file sink that could open",
     ]

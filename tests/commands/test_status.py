@@ -27,12 +27,11 @@ def test_status_without_a_server_is_exit_1_and_names_the_address(tmp_path: Path)
 def test_status_tells_losses() -> None:
     """Whatever is gone for good, and why. Nothing, if nothing is."""
     earlier = {"evicted_dead_letters": {"": 1, "a": 2}, "journal_dropped_posts": {"b": 1}, "journal_lost_posts": 4}
-    counts = earlier | {"lost_dead_letters": 2, "skipped_posts": {"a": 7}}
+    counts = earlier | {"lost_dead_letters": 2}
     sinks = {"a": {}, "b": {"flagged": {"far_future": 1, "lost_files": 1, "lost_records": 9}}}
     assert list(_losses({"counts": counts, "sinks": sinks})) == [
         "3 dead letters deleted at the bound journal.dead_letters",
         "2 dead letters lost in a damaged journal",
-        "7 posts of sink a skipped by an operator",
         "1 open file of sink b lost with the records in it",
         "1 post of sink b dropped because the journal was full",
         "4 posts lost in a damaged journal",
@@ -47,6 +46,15 @@ def test_status_tells_that_a_restart_failed(server: Server) -> None:
     assert "RESTART" not in "".join(_lines(status))
     failed = "RESTART FAILED at 1970-01-01T00:00:00.000Z, this is the old server: the new one ended with exit status 2"
     assert failed in _lines(status | {"failed_restart": {"time": 0, "reason": "exit status 2"}})
+
+
+def test_status_tells_what_operators_skipped(server: Server) -> None:
+    """Apart from what is lost: they decided it, and can rewind the sink."""
+    status = server.status()
+    status["counts"]["skipped_posts"] = {"a": 7}
+    told = list(_lines(status))
+    assert "skipped by operators: 7 posts of sink a, unless a later rewind brought them back" in told
+    assert not any(line.startswith("LOST") for line in told)
 
 
 def test_status_tells_that_the_last_reload_failed(server: Server) -> None:

@@ -139,7 +139,7 @@ def test_a_sink_skips_posts_only_with_skip(tmp_path: Path) -> None:
         assert done.stdout.splitlines()[-1] == "it is paused: `btfeed sinks resume one` lets it go on"
         assert server.status()["counts"]["skipped_posts"] == {"one": POSTS}
         shown = invoke("status", "-c", server.directory / "asked.toml").stdout
-        assert f"LOST: {POSTS} posts of sink one skipped by an operator" in shown
+        assert f"skipped by operators: {POSTS} posts of sink one" in shown
         sinks(server, "resume", "one")
         send(server, 1)
         until(lambda: len(ids(server, "one")) == POSTS * RECORDS, "only the later ones")
