@@ -47,12 +47,13 @@ class Lost(Exception):
 
 @dataclass
 class Subject:
-    """A server that is measured, btfeed or a peer."""
+    """A server that is measured, btfeed or a peer. admin_url: of btfeed."""
 
     url: str
     pid: int
     far_end: FarEnd
     lost_after: float = LOST_AFTER
+    admin_url: str = ""
 
 
 @contextmanager
@@ -67,7 +68,7 @@ def btfeed(workshop: Workshop, far_end: FarEnd | None, more: str = "", plain: bo
         if far_end is None:
             journal = Journal(server.directory)
             far_end = FarEnd({}, journal.count, journal.last)
-        yield Subject(server.url, server.pid, far_end)
+        yield Subject(server.url, server.pid, far_end, admin_url=server.admin_url)
 
 
 class Journal:

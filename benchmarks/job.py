@@ -34,6 +34,7 @@ class Plan:
     burst           seconds of a burst, in which the server gets posts as fast as it takes them; growth halves it
     sizes           occurrences in a post; the file sink is measured with all SIZES
     few             occurrences in a post, for all sinks together and for the plain path
+    viewed          seconds of a burst with and without viewers of the page, which gets news every two seconds
     paced           seconds at each of `rates`
     rates           posts per second, of 100 occurrences each
     backlogs        MiB of posts that wait when a server starts
@@ -55,6 +56,7 @@ class Plan:
     burst: float
     sizes: tuple[int, ...]
     few: tuple[int, ...]
+    viewed: float
     paced: float
     rates: tuple[float, ...]
     backlogs: tuple[int, ...]
@@ -74,13 +76,13 @@ class Plan:
 
 
 SHORT = Plan(
-    turns=2, rounds=1, once=("whole server", "latency", "growth", "bare client", "peers", "sources"), occurrences=10_000,
-    burst=1.2, sizes=(100, 1_000), few=(1_000,), paced=5.0, rates=(200, 400), backlogs=(0, 50), transactions=(1, 10_000),
-    sinks=(1, 4), connections=(1, 64), codecs=("none", "zstd"), minutes=0,
+    turns=2, rounds=1, once=("whole server", "latency", "growth", "viewers", "bare client", "peers", "sources"),
+    occurrences=10_000, burst=1.2, sizes=(100, 1_000), few=(1_000,), viewed=6.0, paced=5.0, rates=(200, 400),
+    backlogs=(0, 50), transactions=(1, 10_000), sinks=(1, 4), connections=(1, 64), codecs=("none", "zstd"), minutes=0,
 )  # fmt: skip
 """Takes minutes."""
 FULL = Plan(
-    turns=5, rounds=3, once=(), occurrences=40_000, burst=1.5, sizes=SIZES, few=SIZES, paced=60.0,
+    turns=5, rounds=3, once=(), occurrences=40_000, burst=1.5, sizes=SIZES, few=SIZES, viewed=10.0, paced=60.0,
     rates=(20, 100, 200, 400), backlogs=(0, 1_000, 10_000), transactions=(1, 10, 100, 1_000, 10_000), sinks=(1, 2, 4, 8),
     connections=(1, 8, 64, 256, 900), codecs=("none", "gzip", "snappy", "lz4", "zstd"), minutes=60,
 )  # fmt: skip

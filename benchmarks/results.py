@@ -3,7 +3,8 @@
     {"about": {...}, "cases": [{"group": ..., "name": ..., "parameters": {...}, "samples": {QUANTITY: [...]}}]}
 
 The name of a quantity ends with its unit: `_us` microseconds per occurrence, `_ms` milliseconds, `_per_s` per second,
-`_mib` MiB. `x_parse` is a ratio to the parse of the same posts; `disk_bytes` and `allocations` are per occurrence.
+`_mib` MiB, `_percent` percent. `x_parse` is a ratio to the parse of the same posts;
+`disk_bytes` and `allocations` are per occurrence.
 """
 
 import json

@@ -45,9 +45,7 @@ class Admin:
         self.snapshots = Snapshots(parts, self.figures, self._sampler, self._letters, clock)
         self.history = self._sampler.history
         self._records = RecordRoutes(parts, clock)
-        self._events = Events(
-            lambda: self.snapshots.read(private=False), self.history.shown, lambda: self.history.version, metrics, clock
-        )
+        self._events = Events(self._snapshot, self.history.shown, lambda: self.history.version, metrics, clock)
         self._access = Access(settings, metrics, clock)
         self._page = PageRoutes(
             self.snapshots,
@@ -55,8 +53,9 @@ class Admin:
             self._records.newest,
             lambda: self._settings.token is not None,
             parts.version,
+            clock,
         )
-        app = web.Application(middlewares=[self._access.middleware], client_max_size=MAX_BODY)
+        app = web.Application(middlewares=[self._access.middleware, self._page.middleware], client_max_size=MAX_BODY)
         app.on_response_prepare.append(mark)
         app.add_routes(
             [
@@ -95,12 +94,14 @@ class Admin:
         """Answer requests with other settings from now on. The address stays."""
         self._settings = settings
         self._access.reconfigure(settings)
+        self._page.renew()
 
     async def stop(self) -> None:
         for listener in self._listeners:
             listener.close()
         self._sampler.stop()
         self._events.close()
+        self._page.close()
         self._records.close()
         self._letters.close()
         self._parts.taps.close()
@@ -122,6 +123,12 @@ class Admin:
 
     async def _get_metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=await self.figures.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _snapshot(self) -> dict[str, Any]:
+        """For an event, after which pages are asked for that show the same or newer."""
+        shown = await self.snapshots.read(private=False)
+        self._page.renew()
+        return shown
 
     async def _status(self, request: web.Request) -> web.Response:
         return _json(await self.snapshots.read(private=trusted(request)))

@@ -15,20 +15,21 @@ from aiokafka import AIOKafkaProducer
 from rich.console import Console
 
 from benchmarks import __main__ as command_line
-from benchmarks import end_to_end, far_ends, growth, job, suite
+from benchmarks import end_to_end, far_ends, growth, job, suite, viewers
 from benchmarks.end_to_end import Lost, Subject
 from benchmarks.far_end import FarEnd
 from benchmarks.load import KINDS, Load, Unique, occurrences_in
 from benchmarks.measuring import Baseline, Round, Spread, cpu_seconds
 from benchmarks.results import Case, Result, about
-from benchmarks.workshop import Workshop
+from benchmarks.workshop import Workshop, child
 from btfeed.posts import admission, post
 from btfeed.posts.bt_pb2 import BusinessTransactions
+from tests.support.harness import Server
 
 TINY = job.Plan(
-    turns=1, rounds=1, once=(), occurrences=60, burst=0.01, sizes=(10,), few=(10,), paced=0.2, rates=(20,), backlogs=(0, 1),
-    transactions=(1, 20), sinks=(1, 2), connections=(1, 2), codecs=("none",), minutes=0, load=2_000, warm=200, at_once=20,
-    drain=0.5,
+    turns=1, rounds=1, once=(), occurrences=60, burst=0.01, sizes=(10,), few=(10,), viewed=0.1, paced=0.2, rates=(20,),
+    backlogs=(0, 1), transactions=(1, 20), sinks=(1, 2), connections=(1, 2), codecs=("none",), minutes=0, load=2_000,
+    warm=200, at_once=20, drain=0.5,
 )  # fmt: skip
 
 
@@ -156,6 +157,31 @@ def test_what_grows_is_measured(quick: bool) -> None:
     assert waiting.median("journal_mib") >= 1
     assert waiting.median("first_answer_ms") > 0
     assert waiting.median("take_x_parse") > 0
+
+
+def test_what_viewers_cost_is_measured() -> None:
+    """Next to the same load without them."""
+    (case,) = run("viewers")
+    assert {"viewers_core_percent", "alone_core_percent", "viewed_core_percent", "pages", "rss_mib"} <= case.samples.keys()
+    assert min(case.median(name) for name in ("alone_core_percent", "viewed_core_percent")) > 0
+
+
+def test_what_the_records_account_for_is_no_cost_of_viewers() -> None:
+    """Neither if the machine is slower with them, so that the same work takes more CPU."""
+    alone = {"x_parse": 10.0, "parse_us": 0.3, "cpu_us": 3.0, "occurrences_per_s": 300_000.0, "ack_p99_ms": 1.0}
+    slower = alone | {"parse_us": 0.4, "cpu_us": 4.0, "occurrences_per_s": 200_000.0, "pages": 9.0}
+    assert viewers._pair(alone, slower)["viewers_core_percent"] == 0
+    assert viewers._pair(alone, slower)["alone_core_percent"] == pytest.approx(90)
+    more = slower | {"x_parse": 11.0, "cpu_us": 4.4}
+    assert viewers._pair(alone, more)["viewers_core_percent"] == pytest.approx(8)
+    assert viewers._pair(alone, more)["viewed_core_percent"] == pytest.approx(88)
+
+
+def test_viewers_get_the_page_at_each_event(server: Server) -> None:
+    """Each has it when it opens the page, and again by the time that it is ready."""
+    with child("benchmarks.viewer", server.admin_url, 2) as process:
+        assert process.said == "ready"
+        assert int(process.ask("")) >= 4
 
 
 def test_the_order_comes_from_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
