@@ -89,7 +89,7 @@ def site(prometheus: Prometheus, tmp_path_factory: pytest.TempPathFactory) -> It
 
 def _sinks(directory: Path) -> str:
     (directory / "in-the-way").touch()
-    certificate, key = Authority(directory / "ca").sign("client")
+    certificate, key = Authority(directory / "ca").sign("client", end=2)
     return f"""
         [sinks.good]
         type = "file"
