@@ -13,6 +13,7 @@ from markupsafe import Markup
 from btfeed.page import view, wording
 from btfeed.page.charts import Series, buckets, stacked
 from btfeed.page.wording import clock, duration, number, short_clock
+from btfeed.telemetry.printable import printable
 from btfeed.telemetry.wording import MAX_NAME, cut, size
 
 HERE = Path(__file__).parent
@@ -79,7 +80,7 @@ def render(
     transaction  of which records are shown; "" for all. A long name is cut as in the snapshot
     session      whether the reader has signed in
     """
-    now = status["time"]
+    now, status = status["time"], _printable(status)
     return _template("page.html").render(
         status=status,
         view=view.of(status),
@@ -100,6 +101,15 @@ def render(
 def login(version: str, error: str = "") -> str:
     """The page for a reader who has yet to sign in. error: why a token was not taken."""
     return _template("login.html").render(status={"version": version}, error=error)
+
+
+def _printable(value: Any) -> Any:
+    """The same with escapes in each text for what would hide in the page's own words around it, or turn them."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, Mapping):
+        return {key: _printable(inner) for key, inner in value.items()}
+    return [_printable(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _figure(history: Mapping[str, Any], span: Span, unit: str) -> Figure:

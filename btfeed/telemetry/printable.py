@@ -1,7 +1,8 @@
-"""Text from elsewhere that a terminal can show as it is."""
+"""Text from elsewhere that a terminal, or the page amid its own words, can show as it is."""
 
 _HARMFUL = [*range(9), *range(11, 32), *range(127, 160), *range(0x2028, 0x202F), *range(0x2066, 0x206A)]
-"""Control characters but tab and newline, line separators, and what turns the direction of writing."""
+_HARMFUL += [0x061C, 0x200B, 0x200E, 0x200F, 0x2060, 0xFEFF]
+"""Control characters but tab and newline, line separators, what turns the direction of writing, and what nobody sees."""
 _ESCAPES = {code: f"\\u{code:04x}" for code in _HARMFUL}
 
 

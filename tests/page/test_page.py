@@ -51,6 +51,19 @@ def test_names_with_markup_are_text(example: dict[str, Any]) -> None:
     assert [attributes["value"] for _, attributes in found.tags if attributes.get("id") == "transaction"] == [HOSTILE]
 
 
+def test_text_from_elsewhere_does_not_turn_the_words_around_it(example: dict[str, Any]) -> None:
+    """What changes the direction of writing, or can't be seen, is an escape. Records have it as it is."""
+    status = example["status"]
+    status["sinks"]["search"] |= {"state": "unavailable", "text": "status 503: \u202eolleh", "last_error": "\u202eolleh"}
+    status["sources"][0]["server"] = "zero\u200bwidth"
+    text = _Elements(_render(example)).text
+    assert "\u202eolleh" not in text
+    assert text.count("\\u202eolleh") >= 3
+    assert "zero\\u200bwidth" in text
+    example["records"]["records"][0]["transaction"] = "\u202eolleh"
+    assert "<bdi>\u202eolleh</bdi>" in _render(example)
+
+
 def test_every_id_is_there_once_and_every_reference_leads_to_one(example: dict[str, Any]) -> None:
     """So links, labels and descriptions work, and the script finds what it updates."""
     found = _Elements(_render(example))
