@@ -85,7 +85,8 @@ def _headline(status: Mapping[str, Any]) -> Headline:
     if now - last > SILENT * 1000:
         text = f"The last post{server} came at {clock(last, now)}. AppMon posts whenever its transactions have results."
         return Headline("warn", f"No post for {duration((now - last) / 1000)}", text)
-    text = f"{number(rates['posts'])} posts with {number(rates['occurrences'])} occurrences a second, the last one{server}."
+    last_one = f", the last one{server}" if server else ""
+    text = f"{number(rates['posts'])} posts with {number(rates['occurrences'])} occurrences a second{last_one}."
     return Headline("ok", "The feed is alive", text)
 
 
@@ -94,7 +95,8 @@ def _own_problems(status: Mapping[str, Any]) -> Iterator[Problem]:
     now, reload, journal = status["time"], status["reload"], status["journal"]
     if reload and reload["errors"]:
         errors = "; ".join(reload["errors"])
-        text = f"btfeed goes on with the configuration that it had since {clock(reload['time'], now)}. {errors}"
+        failed = f"The reload at {clock(reload['time'], now)} failed"
+        text = f"{failed}: btfeed goes on with the configuration it had before. {errors}"
         yield Problem("bad", "The configuration was not reloaded", cut(text, 600), "configuration")
     for key, end in status["certificates"].items():
         days = (end - now) / 1000 / DAY

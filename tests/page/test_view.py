@@ -52,6 +52,22 @@ def test_the_headline_says_that_nothing_has_come(well: dict[str, Any]) -> None:
     assert headline.text.startswith("The journal is full. ")
 
 
+def test_a_server_without_a_name_is_left_out(well: dict[str, Any]) -> None:
+    """Older AppMon servers send none."""
+    for source in well["sources"]:
+        source["server"] = ""
+    assert view.of(well).headline.text == "212 posts with 21,204 occurrences a second."
+
+
+def test_a_reload_that_failed_has_the_time_of_the_reload(well: dict[str, Any]) -> None:
+    """The configuration in effect is older."""
+    well["reload"] = {"time": well["time"], "errors": ["sinks.a: unknown type"]}
+    (problem,) = view.of(well).problems
+    assert problem.text == (
+        "The reload at 10:05:11 UTC failed: btfeed goes on with the configuration it had before. sinks.a: unknown type"
+    )
+
+
 def test_every_loss_is_a_problem(well: dict[str, Any]) -> None:
     """Whatever the counter of it."""
     well["counts"] |= {
