@@ -3,12 +3,16 @@
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from playwright.sync_api import Browser
 
+from btfeed.admin.events import MAX_READERS
+from btfeed.page.page import MAX_ROWS
 from btfeed.posts.bt_pb2 import BusinessTransactions
 from btfeed.telemetry.wording import cut
 from tests.servers.bizevents import API_TOKEN, BizeventsServer, Fault
@@ -28,6 +32,10 @@ HIDE = """hidden => {
     Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
     document.dispatchEvent(new Event("visibilitychange"));
 }"""
+BEYOND_ITS_CARD = """[...document.querySelectorAll(".card > table")]
+    .filter((table) => table.getBoundingClientRect().right > table.parentElement.getBoundingClientRect().right - 4)
+    .map((table) => table.caption.textContent)"""
+"""The tables that are wider than the card around them."""
 WORST_PAGE = 1_000_000
 """Bytes that the page may have, whatever the names are."""
 
@@ -107,7 +115,7 @@ def test_a_new_server_waits_and_then_shows_the_first_post(server: Server, open_t
 
 
 def test_a_record_is_json_on_a_click_and_stays_open(server: Server, open_tab: Open) -> None:
-    """While new ones arrive above it, and the filter shows one transaction only."""
+    """While new ones arrive above it, more than the page shows. The filter shows one transaction only."""
     server.post(sample_purepath())
     tab = open_tab(server.admin_url)
     tab.wait_for_text("#records tbody th", "btName")
@@ -118,7 +126,12 @@ def test_a_record_is_json_on_a_click_and_stays_open(server: Server, open_tab: Op
     post.businessTransactions[0].name = "checkout"
     server.post(post.SerializeToString())
     tab.wait_for_text("#records tbody th", "checkout")
+    server.post(_of_transactions([f"other {number}" for number in range(MAX_ROWS)]))
+    tab.wait(f"document.querySelectorAll('#records tbody tr').length == {MAX_ROWS + 1}")
     assert tab.page.locator(f"#{row} details").get_attribute("open") is not None
+    tab.page.locator(f"#{row} summary").click()
+    server.post(post.SerializeToString())
+    tab.wait(f"!document.getElementById('{row}')")
     tab.page.get_by_label("Business transaction", exact=True).fill("checkout")
     tab.page.get_by_role("button", name="Filter").click()
     tab.wait("document.querySelectorAll('#records tbody tr').length == 1")
@@ -144,7 +157,7 @@ def test_a_sink_goes_down_and_comes_back(tmp_path: Path, open_tab: Open) -> None
 
 
 def test_the_page_goes_on_after_a_restart(tmp_path: Path, open_tab: Open) -> None:
-    """Meanwhile it says since when there is no answer, and keeps the last figures."""
+    """Meanwhile it says since when there is no answer, and keeps the last figures. It asks for a token that is new."""
     server = Server(tmp_path).start()
     address = server.admin_url.removeprefix("http://")
     written = server.config.read_text()
@@ -155,11 +168,27 @@ def test_the_page_goes_on_after_a_restart(tmp_path: Path, open_tab: Open) -> Non
     tab.wait_for_text("h1", "The feed is alive")
     server.stop()
     tab.wait_for_text("#connection", "No answer from btfeed since")
+    assert re.search(r"since \d\d:\d\d:\d\d UTC\.", tab.page.locator("#connection").inner_text())
     assert tab.page.locator("h1").inner_text() == "The feed is alive"
     with server:
         tab.wait_for_text("#connection", "Live")
         tab.wait_for_text("h1", "Waiting for the first post")
+    server.config.write_text(server.config.read_text().replace("[admin]\n", f'[admin]\ntoken = "{TOKEN}"\n'))
+    with server:
+        tab.page.get_by_label("Token").wait_for()
     tab.close()
+
+
+def test_a_page_without_a_stream_asks_again_and_again(server: Server, open_tab: Open) -> None:
+    """If as many pages are open as have streams, another one says how often it is updated. It gets a free stream."""
+    with ExitStack() as streams:
+        for _ in range(MAX_READERS):
+            streams.enter_context(urlopen(f"{server.admin_url}/events"))
+        tab = open_tab(server.admin_url)
+        tab.wait_for_text("#connection", "Updated every 2 s")
+        server.post(sample_visit())
+        tab.wait_for_text("h1", "The feed is alive")
+    tab.wait_for_text("#connection", "Live")
 
 
 def test_dead_letters_are_retried_and_exported(tmp_path: Path, open_tab: Open) -> None:
@@ -180,21 +209,22 @@ def test_dead_letters_are_retried_and_exported(tmp_path: Path, open_tab: Open) -
         assert len(dynatrace.accepted) == 3
 
 
-def test_the_token_opens_the_page(tmp_path: Path, open_tab: Open) -> None:
+@pytest.mark.parametrize("script", [True, False], ids=["script", "no-script"])
+def test_the_token_opens_the_page(tmp_path: Path, open_tab: Open, script: bool) -> None:
     """A wrong one does not. The session ends with the button."""
     with Server(tmp_path, admin=f'token = "{TOKEN}"') as server:
         server.post(sample_visit())
-        tab = open_tab(server.admin_url)
+        tab = open_tab(server.admin_url, script=script)
         assert tab.page.title() == "Sign in – btfeed"
-        assert tab.violations() == []
+        assert not script or tab.violations() == []
         tab.page.get_by_label("Token").fill("another")
         tab.page.keyboard.press("Enter")
         tab.page.get_by_role("alert").wait_for()
-        assert tab.violations() == []
+        assert not script or tab.violations() == []
         tab.page.get_by_label("Token").fill(TOKEN)
         tab.page.get_by_role("button", name="Sign in").click()
         tab.wait_for_text("h1", "The feed is alive")
-        tab.wait_for_text("#connection", "Live")
+        tab.wait_for_text("#connection", "Live" if script else "As of")
         tab.wait_for_text("#records tbody th", "btName")
         tab.page.get_by_role("button", name="Sign out").click()
         tab.page.get_by_label("Token").wait_for()
@@ -222,6 +252,7 @@ def test_hostile_names_are_text_and_fit(hostile: Server, open_tab: Open, phone: 
     tab.wait_for_text("#violations", "more violations")
     assert tab.page.locator("img").count() == 0
     assert tab.overflow() == 0
+    assert tab.page.evaluate(BEYOND_ITS_CARD) == []
     assert len(tab.page.content()) < WORST_PAGE
     for summary in tab.page.locator("summary").all()[:4]:
         summary.click()

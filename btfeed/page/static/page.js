@@ -3,10 +3,12 @@
 "use strict";
 (() => {
   const RETRY_MS = 2000;
+  const TIMEOUT_MS = 10000;
   const main = document.querySelector("main");
   const connection = document.getElementById("connection");
   const version = document.documentElement.dataset.version;
   let source = null;
+  let streaming = false;
   let timer = 0;
   let busy = false;
   let again = false;
@@ -24,7 +26,8 @@
     }
     busy = true;
     try {
-      const answer = await fetch(location.href, { cache: "no-store", headers: { Accept: "text/html" } });
+      const signal = AbortSignal.timeout(TIMEOUT_MS);
+      const answer = await fetch(location.href, { cache: "no-store", headers: { Accept: "text/html" }, signal });
       if (answer.status === 401) {
         location.reload(); // shows the login form
         return;
@@ -54,10 +57,15 @@
     if (source) source.close();
     source = new EventSource("/events");
     source.addEventListener("snapshot", refresh);
+    source.onopen = () => {
+      streaming = true;
+    };
     source.onerror = () => {
-      disconnected();
+      if (streaming) say("Connecting again…");
+      streaming = false;
       source.close();
       timer = setTimeout(listen, RETRY_MS);
+      refresh(); // tells why: no answer, a session that ended, or no room for another stream
     };
   }
 
@@ -66,14 +74,14 @@
     updates += 1;
     connection.dataset.updates = updates;
     document.documentElement.classList.remove("stale");
-    say("Live");
+    say(streaming ? "Live" : `Updated every ${RETRY_MS / 1000} s`);
   }
 
   function disconnected() {
     if (lostAt) return;
     lostAt = new Date();
     document.documentElement.classList.add("stale");
-    say(`No answer from btfeed since ${lostAt.toLocaleTimeString()}. Trying again…`);
+    say(`No answer from btfeed since ${lostAt.toISOString().slice(11, 19)} UTC. Trying again…`);
   }
 
   function say(text) {
@@ -117,8 +125,13 @@
     while (at) {
       const gone = at;
       at = at.nextSibling;
-      gone.remove();
+      if (!isRead(gone)) gone.remove();
     }
+  }
+
+  // A row whose details are open stays until they are closed, also if the server no longer shows it.
+  function isRead(node) {
+    return node.nodeName === "TR" && node.id && node.querySelector("details[open]");
   }
 
   function similar(one, other) {
@@ -161,8 +174,7 @@
 
   function outcome(answer, text) {
     if (!answer.ok) return text.trim() || `btfeed answered with status ${answer.status}.`;
-    if (answer.status === 204) location.assign("/"); // signed out
-    const { marked, left } = text ? JSON.parse(text) : { marked: 0, left: 0 };
+    const { marked, left } = JSON.parse(text);
     const tried = marked === 1 ? "1 dead letter is tried again" : `${marked.toLocaleString("en")} dead letters are tried again`;
     const why = "no configured sink wants them, they are damaged, or they have no valid timestamp";
     return left ? `${tried}, ${left.toLocaleString("en")} can't be: ${why}.` : `${tried}.`;
