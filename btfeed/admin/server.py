@@ -112,11 +112,11 @@ class Admin:
         return web.Response(text="alive\n")
 
     async def _readyz(self, request: web.Request) -> web.Response:
+        """Open to all: without the words of a destination, which may quote a record."""
         reason = self._parts.why_not_ready()
         lines = [f"not ready: {reason}" if reason else "ready"]
         for state, problem in PROBLEMS.items():
-            sinks = ((name, sink) for name, sink in self._parts.sinks.items() if sink.state == state)
-            lines += [f"sink {name} {problem}: {sink.last_error}" for name, sink in sinks]
+            lines += [f"sink {name} {problem}" for name, sink in self._parts.sinks.items() if sink.state == state]
         paused = ((name, since) for name, since in self._parts.control.paused.items() if name in self._parts.sinks)
         lines += [f"sink {name} is paused since {rfc3339(since)}" for name, since in paused]
         return web.Response(status=503 if reason else 200, text=printable("\n".join(lines)) + "\n")

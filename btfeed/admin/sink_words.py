@@ -58,7 +58,8 @@ def _blocked(sink: Mapping[str, Any]) -> str:
     first, number = sink["blocked"][0], sink["blocked_destinations"]
     more = f" and {count(number - 1, 'other destination')}" if number > 1 else ""
     take = "take" if number > 1 else "takes"
-    return f"waits: {first['destination']}{more} {take} nothing ({first['reason'][:MAX_REASON]})"
+    why = f" ({first['reason'][:MAX_REASON]})" if first["reason"] else ""
+    return f"waits: {first['destination']}{more} {take} nothing{why}"
 
 
 def moment(at: int, now: int) -> str:

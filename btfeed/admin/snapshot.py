@@ -47,7 +47,7 @@ class Snapshots:
         self._clock = clock
 
     async def read(self, private: bool) -> dict[str, Any]:
-        """private: with the configuration and samples of dead letters, which are null otherwise."""
+        """private: with the configuration, samples of dead letters, and what destinations say, which are null otherwise."""
         backlogs, kept = await self._figures.update()
         reason, metrics, now = self._parts.why_not_ready(), self._parts.metrics, round(self._clock.time() * 1000)
         uptime, counts, trends = self._sampler.uptime, metrics.summary(), self._sampler.trends
@@ -78,7 +78,7 @@ class Snapshots:
             ],
             "more_violations": max(0, len(metrics.violations) - MAX_VIOLATIONS),
             "dead_letters": await self._dead_letters(kept, private),
-            "sinks": await self._sinks(backlogs, kept is not None, now),
+            "sinks": await self._sinks(backlogs, kept is not None, now, private),
             "configuration": self._parts.configuration() if private else None,
         }
 
@@ -156,10 +156,15 @@ class Snapshots:
 
     # Sinks
 
-    async def _sinks(self, backlogs: Mapping[str, Backlog], answers: bool, now: int) -> dict[str, dict[str, Any]]:
+    async def _sinks(
+        self, backlogs: Mapping[str, Backlog], answers: bool, now: int, private: bool
+    ) -> dict[str, dict[str, Any]]:
         """answers: whether the journal does."""
         positions = await self._positions() if answers else {}
-        return {name: self._sink(name, backlogs.get(name), positions.get(name), now) for name in list(self._parts.sinks)}
+        return {
+            name: self._sink(name, backlogs.get(name), positions.get(name), now, private)
+            for name in list(self._parts.sinks)
+        }
 
     async def _positions(self) -> Mapping[str, Mapping[int, int]]:
         with suppress(JournalError, TimeoutError):
@@ -167,7 +172,9 @@ class Snapshots:
                 return {name: await self._parts.control.positions(name) for name in list(self._parts.sinks)}
         return {}
 
-    def _sink(self, name: str, backlog: Backlog | None, positions: Mapping[int, int] | None, now: int) -> dict[str, Any]:
+    def _sink(
+        self, name: str, backlog: Backlog | None, positions: Mapping[int, int] | None, now: int, private: bool
+    ) -> dict[str, Any]:
         sink, control, trends = self._parts.sinks[name], self._parts.control, self._sampler.trends
         slope = trends.trend(lambda status: _of(status, name, "backlog_posts"))
         blocked = heapq.nlargest(MAX_BLOCKED, sink.blocked.items(), key=lambda item: item[1].waiting)
@@ -178,12 +185,12 @@ class Snapshots:
             "delivered": sink.delivered,
             "retried": sink.retried,
             "dead_letters": sink.dead_letters,
-            "last_error": sink.last_error and cut(sink.last_error, MAX_MESSAGE),
+            "last_error": cut(sink.last_error, MAX_MESSAGE) if private and sink.last_error else None,
             "last_error_time": sink.last_error_time,
             "blocked": [
                 {
                     "destination": cut(destination),
-                    "reason": cut(each.reason, MAX_MESSAGE),
+                    "reason": cut(each.reason, MAX_MESSAGE) if private else None,
                     "since": each.since,
                     "waiting": each.waiting,
                 }

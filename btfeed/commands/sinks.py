@@ -164,7 +164,7 @@ def _row(name: str, sink: dict[str, Any]) -> tuple[str, ...]:
         position,
         backlog,
         str(sink["delivered"]),
-        sink["last_error"] or "none",
+        sink["last_error"] or ("not shown without the token" if sink["last_error_time"] else "none"),
     )
 
 

@@ -105,7 +105,7 @@ def test_the_status_is_json(server: Server) -> None:
 
 
 def test_a_misconfigured_sink_does_not_make_the_server_unready(tmp_path: Path) -> None:
-    """Posts are still accepted. /readyz names the sink, and its backlog grows."""
+    """Posts are still accepted. /readyz names the sink, without the error, since it is open to all. Its backlog grows."""
     (tmp_path / "in-the-way").write_text("no directory")
     sinks = "".join(
         f'[sinks.{name}]\ntype = "file"\ndirectory = "{tmp_path / place}"\n'
@@ -117,7 +117,8 @@ def test_a_misconfigured_sink_does_not_make_the_server_unready(tmp_path: Path) -
         status, _, text = _get(server, "/readyz")
         bad = server.status()["sinks"]["bad"]
         assert (status, text.splitlines()[0]) == (200, "ready")
-        assert text.splitlines()[1] == f"sink bad is misconfigured: {bad['last_error']}"
+        assert text.splitlines()[1:] == ["sink bad is misconfigured"]
+        assert "in-the-way" in bad["last_error"]
         assert (bad["backlog_posts"], bad["delivered"]) == (1, 0)
         assert len(server.delivered(1)) == 1
         metrics = _metrics(server)

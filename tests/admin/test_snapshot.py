@@ -118,15 +118,23 @@ async def test_refusals_say_what_they_mean_and_what_to_do() -> None:
 
 
 async def test_what_is_private_is_null_for_others() -> None:
-    """The configuration, and samples of dead letters, which have business data in their reasons."""
+    """The configuration, and what destinations say, which may quote a record: in errors and in samples of dead letters."""
     letters = MemoryJournal({}).dead_letters
     letters.add(DeadLetter("record", "a", "no field secret", 5, b"{}"))
-    watched = Watched(Journal(kept=(Kept("a", "refused", 1, 5),)), letters=letters)
+    sink = SinkStatus("rejecting", last_error="HTTP 400: secret", last_error_time=7)
+    sink.blocked["topic b"] = BlockedDestination("secret is not allowed", 6)
+    watched = Watched(Journal(kept=(Kept("a", "refused", 1, 5),)), {"a": sink}, letters=letters)
     found = await watched.read(private=True)
     assert found["configuration"] == {"journal": {"when_full": "refuse"}}
     assert found["dead_letters"][0]["sample"] == {"id": 1, "time": 5, "reason": "no field secret"}
+    assert found["sinks"]["a"]["last_error"] == "HTTP 400: secret"
+    assert found["sinks"]["a"]["blocked"][0]["reason"] == "secret is not allowed"
     found = await watched.read(private=False)
     assert (found["configuration"], found["dead_letters"][0]["sample"]) == (None, None)
+    shown = found["sinks"]["a"]
+    assert (shown["state"], shown["last_error"], shown["last_error_time"]) == ("rejecting", None, 7)
+    assert (shown["blocked"][0]["destination"], shown["blocked"][0]["reason"]) == ("topic b", None)
+    assert shown["text"] == "rejects everything; waits: topic b takes nothing"
     assert "secret" not in json.dumps(found)
     assert found["journal"]["when_full"] == "refuse"
 
