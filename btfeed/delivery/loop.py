@@ -226,8 +226,8 @@ class Delivery:
             if outcome is not None:
                 for dead_letter in in_flight.retried.values():
                     self._blocked.end_try(dead_letter.destination)
-                if in_flight.received is not None:
-                    self._report.settled(in_flight.received)
+                if in_flight.received is not None and outcome.delivered:
+                    self._report.delivered(in_flight.received)
                 await tracker.settle(in_flight, outcome)
             in_flight = await self._dequeue(tracker)
 

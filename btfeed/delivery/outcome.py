@@ -18,6 +18,7 @@ NOWHERE: Mapping[str, str] = {}
 class Outcome:
     """Collects what the batch's commit will save.
 
+    delivered      how many records were delivered
     dead_letters   records that are kept as dead letters now
     redelivered    ids of retried dead letters that were delivered
     refused_again  id of a retried dead letter -> why it was refused this time
@@ -27,6 +28,7 @@ class Outcome:
 
     def __init__(self, sink: str, retried: Mapping[str, DeadLetter], report: SinkReport, clock: Clock) -> None:
         """retried: event.id -> the dead letter that this batch retries."""
+        self.delivered = 0
         self.dead_letters: list[DeadLetter] = []
         self.redelivered: list[int] = []
         self.refused_again: dict[int, str] = {}
@@ -45,7 +47,9 @@ class Outcome:
         await self.add_waiting(piece, result.blocked)
         not_delivered = {*result.refused, *result.retry, *result.blocked}
         nbytes = piece.nbytes - sum(piece.sizes[index] for index in not_delivered)
-        self._report.result(result, len(piece) - len(not_delivered), nbytes)
+        delivered = len(piece) - len(not_delivered)
+        self.delivered += delivered
+        self._report.result(result, delivered, nbytes)
         if self._retried:
             self.redelivered += [
                 self._retried[event_id].id for index, event_id in enumerate(piece.ids) if index not in not_delivered

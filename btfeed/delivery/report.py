@@ -85,8 +85,8 @@ class SinkReport:
         self._metrics.batch_seconds.labels(self._sink).observe(seconds)
         self._log.debug("batch write returned", records=records, seconds=seconds)
 
-    def settled(self, received: int) -> None:
-        """A batch is delivered, or dead letters. received: when its oldest post was, in milliseconds since the epoch."""
+    def delivered(self, received: int) -> None:
+        """A batch with delivered records is done. received: when its oldest post was, in milliseconds since the epoch."""
         self._delivery_seconds.observe(max(0.0, self._clock.time() - received / 1000))
 
     def result(self, result: WriteResult, delivered: int, nbytes: int) -> None:

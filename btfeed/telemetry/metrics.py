@@ -243,7 +243,7 @@ class Metrics:
         self.batch_seconds = create.histogram("sink_batch_seconds", "Seconds taken by one write", _BATCH, _SINK)
         self.delivery_seconds = create.histogram(
             "sink_delivery_seconds",
-            "Seconds from the receipt of a batch's oldest post until its records are delivered, or dead letters",
+            "Seconds from the receipt of a batch's oldest post until it is done, for batches with delivered records",
             _DELIVERY,
             _SINK,
         )

@@ -295,3 +295,15 @@ async def test_the_time_to_delivery_runs_from_the_receipt_of_the_oldest_post() -
         await rig.saved(3)
         assert rig.sample("sink_delivery_seconds_count") == 1
         assert rig.sample("sink_delivery_seconds_sum") == pytest.approx(15, abs=0.1)
+
+
+async def test_only_batches_of_which_something_was_delivered_have_a_time_to_delivery() -> None:
+    """One that became dead letters as a whole would make a sink that takes nothing look fast, or slow."""
+    sink = FakeSink(WriteResult(refused={0: "odd", 1: "odd"}), WriteResult(refused={0: "odd"}))
+    async with Rig(sink, linger="0s") as rig:
+        await rig.post(2)
+        await rig.saved(2)
+        assert rig.sample("sink_delivery_seconds_count") == 0
+        await rig.post(2, seed=1)
+        await rig.saved(3)
+        assert rig.sample("sink_delivery_seconds_count") == 1
