@@ -118,9 +118,9 @@ class LetterRoutes:
     async def _list(self, request: web.Request) -> web.Response:
         query = request.query
         limit, before = query.get("limit", str(MAX_SHOWN)), query.get("before", str(LATEST))
-        if not (_is_number(limit) and _is_number(before)):
-            return _text(400, "limit and before must be numbers")
-        number = max(1, min(int(limit), MAX_SHOWN))
+        if not (_is_number(limit) and int(limit) and _is_number(before)):
+            return _text(400, "limit must be 1 or more, and before 0 or more, in digits")
+        number = min(int(limit), MAX_SHOWN)
         try:
             found = await self._letters.newest(_selection(query), number, int(before))
         except JournalError as error:

@@ -134,8 +134,8 @@ class RecordRoutes:
 
     async def _records(self, request: web.Request) -> web.Response:
         limit = request.query.get("limit", str(MAX_RECORDS))
-        if not (limit.isascii() and limit.isdecimal() and len(limit) < 10):
-            return web.Response(status=400, text="limit must be a number\n")
+        if not (limit.isascii() and limit.isdecimal() and len(limit) < 10 and int(limit)):
+            return web.Response(status=400, text="limit must be 1 or more, in digits\n")
         chosen = frozenset(request.query.getall("transaction", []))
         if len(chosen) > MAX_TRANSACTIONS:
             return web.Response(status=400, text=f"choose at most {MAX_TRANSACTIONS} transactions\n")

@@ -128,7 +128,7 @@ class Snapshots:
         ]
 
     def _journal(self, counts: Mapping[str, Any]) -> dict[str, Any]:
-        trend = self._sampler.trends.journal()
+        trend = self._sampler.trends.journal(counts)
         limit = counts["journal_limit_bytes"]
         text = f"{trend} (of {size(limit)})" if trend else size(counts["journal_bytes"])
         return {

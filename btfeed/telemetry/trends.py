@@ -1,7 +1,7 @@
 """What two or more answers of /status say together: rates, and how long the journal has room."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import dropwhile
 from typing import Any
@@ -76,11 +76,12 @@ class Trends:
         """The same over a longer time, for what goes up and down."""
         return self._slope(measured, TREND_WINDOW, MIN_TREND) if self._samples else None
 
-    def journal(self) -> JournalTrend | None:
-        """Of the last sample. None if there is none, or if an earlier server does not say how much room there is."""
+    def journal(self, counts: Mapping[str, Any] | None = None) -> JournalTrend | None:
+        """Of the last sample, or of newer counts at its rate. None if there is no sample, or if an earlier server does not
+        say how much room there is."""
         if not self._samples:
             return None
-        counts = self._samples[-1].status["counts"]
+        counts = counts or self._samples[-1].status["counts"]
         limit, left = counts.get("journal_limit_bytes"), counts.get("journal_undelivered_bytes")
         if not limit or left is None:
             return None

@@ -83,8 +83,9 @@ async def test_the_newest_are_listed_page_by_page(listener: Listener) -> None:
     before = json.loads((await listener.ask(limit=2))[1])["before"]
     assert await listener.ids(limit=2, before=before) == ["id-3", "id-2"]
     assert json.loads((await listener.ask(before=1))[1]) == {"letters": [], "before": None}
-    for query in ({"limit": "x"}, {"before": "-1"}, {"before": "9" * 30}):
-        assert (await listener.ask(**query))[0] == 400
+    for query in ({"limit": "x"}, {"limit": "0"}, {"limit": "-1"}, {"before": "-1"}, {"before": "9" * 30}):
+        status, text = await listener.ask(**query)
+        assert (status, text) == (400, "limit must be 1 or more, and before 0 or more, in digits\n")
 
 
 async def test_a_letter_is_shown_with_its_content(listener: Listener) -> None:

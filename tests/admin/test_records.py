@@ -155,7 +155,8 @@ async def test_choices_are_bounded(listener: Listener) -> None:
     many = [("transaction", str(number)) for number in range(21)]
     async with listener._session.get("/records", params=many) as response:
         assert response.status == 400
-    assert await listener.ask(limit="many") == (400, "limit must be a number\n")
+    assert await listener.ask(limit="many") == (400, "limit must be 1 or more, in digits\n")
+    assert await listener.ask(limit=0) == (400, "limit must be 1 or more, in digits\n")
 
 
 async def test_a_record_that_is_too_long_is_left_out(listener: Listener) -> None:

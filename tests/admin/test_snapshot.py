@@ -174,6 +174,21 @@ async def test_a_sink_that_is_behind_says_since_when_and_until_when(behind: Watc
     behind.sampler.stop()
 
 
+async def test_the_journal_in_words_has_the_same_figures_as_its_fields() -> None:
+    """Those of now, although its rate is that of the last readings."""
+    watched = Watched()
+    watched.metrics.journal_limit.set(1000 * 1024)
+    watched.metrics.journal_bytes.set(100 * 1024)
+    watched.metrics.journal_undelivered.set(90 * 1024)
+    watched.sampler.start()
+    watched.metrics.journal_bytes.set(500 * 1024)
+    watched.metrics.journal_undelivered.set(300 * 1024)
+    found = (await watched.read())["journal"]
+    assert (found["used"], found["bytes"], found["undelivered_bytes"]) == (0.5, 500 * 1024, 300 * 1024)
+    assert found["text"].startswith("50% used, 300.0 KiB undelivered")
+    watched.sampler.stop()
+
+
 async def test_rates_are_those_of_the_last_seconds() -> None:
     """Not known before the second reading."""
     sink = SinkStatus("running")
