@@ -1,14 +1,17 @@
 """The page at / as the admin listener answers it: to whom it shows what, and its headers. Its contents: tests/page."""
 
+import json
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
 
+from btfeed.page.page import render
 from tests.support.harness import DEADLINE, Server
 from tests.support.posts import sample_visit
 
+EXAMPLE = json.loads((Path(__file__).parent / "snapshot.json").read_text())
 TOKEN = "a-token-of-some-length"
 
 
@@ -56,3 +59,14 @@ def test_with_a_token_there_is_a_form_instead_of_the_page(tmp_path: Path) -> Non
         assert "This is not the token" in _get(server, "/?wrong=token")[1]
         assert "Waiting for the first post" in _get(server, Authorization=f"Bearer {TOKEN}")[1]
         assert _get(server, "/page.css")[0] == 200
+
+
+def test_without_the_words_of_a_destination_the_page_says_which_one_takes_nothing() -> None:
+    """Other machines get null for them. The column beside records says no more than that sinks were passed them."""
+    sink = EXAMPLE["status"]["sinks"]["search"]
+    blocked = [{"destination": "topic b", "reason": None, "since": 1, "waiting": 3}]
+    sinks = {"search": sink | {"last_error": None, "blocked": blocked, "blocked_destinations": 1}}
+    html = render(EXAMPLE["status"] | {"sinks": sinks}, EXAMPLE["history"], EXAMPLE["records"], "", session=False)
+    assert "3 records waiting</p>" in html
+    assert "Last error" not in html
+    assert '<th scope="col">Passed to</th>' in html
