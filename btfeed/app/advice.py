@@ -5,11 +5,15 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+import structlog
+
 from btfeed.address import is_exposed
 from btfeed.app.certificates import validities
 from btfeed.config import Config
 from sinks.shared.optional import unusable
 from sinks.shared.tls import Validity
+
+log = structlog.get_logger()
 
 ENDS_SOON = timedelta(days=14)
 """How long before the end of a certificate to tell."""
@@ -22,6 +26,12 @@ class Advice:
     path: str
     event: str
     hint: str
+
+
+async def log_advice(config: Config) -> None:
+    """Log all of it as warnings."""
+    async for item in advice(config):
+        log.warning(item.event, setting=item.path, hint=item.hint)
 
 
 async def advice(config: Config) -> AsyncIterator[Advice]:

@@ -18,7 +18,7 @@ from typing import TypeVar
 import structlog
 from pydantic import BaseModel
 
-from btfeed.app.advice import advice
+from btfeed.app.advice import log_advice
 from btfeed.app.aside import aside
 from btfeed.app.certificates import show_validity
 from btfeed.app.parts import create_sink
@@ -154,8 +154,7 @@ class Reloader:
         log.info("configuration reloaded", **changes.named())
         for warning in new.config.warnings:
             log.warning("configuration warning", warning=warning)
-        async for item in advice(new.config):
-            log.warning(item.event, setting=item.path, hint=item.hint)
+        await log_advice(new.config)
         return []
 
     # What can fail

@@ -19,7 +19,7 @@ import structlog
 from btfeed import native
 from btfeed.admin.parts import Parts
 from btfeed.admin.server import Admin
-from btfeed.app.advice import advice
+from btfeed.app.advice import log_advice
 from btfeed.app.certificates import show_validity
 from btfeed.app.deliveries import Deliveries
 from btfeed.app.instruments import create_instruments
@@ -102,8 +102,7 @@ class Server:
         admin = {"admin_host": admin_host, "admin_port": admin_port}
         log.info("listening", host=host, port=port, **admin, version=version("btfeed"), mapping=native.PATH)
         self.notifier.ready(f"listening on {host}:{port}")
-        async for item in advice(self.config):
-            log.warning(item.event, setting=item.path, hint=item.hint)
+        await log_advice(self.config)
 
     async def _check_parts(self) -> None:
         """Raise what would raise later, when the old server has stopped."""

@@ -19,7 +19,7 @@ import structlog
 from structlog.testing import LogCapture
 
 from btfeed import config, native
-from btfeed.app import deliveries, parts, reload, server
+from btfeed.app import advice, deliveries, parts, reload, server
 from btfeed.app import serve as app
 from btfeed.config import Config
 from btfeed.delivery.loop import Delivery
@@ -68,7 +68,7 @@ class Case:
         self.directory = directory
         self.stop = asyncio.Event()
         capture = LogCapture()
-        for module in (app, deliveries, reload, server):
+        for module in (app, advice, deliveries, reload, server):
             monkeypatch.setattr(module, "log", structlog.wrap_logger(None, processors=[capture]))
         self.events = capture.entries
 
