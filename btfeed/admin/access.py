@@ -7,8 +7,8 @@ request comes from this machine if its peer's address is a loopback one and no p
 
 A browser on this machine is not its user: the page that it shows comes from elsewhere. So, with or without a token, a
 request that changes something must be JSON, which a page can't send to another server without asking first, and a page of
-another origin is refused. Without a token, the Host header has to be an IP address, `localhost` or the configured host: a
-name that was bound to this machine's address later (DNS rebinding) is none of them.
+another origin is refused. Without a token, the Host header has to be an IP address, `localhost` or the configured host.
+This refuses names that were pointed at this machine's address later (DNS rebinding).
 """
 
 import hmac
@@ -152,7 +152,7 @@ class Access:
 
 
 def trusted(request: web.Request) -> bool:
-    """Whether the request may see what is private: it has the token, or there is none and it comes from this machine."""
+    """Whether the request may see private data: it has the token, or no token is set and it comes from this machine."""
     return _TRUSTED in request and request[_TRUSTED]
 
 

@@ -7,8 +7,8 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from btfeed.admin.answers import as_text
 from btfeed.journal.base import JournalError, Move
-from btfeed.telemetry.printable import printable
 
 log = structlog.get_logger()
 
@@ -17,7 +17,7 @@ MAX_BODY = 65_536
 
 
 class UnknownSink(Exception):
-    """There is no such sink. The message lists those that there are."""
+    """No sink has that name. The message lists the existing ones."""
 
 
 class Conflict(Exception):
@@ -83,9 +83,9 @@ class SinkRoutes:
         try:
             to = msgspec.json.decode(await request.read(), type=Rewind)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            return _text(400, f"not a place to rewind to: {error}")
+            return as_text(400, f"not a place to rewind to: {error}")
         if (to.time is None) == (not to.positions):
-            return _text(400, "say where to rewind to: either time or positions")
+            return as_text(400, "say where to rewind to: either time or positions")
         return await self._answer(request, self._control.rewind(request.match_info["name"], to))
 
     async def _answer(self, request: web.Request, doing: Any) -> web.Response:
@@ -94,11 +94,11 @@ class SinkRoutes:
         try:
             done = await doing
         except UnknownSink as error:
-            return _text(404, str(error))
+            return as_text(404, str(error))
         except Conflict as error:
-            return _text(409, str(error))
+            return as_text(409, str(error))
         except JournalError as error:
-            return _text(503, f"the journal failed: {error}")
+            return as_text(503, f"the journal failed: {error}")
         shown: dict[str, Any] = {"sink": name, "paused": name in self._control.paused}
         shown |= {"changed": done} if isinstance(done, bool) else {"partitions": [_shown(move) for move in done]}
         return web.Response(body=msgspec.json.encode(shown), content_type="application/json")
@@ -112,7 +112,3 @@ def _shown(move: Move) -> dict[str, Any]:
         "skipped": move.skipped,
         "oldest": move.oldest,
     }
-
-
-def _text(status: int, message: str) -> web.Response:
-    return web.Response(status=status, text=printable(message) + "\n")

@@ -6,13 +6,13 @@ always gets the newest next.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any
 
 import msgspec
 import structlog
 from aiohttp import web
 
+from btfeed.admin.answers import stream
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.warnings import SummedWarnings
 from sinks.shared.clock import Clock
@@ -86,10 +86,8 @@ class Events:
             self._making, self._made = None, []
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
-        await response.prepare(request)
-        seen, piece = 0, RECONNECT
-        try:
+        async with stream(request, "text/event-stream") as response:
+            seen, piece = 0, RECONNECT
             while not self._closed:
                 if piece:
                     async with self._clock.timeout(STALLED):
@@ -99,13 +97,6 @@ class Events:
                 seen = self._number
                 if not piece:
                     await changed.wait()
-        except TimeoutError:
-            if request.transport:
-                request.transport.abort()
-        except ConnectionError:
-            pass
-        with suppress(ConnectionError):
-            await response.write_eof()
         return response
 
     async def _make(self) -> None:

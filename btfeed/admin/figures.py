@@ -53,7 +53,7 @@ class Figures:
         self._metrics.show_sinks(self._sinks)
         try:
             async with self._clock.timeout(BACKLOG_TIMEOUT):
-                backlogs = {name: await self._journal.backlog(name) for name in list(self._sinks)}
+                backlogs = await self._read_backlogs()
                 kept = await self._kept()
         except (JournalError, TimeoutError) as error:
             log.debug("backlog unknown", error=str(error) or "the journal did not answer in time")
@@ -67,8 +67,11 @@ class Figures:
         """By sink; none if the journal fails or does not answer."""
         with suppress(JournalError, TimeoutError):
             async with self._clock.timeout(BACKLOG_TIMEOUT):
-                return {name: await self._journal.backlog(name) for name in list(self._sinks)}
+                return await self._read_backlogs()
         return {}
+
+    async def _read_backlogs(self) -> dict[str, Backlog]:
+        return {name: await self._journal.backlog(name) for name in list(self._sinks)}
 
     def _update_backlogs(self, backlogs: Mapping[str, Backlog]) -> None:
         self._metrics.backlog_posts.clear()

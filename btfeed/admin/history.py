@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from btfeed.telemetry.trends import Sample
+from btfeed.admin.answers import rounded
+from btfeed.telemetry.trends import Sample, delivered_records, received_occurrences, received_posts, refused_posts
 from sinks.shared.clock import Clock
 
 INTERVAL = 5.0
@@ -62,7 +63,7 @@ class Ring:
         missing = [None] * (self.length - len(self.points))
 
         def series(value: Callable[[Point], float | None]) -> list[float | None]:
-            return missing + [_rounded(value(point)) if point else None for point in self.points]
+            return missing + [rounded(value(point)) if point else None for point in self.points]
 
         return {
             "step_seconds": self.step,
@@ -116,20 +117,12 @@ def _point(first: Sample, last: Sample) -> Point:
 
     limit = after["counts"]["journal_limit_bytes"]
     return Point(
-        rate(lambda status: status["counts"]["posts"]),
-        rate(lambda status: status["counts"]["received_occurrences"]),
-        rate(lambda status: sum(status["counts"]["refused_posts"].values())),
+        rate(received_posts),
+        rate(received_occurrences),
+        rate(refused_posts),
         after["counts"]["journal_bytes"] / limit if limit else None,
         {
-            name: (max(0.0, sink["delivered"] - _delivered(before, name)) / seconds, sink["backlog_posts"])
+            name: (max(0.0, sink["delivered"] - delivered_records(before, name)) / seconds, sink["backlog_posts"])
             for name, sink in after["sinks"].items()
         },
     )
-
-
-def _delivered(status: dict[str, Any], sink: str) -> float:
-    return float(status["sinks"].get(sink, {}).get("delivered", 0))
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)

@@ -13,10 +13,10 @@ import msgspec
 from aiohttp import web
 
 from btfeed.admin.access import LETTERS
+from btfeed.admin.answers import NOT_KEPT, as_json, as_text, is_number
 from btfeed.admin.letter_json import described, exported
 from btfeed.admin.parts import Parts
 from btfeed.journal.base import LATEST, DeadLetter, DeadLetters, JournalError, Selection
-from btfeed.telemetry.printable import printable
 from btfeed.telemetry.wording import cut
 
 T = TypeVar("T")
@@ -118,35 +118,35 @@ class LetterRoutes:
     async def _list(self, request: web.Request) -> web.Response:
         query = request.query
         limit, before = query.get("limit", str(MAX_SHOWN)), query.get("before", str(LATEST))
-        if not (_is_number(limit) and int(limit) and _is_number(before)):
-            return _text(400, "limit must be 1 or more, and before 0 or more, in digits")
+        if not (is_number(limit) and int(limit) and is_number(before)):
+            return as_text(400, "limit must be 1 or more, and before 0 or more, in digits")
         number = min(int(limit), MAX_SHOWN)
         try:
             found = await self._letters.newest(_selection(query), number, int(before))
         except JournalError as error:
-            return _text(503, f"the journal failed: {error}")
+            return as_text(503, f"the journal failed: {error}")
         shown = [_shown(each) for each in found]
-        return _json({"letters": shown, "before": found[-1].id if found else None})
+        return as_json({"letters": shown, "before": found[-1].id if found else None})
 
     async def _retry(self, request: web.Request) -> web.Response:
         try:
             what = msgspec.json.decode(await request.read(), type=Retry)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            return _text(400, f"not what to retry: {error}")
+            return as_text(400, f"not what to retry: {error}")
         if not what.ids and (what.sink is None or what.cause is None):
-            return _text(400, "say what to retry: ids, or sink and cause")
+            return as_text(400, "say what to retry: ids, or sink and cause")
         try:
             marked, left = await self._letters.retry(Selection(what.sink, what.ids or (), what.cause))
         except JournalError as error:
-            return _text(503, f"the journal failed: {error}")
-        return _json({"marked": marked, "left": left})
+            return as_text(503, f"the journal failed: {error}")
+        return as_json({"marked": marked, "left": left})
 
     async def _export(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(
             headers={
                 "Content-Type": "application/x-ndjson",
                 "Content-Disposition": 'attachment; filename="dead-letters.ndjson"',
-                "Cache-Control": "no-store",
+                **NOT_KEPT,
             }
         )
         pieces = self._letters.export(_selection(request.query))
@@ -157,7 +157,7 @@ class LetterRoutes:
                 await response.write(piece)
         except JournalError as error:
             if not response.prepared:
-                return _text(503, f"the journal failed: {error}")
+                return as_text(503, f"the journal failed: {error}")
             if request.transport:
                 request.transport.abort()  # so that the file is seen to be incomplete
             return response
@@ -189,17 +189,3 @@ def _shown(letter: DeadLetter) -> dict[str, Any]:
         "bytes": len(letter.body),
         "content": cut(text, MAX_CONTENT),
     }
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) < 20
-
-
-def _json(shown: Any) -> web.Response:
-    return web.Response(
-        body=msgspec.json.encode(shown), content_type="application/json", headers={"Cache-Control": "no-store"}
-    )
-
-
-def _text(status: int, message: str) -> web.Response:
-    return web.Response(status=status, text=printable(message) + "\n")

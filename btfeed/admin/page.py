@@ -16,7 +16,7 @@ from btfeed.page.page import HERE, MAX_ROWS, SECURITY_HEADERS, STATIC, login, re
 from sinks.shared.clock import Clock
 
 Records = Callable[[frozenset[str], int], Awaitable[dict[str, Any]]]
-"""Gives the newest records: of these transactions, or of all, and at most so many."""
+"""Returns the newest records of these transactions, or of all if there are none, and at most that many."""
 WRONG = "This is not the token of this server."
 
 
@@ -55,7 +55,7 @@ class PageRoutes:
         return [web.get("/", self._page), *(web.get(f"/{name}", self._static) for name in STATIC)]
 
     def renew(self) -> None:
-        """Render anew from the next request on: there is news."""
+        """Discard the rendered pages: the next request renders a new one."""
         self._pages.forget()
 
     def close(self) -> None:
@@ -74,7 +74,7 @@ class PageRoutes:
         private, asks_token = trusted(request), self._asks_token()
         if asks_token and not private:
             return _response(_encoded(login(self._version, WRONG if "wrong" in request.query else "")), "text/html", 401)
-        transaction = request.query.get("transaction", "") if private else ""  # nobody else sees records
+        transaction = request.query.get("transaction", "") if private else ""  # only trusted readers see records
         return _response(await self._pages.get(_Reader(private, asks_token, transaction)), "text/html")
 
     async def _render(self, reader: _Reader) -> bytes:

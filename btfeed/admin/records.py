@@ -1,7 +1,7 @@
 """GET /records: the newest records, as a table that a page asks for again and again.
 
-Nothing is recorded while nobody asks. Whoever asks first gets what the newest posts in the journal become, and from then on
-what sinks get is recorded, a sample of it under load, until nobody has asked for a while.
+Records nothing until somebody asks. The first request gets the records of the newest posts in the journal. From then on, it
+records what sinks get, a sample of it under load, until nobody has asked for a while.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ import msgspec
 from aiohttp import web
 
 from btfeed.admin.access import RECORDS
+from btfeed.admin.answers import as_json, is_number
 from btfeed.admin.parts import Parts
 from btfeed.journal.base import JournalError
 from btfeed.telemetry.tap import Wanted
@@ -134,13 +135,12 @@ class RecordRoutes:
 
     async def _records(self, request: web.Request) -> web.Response:
         limit = request.query.get("limit", str(MAX_RECORDS))
-        if not (limit.isascii() and limit.isdecimal() and len(limit) < 10 and int(limit)):
+        if not (is_number(limit) and len(limit) < 10 and int(limit)):
             return web.Response(status=400, text="limit must be 1 or more, in digits\n")
         chosen = frozenset(request.query.getall("transaction", []))
         if len(chosen) > MAX_TRANSACTIONS:
             return web.Response(status=400, text=f"choose at most {MAX_TRANSACTIONS} transactions\n")
-        body = msgspec.json.encode(await self.newest(chosen, int(limit)))
-        return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
+        return as_json(await self.newest(chosen, int(limit)))
 
     async def newest(self, transactions: frozenset[str], limit: int) -> dict[str, Any]:
         """What /records answers: of these business transactions, or of all."""

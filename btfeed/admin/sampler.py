@@ -1,4 +1,4 @@
-"""Reads a few counters every few seconds, for rates, trends and charts: all that runs while nobody looks."""
+"""Samples a few counters every few seconds, for rates, trends and charts. Nothing else runs while nobody looks."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping

@@ -5,12 +5,12 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from btfeed.address import BACKLOG, listen
 from btfeed.admin.access import Access, mark, trusted
+from btfeed.admin.answers import as_json
 from btfeed.admin.control import MAX_BODY, SinkRoutes
 from btfeed.admin.events import Events
 from btfeed.admin.figures import Figures
@@ -131,12 +131,7 @@ class Admin:
         return shown
 
     async def _status(self, request: web.Request) -> web.Response:
-        return _json(await self.snapshots.read(private=trusted(request)))
+        return as_json(await self.snapshots.read(private=trusted(request)))
 
     async def _history(self, request: web.Request) -> web.Response:
-        return _json(self.history.shown())
-
-
-def _json(shown: Any) -> web.Response:
-    headers = {"Cache-Control": "no-store"}
-    return web.Response(body=msgspec.json.encode(shown), content_type="application/json", headers=headers)
+        return as_json(self.history.shown())

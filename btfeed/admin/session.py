@@ -48,7 +48,7 @@ def set_cookie(request: web.Request, response: web.StreamResponse, token: bytes,
 
 
 async def given_token(request: web.Request) -> str:
-    """The token that was sent as JSON or by a form, empty if there is none."""
+    """The token sent as JSON or by a form; empty if there is none."""
     if request.content_type == "application/json":
         try:
             found = msgspec.json.decode(await request.read(), type=dict[str, str])

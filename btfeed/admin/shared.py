@@ -36,7 +36,7 @@ class Shared(Generic[Key]):
         return await asyncio.shield(answer)  # others may wait for it, too
 
     def forget(self) -> None:
-        """Make all answers anew from the next request on, also those that are being made."""
+        """Discard all answers, also those that are being made: the next request makes a new one."""
         self._answers.clear()
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from btfeed.telemetry.sink_status import WORDS
 from btfeed.telemetry.wording import count, duration
 
 MAX_REASON = 200
@@ -31,9 +32,8 @@ def _state(sink: Mapping[str, Any], now: int) -> str:
     if state == "paused" and sink["paused_since"]:
         return f"paused since {moment(sink['paused_since'], now)}"
     if state in ("unavailable", "misconfigured", "rejecting"):
-        text = {"unavailable": "not available", "rejecting": "rejects everything"}.get(state, state)
-        return f"{text}: {error[:MAX_REASON]}" if error else text
-    return {"running": "delivering", "opening": "connecting"}.get(state, str(state))
+        return f"{WORDS.get(state, state)}: {error[:MAX_REASON]}" if error else WORDS.get(state, state)
+    return WORDS.get(state, str(state))
 
 
 def _behind(sink: Mapping[str, Any], slope: float | None, now: int) -> Iterator[str]:

@@ -12,6 +12,7 @@ from operator import itemgetter
 from typing import Any
 
 from btfeed import native
+from btfeed.admin.answers import rounded
 from btfeed.admin.figures import BACKLOG_TIMEOUT, Figures
 from btfeed.admin.letters import Letters
 from btfeed.admin.parts import Parts
@@ -20,7 +21,7 @@ from btfeed.admin.sink_words import caught_up_in, words
 from btfeed.http.reasons import REASONS, Reason
 from btfeed.journal.base import Backlog, JournalError
 from btfeed.telemetry.metrics import Reload
-from btfeed.telemetry.trends import Trends
+from btfeed.telemetry.trends import Trends, delivered_records, received_occurrences, received_posts, refused_posts
 from btfeed.telemetry.wording import cut, size
 from sinks.shared.clock import Clock
 
@@ -138,8 +139,8 @@ class Snapshots:
             "limit_bytes": limit,
             "undelivered_bytes": counts["journal_undelivered_bytes"],
             "free_bytes": counts["journal_free_bytes"],
-            "full_in_seconds": _rounded(trend.full_in) if trend else None,
-            "empty_in_seconds": _rounded(trend.empty_in) if trend else None,
+            "full_in_seconds": rounded(trend.full_in) if trend else None,
+            "empty_in_seconds": rounded(trend.empty_in) if trend else None,
             "when_full": self._parts.configuration().get("journal", {}).get("when_full"),
         }
 
@@ -176,7 +177,7 @@ class Snapshots:
         self, name: str, backlog: Backlog | None, positions: Mapping[int, int] | None, now: int, private: bool
     ) -> dict[str, Any]:
         sink, control, trends = self._parts.sinks[name], self._parts.control, self._sampler.trends
-        slope = trends.trend(lambda status: _of(status, name, "backlog_posts"))
+        slope = trends.trend(lambda status: _backlog(status, name))
         blocked = heapq.nlargest(MAX_BLOCKED, sink.blocked.items(), key=lambda item: item[1].waiting)
         shown = {
             "state": sink.state,
@@ -201,7 +202,7 @@ class Snapshots:
             "type": control.type_of(name),
             "positions": positions,
             "paused_since": control.paused.get(name),
-            "records_per_second": _rounded(trends.rate(lambda status: _of(status, name, "delivered"))),
+            "records_per_second": rounded(trends.rate(lambda status: delivered_records(status, name))),
             "behind_since": self._sampler.behind_since.get(name) if backlog is None or backlog.posts else None,
             "caught_up_in_seconds": caught_up_in(backlog.posts if backlog else None, slope),
             "latency": self._sampler.latency.shown(name),
@@ -209,15 +210,15 @@ class Snapshots:
         return shown | {"text": words(shown, slope, now)}
 
 
-def _of(status: Mapping[str, Any], sink: str, key: str) -> float:
-    return float(status["sinks"].get(sink, {}).get(key) or 0)
+def _backlog(status: Mapping[str, Any], sink: str) -> float:
+    return float(status["sinks"].get(sink, {}).get("backlog_posts") or 0)
 
 
 def _rates(trends: Trends) -> dict[str, float | None]:
     return {
-        "posts": _rounded(trends.rate(lambda status: status["counts"]["posts"])),
-        "occurrences": _rounded(trends.rate(lambda status: status["counts"]["received_occurrences"])),
-        "refused": _rounded(trends.rate(lambda status: sum(status["counts"]["refused_posts"].values()))),
+        "posts": rounded(trends.rate(received_posts)),
+        "occurrences": rounded(trends.rate(received_occurrences)),
+        "refused": rounded(trends.rate(refused_posts)),
     }
 
 
@@ -226,7 +227,3 @@ def _reload(last: Reload | None) -> dict[str, Any] | None:
         return None
     errors = [cut(each, MAX_MESSAGE) for each in last.errors[:MAX_ERRORS]]
     return {"time": last.time, "outcome": last.outcome, "errors": errors}
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)

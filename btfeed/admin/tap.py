@@ -6,8 +6,8 @@ from contextlib import suppress
 from aiohttp import web
 
 from btfeed.admin.access import TAP
+from btfeed.admin.answers import as_text, stream
 from btfeed.telemetry.metrics import Metrics
-from btfeed.telemetry.printable import printable
 from btfeed.telemetry.tap import Taps, TooManyWatchers, Wanted, Watcher
 from sinks.shared.clock import Clock
 
@@ -35,10 +35,10 @@ class TapRoutes:
         query = request.query
         sinks, transactions = query.getall("sink", []), query.getall("transaction", [])
         if unknown := query.keys() - {"sink", "transaction", "limit"}:
-            return web.Response(status=400, text=printable(f"unknown parameter {min(unknown)}\n"))
+            return as_text(400, f"unknown parameter {min(unknown)}")
         if missing := [sink for sink in sinks if sink not in self._sinks]:
             known = ", ".join(self._sinks) or "none"
-            return web.Response(status=404, text=printable(f"no sink {missing[0]} is running: the sinks are {known}\n"))
+            return as_text(404, f"no sink {missing[0]} is running: the sinks are {known}")
         limit = query.get("limit")
         if limit is not None and not (limit.isascii() and limit.isdecimal()):
             return web.Response(status=400, text="limit must be a number\n")
@@ -53,10 +53,8 @@ class TapRoutes:
             self._taps.leave(watcher)
 
     async def _stream(self, request: web.Request, watcher: Watcher) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
-        await response.prepare(request)
-        more = True
-        try:
+        async with stream(request, "application/x-ndjson") as response:
+            more = True
             while more:
                 if not await self._until_lines(request, watcher):
                     break
@@ -67,13 +65,6 @@ class TapRoutes:
                     await response.write(b"".join(lines))
                 if more:
                     await self._clock.sleep(INTERVAL)
-        except TimeoutError:
-            if request.transport:
-                request.transport.abort()
-        except ConnectionError:
-            pass
-        with suppress(ConnectionError):
-            await response.write_eof()
         return response
 
     async def _until_lines(self, request: web.Request, watcher: Watcher) -> bool:

@@ -18,7 +18,14 @@ from btfeed.commands.terminal import fail
 from btfeed.records.encoding import rfc3339
 from btfeed.signals import Interrupted, StopSignals
 from btfeed.telemetry.printable import printable
-from btfeed.telemetry.trends import Sample, Trends
+from btfeed.telemetry.trends import (
+    Sample,
+    Trends,
+    delivered_records,
+    received_occurrences,
+    received_posts,
+    refused_posts,
+)
 from btfeed.telemetry.wording import count, duration, size
 from sinks.shared.clock import SYSTEM_CLOCK
 
@@ -175,9 +182,9 @@ def _text(text: str, style: str) -> Text:
 
 
 def _received(trends: Trends) -> Iterator[str]:
-    yield from _rate(trends, lambda status: status["counts"]["posts"], "posts")
-    yield from _rate(trends, lambda status: status["counts"]["received_occurrences"], "occurrences")
-    refused = trends.rate(lambda status: sum(status["counts"]["refused_posts"].values()))
+    yield from _rate(trends, received_posts, "posts")
+    yield from _rate(trends, received_occurrences, "occurrences")
+    refused = trends.rate(refused_posts)
     if refused:
         yield f"{_figure(refused)} requests refused/s"
 
@@ -194,7 +201,7 @@ def _figure(rate: float) -> str:
 
 
 def _delivered(name: str) -> Callable[[dict[str, Any]], float]:
-    return lambda status: status["sinks"].get(name, {}).get("delivered", 0)
+    return lambda status: delivered_records(status, name)
 
 
 def _journal(trends: Trends) -> str:

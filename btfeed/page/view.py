@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from btfeed.page.wording import DAY, clock, count, duration, number, sentence
+from btfeed.telemetry.sink_status import WORDS
 from btfeed.telemetry.wording import cut, size
 
 Level = Literal["ok", "idle", "warn", "bad"]
@@ -16,15 +17,8 @@ CERTIFICATE_DAYS = 30
 """Days before the end of a certificate from which the page warns."""
 JOURNAL_WARNING = 0.8
 """Share of its room from which a journal deserves a warning, unless it empties."""
-_STATES: Mapping[str, tuple[Level, str]] = {
-    "opening": ("idle", "connecting"),
-    "running": ("ok", "delivering"),
-    "unavailable": ("warn", "not available"),
-    "misconfigured": ("bad", "misconfigured"),
-    "rejecting": ("bad", "rejects everything"),
-    "paused": ("idle", "paused"),
-    "stopped": ("idle", "stopped"),
-}
+_STATES: Mapping[str, Level] = {"running": "ok", "unavailable": "warn", "misconfigured": "bad", "rejecting": "bad"}
+"""States of sinks. Of others there is nothing to say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +139,7 @@ def _sink_problems(status: Mapping[str, Any], levels: Mapping[str, tuple[Level, 
 
 
 def _state(sink: Mapping[str, Any]) -> tuple[Level, str]:
-    level, word = _STATES.get(sink["state"], ("idle", sink["state"]))
+    level, word = _STATES.get(sink["state"], "idle"), WORDS.get(sink["state"], sink["state"])
     if sink["state"] != "running":
         return level, word
     if sink["blocked_destinations"]:

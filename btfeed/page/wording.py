@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from btfeed.telemetry.wording import CUT
+from btfeed.telemetry import wording
 
 DAY = 86_400
 _UNITS = (("d", DAY), ("h", 3_600), ("min", 60), ("s", 1))
@@ -28,13 +28,7 @@ def duration(seconds: float | None) -> str:
         return f"{seconds * 1000:.0f} ms" if seconds >= 0.001 else "< 1 ms"
     if seconds < 10:
         return f"{seconds:.1f} s".replace(".0 ", " ")
-    left = round(seconds)
-    parts: list[str] = []
-    for unit, length in _UNITS:
-        found, left = divmod(left, length)
-        if found or parts:
-            parts.append(f"{found} {unit}")
-    return " ".join(part for part in parts[:2] if part[:2] != "0 ")
+    return wording.duration(seconds)
 
 
 def ago(time: int, now: int) -> str:
@@ -73,7 +67,7 @@ def short_clock(time: int) -> str:
 def sentence(text: str) -> str:
     """Begins with a capital letter and ends with a full stop."""
     text = text[:1].upper() + text[1:]
-    return text if text.endswith((".", CUT)) else f"{text}."
+    return text if text.endswith((".", wording.CUT)) else f"{text}."
 
 
 def _moment(time: int) -> datetime:

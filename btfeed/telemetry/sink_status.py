@@ -1,9 +1,18 @@
 """The current state of a sink: its delivery loop writes it, the admin listener shows it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 State = Literal["opening", "running", "unavailable", "misconfigured", "rejecting", "paused", "stopped"]
+
+WORDS: Mapping[str, str] = {
+    "opening": "connecting",
+    "running": "delivering",
+    "unavailable": "not available",
+    "rejecting": "rejects everything",
+}
+"""Words for states whose names say too little."""
 
 
 @dataclass(slots=True)

@@ -103,5 +103,23 @@ class Trends:
         return (measured(last.status) - measured(first.status)) / seconds
 
 
+def received_posts(status: Mapping[str, Any]) -> int:
+    """Posts that were received, see Trends.rate. So are the next ones."""
+    return int(status["counts"]["posts"])
+
+
+def received_occurrences(status: Mapping[str, Any]) -> int:
+    return int(status["counts"]["received_occurrences"])
+
+
+def refused_posts(status: Mapping[str, Any]) -> int:
+    return sum(status["counts"]["refused_posts"].values())
+
+
+def delivered_records(status: Mapping[str, Any], sink: str) -> int:
+    """Records; 0 if there was no such sink yet."""
+    return int(status["sinks"].get(sink, {}).get("delivered", 0))
+
+
 def _undelivered(status: dict[str, Any]) -> float:
     return float(status["counts"]["journal_undelivered_bytes"])
