@@ -68,9 +68,7 @@ def test_a_wrong_configuration_at_the_start_ends_the_supervisor(run: Any) -> Non
 def test_sigusr2_lets_a_new_server_take_over(run: Any) -> None:
     """It prepares itself beside the old one, and goes on when that has ended. A link in the command line may lead to
     another version by then."""
-    supervised = run(
-        "note('prepares'); take_over(); until_term(); note('up'); tell('READY=1'); time.sleep(60)", manager=True
-    )
+    supervised = run("note('prepares'); take_over(); serve()", manager=True)
     supervised.hears("READY=1")
     supervised.process.send_signal(signal.SIGUSR2)
     supervised.noted("prepares", "up", "prepares", "stopped", "up")
@@ -89,10 +87,7 @@ def test_a_restart_during_a_restart_comes_afterwards(run: Any) -> None:
         while "BTFEED_TAKE_OVER" in os.environ and not os.path.exists("go"):
             time.sleep(0.01)
         take_over()
-        until_term()
-        note("up")
-        tell("READY=1")
-        time.sleep(60)
+        serve()
         """,
         manager=True,
     )
@@ -135,9 +130,7 @@ def test_a_new_server_goes_on_when_the_old_one_has_released_everything(run: Any)
 @pytest.mark.parametrize("fault", ["sys.exit(2)", "os.kill(os.getpid(), 9)"])
 def test_a_new_server_that_can_not_start_leaves_the_old_one(run: Any, fault: str) -> None:
     """Such as one with a wrong configuration. The log says why, and a later restart may succeed."""
-    program = (
-        f"{fault} if os.path.exists('wrong') else take_over(); until_term(); note('up'); tell('READY=1'); time.sleep(60)"
-    )
+    program = f"{fault} if os.path.exists('wrong') else take_over(); serve()"
     supervised = run(program, manager=True)
     supervised.hears("READY=1")
     (supervised.directory / "wrong").touch()
@@ -179,10 +172,7 @@ def test_a_new_server_that_dies_when_the_old_one_stops_is_started_again(run: Any
             os.unlink("wrong")
             tell("X_BTFEED_PREPARED=1")
             sys.exit(1)
-        until_term()
-        note("up")
-        tell("READY=1")
-        time.sleep(60)
+        serve()
         """,
         manager=True,
     )

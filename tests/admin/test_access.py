@@ -9,6 +9,7 @@ from aiohttp import ClientSession, web
 from btfeed.admin.access import MARK, OPEN, TAP, Access, mark
 from btfeed.admin.settings import AdminSettings
 from btfeed.telemetry.metrics import Metrics
+from tests.admin.serving import serve
 
 JSON = {"Content-Type": "application/json"}
 TOKEN = {"Authorization": "Bearer s3cret"}
@@ -32,13 +33,8 @@ class Listener:
 
         app = web.Application(middlewares=[seen_from])
         app.on_response_prepare.append(mark)
-        app.add_routes([web.get(path, answer) for path in ("/status", "/healthz", "/readyz", TAP)])
-        app.add_routes([web.post("/sinks/a/pause", answer)])
-        self._runner = web.AppRunner(app)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        self.port = self._runner.addresses[0][1]
+        read = [web.get(path, answer) for path in ("/status", "/healthz", "/readyz", TAP)]
+        self._runner, self.port = await serve([*read, web.post("/sinks/a/pause", answer)], app)
         self._session = ClientSession(f"http://127.0.0.1:{self.port}")
         return self
 

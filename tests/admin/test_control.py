@@ -8,10 +8,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from aiohttp import ClientSession, web
+from aiohttp import ClientSession
 
 from btfeed.admin.control import Conflict, Rewind, SinkRoutes, UnknownSink
 from btfeed.journal.base import Cursor, JournalError, Move
+from tests.admin.serving import serve
 
 PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text("utf-8")
 SECTION = re.split(r"^##", PAGE.partition("### Over HTTP")[2], maxsplit=1, flags=re.MULTILINE)[0]
@@ -56,12 +57,8 @@ def _prevent(sink: str) -> None:
 
 @pytest.fixture
 async def client() -> AsyncIterator[ClientSession]:
-    app = web.Application()
-    app.add_routes(SinkRoutes(FakeControl()).routes())
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    async with ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}", headers=JSON) as session:
+    runner, port = await serve(SinkRoutes(FakeControl()).routes())
+    async with ClientSession(f"http://127.0.0.1:{port}", headers=JSON) as session:
         yield session
     await runner.cleanup()
 

@@ -7,12 +7,13 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from aiohttp import ClientResponse, ClientSession, ClientTimeout, web
+from aiohttp import ClientResponse, ClientSession, ClientTimeout
 from structlog.testing import capture_logs
 
 from btfeed.admin import events
 from btfeed.admin.events import INTERVAL, MAX_READERS, Events
 from btfeed.telemetry.metrics import Metrics
+from tests.admin.serving import serve
 from tests.support.clock import FakeClock
 from tests.support.harness import until_async
 
@@ -40,12 +41,7 @@ class Listener:
         return {"made": self.made, "padding": self.padding}
 
     async def __aenter__(self) -> "Listener":
-        app = web.Application()
-        app.add_routes(self.events.routes())
-        self._runner = web.AppRunner(app, shutdown_timeout=1.0)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self.port = self._runner.addresses[0][1]
+        self._runner, self.port = await serve(self.events.routes(), shutdown_timeout=1.0)
         self._session = ClientSession(f"http://127.0.0.1:{self.port}", read_bufsize=2**25, timeout=ClientTimeout(DEADLINE))
         return self
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import ClientSession, web
+from aiohttp import ClientSession
 
 from btfeed.admin.letters import MAX_CONTENT, LetterRoutes, Letters
 from btfeed.journal.base import ALL, DeadLetter, DeadLetters, JournalUnavailable, Selection
 from btfeed.journal.memory import MemoryJournal
 from sinks.batch import Transaction
 from tests.admin.parts import Nothing, no_dead_letters, parts
+from tests.admin.serving import serve
 from tests.support.harness import DEADLINE, Server, until
 from tests.support.posts import mixed, sample_purepath
 
@@ -33,12 +34,8 @@ class Listener:
         self.letters = Letters(parts(Nothing(), dead_letters=opens or (lambda: nullcontext(self.kept))))
 
     async def __aenter__(self) -> "Listener":
-        app = web.Application()
-        app.add_routes(LetterRoutes(self.letters).routes())
-        self._runner = web.AppRunner(app)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self._session = ClientSession(f"http://127.0.0.1:{self._runner.addresses[0][1]}")
+        self._runner, port = await serve(LetterRoutes(self.letters).routes())
+        self._session = ClientSession(f"http://127.0.0.1:{port}")
         return self
 
     async def __aexit__(self, *exception: object) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from aiohttp import ClientSession, web
+from aiohttp import ClientSession
 
 from btfeed.admin.parts import Parts
 from btfeed.admin.records import INTERVAL, KEPT, MAX_BYTES, MAX_RECORDERS, MAX_RECORDS, RecordRoutes
@@ -14,6 +14,7 @@ from btfeed.journal.base import JournalUnavailable
 from btfeed.telemetry.wording import cut
 from sinks.batch import Batch, Transaction
 from tests.admin.parts import EMPTY, Nothing, parts
+from tests.admin.serving import serve
 from tests.support.clock import FakeClock, settle
 
 LONG = "x" * 10_000
@@ -45,12 +46,8 @@ class Listener:
         self.routes = RecordRoutes(self.parts, self.clock)
 
     async def __aenter__(self) -> "Listener":
-        app = web.Application()
-        app.add_routes(self.routes.routes())
-        self._runner = web.AppRunner(app)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self._session = ClientSession(f"http://127.0.0.1:{self._runner.addresses[0][1]}")
+        self._runner, port = await serve(self.routes.routes())
+        self._session = ClientSession(f"http://127.0.0.1:{port}")
         return self
 
     async def __aexit__(self, *exception: object) -> None:

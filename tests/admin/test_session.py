@@ -11,6 +11,7 @@ from btfeed.admin import session
 from btfeed.admin.access import Access, trusted
 from btfeed.admin.settings import AdminSettings
 from btfeed.telemetry.metrics import Metrics
+from tests.admin.serving import serve
 from tests.support.clock import FakeClock
 
 
@@ -31,12 +32,9 @@ class Listener:
             return web.Response(text=str(trusted(request)))
 
         app = web.Application(middlewares=[self.access.middleware])
-        app.add_routes([web.get(path, answer) for path in ("/", "/status", "/tap")] + self.access.routes())
-        app.add_routes([web.post("/sinks/a/pause", answer)])
-        self._runner = web.AppRunner(app)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self._session = ClientSession(f"http://127.0.0.1:{self._runner.addresses[0][1]}", cookie_jar=DummyCookieJar())
+        own = [web.get(path, answer) for path in ("/", "/status", "/tap")] + [web.post("/sinks/a/pause", answer)]
+        self._runner, port = await serve(own + self.access.routes(), app)
+        self._session = ClientSession(f"http://127.0.0.1:{port}", cookie_jar=DummyCookieJar())
         return self
 
     async def __aexit__(self, *exception: object) -> None:

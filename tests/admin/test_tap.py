@@ -4,13 +4,13 @@ import asyncio
 import socket
 
 import pytest
-from aiohttp import web
 
 from btfeed.admin import tap
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.tap import Taps
 from sinks.batch import Batch, Transaction
 from sinks.shared.clock import SYSTEM_CLOCK
+from tests.admin.serving import serve
 from tests.support.harness import until_async
 
 RECORDS = 500
@@ -27,16 +27,12 @@ async def test_a_reader_that_stalls_is_cut_off(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(tap, "STALLED", 0.2)
     metrics = Metrics()
     taps = Taps(metrics)
-    app = web.Application()
-    app.add_routes(tap.TapRoutes(taps, ["a"], metrics, SYSTEM_CLOCK).routes())
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    runner, port = await serve(tap.TapRoutes(taps, ["a"], metrics, SYSTEM_CLOCK).routes())
     loop = asyncio.get_running_loop()
     with socket.socket() as reader:
         reader.setblocking(False)
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-        await loop.sock_connect(reader, runner.addresses[0])
+        await loop.sock_connect(reader, ("127.0.0.1", port))
         await loop.sock_sendall(reader, b"GET /tap HTTP/1.1\r\nHost: a\r\n\r\n")
         await until_async(lambda: metrics.taps._value.get() == 1, "it is there")
 

@@ -27,6 +27,11 @@ def take_over():
         assert os.read(int(gate), 1) == b""
 def until_term(then=lambda: None):
     signal.signal(signal.SIGTERM, lambda *_: (then(), note("stopped"), sys.exit(0)))
+def serve():
+    until_term()
+    note("up")
+    tell("READY=1")
+    time.sleep(60)
 signal.signal(signal.SIGHUP, lambda *_: note("reloaded"))
 """
 SUBREAPER = """
