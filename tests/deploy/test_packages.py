@@ -195,10 +195,15 @@ def container(debian: Path) -> Iterator[str]:
     """A container of the image that the Containerfile builds. On that Debian, with this machine's Rust."""
     base = run("buildah", "from", "scratch", **STORAGE).strip()
     run("buildah", "add", "--quiet", base, debian, "/", **STORAGE)
-    run("buildah", "config", "--env", "PATH=/root/.cargo/bin:/usr/sbin:/usr/bin:/sbin:/bin", base, **STORAGE)
+    rust = {
+        "PATH": "/opt/cargo/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "CARGO_HOME": "/opt/cargo",
+        "RUSTUP_HOME": "/opt/rustup",
+    }
+    run("buildah", "config", *(f"--env={name}={value}" for name, value in rust.items()), base, **STORAGE)
     run("buildah", "commit", "--quiet", "--rm", base, "btfeed-test-base", **STORAGE)
     home = Path.home()
-    volumes = [f"{home}/.rustup:/root/.rustup:ro", f"{home}/.cargo:/root/.cargo", "/etc/ssl/certs:/etc/ssl/certs:ro"]
+    volumes = [f"{home}/.rustup:/opt/rustup:ro", f"{home}/.cargo:/opt/cargo", "/etc/ssl/certs:/etc/ssl/certs:ro"]
     volumes += ["/etc/pip.conf:/etc/pip.conf:ro"] if Path("/etc/pip.conf").exists() else []
     options = [f"--build-arg={name}_IMAGE=localhost/btfeed-test-base" for name in ("PYTHON", "RUST")]
     options += [f"--volume={volume}" for volume in volumes]
