@@ -287,16 +287,24 @@ class JournalDatabase:
         self.save_gap(seq, seq)
 
     def first_seq(self) -> int:
-        """Posts below this number were dropped."""
-        return int(self._one("SELECT value FROM meta WHERE name = 'first_seq'") or 1)
+        """Posts below this number were dropped. A saved number above that of a post is damaged, and does not count."""
+        saved, oldest = next(
+            self.db.execute(
+                "SELECT (SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'first_seq'), (SELECT min(seq) FROM posts)"
+            )
+        )
+        saved = max(1, saved or 1)
+        return saved if oldest is None else min(saved, oldest)
 
     def save_first_seq(self, seq: int) -> None:
         self.db.execute("INSERT OR REPLACE INTO meta VALUES('first_seq', ?)", (seq,))
 
     def gaps(self) -> dict[int, int]:
-        """The first number of each gap -> its last."""
+        """The first number of each gap -> its last. A gap that has a post is damaged, and does not count."""
         rows: Iterator[Any] = self.db.execute(
-            "SELECT first, coalesce(CAST(last AS INTEGER), first) FROM gaps ORDER BY first"
+            "SELECT first, coalesce(CAST(last AS INTEGER), first) AS last FROM gaps WHERE NOT EXISTS"
+            " (SELECT 1 FROM posts WHERE seq BETWEEN gaps.first AND coalesce(CAST(gaps.last AS INTEGER), gaps.first))"
+            " ORDER BY first"
         )
         return dict(rows)
 

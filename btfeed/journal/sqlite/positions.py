@@ -6,6 +6,15 @@ from dataclasses import dataclass, field, replace
 from btfeed.journal.base import Cursor
 
 
+def after_gaps(gaps: Mapping[int, int], seq: int) -> int:
+    """The first number from `seq` on that is in no gap. gaps: first -> last number of each."""
+    while True:
+        last = next((last for first, last in gaps.items() if first <= seq <= last), None)
+        if last is None:
+            return seq
+        seq = last + 1
+
+
 @dataclass(slots=True)
 class Positions:
     """Belongs to the journal's thread.
@@ -30,10 +39,7 @@ class Positions:
 
     def skip_gaps(self, seq: int) -> int:
         """The first number from `seq` on that must have a post."""
-        seq = max(seq, self.first)
-        while seq in self.gaps:
-            seq = self.gaps[seq] + 1
-        return seq
+        return after_gaps(self.gaps, max(seq, self.first))
 
     def count(self, seq: int) -> int:
         """How many posts there are from `seq` on."""

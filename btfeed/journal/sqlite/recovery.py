@@ -24,6 +24,7 @@ import apsw
 from btfeed.journal.base import Cursor, Damaged, DeadLetter, Entry
 from btfeed.journal.sqlite.database import FILE, JournalDatabase
 from btfeed.journal.sqlite.layout import PAGE_SIZE, check_header, check_schema, first_page
+from btfeed.journal.sqlite.positions import after_gaps
 
 T = TypeVar("T")
 
@@ -227,13 +228,8 @@ class _Numbers:
     next: int
     gaps: dict[int, int]
 
-    def after_gaps(self, seq: int) -> int:
-        while seq in self.gaps:
-            seq = self.gaps[seq] + 1
-        return seq
-
     def is_gap(self, seq: int) -> bool:
-        return any(first <= seq <= last for first, last in self.gaps.items())
+        return after_gaps(self.gaps, seq) != seq
 
     def count(self) -> int:
         gaps = sum(last - max(first, self.first) + 1 for first, last in self.gaps.items() if last >= self.first)
@@ -276,7 +272,7 @@ def _numbered(entries: Iterator[Entry], numbers: _Numbers) -> Iterator[Entry]:
         assert entry is not None
         if not expected:
             expected = numbers.first = min(numbers.first or entry.seq, entry.seq)
-        expected = numbers.after_gaps(expected)
+        expected = after_gaps(numbers.gaps, expected)
         seq = _number(entry.seq, expected, following.seq if following else max(numbers.next, entry.seq + 1))
         numbers.next = max(numbers.next, seq + 1)
         expected = seq + 1

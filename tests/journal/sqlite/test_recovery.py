@@ -4,7 +4,7 @@ import asyncio
 import random
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -169,6 +169,28 @@ async def test_random_bit_flips(tmp_path: Path) -> None:
             await _accounted(opened, written)
             recovered += opened.count("journal_errors")
     assert recovered
+
+
+async def test_saved_numbers_that_would_hide_posts(tmp_path: Path) -> None:
+    """Posts below a damaged first number, or within a damaged gap, are read."""
+    home = tmp_path / "journal"
+    written = await _written(home, 120)
+    with closing(apsw.Connection(str(home / FILE))) as database:
+        database.execute("INSERT OR REPLACE INTO meta VALUES('first_seq', 59); INSERT INTO gaps VALUES(70, 90)")
+    async with journal(home, ("a", "b")) as opened:
+        assert await opened.bodies() == written
+
+
+async def test_a_sink_whose_cursor_lies_in_a_gap_goes_on_behind_it(tmp_path: Path) -> None:
+    """As after a recovery that lost the posts around the cursor."""
+    home = tmp_path / "journal"
+    written = await _written(home, 120)
+    with closing(apsw.Connection(str(home / FILE))) as database:
+        database.execute("DELETE FROM posts WHERE seq BETWEEN 50 AND 70; INSERT INTO gaps VALUES(50, 70)")
+    async with journal(home, ("a", "b")) as opened:
+        assert (await opened.outlet("a").cursor())[0].seq == 60
+        assert await opened.bodies(60) == written[70:]
+        assert not opened.count("journal_errors")
 
 
 async def test_changes_in_the_log(tmp_path: Path) -> None:
