@@ -103,4 +103,6 @@ class Notifier:
         try:
             notify.send(self._address, "\n".join(lines))
         except OSError as error:
+            if self._supervisor and isinstance(error, ConnectionRefusedError):
+                return  # it is gone, which `orphaned` is about to find out
             log.warning("can't notify the service manager", error=str(error))

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
+from btfeed import notify
 from btfeed.app.notifier import Notifier
 from btfeed.journal.base import JournalUnavailable
 from tests.support.clock import FakeClock
@@ -118,3 +120,14 @@ def test_a_server_says_when_it_is_ready_and_when_it_stops(tmp_path: Path) -> Non
         assert server.stop() == 0
     assert any(message.startswith("STOPPING=1") for message in manager.told())
     manager.close()
+
+
+@pytest.mark.parametrize("supervised", [True, False])
+def test_a_manager_that_is_gone_is_reported_once(manager: Manager, supervised: bool) -> None:
+    """Not before it is known to be gone: a supervisor that was killed is found by its pipe, and reported then."""
+    variables = environment(manager) | ({notify.SUPERVISOR: "9"} if supervised else {})
+    notifier = Notifier(variables)
+    manager.close()
+    with capture_logs() as logs:
+        notifier.ready("listening")
+    assert [line["event"] for line in logs] == ([] if supervised else ["can't notify the service manager"])
