@@ -1,4 +1,8 @@
-"""Cuts posts into batches: reads them after the cursor, filters their records, and cuts by records, bytes and linger."""
+"""Cuts posts into batches: reads them after the cursor, filters their records, and cuts by records, bytes and linger.
+
+Posts are mapped when a batch is due, many at a time: handing each to a thread as it comes costs more than mapping it. A
+batch is due when its oldest post has lingered, or when the posts that wait are likely to fill it.
+"""
 
 from bisect import bisect_left
 from collections import deque
@@ -18,6 +22,8 @@ MAX_POSTS = 1_000
 """Posts in a slice at most, so that the cursor moves even if a filter drops all their records."""
 EMPTY_READ_PAUSE = 0.05
 """Seconds before the journal is read again if it announced a post and gave none: that post was damaged."""
+LOOKS = 4
+"""How often in `linger` the batcher looks whether the posts that wait fill a batch."""
 MAX_TRANSACTIONS = 10_000
 """Business transactions whose filter result is cached."""
 
@@ -55,6 +61,10 @@ class Batcher:
         self._filtered = filtered
         self._clock = clock
         self._entries: deque[Entry] = deque()  # read, but not loaded yet
+        self._due = 0.0  # when the batch that begins with them is due; 0: not known yet
+        self._loaded = 0  # bytes of the posts that were loaded, and what came of them:
+        self._loaded_records = 0
+        self._loaded_bytes = 0
         self._rest: Batch | None = None  # what is left of the post at the cursor
         self._received = 0  # when that post was received, in milliseconds since the epoch
         self._dead_letters: list[DeadLetter] = []  # that post's
@@ -67,10 +77,10 @@ class Batcher:
         dead_letters: list[DeadLetter] = []
         begun, received = False, 0
         records, room, posts = self._delivery.max_records, self._delivery.max_bytes, MAX_POSTS
-        deadline = self._clock.monotonic() + patience
+        deadline, self._due = self._clock.monotonic() + patience, 0.0
         while records > 0 and room > 0 and posts > 0:
             try:
-                if self._rest is None and not await self._load(deadline):
+                if self._rest is None and not await self._load(deadline, begun):
                     break
             except JournalError:
                 if begun:  # keep what was taken; the next call meets the error again
@@ -82,7 +92,7 @@ class Batcher:
                 break
             if not begun:
                 begun, received = True, self._received
-                deadline = self._end_of_linger()
+                deadline = self._due or self._end_of_linger(received)
             parts.append(part)
             due = self._advance(len(part))
             dead_letters += due
@@ -91,10 +101,10 @@ class Batcher:
             posts -= self._rest is None
         return Slice(Batch.concat(parts), self._cursor, received, dead_letters) if begun else None
 
-    def _end_of_linger(self) -> float:
-        """Until when to wait for more posts: `linger` from the receipt of the current one. If the system's clock was set
-        back since, it seems to come from the future, and lingers from now."""
-        age = max(0.0, self._clock.time() - self._received / 1000)
+    def _end_of_linger(self, received: int) -> float:
+        """Until when a batch waits for more posts: `linger` from the receipt of its first one, in milliseconds since the
+        epoch. If the system's clock was set back since, that seems to come from the future, and lingers from now."""
+        age = max(0.0, self._clock.time() - received / 1000)
         return self._clock.monotonic() + self._delivery.linger - age
 
     @staticmethod
@@ -113,13 +123,16 @@ class Batcher:
         self._cursor = Cursor(self._cursor.seq, ordinal_of(self._rest.ids[0]))
         return []
 
-    async def _load(self, deadline: float) -> bool:
-        """Make the next post the current one. False if none came before `deadline`."""
+    async def _load(self, deadline: float, begun: bool) -> bool:
+        """Make the next post the current one. False if none came before `deadline`. begun: whether the batch has some."""
         while not self._entries:
             if not await self._wait_for_post(deadline):
                 return False
             self._entries.extend(await self._outlet.read(self._cursor.seq, READ_BYTES))
-            if not self._entries:
+            if self._entries:
+                self._due = deadline if begun else self._end_of_linger(self._entries[0].post.received)
+                await self._gather(self._due)
+            else:
                 await self._clock.sleep(EMPTY_READ_PAUSE)
                 if self._clock.monotonic() >= deadline:
                     return False
@@ -131,9 +144,33 @@ class Batcher:
         else:
             self._cursor = Cursor(entry.seq)  # numbers may be missing
         self._rest = self._filtered_batch(batch)
+        self._loaded += len(entry.post.body)
+        self._loaded_records += len(self._rest)
+        self._loaded_bytes += self._rest.nbytes
         self._received = post.received
         self._dead_letters = post.dead_letters
         return True
+
+    async def _gather(self, due: float) -> None:
+        """Read more until the batch is due at this time, or is full. What can't be read now is read later."""
+        pause = self._delivery.linger / LOOKS
+        waiting = sum(len(entry.post.body) for entry in self._entries)
+        while (left := due - self._clock.monotonic()) > 0 and not self._fills_a_batch(waiting):
+            await self._clock.sleep(min(pause, left))
+            try:
+                more = await self._outlet.read(self._entries[-1].seq + 1, READ_BYTES - waiting)
+            except JournalError:
+                return
+            self._entries.extend(more)
+            waiting += sum(len(entry.post.body) for entry in more)
+
+    def _fills_a_batch(self, waiting: int) -> bool:
+        """Whether posts of that many bytes are likely to fill a batch, judged by those before them."""
+        if waiting >= READ_BYTES or len(self._entries) >= MAX_POSTS or not self._loaded:
+            return True
+        share = waiting / self._loaded
+        records, room = self._delivery.max_records, self._delivery.max_bytes
+        return self._loaded_records * share >= records or self._loaded_bytes * share >= room
 
     async def _wait_for_post(self, deadline: float) -> bool:
         try:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from btfeed.delivery.batching import MAX_POSTS, Batcher, Slice
+from btfeed.delivery.batching import LOOKS, MAX_POSTS, Batcher, Slice
 from btfeed.delivery.mapped_posts import MappedPosts
 from btfeed.delivery.settings import DeliverySettings, FilterSettings
 from btfeed.journal.base import Cursor, Entry, JournalUnavailable
@@ -18,7 +18,7 @@ from btfeed.telemetry.metrics import Metrics
 from tests.support import posts
 from tests.support.clock import FakeClock, FastClock, settle
 from tests.support.fakes import FaultyOutlet, mapped, mapper, post
-from tests.support.harness import DEADLINE, until_async
+from tests.support.harness import DEADLINE
 
 SOON = 1.0
 """Seconds to wait for a slice, by a fast clock."""
@@ -111,12 +111,6 @@ async def test_a_restart_in_the_middle_of_a_post(ordinal: int) -> None:
     assert bodies(await bench.rest()) == expected[ordinal:]
 
 
-async def _mapped(bench: Bench, posts: int) -> None:
-    """Return when this many posts were mapped, and everything that can run has run."""
-    await until_async(lambda: bench.mapped_posts._begun.get(0) == posts and not bench.mapped_posts._pending, "mapped")
-    await settle()
-
-
 async def test_a_batch_lingers_from_the_receipt_of_its_oldest_post() -> None:
     """It waits for other posts until `linger` has passed since then."""
     clock = FakeClock()
@@ -124,15 +118,55 @@ async def test_a_batch_lingers_from_the_receipt_of_its_oldest_post() -> None:
     await bench.post(1)
     await clock.advance(10)
     slicing = asyncio.create_task(bench.batcher.next(5))
-    await _mapped(bench, 1)
+    await settle()
     await bench.post(1, 1)
-    await _mapped(bench, 2)
+    await settle()
     await clock.advance(19)
     assert not slicing.done()
     await clock.advance(1)
     part = await slicing
     assert part
     assert len(part.batch) == 2
+
+
+async def test_posts_that_fill_a_batch_do_not_linger() -> None:
+    """Judged by the posts before them, at one of a few looks in `linger`."""
+    clock = FakeClock()
+    bench = Bench(clock=clock, linger="30s", max_records=4)
+    await bench.post(2)
+    slicing = asyncio.create_task(bench.batcher.next(5))
+    await settle()
+    await clock.advance(30)
+    assert len((await _slice(slicing)).batch) == 2
+    await bench.post(2, 1)
+    slicing = asyncio.create_task(bench.batcher.next(5))
+    await settle()
+    assert bench.mapped_posts._begun == {0: 1}, "mapped before the batch was due"
+    await bench.post(2, 2)
+    await clock.advance(30 / LOOKS)
+    assert len((await _slice(slicing)).batch) == 4
+
+
+async def _slice(slicing: "asyncio.Task[Slice | None]") -> Slice:
+    part = await asyncio.wait_for(slicing, DEADLINE)
+    assert part
+    return part
+
+
+async def test_what_was_read_is_delivered_if_the_journal_fails_meanwhile() -> None:
+    """When the batch is due."""
+    clock = FakeClock()
+    bench = Bench(clock=clock, linger="30s")
+    await bench.post(1)
+    slicing = asyncio.create_task(bench.batcher.next(5))
+    await clock.advance(30)
+    await _slice(slicing)
+    expected = await bench.post(1, 1)
+    slicing = asyncio.create_task(bench.batcher.next(5))
+    await settle()
+    bench.outlet.failing = {"read"}
+    await clock.advance(30)
+    assert (await _slice(slicing)).batch.bodies == expected
 
 
 async def test_an_old_post_does_not_linger() -> None:
@@ -148,7 +182,7 @@ async def test_a_post_from_the_future_lingers_from_now() -> None:
     bench = Bench(clock=clock, linger="30s")
     await bench.post(1, received=clock.time() + 3600)
     slicing = asyncio.create_task(bench.batcher.next(5))
-    await _mapped(bench, 1)
+    await settle()
     await clock.advance(29)
     assert not slicing.done()
     await clock.advance(1)

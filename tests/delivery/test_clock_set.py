@@ -23,7 +23,7 @@ async def test_a_batch_lingers_no_longer(change: float) -> None:
         for seed in range(4):
             bodies += await rig.post(2, seed)
             clock.epoch += change if seed % 2 else 0
-            await _mapped(rig, seed + 1)
+            await settle()
             clock.epoch += 0 if seed % 2 else change
             await clock.advance(0.2)
             await until_async(lambda: sink.bodies == bodies, "delivered after 0.2 s")  # noqa: B023 - called in this round
@@ -57,9 +57,3 @@ async def test_files_are_written_and_finished_in_time(tmp_path: Path, change: fl
         await clock.advance(3600)
         await until_async(lambda: only_file(tmp_path).suffix == ".ndjson", "finished after an hour")
     assert read_records(only_file(tmp_path)) == bodies
-
-
-async def _mapped(rig: Rig, posts: int) -> None:
-    """Return when this many posts were mapped, and everything that can run has run: the last one lingers."""
-    await until_async(lambda: rig.mapped_posts._begun.get(0) == posts and not rig.mapped_posts._pending, "mapped")
-    await settle()

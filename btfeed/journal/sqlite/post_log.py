@@ -22,17 +22,7 @@ from functools import partial
 import apsw
 import structlog
 
-from btfeed.journal.base import (
-    Backlog,
-    Commit,
-    Cursor,
-    Damaged,
-    DeadLetter,
-    Entry,
-    JournalFull,
-    JournalUnavailable,
-    Kept,
-)
+from btfeed.journal.base import Backlog, Commit, Cursor, Damaged, DeadLetter, Entry, JournalFull, JournalUnavailable, Kept
 from btfeed.journal.sqlite.database import JournalDatabase
 from btfeed.journal.sqlite.dead_letter_block import Block
 from btfeed.journal.sqlite.dead_letter_bound import DeadLetterBound
@@ -85,6 +75,7 @@ class PostLog:
         self._warnings = SummedWarnings(clock)
         self._bound = DeadLetterBound(settings, metrics, self._warnings)
         self._missing_room = 0  # bytes that the last refused post lacked
+        self._sure_room = 0  # bytes that are free, at least
 
     @property
     def database(self) -> JournalDatabase:
@@ -129,11 +120,12 @@ class PostLog:
             self._metrics.journal_lost_posts.inc(lost)
         self.release()
         self._recent.clear()
-        self._database, self.positions = database, positions
+        self._database, self.positions, self._sure_room = database, positions, 0
 
     def reconfigure(self, settings: SqliteSettings, starts: Mapping[str, str], max_occurrences: int) -> None:
         """Go on with these. All of `starts` have a cursor, see `add_sinks`."""
         self._settings, self._starts, self._max_occurrences = settings, starts, max_occurrences
+        self._sure_room = 0
         self._bound.reconfigure(settings)
 
     def release(self) -> None:
@@ -159,6 +151,21 @@ class PostLog:
             raise
         for action in self._when_durable:
             action()
+
+    def append_alone(self, new: Sequence[Post]) -> list[bytes] | None:
+        """Write the posts in a transaction of their own, which is one statement: each statement gives up Python's lock and
+        has to get it back. Returns their digests in the order of `new`, or None if there may be no room for them."""
+        size = SLACK + sum(map(bytes_taken, new))
+        if size > self._sure_room:
+            return None
+        digests = posts.digests([post.body for post in new])
+        taken = [Entry(seq, *each) for seq, each in enumerate(zip(new, digests, strict=True), self.positions.next)]
+        self.database.insert_posts(taken)
+        self._sure_room -= size
+        self._missing_room = 0
+        self._note_appended(taken)
+        self._recent.add(taken)
+        return digests
 
     # Within a transaction
 
@@ -187,9 +194,12 @@ class PostLog:
         if taken:
             self.database.insert_posts(taken)
             self._when_durable.append(partial(self._recent.add, taken))
-            self.positions.next += len(taken)
-            self.positions.last = self.positions.next - 1
+            self._note_appended(taken)
+        self._sure_room = room - pending
         return outcomes
+
+    def _note_appended(self, taken: Sequence[Entry]) -> None:
+        self.positions.last, self.positions.next = taken[-1].seq, taken[-1].seq + 1
 
     def add_dead_letter(self, dead_letter: DeadLetter) -> None:
         self.database.dead_letters.insert([dead_letter])

@@ -142,9 +142,12 @@ class JournalWorker:
 
     def _commit_group(self, works: Sequence[Work]) -> list[Any]:
         started = time.perf_counter()
-        with self._post_log.transaction():
-            appended = iter(self._post_log.append([work for work in works if isinstance(work, Post)]))
-            outcomes = [next(appended) if isinstance(work, Post) else work(self._post_log) for work in works]
+        new = [work for work in works if isinstance(work, Post)]
+        outcomes: list[Any] | None = self._post_log.append_alone(new) if len(new) == len(works) else None
+        if outcomes is None:
+            with self._post_log.transaction():
+                appended = iter(self._post_log.append(new))
+                outcomes = [next(appended) if isinstance(work, Post) else work(self._post_log) for work in works]
         seconds = time.perf_counter() - started
         self._metrics.journal_commit_seconds.observe(seconds)
         log.debug("commit done", jobs=len(works), seconds=seconds)
