@@ -7,7 +7,8 @@ with a WriteResult or one of these errors:
 
     SinkError
     ├── Unavailable         the other system can't take the batch now; the loop writes it again
-    │   └── OutcomeUnknown  the batch may have been taken, for example because the reply was lost
+    │   ├── OutcomeUnknown  the batch may have been taken, for example because the reply was lost
+    │   └── StartAgain      nothing of what was written since the last commit is there; transactional sinks only
     ├── BatchRefused        the batch contains an unacceptable record, but the reply doesn't say which; the loop halves it
     └── Misconfigured       a person has to act; the loop keeps the records, waits and reports it
 
@@ -19,9 +20,9 @@ Any other exception is a bug in the sink: the loop logs it with its traceback, c
 A sink is a module or package in `sinks` that offers its SinkType as SINK. docs/sinks/writing-a-sink.md shows one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from sinks.batch import Batch
 from sinks.settings import Settings
@@ -88,6 +89,29 @@ class SerialSink(Sink, Protocol):
     def saved(self, state: str) -> None:
         """The journal has saved `state`: after a crash, `open` gets this state or a later one."""
 
+    async def leave(self, state: str) -> None:
+        """Instead of `open`: another process continues this part, from where `state` was saved on. What was written after
+        that is written again there. Raises Unavailable or Misconfigured."""
+
+
+class Offsets(NamedTuple):
+    """What a consumer group of Kafka is to save of a partition that it reads."""
+
+    group: str
+    topic: str
+    partition: int
+    offset: int
+    metadata: str
+
+
+class TransactionalSink(Sink, Protocol):
+    """A sink whose writes take effect when `commit` returns, together with what the journal saves; see SinkType. `open`
+    ends what the last owner of its transactions has begun. `write` and `commit` may raise StartAgain."""
+
+    async def commit(self, saved: Offsets, deleted: Sequence[tuple[str, bytes]]) -> None:
+        """End the transaction of all writes since the last commit. It also saves `saved`, and deletes what compacted topics
+        have under a key. deleted: topic and key."""
+
 
 class ManyDestinations(Sink, Protocol):
     """A sink that returns `blocked`. While a destination is blocked, the loop asks where records would go."""
@@ -125,6 +149,11 @@ class OutcomeUnknown(Unavailable):
         self.again = again
 
 
+class StartAgain(Unavailable):
+    """A transaction has failed, or another process owns them now: nothing that was written since the last commit is there.
+    The loop opens the sink again, and begins where the journal says."""
+
+
 class BatchRefused(SinkError):
     """The batch was refused as a whole: no record of it was taken."""
 
@@ -148,15 +177,32 @@ class SinkContext:
     """What a sink gets besides its settings.
 
     name    the NAME in [sinks.NAME]
+    part    serial sinks: what this object has to keep apart from the other ones of that name, which other partitions and
+            machines have: its files, for example. "" if it is the only one
     fields  the fields that records may have
     maps    prefixes of fields whose names users define, such as `appmon.measure.`
     clock   for deadlines, pauses and dates
+    transactional_id
+            transactional sinks: the name of the owner of its transactions, which its object has alone
     """
 
     name: str
     fields: Sequence[RecordField]
     maps: Sequence[RecordField]
     clock: Clock = SYSTEM_CLOCK
+    part: str = ""
+    transactional_id: str = ""
+
+
+class JournalCluster(Protocol):
+    """Settings of a sink that can write to the Kafka cluster that the journal is in."""
+
+    @property
+    def cluster(self) -> str | None:
+        """ "journal" if it does."""
+
+    def with_journal(self, bootstrap_servers: str, security: Any) -> Settings:
+        """These, with the way to that cluster. security: sinks.kafka.access.SecuritySettings."""
 
 
 class SinkFactory(Protocol):
@@ -174,6 +220,9 @@ class SinkType:
     serial    the sink is a SerialSink: the loop writes one batch at a time, and saves its state before it writes the next,
               unless the journal fails. The first batch after `open` is empty, so that a state is saved before any record
               is written. `write` of such a sink takes the whole batch: it doesn't raise BatchRefused or return `retry`
+    transactional
+              whether, with these settings, the sink is a TransactionalSink: the loop writes one batch at a time, and ends
+              its transaction before it writes the next. For sinks that write to the cluster that the journal is in
     delivery  defaults of [sinks.NAME.delivery] that differ from the general ones
     example   what a first configuration sets, with examples as values, and references such as "${TOKEN}" for secrets.
               `btfeed init` writes it, and a reference for each other required key
@@ -182,5 +231,6 @@ class SinkType:
     settings: type[Settings]
     create: SinkFactory
     serial: bool = False
+    transactional: Callable[[Any], bool] = lambda settings: False
     delivery: dict[str, Any] = field(default_factory=dict)
     example: dict[str, Any] = field(default_factory=dict)

@@ -48,7 +48,8 @@ def _seconds(value: object) -> float:
 
 def size_text(size: int) -> str:
     """A number of bytes as it is written: "64MiB"."""
-    unit, name = next((u, n) for u, n in ((2**30, "GiB"), (2**20, "MiB"), (1, "B")) if size % (u / 2) == 0 or u == 1)
+    units = ((2**30, "GiB"), (2**20, "MiB"))
+    unit, name = next(((u, n) for u, n in units if size and size % (u / 2) == 0), (1, "B"))
     return f"{size / unit:.20g}{name}"
 
 

@@ -15,6 +15,8 @@ Invariants
   settings is finished by `open`.
 - A state is saved before the first record is written, so if there is no state at all, the journal is new. Open files then
   hold the only copy of their records, and are finished at once.
+- If other processes have the sink, too (SinkContext.part), `open` and `leave` remove what was written after the saved
+  state, see peers. `leave` finishes the file: another process goes on with one of its own.
 - The state has the directory. When it changes, `open` finishes the file in the old one.
 - What a failed append left is cut off before the next append.
 - Each write first checks that the path still leads to the file that is held. If another program deleted, moved, replaced
@@ -23,46 +25,38 @@ Invariants
 """
 
 import asyncio
-import errno
 import json
 import os
-import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import quote
 
 import structlog
 from pydantic import Field, model_validator
 
-from sinks.base import Misconfigured, SinkContext, SinkType, Unavailable, WriteResult
+from sinks.base import SinkContext, SinkType, WriteResult
 from sinks.batch import Batch
+from sinks.file import names, peers
 from sinks.file.encoding import AVRO_CODECS, NDJSON_SUFFIXES, AvroEncoder, Encoder, NdjsonEncoder
+from sinks.file.errors import sink_errors
 from sinks.file.open_file import GONE, OPEN_SUFFIX, OpenFile, stat
 from sinks.file.surplus import PATIENCE, Surplus, header
 from sinks.settings import Place, Seconds, Settings, Size
 from sinks.shared.files import check_writable
 from sinks.shared.private import create_directory, sync_directory
-from sinks.shared.reasons import explain_file
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 
-_OPEN_FILE_NAME = re.compile(r"-\d{8}T\d{6}Z-\d{4,}\.(ndjson(?:\.gz|\.zst)?|avro)\.open")
-"""What follows the prefix in the name of an open file."""
 _SURPLUS_HINT = "another journal wrote it, or this one is an older copy. Some of its records may be in two files"
 _MAX_LOST_NAMES = 100
 """Names of lost files in the state."""
-_PERMANENT = {
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP,
-}  # fmt: skip
-"""Errors that stay until a person acts."""
 
 
 class FileSettings(Settings):
@@ -100,7 +94,9 @@ class FileSink:
         self._log = log.bind(sink=context.name)
         self._directory = Path(settings.directory)
         self._mode = int(settings.mode, 8)
-        self._prefix = quote(context.name, safe="")  # distinct names have distinct prefixes
+        self._has_peers = bool(context.part)
+        self._series = ""
+        self._prefix = names.prefix(context.name, context.part)
         self._encoder: Encoder = (
             NdjsonEncoder(settings.compression)
             if settings.format == "ndjson"
@@ -129,13 +125,16 @@ class FileSink:
     def saved(self, state: str) -> None:
         self._saved_state = state
 
+    async def leave(self, state: str) -> None:
+        await self._run(self._leave, json.loads(state))
+
     async def close(self) -> None:
         """The open file keeps its name: the next `open` continues it."""
         await self._run(self._close)
         self._thread.shutdown(wait=False)
 
     async def _run(self, function: Callable[..., T], *arguments: Any) -> T:
-        with _sink_errors(self._directory):
+        with sink_errors(self._directory):
             return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
     # On the thread
@@ -151,8 +150,12 @@ class FileSink:
         self._lost_names = saved.get("lost", []) if saved else []
         self._surplus = []
         self._patient_until = self._clock.monotonic() + PATIENCE
+        if self._has_peers:
+            self._series = (saved or {}).get("series") or peers.new_series()
         path = self._saved_path(saved["file"], saved.get("directory")) if saved and saved["file"] else None
         for other in self._open_files():
+            if self._remove_unsaved(other, path):
+                continue
             if not saved or other.name in self._lost_names:
                 event = "finishing an open file of unknown length; its last record may be incomplete"
                 self._log.warning(event, file=str(other))
@@ -172,13 +175,15 @@ class FileSink:
     def _open_files(self) -> list[Path]:
         """The open files of this sink, and not of one whose name starts like this one's."""
         found = sorted(self._directory.glob(f"{self._prefix}-*{OPEN_SUFFIX}"))
-        return [path for path in found if _OPEN_FILE_NAME.fullmatch(path.name[len(self._prefix) :])]
+        return [path for path in found if names.OPEN_FILE.fullmatch(path.name[len(self._prefix) :])]
 
     def _resume(self, path: Path, length: int, opened: float, records: int) -> None:
         """Continue with the file that the state names, unless it was finished since. records: 0 if unknown."""
         if not path.exists():
             final = path.with_name(path.name.removesuffix(OPEN_SUFFIX))
-            if not final.exists():
+            if self._has_peers and not final.exists():
+                self._log.info("open file is gone, probably finished by an earlier run and moved since", file=str(path))
+            elif not final.exists():
                 self._count_loss(path, f"{GONE}. If it had been finished and moved, nothing is lost", records)
             elif (size := final.stat().st_size) < length:
                 self._count_loss(final, f"it was truncated to {size} of {length} bytes", records)
@@ -188,7 +193,7 @@ class FileSink:
         rest = self._settings.rotate_interval - age if age >= 0 else 0.0  # below 0: the clock was ahead then
         file = self._file = OpenFile(path, length, opened, self._clock.monotonic() + rest, records)
         self._check_open_file()
-        if file.size > file.length:
+        if file.size > file.length and not self._has_peers:
             self._set_aside(file)
         suits = path.name.endswith(f".{self._encoder.suffix}{OPEN_SUFFIX}") and self._encoder.resume(file.head())
         if file.ended or moved or not suits:  # not `suits`: it was written with other settings, or with another schema
@@ -196,9 +201,35 @@ class FileSink:
         else:
             file.truncate()
 
+    def _leave(self, saved: dict[str, Any]) -> None:
+        """Finish what is open of this part."""
+        self._series, self._lost_names = saved.get("series", ""), saved.get("lost", [])
+        path = self._saved_path(saved["file"], saved.get("directory")) if saved["file"] else None
+        for other in self._open_files():
+            if other != path and not self._remove_unsaved(other, path):
+                self._log.warning("finishing an open file of another journal", file=str(other))
+                self._finish_other(other)
+        if path and stat(path):
+            file = OpenFile(path, min(saved["length"], path.stat().st_size), records=saved.get("records", 0))
+            if file.length < saved["length"]:
+                self._count_loss(path, f"it was truncated to {file.length} of {saved['length']} bytes", file.records)
+            try:
+                file.finish()
+            finally:
+                file.close()
+            self._log.info("file finished, since another process has its partition", file=str(path), length=file.length)
+
+    def _remove_unsaved(self, other: Path, saved: Path | None) -> bool:
+        """Remove a file that this process began after its last saved state. False if `other` is not one."""
+        if other == saved or other.name in self._lost_names or not peers.is_of(self._series, other):
+            return False
+        other.unlink(missing_ok=True)
+        sync_directory(other.parent)
+        return True
+
     def _set_aside(self, file: OpenFile) -> None:
         """Copy what is after the length of `file` to an open file of its own."""
-        name = _OPEN_FILE_NAME.fullmatch(file.path.name[len(self._prefix) :])
+        name = names.OPEN_FILE.fullmatch(file.path.name[len(self._prefix) :])
         path, _ = self._new_path(name[1] if name else self._encoder.suffix)
         copy = OpenFile(path, 0, mode=self._mode)
         try:
@@ -285,6 +316,8 @@ class FileSink:
             saved["surplus"] = {surplus.path.name: surplus.seen for surplus in self._surplus}
             waiting = all(surplus.unseen and surplus.is_comparable for surplus in self._surplus)
             due.append(self._patient_until if waiting else 0.0)
+        if self._series:
+            saved["series"] = self._series
         if self._lost_names:
             saved["lost"] = self._lost_names
         self._state = json.dumps(saved)
@@ -332,7 +365,7 @@ class FileSink:
         now = self._clock.time()
         stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
         for number in self._numbers:
-            final = self._directory / f"{self._prefix}-{stamp}-{number:04}.{suffix}"
+            final = self._directory / f"{self._prefix}-{stamp}-{self._series}{number:04}.{suffix}"
             path = final.with_name(final.name + OPEN_SUFFIX)
             known = path.name == self._opened_with or path.name in self._lost_names
             if not known and not final.exists() and not path.exists():
@@ -354,16 +387,6 @@ class FileSink:
 def _find(path: Path) -> os.stat_result | None:
     """An open file, or what it became when it was finished. None if neither is there."""
     return stat(path) or stat(path.with_name(path.name.removesuffix(OPEN_SUFFIX)))
-
-
-@contextmanager
-def _sink_errors(directory: Path) -> Iterator[None]:
-    """Turns OSError into a sink error: Misconfigured for missing permissions and the like, Unavailable for a full disk."""
-    try:
-        yield
-    except OSError as error:
-        kind = Misconfigured if error.errno in _PERMANENT else Unavailable
-        raise kind(f"can't write to {directory}: {explain_file(error)}") from error
 
 
 SINK = SinkType(FileSettings, FileSink, serial=True, delivery={"max_records": 20_000, "max_bytes": "20MiB"})

@@ -7,6 +7,8 @@ raises the reason.
 import asyncio
 import socket
 import ssl
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Literal
 
 from aiokafka import errors
@@ -132,25 +134,41 @@ class ClusterAccess:
             self._http.open()
         return self._arguments | {"bootstrap_servers": self._servers}
 
-    async def verify(self) -> None:
-        """Connect and authenticate to one of the servers. Raises Unavailable or Misconfigured with the reason of each."""
+    async def verify(self) -> str:
+        """Connect and authenticate to all servers at the same time: a machine that is down would keep the others waiting.
+
+        Returns the first one that replies. If none does, raises Unavailable or Misconfigured with the reason of each.
+        """
         arguments = self.client_arguments()
         del arguments["bootstrap_servers"]
-        failures: list[SinkError] = []
-        for host, port, _ in collect_hosts(self._servers, randomize=False):
-            try:
-                connection = await create_conn(host, port, **arguments)
-                try:
-                    answer = await connection.send(MetadataRequest([]))
-                finally:
-                    connection.close()
-                if not answer.brokers:  # aiokafka's answer on a connection that was closed because of a bad token
-                    raise errors.KafkaConnectionError("the reply names no broker")
-                return
-            except Exception as error:  # noqa: BLE001 - a server that is not a Kafka broker may answer anything
-                failures.append(connection_error(error, f"{host}:{port}", self._security))
+        servers = [(host, port) for host, port, _ in collect_hosts(self._servers, randomize=False)]
+        attempts = [asyncio.create_task(self._connect(host, port, arguments)) for host, port in servers]
+        try:
+            for attempt in asyncio.as_completed(attempts):
+                with suppress(SinkError):
+                    return await attempt
+        finally:
+            for each in attempts:
+                each.cancel()
+            failures = [
+                each for each in await asyncio.gather(*attempts, return_exceptions=True) if isinstance(each, SinkError)
+            ]
         kind = Misconfigured if any(isinstance(failure, Misconfigured) for failure in failures) else Unavailable
         raise kind(self._redactor.text("; ".join(map(str, failures)))) from failures[0]
+
+    async def _connect(self, host: str, port: int, arguments: Mapping[str, Any]) -> str:
+        """The server, if it replies. Raises a SinkError."""
+        try:
+            connection = await create_conn(host, port, **arguments)
+            try:
+                answer = await connection.send(MetadataRequest([]))
+            finally:
+                connection.close()
+            if not answer.brokers:  # aiokafka's answer on a connection that was closed because of a bad token
+                raise errors.KafkaConnectionError("the reply names no broker")
+        except Exception as error:  # noqa: BLE001 - a server that is not a Kafka broker may answer anything
+            raise connection_error(error, f"{host}:{port}", self._security) from None
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     async def close(self) -> None:
         if self._http:

@@ -45,13 +45,15 @@ native = optional("sinks._messages", INTERFACE)
 
 @dataclass(frozen=True, slots=True)
 class MessageFormat:
-    """How a sink's messages look; see KafkaSettings. envelopes: makes the headers, if `headers`."""
+    """How a sink's messages look; see KafkaSettings. envelopes: makes the headers, if `headers`. transactional: whether
+    batches are parts of transactions."""
 
     key: Key
     headers: bool
     compression: Compression
     batch_size: int
     envelopes: Envelopes
+    transactional: bool = False
 
 
 class Messages(Protocol):
@@ -153,7 +155,7 @@ class NativeMessages:
             compressed = compress(records)
             if len(compressed) < len(records):
                 batch.replace(number, compressed)
-        return FinishedBatch(batch)
+        return FinishedBatch(batch, self._format.transactional)
 
 
 class MessageBuilder:

@@ -1,14 +1,14 @@
 """One idempotent producer of aiokafka, from its start until it fails, and what aiokafka's errors mean for a batch."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from aiokafka import AIOKafkaProducer, TopicPartition, errors
+from aiokafka import AIOKafkaProducer, OffsetAndMetadata, TopicPartition, errors
 from aiokafka.protocol.produce import ProduceRequest, ProduceRequest_v8
 
-from sinks.base import BatchRefused, Misconfigured, OutcomeUnknown, SinkError, Unavailable
+from sinks.base import BatchRefused, Misconfigured, Offsets, OutcomeUnknown, SinkError, StartAgain, Unavailable
 from sinks.kafka.access import ClusterAccess
 from sinks.kafka.topics import Faults, NewTopics, Topics, TopicUnusable
 from sinks.shared.clock import Clock
@@ -79,9 +79,9 @@ class Producer:
 
         Raises Unavailable or Misconfigured.
         """
-        await access.verify()
+        replying = {"bootstrap_servers": await access.verify()}  # the client asks servers one after the other
         fixed = {"acks": "all", "enable_idempotence": True, "retry_backoff_ms": RETRY_BACKOFF_MS}
-        producer = AIOKafkaProducer(**access.client_arguments(), **settings, **fixed)
+        producer = AIOKafkaProducer(**access.client_arguments() | replying, **settings, **fixed)
         started = Producer(producer, Topics(producer.client, new_topics, clock), send_timeout, clock)
         producer.client.send = started._noting_record_errors(producer.client.send)
         try:
@@ -150,6 +150,54 @@ class Producer:
                 self.failed = True
             raise found from error
 
+    # Transactions
+
+    async def begin(self) -> None:
+        """Begin a transaction, unless one is open."""
+        if not self._producer._txn_manager.is_in_transaction():
+            await self._in_transaction(self._producer.begin_transaction(), "can't begin a transaction")
+            self._forget_outcome()
+
+    async def commit(self, saved: Offsets, deleted: Iterable[tuple[str, bytes]]) -> None:
+        """End the transaction, which also saves and deletes these, see TransactionalSink. Raises StartAgain."""
+        await self.begin()
+        await self._in_transaction(self._commit(saved, deleted), "the transaction was not committed")
+
+    async def _commit(self, saved: Offsets, deleted: Iterable[tuple[str, bytes]]) -> None:
+        sent = [await self._producer.send(topic, None, key=key, partition=0) for topic, key in deleted]
+        offsets = {TopicPartition(saved.topic, saved.partition): OffsetAndMetadata(saved.offset, saved.metadata)}
+        await self._producer.send_offsets_to_transaction(offsets, saved.group)
+        for each in sent:
+            await each
+        await self._producer.commit_transaction()
+
+    async def abort(self) -> None:
+        """End the transaction that is open, if any, without what was written in it."""
+        if self._producer._txn_manager.is_in_transaction() and not self.failed:
+            with suppress(StartAgain):
+                await self._in_transaction(self._producer.abort_transaction(), "the transaction was not aborted")
+
+    def _forget_outcome(self) -> None:
+        """aiokafka keeps a transaction's outcome in a future that nobody may await."""
+        outcome = self._producer._txn_manager.wait_for_transaction_end() if self._producer._txn_manager else None
+        if outcome:
+            outcome.add_done_callback(lambda outcome: outcome.cancelled() or outcome.exception())
+
+    async def _in_transaction(self, call: Awaitable[None], what: str) -> None:
+        """Whatever fails in a transaction, this producer can't go on."""
+        try:
+            async with self._clock.timeout(self._timeout):
+                await call
+        except TimeoutError as error:
+            self.failed = True
+            raise StartAgain(f"{what} in {self._timeout:g} s") from error
+        except asyncio.CancelledError:
+            self.failed = True
+            raise
+        except Exception as error:  # aiokafka asserts its states
+            self.failed = True
+            raise StartAgain(f"{what}: {_describe(error)}") from error
+
     def _noting_record_errors(self, send: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         """aiokafka's `send` of requests. Notes which records brokers refuse, which aiokafka ignores."""
 
@@ -179,6 +227,7 @@ class Producer:
                 sender.cancel()  # the first time it still waits for replies, the second time it ends
                 await self._wait(sender, seconds)
         self._producer._closed = True
+        self._forget_outcome()
         await self._wait(asyncio.ensure_future(self._producer.client.close()), max(CANCEL_TIMEOUT, reply_timeout))
 
     async def _wait(self, task: "asyncio.Future[Any]", seconds: float) -> None:

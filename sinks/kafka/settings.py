@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 
 from sinks.kafka.access import SecuritySettings
 from sinks.kafka.messages import Compression, Key
@@ -31,6 +31,8 @@ def _registry(value: object) -> object:
     return {"url": value} if isinstance(value, str) else value
 
 
+Servers = Annotated[str, BeforeValidator(_servers, json_schema_input_type=str | list[str])]
+"""`host:port` of some brokers, separated by commas."""
 RegistryTable = Annotated[RegistrySettings, BeforeValidator(_registry, json_schema_input_type=str | RegistrySettings)]
 
 
@@ -38,6 +40,9 @@ class KafkaSettings(Settings):
     """Records in topics of Kafka.
 
     bootstrap_servers   `host:port` of some of the brokers, separated by commas
+    cluster             `journal`: the cluster that the journal is in, instead of bootstrap_servers and security
+    exactly_once        write each batch and the sink's place in the journal in one transaction, so that consumers with the
+                        isolation level read_committed get each record of a post once. Needs cluster = "journal"
     topic               template of the topic's name, with {category}, {name}, {application}, {system_profile}, {server}
     key                 the message's key. `visit`: the visit's id, or event.id if there is no visit; `name`: event.name;
                         `id`: event.id
@@ -55,7 +60,9 @@ class KafkaSettings(Settings):
     timeout             after this long without progress, the producer is replaced by a new one
     """
 
-    bootstrap_servers: Annotated[str, BeforeValidator(_servers, json_schema_input_type=str | list[str])]
+    bootstrap_servers: Servers | None = None
+    cluster: Literal["journal"] | None = None
+    exactly_once: bool = False
     topic: Annotated[str, template(*PLACEHOLDERS), AfterValidator(check_topic)] = "appmon.{category}"
     key: Key = "visit"
     format: Literal["json", "avro"] = "json"
@@ -70,6 +77,33 @@ class KafkaSettings(Settings):
     security: SecuritySettings = SecuritySettings()
     request_timeout: Annotated[Seconds, Field(ge=0.1)] = 10.0
     timeout: Annotated[Seconds, Field(ge=0.1)] = 20.0
+
+    _journal: tuple[str, SecuritySettings] | None = PrivateAttr(None)
+
+    @property
+    def connection(self) -> tuple[str, SecuritySettings]:
+        """The servers, and how to connect to them. No servers if they are the journal's, and that was not read."""
+        return self._journal or (self.bootstrap_servers or "", self.security)
+
+    def with_journal(self, bootstrap_servers: str, security: SecuritySettings) -> "KafkaSettings":
+        """See JournalCluster in sinks/base.py."""
+        found = self.model_copy()
+        found._journal = bootstrap_servers, security
+        return found
+
+    @model_validator(mode="after")
+    def _one_cluster(self) -> "KafkaSettings":
+        if self.cluster and (self.bootstrap_servers or "security" in self.model_fields_set):
+            raise ValueError('cluster = "journal" has bootstrap_servers and security of [journal]: remove these here')
+        if not self.cluster and not self.bootstrap_servers:
+            raise ValueError('set bootstrap_servers, or cluster = "journal" if the journal is in Kafka')
+        return self
+
+    @model_validator(mode="after")
+    def _transactions(self) -> "KafkaSettings":
+        if self.exactly_once and not self.cluster:
+            raise ValueError('exactly_once needs cluster = "journal": a transaction spans one cluster')
+        return self
 
     @model_validator(mode="after")
     def _registry_of_format(self) -> "KafkaSettings":

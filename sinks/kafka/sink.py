@@ -25,10 +25,12 @@ from sinks.base import (
     BatchRefused,
     Blocked,
     Misconfigured,
+    Offsets,
     OutcomeUnknown,
     SinkContext,
     SinkError,
     SinkType,
+    StartAgain,
     Unavailable,
     WriteResult,
 )
@@ -52,6 +54,8 @@ CLOSE_TIMEOUT = 3.0
 """Seconds that `close` waits for replies."""
 RETIRED_PRODUCER_TIMEOUT = 60.0
 """Seconds that a retired producer may still get replies, while the next one runs."""
+TRANSACTION_TIMEOUT_MS = 60_000
+"""Milliseconds after which brokers abort the transaction of a process that is gone."""
 NO_SCHEMA = 0
 """The schema's id of records that are not sent."""
 
@@ -63,15 +67,18 @@ class KafkaSink:
         logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it logs every attempt; the delivery loop logs errors
         self._settings = settings
         self._clock = context.clock
-        self._access = ClusterAccess(settings.bootstrap_servers, settings.security, settings.request_timeout, context.clock)
+        self._access = ClusterAccess(*settings.connection, settings.request_timeout, context.clock)
         new_topics = NewTopics(settings.partitions, settings.replication_factor)
         self._new_topics = new_topics if settings.create_topics else None
         self._avro = AvroValues(settings.schema_registry, context) if settings.schema_registry else None
         envelopes = Envelopes("avro/binary" if self._avro else "application/json")
         headers = settings.headers == "cloudevents"
         self._message_builder = MessageBuilder(
-            MessageFormat(settings.key, headers, settings.compression, settings.batch_size, envelopes)
+            MessageFormat(
+                settings.key, headers, settings.compression, settings.batch_size, envelopes, settings.exactly_once
+            )
         )
+        self._transactional_id = context.transactional_id if settings.exactly_once else ""
         self._template = Template(settings.topic)
         self._lock = asyncio.Lock()
         self._producer: Producer | None = None
@@ -80,7 +87,10 @@ class KafkaSink:
         self._log = log.bind(sink=context.name)
 
     async def open(self, state: str | None) -> None:
-        await self._check_topics_and_schemas(await self._running_producer())
+        self._retire_failed_producer()
+        if self._producer is None:
+            self._producer = await self._start_producer(self._transactional_id)
+        await self._check_topics_and_schemas(self._producer)
 
     async def check(self) -> None:
         """Connect, and ask whether topics exist and schemas would be accepted. Writes and creates nothing."""
@@ -96,7 +106,10 @@ class KafkaSink:
         async with self._lock:
             runs = self._topic_runs(batch)
             topics = {topic for topic, _ in runs}
-            partitions, faults = await (await self._running_producer()).partitions(topics)
+            producer = await self._running_producer()
+            if self._transactional_id:
+                await producer.begin()
+            partitions, faults = await producer.partitions(topics)
             values, refused = await self._values(batch, runs, faults)
             messages = self._message_builder.build(batch, values, self._timestamps(batch))
             queues = self._queues(messages, runs, partitions, faults, refused)
@@ -106,11 +119,22 @@ class KafkaSink:
                     await self._send(unfinished, messages, refused)
             finally:
                 self._retire_failed_producer()
+            if self._transactional_id and self._producer is None:
+                raise StartAgain(str(next((queue.error for queue in queues if queue.error), "the transaction has failed")))
             result = write_result(queues, refused, len(batch), bool(self._template.names()))
             self._log.debug(
                 "batch sent", records=len(batch), partitions=len(queues), retry=len(result.retry), refused=len(refused)
             )
             return replace(result, flagged={"halved": self._limits.halved} if self._limits.halved else {})
+
+    async def commit(self, saved: Offsets, deleted: Sequence[tuple[str, bytes]]) -> None:
+        """See TransactionalSink."""
+        async with self._lock:
+            producer = await self._running_producer()
+            try:
+                await producer.commit(saved, deleted)
+            finally:
+                self._retire_failed_producer()
 
     def destinations(self, batch: Batch) -> Sequence[str]:
         return [destination(topic) for topic, count in self._topic_runs(batch) for _ in range(count)]
@@ -123,6 +147,8 @@ class KafkaSink:
     async def close(self) -> None:
         if self._producer:
             producer, self._producer = self._producer, None
+            if self._transactional_id:
+                await producer.abort()  # readers of committed messages would wait for it
             await producer.stop(CLOSE_TIMEOUT)
         for task, producer in list(self._retired.items()):
             task.cancel()
@@ -133,14 +159,21 @@ class KafkaSink:
 
     # The producer
 
-    async def _start_producer(self) -> Producer:
+    async def _start_producer(self, transactional_id: str = "") -> Producer:
+        """With a transactional id, no other producer can use that from now on, and its transaction has ended."""
         compression = None if self._settings.compression == "none" else self._settings.compression
-        settings = {"compression_type": compression, "max_batch_size": self._settings.batch_size}
+        settings: dict[str, Any] = {"compression_type": compression, "max_batch_size": self._settings.batch_size}
+        if transactional_id:
+            settings |= {"transactional_id": transactional_id, "transaction_timeout_ms": TRANSACTION_TIMEOUT_MS}
         return await Producer.start(self._access, self._new_topics, self._settings.timeout, self._clock, **settings)
 
     async def _running_producer(self) -> Producer:
-        """The producer. Starts a new one at first and after a failure. Raises Unavailable or Misconfigured."""
+        """The producer. Starts a new one at first and after a failure. Raises Unavailable or Misconfigured.
+
+        One with transactions is only started by `open`: what was written must be written again then."""
         self._retire_failed_producer()
+        if self._producer is None and self._transactional_id:
+            raise StartAgain("the transaction has failed")
         if self._producer is None:
             self._producer = await self._start_producer()
             self._log.debug("producer started")
@@ -300,6 +333,7 @@ def write_result(queues: Collection[PartitionQueue], refused: dict[int, str], re
 SINK = SinkType(
     KafkaSettings,
     KafkaSink,
+    transactional=lambda settings: bool(settings.exactly_once),
     delivery={"max_records": 5_000, "max_bytes": "5MiB", "linger": "200ms", "in_flight": 1},
     example={"bootstrap_servers": "kafka-1:9092,kafka-2:9092"},
 )

@@ -1,8 +1,8 @@
 """Topics of a Kafka cluster: legal names, whether topics exist and may be written to, and creating them."""
 
 import re
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiokafka import errors
@@ -31,6 +31,13 @@ class TopicUnusable(Misconfigured):
     def __init__(self, topic: str, message: str) -> None:
         super().__init__(message)
         self.topic = topic
+
+
+class NotAuthorized(TopicUnusable):
+    """A right on a topic is missing."""
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(topic, f"not authorized for topic {topic}")
 
 
 class TopicMissing(TopicUnusable):
@@ -65,10 +72,11 @@ def check_topic(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class NewTopics:
-    """How to create topics. None: with the broker's default."""
+    """How to create topics. None: with the broker's default. config: what else differs from that, by Kafka's names."""
 
     partitions: int | None
     replication_factor: int | None
+    config: Mapping[str, str] = field(default_factory=dict)
 
 
 class Topics:
@@ -81,7 +89,7 @@ class Topics:
 
     async def missing(self, names: Iterable[str]) -> tuple[list[str], Faults]:
         """Those of `names` that don't exist, and why others can't be used. Raises Unavailable."""
-        found = await self._describe(names)
+        found = await self.describe(names)
         faults = {}
         for name, topic in found.items():
             error = errors.for_code(topic["error_code"])
@@ -117,7 +125,7 @@ class Topics:
         Produces an empty batch, which brokers refuse after they have checked the privileges.
         """
         nothing = [(name, [(0, b"")]) for name in names]
-        answer = await self._ask(ProduceRequest(None, -1, 1000, nothing))
+        answer = await self.ask(ProduceRequest(None, -1, 1000, nothing))
         found = {name: errors.for_code(partitions[0][1]) for name, partitions in answer.topics}
         denied = errors.TopicAuthorizationFailedError
         return {name: topic_error(error, name) for name, error in found.items() if error is denied}
@@ -125,7 +133,7 @@ class Topics:
     async def diagnose(self, name: str, partition: int) -> str:
         """Why a partition may accept nothing, or an empty string."""
         try:
-            topic = (await self._describe([name]))[name]
+            topic = (await self.describe([name]))[name]
         except Unavailable as error:
             return str(error)
         for one in topic["partitions"]:
@@ -135,12 +143,12 @@ class Topics:
                 return f"{len(one['isr'])} of its {len(one['replicas'])} replicas are in sync"
         return "" if topic["partitions"] else "the topic no longer exists"
 
-    async def _describe(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    async def describe(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Metadata of each topic. Does not create missing ones, even if the broker creates topics automatically."""
-        answer = await self._ask(MetadataRequest(sorted(names), allow_auto_topic_creation=False))
+        answer = await self.ask(MetadataRequest(sorted(names), allow_auto_topic_creation=False))
         return {topic["topic"]: topic for topic in answer.to_object()["topics"]}
 
-    async def _ask(self, request: Any) -> Any:
+    async def ask(self, request: Any) -> Any:
         """The reply of the first broker that replies. Asks the controller first: in old clusters only it creates topics."""
         nodes = [broker.nodeId for broker in self._client.cluster.brokers()]
         controller = self._client.cluster.controller
@@ -155,8 +163,8 @@ class Topics:
     async def _create(self, names: Iterable[str], new_topics: NewTopics, validate_only: bool) -> Faults:
         partitions = new_topics.partitions or _BROKER_DEFAULT
         factor = new_topics.replication_factor or _BROKER_DEFAULT
-        wanted: list[Any] = [(name, partitions, factor, [], []) for name in names]
-        answer = await self._ask(CreateTopicsRequest(wanted, CREATION_TIMEOUT_MS, validate_only=validate_only))
+        wanted: list[Any] = [(name, partitions, factor, [], list(new_topics.config.items())) for name in names]
+        answer = await self.ask(CreateTopicsRequest(wanted, CREATION_TIMEOUT_MS, validate_only=validate_only))
         created = (errors.NoError, errors.TopicAlreadyExistsError)
         found = {name: (errors.for_code(code), message) for name, code, *message in answer.topic_errors}
         return {name: topic_error(error, name, *more) for name, (error, more) in found.items() if error not in created}
@@ -171,7 +179,7 @@ def missing_topics_message(names: Collection[str]) -> str:
 def topic_error(error: type[Exception], topic: str, message: str | None = None) -> SinkError:
     """The sink error for an error of a request about a topic."""
     if error is errors.TopicAuthorizationFailedError or error is errors.ClusterAuthorizationFailedError:
-        return TopicUnusable(topic, f"not authorized for topic {topic}")
+        return NotAuthorized(topic)
     text = f"topic {topic}: {message or getattr(error, 'description', '') or error.__name__}"
     if error is errors.InvalidTopicError:
         return BatchRefused(text)

@@ -1,12 +1,12 @@
 """Records as Avro: a schema from the table of record fields, and the conversion of JSON records to it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from sinks.base import SinkContext
+from sinks.base import RecordField, SinkContext
 
 _TYPES: dict[str, Any] = {
     "string": "string",
@@ -70,3 +70,23 @@ def avro_converter(context: SinkContext) -> Callable[[bytes], dict[str, Any]]:
         return record
 
     return convert
+
+
+def avro_restorer(fields: Sequence[RecordField], maps: Sequence[RecordField]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """The way back: a function that gives the flat record of what fastavro reads of such a file."""
+    flat = {avro_name(field.name): field.name for field in fields}
+    prefixes = {avro_name(field.name): field.name for field in maps} | {ATTRIBUTES: ""}
+
+    def restore(read: dict[str, Any]) -> dict[str, Any]:
+        record: dict[str, Any] = {}
+        for name, value in read.items():
+            if isinstance(value, dict):
+                prefix = prefixes.get(name, f"{name}.")
+                record |= {prefix + key: inner for key, inner in value.items()}
+            elif isinstance(value, datetime):
+                record[flat.get(name, name)] = value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            elif value is not None:
+                record[flat.get(name, name)] = value
+        return record
+
+    return restore

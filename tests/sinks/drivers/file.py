@@ -33,10 +33,14 @@ FORMATS = {
 
 
 def file_sink(
-    directory: Path, settings: Mapping[str, object] | None = None, name: str = "files", clock: Clock = SYSTEM_CLOCK
+    directory: Path,
+    settings: Mapping[str, object] | None = None,
+    name: str = "files",
+    clock: Clock = SYSTEM_CLOCK,
+    part: str = "",
 ) -> FileSink:
     """A file sink that writes to `directory`."""
-    context = SinkContext(name, RECORD_FIELDS, MAPS, clock)
+    context = SinkContext(name, RECORD_FIELDS, MAPS, clock, part)
     return FileSink(FileSettings.model_validate({"directory": str(directory), **(settings or {})}), context)
 
 

@@ -53,7 +53,9 @@ def both(
     """Native and plain messages, each with envelopes of their own, since those have caches."""
     native = MessageBuilder(like).build(batch, values, timestamps)
     assert isinstance(native, NativeMessages)
-    own = MessageFormat(like.key, like.headers, like.compression, like.batch_size, Envelopes("application/json"))
+    own = MessageFormat(
+        like.key, like.headers, like.compression, like.batch_size, Envelopes("application/json"), like.transactional
+    )
     return native, PlainMessages(own, batch, values, timestamps)
 
 
@@ -62,7 +64,9 @@ def batches(messages: Messages, like: MessageFormat, records: int) -> list[Any]:
     (indexes,) = messages.by_partition([("t", records)], {"t": 1}, {}).values()
     codec, made = CODECS.index(like.compression), []
     while len(indexes):
-        one = messages.next_batch(indexes, lambda: BatchBuilder(like.batch_size, codec))
+        one = messages.next_batch(
+            indexes, lambda: BatchBuilder(like.batch_size, codec, is_transactional=like.transactional)
+        )
         one._set_producer_state(*PRODUCER)
         made.append(one)
         indexes = indexes[one.record_count() :]
@@ -189,6 +193,18 @@ def test_long_names_are_not_remembered() -> None:
     assert like.envelopes._cache == {}
     like.envelopes.headers("post-1", _body(*record[:2], "p", *record[3:]))
     assert len(like.envelopes._cache) == 1
+
+
+def test_batches_of_a_transaction_say_so() -> None:
+    """Brokers would deliver others at once."""
+    for codec in ("none", "zstd"):
+        batch = mapped(30)
+        like = form(transactional=True, compression=codec)
+        (made,) = batches(both(like, batch)[0], like, len(batch))
+        (found,) = iter_batches(bytes(made._build()))
+        assert found.is_transactional
+        assert len(read(bytes(made._build()))) == len(batch)
+    assert equal(form(transactional=True), mapped(30)) == 1
 
 
 @pytest.mark.parametrize("codec", CODECS)

@@ -1,6 +1,8 @@
 """The Kafka sink with secured brokers: TLS, every SASL mechanism, privileges, and the messages of `check`."""
 
+import asyncio
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +16,7 @@ from tests.servers.registry import RegistryServer
 from tests.sinks.drivers import opened
 from tests.sinks.drivers.kafka import kafka_sink, new_topic, read_topic, values
 from tests.support.fakes import mapped
+from tests.support.harness import DEADLINE
 
 CLIENT_SECRET = "SECRETOFCLIENT"
 
@@ -192,6 +195,16 @@ async def test_check_says_what_is_wrong(kafka: Kafka) -> None:
     topic = kafka.make_topic(new_topic())
     async with opened(kafka_sink(f"{closed_port},{kafka.bootstrap}", {"topic": topic})):
         """One that is there will do."""
+
+
+async def test_a_server_that_never_replies_keeps_nobody_waiting(kafka: Kafka) -> None:
+    """If another one is there, as when one of several machines is down."""
+    topic = kafka.make_topic(new_topic())
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        servers = f"127.0.0.1:{silent.getsockname()[1]},{kafka.bootstrap}"
+        settings = {"topic": topic, "request_timeout": "5m", "timeout": "5m"}
+        async with asyncio.timeout(DEADLINE), opened(kafka_sink(servers, settings)) as sink:
+            assert await sink.write(mapped(3)) == WriteResult([])
 
 
 async def test_check_does_not_wait_forever(kafka: Kafka) -> None:
