@@ -20,20 +20,26 @@ class NotDocumented(Exception):
     """The settings do not say enough. The message says what is missing, and where."""
 
 
+def names(model: type[Settings]) -> dict[str, str]:
+    """Key in the file -> name of the field: Python has no name like `from`."""
+    return {field.alias or name: name for name, field in model.model_fields.items()}
+
+
 def meanings(model: type[Settings]) -> dict[str, str]:
     """The meaning of each key, from the docstring of `model`: names, two or more spaces, text. Raises NotDocumented."""
     found: dict[str, str] = {}
+    known = names(model)
     keys: list[str] = []
     for line in (inspect.getdoc(model) or "").splitlines():
         entry = re.match(r"(\w+(?:, \w+)*) {2,}(\S.*)", line)
-        if entry and set(entry[1].split(", ")) <= set(model.model_fields):
+        if entry and set(entry[1].split(", ")) <= set(known):
             keys = entry[1].split(", ")
             found.update(dict.fromkeys(keys, entry[2]))
         elif line.startswith("  ") and keys:
             found.update({key: f"{found[key]} {line.strip()}" for key in keys})
         else:
             keys = []
-    for key in model.model_fields.keys() - found.keys():
+    for key in known.keys() - found.keys():
         place = f"{model.__module__}.{model.__qualname__}"
         raise NotDocumented(f"{place}: its docstring does not explain the key {key}; add the line `{key}  MEANING`")
     return found
@@ -103,11 +109,12 @@ REQUIRED = object()
 def keys(model: type[Settings], documented: bool = True) -> Iterator[Key]:
     """The keys of a table. Raises NotDocumented, unless their meanings are not needed."""
     hints = get_type_hints(model, include_extras=True)
-    said = meanings(model) if documented else dict.fromkeys(model.model_fields, "")
-    for name, field in model.model_fields.items():
+    said = meanings(model) if documented else dict.fromkeys(names(model), "")
+    for key, name in names(model).items():
+        field = model.model_fields[name]
         default = REQUIRED if field.is_required() else field.get_default(call_default_factory=True)
         hint = hints[name]
-        yield Key(name, hint, said[name], kind(hint), table_in(hint), default)
+        yield Key(key, hint, said[key], kind(hint), table_in(hint), default)
 
 
 def plain(value: Any, what: str) -> Any:

@@ -13,11 +13,13 @@ from typing import Annotated, Any, NoReturn, cast, get_type_hints
 from pydantic import Field
 
 from btfeed.admin.settings import AdminSettings
+from btfeed.config.journal_table import on_journal, parse_journal
 from btfeed.config.substitution import Found, References, substitute
 from btfeed.delivery.settings import FilterSettings
 from btfeed.delivery.sink_config import SinkConfig, check_filters, parse_sink
 from btfeed.faults import ConfigError, Faults, unknown_key, validate
-from btfeed.journal.create import JournalSettings
+from btfeed.journal import create as journals
+from btfeed.journal.create import EmbeddedSettings, JournalSettings
 from btfeed.receiving.settings import ReceiverSettings
 from btfeed.records.privacy import Privacy
 from btfeed.records.settings import PrivacySettings, RecordSettings
@@ -26,12 +28,15 @@ from btfeed.telemetry.opentelemetry.settings import OpenTelemetrySettings
 from btfeed.toml_file import read_toml
 from sinks.settings import Settings
 
+ONE_WRITER = 'must be 1, since one process writes the journal\'s file; more need journal.type = "kafka"'
+"""Why SQLite's journal has no workers."""
 DEFAULT: Mapping[str, Any] = {"sinks": {"files": {"type": "file", "directory": "btfeed-data/files"}}}
 """The configuration without a file. Everything else has its own default."""
 
 
 class Sections(Settings):
-    """The tables of the file. Those of the sinks are validated one by one, see parse_sink.
+    """The tables of the file. Those of the sinks are validated one by one, see parse_sink; that of the journal by its
+    type, see parse_journal.
 
     receiver       where and how AppMon posts
     admin          where health, metrics and status are served
@@ -44,7 +49,7 @@ class Sections(Settings):
 
     receiver: ReceiverSettings = ReceiverSettings()
     admin: AdminSettings = AdminSettings()
-    journal: JournalSettings = JournalSettings()
+    journal: EmbeddedSettings = EmbeddedSettings()
     validation: ValidationSettings = ValidationSettings()
     record: RecordSettings = RecordSettings()
     opentelemetry: OpenTelemetrySettings = OpenTelemetrySettings()
@@ -138,8 +143,8 @@ def parse(
     unresolved = values.unresolved
     without = Faults(values.malformed | unresolved)
     faults = Faults(without)
-    if set(needs) >= TABLES:
-        for name in needed.keys() - Sections.model_fields.keys():
+    if set(needs) >= TABLES - {"sinks"}:
+        for name in tables.keys() - Sections.model_fields.keys():
             faults.add((name,), unknown_key(Sections, (name,)))
     found = _validated(needed, needs, base, faults)
     faults = faults.without_consequences(without)
@@ -176,19 +181,29 @@ def _validated(tables: dict[str, Any], needs: Collection[str], base: Path | None
     found: dict[str, Any] = {}
     for name, model in get_type_hints(Sections).items():
         if name in needs and name != "sinks":
-            found[name] = validate(model, tables.get(name, {}), (name,), faults, base=base)
+            table = tables.get(name, {})
+            if name == "journal":
+                found[name] = parse_journal(table, faults, base)
+            else:
+                found[name] = validate(model, table, (name,), faults, base=base)
+    _check_workers(found.get("receiver"), found.get("journal"), faults)
     listed = tables.get("sinks", {})
     if not isinstance(listed, dict):
         faults.add(("sinks",), "must be a table: write [sinks.NAME] for each sink")
     elif "sinks" in needs:
         parsed = {name: parse_sink(name, table, faults, base) for name, table in listed.items()}
-        found["sinks"] = {name: sink for name, sink in parsed.items() if sink}
+        found["sinks"] = on_journal({name: sink for name, sink in parsed.items() if sink}, found.get("journal"), faults)
         found["filters"] = _filters(listed, faults)
         if privacy := _privacy(tables, found.get("record")):
             check_filters(found["filters"], Privacy(privacy), faults)
     elif "filters" in needs:
         found["filters"] = _filters(listed, faults)
     return found
+
+
+def _check_workers(receiver: ReceiverSettings | None, journal: JournalSettings | None, faults: Faults) -> None:
+    if receiver and journal and receiver.workers > 1 and not journals.halves(journal):
+        faults.add(("receiver", "workers"), ONE_WRITER)
 
 
 def _filters(listed: Mapping[str, Any], faults: Faults) -> dict[str, FilterSettings]:

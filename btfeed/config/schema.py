@@ -17,6 +17,7 @@ from btfeed.config.keys import Key, keys, plain, summary, table_in
 from btfeed.config.loading import Sections
 from btfeed.delivery.settings import DeliverySettings
 from btfeed.delivery.sink_config import CommonSettings
+from btfeed.journal import create as journals
 from sinks.settings import Settings
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
@@ -27,12 +28,18 @@ REFERENCE = r"\$\{"
 def schema(types: Iterable[str] | None = None) -> dict[str, Any]:
     """The schema of the whole file. types: of sinks; by default, all that are installed. Raises NotDocumented."""
     made = _table(Sections)
+    made["properties"]["journal"] = _journal(made["properties"]["journal"]["description"])
     definitions = {name: _sink(name) for name in (sinks.types() if types is None else types)}
     made["properties"]["sinks"] |= {
         "type": "object",
         "additionalProperties": {"oneOf": [{"$ref": f"#/definitions/{name}"} for name in definitions]},
     }
     return {"$schema": DRAFT, "title": "The configuration of btfeed", **made, "definitions": definitions}
+
+
+def _journal(meaning: str) -> dict[str, Any]:
+    """The table of a journal of any type. Without a type it is the default's."""
+    return {"description": meaning, "oneOf": [_table(journals.settings_of(name)) for name in journals.TYPES]}
 
 
 def _sink(name: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ Invariants
 Errors
     JournalError
     ├── JournalFull         the size limit is reached; space comes back when sinks catch up
+    ├── PostTooLarge        the journal takes no post of this size; smaller ones it does
     ├── JournalUnavailable  the disk or broker failed, or the journal is closed; the journal recovers by itself if it can
     │   └── JournalInUse    another process has it
     └── OutletGone          another process owns the partition now: stop, and save nothing more
@@ -191,6 +192,10 @@ class JournalFull(JournalError):
     """The journal has reached its size limit."""
 
 
+class PostTooLarge(JournalError):
+    """The journal takes no post of this size."""
+
+
 class JournalUnavailable(JournalError):
     """The disk or the broker failed, or the journal is closed."""
 
@@ -204,7 +209,7 @@ class OutletGone(JournalError):
 
 
 class Intake(Protocol):
-    """Where posts go in. Methods raise JournalFull or JournalUnavailable."""
+    """Where posts go in. Methods raise JournalFull, PostTooLarge or JournalUnavailable."""
 
     @property
     def refusing(self) -> str | None:
@@ -222,7 +227,7 @@ class Outlet(Protocol):
 
     @property
     def partition(self) -> int:
-        """The partition's number, from 0."""
+        """The partition's number, from 0. One below 0 has dead letters to retry alone, and its cursor is never moved."""
 
     async def cursor(self) -> tuple[Cursor, str | None]:
         """Where to continue, and the sink's saved state."""
@@ -266,6 +271,18 @@ class Outlet(Protocol):
 
 class Outlets(Protocol):
     """Hands out the outlets of one sink."""
+
+    @property
+    def problem(self) -> str | None:
+        """What a person has to know, such as why this process gets no outlets; None if all is well."""
+
+    @property
+    def conflict(self) -> bool:
+        """Whether the problem is that another process has the name of this one: they take the outlets from each other."""
+
+    async def left(self) -> Mapping[int, str] | None:
+        """Partition -> the state of the sink that this process saved there last, for partitions that it does not have now.
+        None while it is not known which these are. Raises JournalUnavailable."""
 
     async def run(
         self, begin: Callable[[Outlet], Awaitable[None]], end: Callable[[Collection[Outlet]], Awaitable[None]]

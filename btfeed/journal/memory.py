@@ -124,6 +124,9 @@ class MemoryJournal:
 class MemoryOutlets:
     """See btfeed.journal.base.Outlets: all partitions, from open to close."""
 
+    problem: str | None = None
+    conflict = False
+
     def __init__(self, journal: MemoryJournal, sink: str) -> None:
         self._journal = journal
         self._sink = sink
@@ -134,6 +137,9 @@ class MemoryOutlets:
         for partition in range(len(self._journal.entries)):
             await begin(MemoryOutlet(self._journal, self._sink, partition))
         await self._journal.closed.wait()
+
+    async def left(self) -> Mapping[int, str] | None:
+        return {}
 
 
 class MemoryOutlet:

@@ -8,41 +8,27 @@ import platform
 from collections import Counter as Counts
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from btfeed import native
 from btfeed.telemetry.details import Details
+from btfeed.telemetry.factory import ACK, Factory
+from btfeed.telemetry.kafka_journal import KafkaJournalMetrics
 from btfeed.telemetry.process import Process
 from btfeed.telemetry.samples import by_label, samples, total
-from btfeed.telemetry.sink_status import SinkStatus, State
+from btfeed.telemetry.sink_status import WORKING, ShownStatus, State
 
 MAX_TRANSACTIONS = 200
 """Business transactions with a label of their own in the violations metric. Further ones count as "other"."""
-_ACK = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _BATCH = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _DELIVERY = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1_800.0, 7_200.0)
 _SINK = ("sink",)
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double the series
-
-
-class _Factory:
-    """Creates metrics named btfeed_... in one registry."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
-
-    def counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
-        return Counter(f"btfeed_{name}", text, labels, registry=self._registry)
-
-    def gauge(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
-        return Gauge(f"btfeed_{name}", text, labels, registry=self._registry)
-
-    def histogram(self, name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = ()) -> Histogram:
-        return Histogram(f"btfeed_{name}", text, labels, buckets=buckets, registry=self._registry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +68,7 @@ class Metrics:
         self.last_post = 0
         self.details = Details()
         self._transactions: set[str] = set()
-        create = _Factory(self.registry)
+        self._create = create = Factory(self.registry)
         self._create_process(create)
         self._create_receiver(create)
         self._create_mapping(create)
@@ -93,7 +79,7 @@ class Metrics:
         self._create_reloads(create)
         self._create_opentelemetry(create)
 
-    def _create_process(self, create: _Factory) -> None:
+    def _create_process(self, create: Factory) -> None:
         labels = {"version": version("btfeed"), "mapping": native.PATH, "python": platform.python_version()}
         build_info = create.gauge(
             "build_info", "Always 1; the labels say what runs, and whether mapping is native or plain", tuple(labels)
@@ -108,7 +94,7 @@ class Metrics:
             ("certificate",),
         )
 
-    def _create_receiver(self, create: _Factory) -> None:
+    def _create_receiver(self, create: Factory) -> None:
         self.posts = create.counter("posts", "Posts accepted: made durable and answered with 200")
         self.post_bytes = create.counter("post_bytes", "Bytes of accepted posts, after decompression")
         self.received_occurrences = create.counter("received_occurrences", "Occurrences in accepted posts")
@@ -128,7 +114,7 @@ class Metrics:
             "empty_requests", "Requests without a post, such as AppMon's connection tests; answered with 200"
         )
         self.ack_seconds = create.histogram(
-            "ack_seconds", "Seconds from the end of a post's header until the post is durable", _ACK
+            "ack_seconds", "Seconds from the end of a post's header until the post is durable", ACK
         )
         self.connections = create.gauge("connections", "Open connections to the receiver")
         self.evicted_connections = create.counter(
@@ -136,7 +122,7 @@ class Metrics:
         )
         self.bytes_in_flight = create.gauge("bytes_in_flight", "Bytes of memory reserved for posts being received")
 
-    def _create_mapping(self, create: _Factory) -> None:
+    def _create_mapping(self, create: Factory) -> None:
         self.occurrences = create.counter("occurrences", "Occurrences mapped, by event.category", ("category",))
         self._violations = create.counter(
             "violations",
@@ -159,7 +145,7 @@ class Metrics:
             "lost_transactions", "Transactions that posts report as lost, in the field lostTransactions"
         )
 
-    def _create_journal(self, create: _Factory) -> None:
+    def _create_journal(self, create: Factory) -> None:
         self.journal_bytes = create.gauge(
             "journal_bytes", "Bytes in the journal that count towards its max_size: all but dead letters"
         )
@@ -174,7 +160,7 @@ class Metrics:
         )
         self.journal_free = create.gauge("journal_free_bytes", "Bytes that are free on the disk of the journal")
         self.journal_posts = create.gauge("journal_posts", "Posts in the journal, including delivered ones")
-        self.journal_commit_seconds = create.histogram("journal_commit_seconds", "Seconds taken by one group commit", _ACK)
+        self.journal_commit_seconds = create.histogram("journal_commit_seconds", "Seconds taken by one group commit", ACK)
         self.journal_errors = create.counter("journal_errors", "Errors of the journal's disk or file")
         self.journal_damaged_posts = create.counter(
             "journal_damaged_posts", "Posts found damaged in the journal and moved to the dead letters"
@@ -186,7 +172,12 @@ class Metrics:
             "journal_dropped_posts", "Posts dropped before the sink had received them (when_full = drop-oldest)", _SINK
         )
 
-    def _create_dead_letters(self, create: _Factory) -> None:
+    @cached_property
+    def kafka_journal(self) -> KafkaJournalMetrics:
+        """Those of the journal in Kafka. Nobody is shown them before they are used for the first time."""
+        return KafkaJournalMetrics(self._create)
+
+    def _create_dead_letters(self, create: Factory) -> None:
         self.dead_letters = create.counter("dead_letters", "Dead letters added, by sink and reason", ("sink", "reason"))
         self.dead_letters_evicted = create.counter(
             "dead_letters_evicted",
@@ -209,10 +200,10 @@ class Metrics:
             "dead_letter_bytes", "Bytes that dead letters take in the journal, rather more than less"
         )
         self.dead_letter_limit = create.gauge(
-            "dead_letter_limit_bytes", "journal.dead_letters: the oldest dead letters are deleted beyond it"
+            "dead_letter_limit_bytes", "journal.dead_letters: the oldest are deleted beyond it; 0 with a journal in Kafka"
         )
 
-    def _create_sinks(self, create: _Factory) -> None:
+    def _create_sinks(self, create: Factory) -> None:
         self.backlog_posts = create.gauge("sink_backlog_posts", "Posts that the sink has not finished", _SINK)
         self.backlog_age = create.gauge(
             "sink_backlog_age_seconds", "Age in seconds of the oldest post that the sink has not finished", _SINK
@@ -247,22 +238,24 @@ class Metrics:
             _DELIVERY,
             _SINK,
         )
-        self.sink_up = create.gauge("sink_up", "1 while the sink's state is running, else 0", _SINK)
+        self.sink_up = create.gauge(
+            "sink_up", "1 while the sink's state is running, or idle because other processes deliver; else 0", _SINK
+        )
         self.sink_state = create.gauge(
             "sink_state", "1 for the state that the sink is in, 0 for the others", ("sink", "state")
         )
 
-    def show_sinks(self, statuses: Mapping[str, SinkStatus]) -> None:
+    def show_sinks(self, statuses: Mapping[str, ShownStatus]) -> None:
         """Set the gauges of these sinks, and remove those of others."""
         for gauge in (self.sink_up, self.sink_state, self.blocked):
             gauge.clear()
         for sink, status in statuses.items():
-            self.sink_up.labels(sink).set(status.state == "running")
+            self.sink_up.labels(sink).set(status.state in WORKING)
             for state in get_args(State):
                 self.sink_state.labels(sink, state).set(status.state == state)
             self.blocked.labels(sink).set(len(status.blocked))
 
-    def _create_admin(self, create: _Factory) -> None:
+    def _create_admin(self, create: Factory) -> None:
         self.taps = create.gauge("taps", "Readers of records that are being delivered (btfeed tap)")
         self.viewers = create.gauge("viewers", "Pages that follow the status live")
         self.tap_lost = create.counter(
@@ -275,7 +268,7 @@ class Metrics:
             ("reason",),
         )
 
-    def _create_reloads(self, create: _Factory) -> None:
+    def _create_reloads(self, create: Factory) -> None:
         self.last_reload: Reload | None = None
         self.certificates_begin: dict[str, int] = {}
         self._reloads = create.counter(
@@ -314,7 +307,7 @@ class Metrics:
         self._failed_restarts.inc()
         self._restart_successful.set(0)
 
-    def _create_opentelemetry(self, create: _Factory) -> None:
+    def _create_opentelemetry(self, create: Factory) -> None:
         self.lost_spans = create.counter(
             "opentelemetry_lost_spans",
             "Spans that the OpenTelemetry collector did not take, or that had no room to wait for it",

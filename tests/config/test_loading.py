@@ -117,6 +117,7 @@ def test_defaults_of_receiver_and_admin() -> None:
         "max_connections": 1000,
         "max_in_flight": 67_108_864,
         "queue_timeout": 5.0,
+        "workers": 1,
     }
     assert dump(found.admin) == {"listen": "127.0.0.1:4322", "token": None}
     assert list(found.sinks) == ["files"]
@@ -200,6 +201,7 @@ def test_every_key_of_the_receiver_is_read(tmp_path: Path) -> None:
         "max_connections": 3,
         "max_in_flight": 1_000_000_000,
         "queue_timeout": 0.5,
+        "workers": 1,
     }
     assert found.admin.listen == "localhost:0"
 
@@ -287,3 +289,12 @@ def test_delivery_limits_of_a_type_can_be_set_in_the_table_of_the_sink() -> None
     with pytest.raises(ConfigError) as raised:
         config.parse({"sinks": {"dt": table | {"delivery": {"max_records": 5}}}}, {})
     assert raised.value.faults == ["sinks.dt.max_records: is also set in [sinks.dt.delivery]: remove one of the two"]
+
+
+def test_workers_need_a_journal_that_they_can_share(tmp_path: Path) -> None:
+    """With SQLite, more than one is an error, which says why. With Kafka it is allowed."""
+    with pytest.raises(ConfigError, match="one process writes the journal's file") as caught:
+        load(tmp_path / "btfeed.toml", "[receiver]\nworkers = 2\n")
+    assert [fault.partition(":")[0] for fault in caught.value.faults] == ["receiver.workers"]
+    kafka = '[receiver]\nworkers = 2\n[journal]\ntype = "kafka"\nbootstrap_servers = "k:9092"\n'
+    assert load(tmp_path / "btfeed.toml", kafka).receiver.workers == 2

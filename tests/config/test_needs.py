@@ -7,6 +7,7 @@ import pytest
 from btfeed import config
 from btfeed.config.loading import NotRead
 from btfeed.faults import ConfigError
+from btfeed.journal import create as journals
 
 TEXT = """
 unknown = 1
@@ -41,7 +42,7 @@ def file(tmp_path: Path) -> Path:
 def test_a_table_is_read_whatever_is_wrong_in_others(file: Path) -> None:
     """Missing variables, unknown keys and wrong values."""
     assert config.load(file, {}, ["admin"]).admin.listen == "127.0.0.1:1"
-    assert config.load(file, {}, ["journal"]).journal.directory == str(file.parent / "data")
+    assert journals.directories(config.load(file, {}, ["journal"]).journal) == [file.parent / "data"]
 
 
 def test_filters_are_read_without_the_rest_of_a_sink(file: Path) -> None:
@@ -62,7 +63,7 @@ def test_a_table_that_was_not_asked_for_can_not_be_used(file: Path) -> None:
     """Its defaults would be mistaken for what is configured."""
     found = config.load(file, {}, ["admin"])
     with pytest.raises(NotRead, match=r"\[journal\] was not read: name it in `needs`"):
-        _ = found.journal.directory
+        journals.directories(found.journal)
     with pytest.raises(NotRead):
         found.sinks.items()
 

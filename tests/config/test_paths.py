@@ -12,6 +12,7 @@ import sinks
 from btfeed import config
 from btfeed.config import Sections
 from btfeed.config.keys import kind, meanings
+from btfeed.journal import create as journals
 from sinks.settings import Settings
 
 TABLES: dict[str, type[Settings]] = {"": Sections, **{f"type {name}": sinks.load(name).settings for name in sinks.types()}}
@@ -68,8 +69,8 @@ def test_the_whole_configuration_is_relative_to_its_file(tmp_path: Path, monkeyp
     (tmp_path / "etc" / "btfeed.toml").write_text('[sinks.a]\ntype = "file"\ndirectory = "../a"\n')
     monkeypatch.chdir(tmp_path)
     found = config.load(Path("etc/btfeed.toml"), {})
-    assert found.journal.directory == str(tmp_path / "etc" / "btfeed-data")
+    assert journals.directories(found.journal) == [tmp_path / "etc" / "btfeed-data"]
     assert found.sinks["a"].settings.model_dump()["directory"] == str(tmp_path / "etc" / "../a")
     default = config.load(None, {})
-    assert default.journal.directory == "btfeed-data"
+    assert journals.directories(default.journal) == [Path("btfeed-data")]
     assert default.sinks["files"].settings.model_dump()["directory"] == "btfeed-data/files"

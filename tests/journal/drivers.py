@@ -1,6 +1,7 @@
 """One driver per journal backend, and what the contract suite does with any journal."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
@@ -8,12 +9,20 @@ from typing import Protocol
 
 from btfeed.journal import create
 from btfeed.journal.base import Archive, Commit, Cursor, DeadLetter, DeadLetters, Entry, Journal, Outlet
-from btfeed.journal.create import JournalSettings
+from btfeed.journal.create import EmbeddedSettings, JournalSettings
+from btfeed.journal.kafka.journal import KafkaJournal
+from btfeed.journal.kafka.outlet import RETRIES_PARTITION
+from btfeed.journal.kafka.settings import KafkaJournalSettings
+from btfeed.journal.kafka.shared import Tuning
 from btfeed.journal.memory import MemoryJournal
 from btfeed.posts.post import Post
 from btfeed.telemetry.metrics import Metrics
 from tests.journal.journals import post
+from tests.servers.kafka import shared
 from tests.support.harness import DEADLINE, until_async
+
+FAST = Tuning(fetch_wait=0.02, read_patience=0.2, check=0.1)
+"""So that a test does not wait for the end of a fetch when it reads somewhere else."""
 
 
 class Driver(Protocol):
@@ -30,7 +39,7 @@ class Driver(Protocol):
 
 
 class MemoryDriver:
-    settings = JournalSettings()
+    settings: JournalSettings = EmbeddedSettings()
 
     def __init__(self, partitions: int) -> None:
         self.partitions = partitions
@@ -51,10 +60,40 @@ class SqliteDriver:
     partitions = 1
 
     def __init__(self, directory: Path) -> None:
-        self.settings = JournalSettings(directory=str(directory))
+        self.settings: JournalSettings = EmbeddedSettings(directory=str(directory))
 
     def create(self, starts: Mapping[str, str]) -> Journal:
         return create.create(self.settings, starts, Metrics(), 1_000)
+
+    def dead_letters(self) -> AbstractContextManager[DeadLetters]:
+        return create.dead_letters(self.settings)
+
+    def archive(self, begin: int, end: int) -> Archive:
+        return create.archive(self.settings, begin, end)
+
+
+class KafkaDriver:
+    """Topics of its own on the shared broker. It never needs the spill."""
+
+    def __init__(self, partitions: int) -> None:
+        self.partitions = partitions
+        given = {
+            "type": "kafka",
+            "bootstrap_servers": shared().bootstrap,
+            "prefix": f"contract-{uuid.uuid4().hex[:12]}",
+            "instance": "one",
+            "partitions": partitions,
+            "replication_factor": 1,
+            "min_insync_replicas": 1,
+            "session_timeout": "6s",
+            "retention": "36500d",
+            "spill": False,
+        }
+        self._settings = KafkaJournalSettings.model_validate(given)
+        self.settings: JournalSettings = self._settings
+
+    def create(self, starts: Mapping[str, str]) -> Journal:
+        return KafkaJournal(self._settings, starts, Metrics(), 1_000, tuning=FAST)
 
     def dead_letters(self) -> AbstractContextManager[DeadLetters]:
         return create.dead_letters(self.settings)
@@ -67,23 +106,27 @@ DRIVERS: dict[str, Callable[[Path], Driver]] = {
     "memory": lambda directory: MemoryDriver(1),
     "memory with partitions": lambda directory: MemoryDriver(3),
     "sqlite": SqliteDriver,
+    "kafka": lambda directory: KafkaDriver(1),
+    "kafka-3": lambda directory: KafkaDriver(3),
 }
 
 
 class Opened:
-    """An open journal and the outlets of its sinks, by sink and partition."""
+    """An open journal and the outlets of its sinks, by sink and partition. retrying: outlets that have no posts."""
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self.outlets: dict[str, list[Outlet]] = {}
+        self.retrying: dict[str, list[Outlet]] = {}
         self.ended: list[Outlet] = []
         self.running: list[asyncio.Task[None]] = []
 
     def run(self, sink: str) -> None:
         found = self.outlets[sink] = []
+        retrying = self.retrying[sink] = []
 
         async def begin(outlet: Outlet) -> None:
-            found.append(outlet)
+            (retrying if outlet.partition == RETRIES_PARTITION else found).append(outlet)
 
         async def end(outlets: Collection[Outlet]) -> None:
             self.ended += outlets
@@ -159,4 +202,4 @@ async def destinations(it: Opened, sink: str) -> dict[str, int]:
 
 async def retries(it: Opened, sink: str, limit: int = 100) -> list[DeadLetter]:
     """What all outlets of a sink give to be retried."""
-    return [each for outlet in it.outlets[sink] for each in await outlet.retries(limit)]
+    return [each for outlet in it.outlets[sink] + it.retrying[sink] for each in await outlet.retries(limit)]

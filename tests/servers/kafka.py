@@ -29,6 +29,9 @@ from confluent_kafka.admin import (
     AclOperation,
     AclPermissionType,
     AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
     NewTopic,
     PartitionMetadata,
     ResourcePatternType,
@@ -40,7 +43,7 @@ from tests.support.certificates import Authority
 from tests.support.harness import until
 
 USER, PASSWORD = "btfeed", "SECRETOFKAFKA"
-READY = 60.0
+READY = 180.0
 """Seconds that a broker may take to start."""
 CLUSTER = "YnRmZWVkLXRlc3RzLWthZg"
 _PROTOCOLS = {"CONTROLLER": "PLAINTEXT"}
@@ -192,6 +195,15 @@ class Kafka:
             made.result(READY)
         until(lambda: len(self.partitions(name)) == partitions, f"topic {name} known to the brokers", READY)
         return name
+
+    def set_config(self, topic: str, **config: str) -> None:
+        """Change settings of a topic. Underscores in names stand for dots."""
+        change = AlterConfigOpType.SET
+        entries = [ConfigEntry(key.replace("_", "."), value, incremental_operation=change) for key, value in config.items()]
+        admin = self.admin()
+        changed = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
+        for done in admin.incremental_alter_configs([changed]).values():
+            done.result(READY)
 
     def partitions(self, topic: str) -> dict[int, PartitionMetadata]:
         """The partitions of a topic, with their leaders and replicas; empty if the topic does not exist."""

@@ -10,14 +10,16 @@ from types import TracebackType
 from btfeed.delivery.loop import Delivery
 from btfeed.delivery.mapped_posts import MappedPosts
 from btfeed.delivery.settings import DeliverySettings, FilterSettings
+from btfeed.delivery.shared_sink import SharedSink
 from btfeed.journal.base import ALL, Commit, Cursor, DeadLetter, Entry, JournalError, JournalUnavailable
 from btfeed.journal.memory import MemoryJournal, MemoryOutlet
+from btfeed.journal.transactional import Send
 from btfeed.posts.post import Post, digest
 from btfeed.records.mapper import PostMapper, create_mapper
 from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
 from btfeed.telemetry.metrics import Metrics
-from sinks.base import Blocked, Sink, WriteResult
+from sinks.base import Blocked, Offsets, Sink, WriteResult
 from sinks.batch import Batch, Transaction
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 from tests.support import posts
@@ -100,6 +102,16 @@ class FaultyOutlet(MemoryOutlet):
         await self._enter("commit")
         await super().commit(commit)
         self.commits.append(commit)
+
+    async def refresh(self) -> None:
+        """As a TransactionalOutlet does."""
+        await self._enter("refresh")
+
+    async def commit_in(self, commit: Commit, send: Send) -> None:
+        """As a TransactionalOutlet does: what is saved is known once the transaction has ended."""
+        await self._enter("commit_in")
+        await send(Offsets("group", "posts", self.partition, commit.cursor.seq, ""), [])
+        await self.commit(commit)
 
     async def waiting(self, destination: str, limit: int) -> Sequence[DeadLetter]:
         await self._enter("waiting")
@@ -220,7 +232,7 @@ class Rig:
 
     def __init__(
         self,
-        sink: Sink,
+        sink: Sink | SharedSink,
         serial: bool = False,
         journal: MemoryJournal | None = None,
         name: str = "sink",
@@ -229,12 +241,14 @@ class Rig:
         partition: int = 0,
         clock: Clock | None = None,
         failing: Sequence[str] = (),
+        transactional: bool = False,
         **settings: object,
     ) -> None:
         """journal: one that another rig has used, or shares. failing: see FaultyOutlet. settings: of the delivery."""
         quick = {"linger": "5ms", "retry_initial": "2ms", "retry_max": "10ms"}
         self.settings = DeliverySettings.model_validate(quick | settings)
-        self.sink = sink
+        shared = sink if isinstance(sink, SharedSink) else None
+        self.sink: Sink = sink.use() if isinstance(sink, SharedSink) else sink
         self.name = name
         self.clock = clock or FastClock()
         self.journal = journal or MemoryJournal({})
@@ -245,8 +259,8 @@ class Rig:
         self.mapped_posts = mapped_posts or MappedPosts(mapper(), self.metrics, sinks=1)
         self.filter = filter or FilterSettings()
         self.delivery = Delivery(
-            name, sink, serial, self.settings, self.filter, self.outlet, self.mapped_posts, self.metrics,
-            clock=self.clock,
+            name, self.sink, serial, self.settings, self.filter, self.outlet, self.mapped_posts, self.metrics,
+            shared=shared, transactional=transactional, clock=self.clock,
         )  # fmt: skip
 
     async def __aenter__(self) -> "Rig":

@@ -130,6 +130,9 @@ class SqliteJournal:
 class SqliteOutlets:
     """See btfeed.journal.base.Outlets: one outlet, from open to close."""
 
+    problem: str | None = None
+    conflict = False
+
     def __init__(self, outlet: "SqliteOutlet", closed: asyncio.Event) -> None:
         self._outlet = outlet
         self._closed = closed
@@ -139,6 +142,9 @@ class SqliteOutlets:
     ) -> None:
         await begin(self._outlet)
         await self._closed.wait()
+
+    async def left(self) -> Mapping[int, str] | None:
+        return {}
 
 
 class SqliteOutlet:

@@ -11,7 +11,7 @@ from sinks.settings import Place, Seconds, Settings, Size
 class SqliteSettings(Settings):
     """The journal: received posts in one SQLite file.
 
-    type           the backend; "sqlite" is the only one so far
+    type           the backend: "sqlite"
     directory      where the file is; created if necessary
     max_size       how much posts may take, at least 1MiB; freed space is reused, but the file does not shrink
     when_full      "refuse": answer 503 and keep what was taken; "drop-oldest": drop the oldest posts, counted per sink
@@ -51,4 +51,6 @@ class Tuning:
     unreadable: float = 60.0
 
 
+FIXED = ("type", "directory")
+"""Keys that can't change while the journal is open."""
 TUNING = Tuning()

@@ -1,0 +1,327 @@
+"""One consumer of aiokafka in a sink's group, from its start until it fails: what outlets need of it.
+
+Traps that it knows
+- aiokafka waits for the answer to JoinGroup no longer than for any other, but brokers hold it until all members have
+  drained. So these requests get the time of a rebalance.
+- aiokafka commits with whatever membership it has when it sends, so that a process that slept through its session could
+  move a cursor back. Here a commit names the membership under which its records were read.
+- aiokafka's tasks end for good on an error that it does not expect: `failed` tells, and somebody starts another consumer.
+- A CancelledError that comes out of it is no cancellation of ours.
+"""
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition, errors
+from aiokafka.abc import ConsumerRebalanceListener
+from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
+from aiokafka.protocol.group import JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest
+
+from btfeed.journal.base import JournalError, JournalUnavailable, OutletGone
+from btfeed.journal.kafka.consumer import NOBODY, ConsumerSettings, Listener, Member, OutOfRange, Saved, Span
+from btfeed.telemetry.kafka_journal import KafkaJournalMetrics
+from sinks.base import SinkError
+from sinks.kafka.access import ClusterAccess
+from sinks.shared.clock import Clock
+
+RETRY_PAUSE = 0.1
+"""Seconds before a request is sent again that another broker, or the same one a little later, can answer."""
+STOP_PATIENCE = 1.0
+"""Seconds for aiokafka's tasks to end by themselves, and again once they are cancelled."""
+_FENCED = 82
+_AGAIN = (
+    errors.GroupLoadInProgressError,
+    errors.GroupCoordinatorNotAvailableError,
+    errors.NotCoordinatorForGroupError,
+    errors.RequestTimedOutError,
+    errors.RebalanceInProgressError,
+)
+_MOVED = (errors.GroupCoordinatorNotAvailableError, errors.NotCoordinatorForGroupError, errors.RequestTimedOutError)
+_GONE = (errors.UnknownMemberIdError, errors.IllegalGenerationError)
+_RIGHTS = {
+    errors.GroupAuthorizationFailedError: "READ of the group",
+    errors.TopicAuthorizationFailedError: "READ of the topic",
+}
+
+
+class GroupConsumer:
+    """See Consumer."""
+
+    def __init__(
+        self, consumer: AIOKafkaConsumer, settings: ConsumerSettings, metrics: KafkaJournalMetrics, sink: str, clock: Clock
+    ) -> None:
+        self._consumer = consumer
+        self._settings = settings
+        self._metrics = metrics
+        self._sink = sink
+        self._clock = clock
+
+    @staticmethod
+    async def start(
+        access: ClusterAccess, settings: ConsumerSettings, metrics: KafkaJournalMetrics, sink: str, clock: Clock
+    ) -> "GroupConsumer":
+        """A consumer that is connected, and no member yet. Raises JournalUnavailable with the reason."""
+        try:
+            await access.verify()
+            consumer = AIOKafkaConsumer(**access.client_arguments(), **settings.arguments())
+        except SinkError as error:
+            raise JournalUnavailable(str(error)) from error
+        started = GroupConsumer(consumer, settings, metrics, sink, clock)
+        try:
+            async with clock.timeout(2 * settings.request_timeout):
+                await consumer.start()
+        except BaseException as error:
+            await started.stop()
+            if isinstance(error, TimeoutError | errors.KafkaError):
+                raise JournalUnavailable(f"no consumer could be started: {_explain(error)}") from error
+            raise
+        consumer._client.send = _patient(consumer._client, settings.rebalance_timeout)
+        return started
+
+    # Membership
+
+    @property
+    def member(self) -> Member:
+        coordinator = self._consumer._coordinator
+        return Member(coordinator.generation, coordinator.member_id)
+
+    def partitions(self, topic: str) -> Collection[TopicPartition]:
+        """Those that are known of a topic."""
+        return [TopicPartition(topic, number) for number in self._consumer.partitions_for_topic(topic) or ()]
+
+    async def know(self, topics: Iterable[str]) -> None:
+        """Ask for the partitions of topics. Raises JournalUnavailable if one does not exist."""
+        for topic in topics:
+            await self._in_time(self._consumer._client._wait_on_metadata(topic), f"asking for topic {topic}")
+
+    def join(self, topics: Collection[str], listener: Listener) -> None:
+        """Become a member, and stay one until `stop`."""
+        self._consumer.subscribe(list(topics), listener=_Listening(listener))
+
+    def check(self) -> None:
+        """Raise what keeps the membership from working, such as a right that is missing. It is tried again then."""
+        try:
+            self._consumer._coordinator.check_errors()
+        except errors.KafkaError as error:
+            raise JournalUnavailable(_explain(error)) from error
+
+    async def failed(self) -> None:
+        """Return when the consumer does no more by itself."""
+        tasks = [self._consumer._coordinator._coordination_task, self._consumer._fetcher._fetch_task]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+    async def stop(self) -> None:
+        """Disconnect. The membership stays, until its session ends. Nothing raises here, and nothing takes long."""
+        consumer = self._consumer
+        stopping = asyncio.ensure_future(consumer.stop())
+        if not await _ends(stopping):
+            coordinator, fetcher = consumer._coordinator, consumer._fetcher
+            tasks = [coordinator and coordinator._coordination_task, coordinator and coordinator._heartbeat_task]
+            for task in [*tasks, fetcher and fetcher._fetch_task]:
+                if task:
+                    task.cancel()
+            if not await _ends(stopping):
+                stopping.cancel()
+        await _ends(asyncio.ensure_future(consumer._client.close()))  # aiokafka does not if one of its tasks had failed
+
+    async def leave(self) -> None:
+        """Give up the membership, so that others take the partitions over at once. Raises JournalUnavailable."""
+        member = self.member
+        if member != NOBODY:
+            await self._ask(LeaveGroupRequest(self._settings.group, member.id))
+
+    # Reading
+
+    def seek(self, place: TopicPartition, offset: int) -> None:
+        """Read from there on. What was read ahead is forgotten. Raises OutletGone."""
+        try:
+            self._consumer.seek(place, offset)
+        except (errors.IllegalStateError, AssertionError, AttributeError) as error:
+            raise OutletGone(f"partition {place.partition} is not ours") from error
+
+    def pause(self, place: TopicPartition) -> None:
+        """Never read it."""
+        self._consumer.pause(place)
+
+    def position(self, place: TopicPartition) -> int | None:
+        """The offset after all that `read` has given, and after what it passed over: marks of transactions."""
+        subscription = self._consumer._subscription.subscription
+        state = subscription.assignment.state_value(place) if subscription and subscription.assignment else None
+        return state.position if state and state.has_valid_position else None
+
+    async def read(self, place: TopicPartition, max_records: int) -> list[Any]:
+        """Records in order, from the position at the time when it *returns*; none after a while without any. If the group
+        rebalances meanwhile, these are of the next assignment. Raises OutOfRange, or JournalUnavailable for all else."""
+        try:
+            patience = round(self._settings.read_patience * 1000)
+            found = await self._consumer.getmany(place, timeout_ms=patience, max_records=max_records)
+        except errors.OffsetOutOfRangeError as error:
+            raise OutOfRange from error
+        except Exception as error:
+            raise JournalUnavailable(f"partition {place.partition} can't be read: {_explain(error)}") from error
+        records: list[Any] = found.get(place, [])
+        return records
+
+    # Offsets that a group has saved
+
+    async def saved(self, places: Collection[TopicPartition]) -> dict[TopicPartition, Saved]:
+        """What the group has saved of these partitions, for those of which it has."""
+        answer = await self._ask(OffsetFetchRequest(self._settings.group, _by_topic((place, place[1]) for place in places)))
+        return {
+            TopicPartition(topic, partition): Saved(offset, metadata or "")
+            for topic, partitions in answer.topics
+            for partition, offset, metadata, _ in partitions
+            if offset >= 0
+        }
+
+    async def save(self, member: Member, offsets: Mapping[TopicPartition, Saved]) -> None:
+        """Save these in one request, and so in one append of the brokers'."""
+        if member != NOBODY and member != self.member:
+            raise OutletGone("the membership has ended")
+        data = _by_topic((place, (place.partition, *saved)) for place, saved in offsets.items())
+        retention = OffsetCommitRequest.DEFAULT_RETENTION_TIME
+        await self._ask(OffsetCommitRequest(self._settings.group, member.generation, member.id, retention, data), member)
+
+    async def _ask(self, request: Any, member: Member | None = None) -> Any:
+        """The coordinator's answer to a request of the group, if there is no error in it. Asks again while that helps."""
+        failure = "no broker answers"
+        try:
+            async with self._clock.timeout(2 * self._settings.request_timeout):
+                while True:
+                    try:
+                        return await self._ask_once(request, member)
+                    except errors.KafkaError as error:
+                        failure = _explain(error)
+                        if member:
+                            self._metrics.commit_errors.labels(self._sink, _kind(error)).inc()
+                        if not isinstance(error, _AGAIN) and not getattr(error, "retriable", False):
+                            raise JournalUnavailable(failure) from error
+                        await self._clock.sleep(RETRY_PAUSE)
+        except TimeoutError as error:
+            raise JournalUnavailable(f"group {self._settings.group}: {failure}") from error
+
+    async def _ask_once(self, request: Any, member: Member | None) -> Any:
+        coordinator = self._consumer._coordinator
+        await coordinator.ensure_coordinator_known()
+        answer = await coordinator._send_req(request)
+        for code in _codes(answer):
+            kind = errors.for_code(code)
+            if kind in _MOVED:
+                coordinator.coordinator_dead()
+            if member and (kind in _GONE or code == _FENCED):
+                self._metrics.commit_errors.labels(self._sink, "gone").inc()
+                if member == self.member:
+                    coordinator.reset_generation()  # it joins again
+                raise OutletGone(f"group {self._settings.group}: {_explain(kind())}")
+            if kind is errors.RebalanceInProgressError:
+                coordinator.request_rejoin()
+            if code:
+                raise kind()
+        return answer
+
+    # Offsets of messages
+
+    async def spans(self, places: Collection[TopicPartition]) -> dict[TopicPartition, Span]:
+        first = await self._in_time(self._consumer.beginning_offsets(list(places)), "asking for the first offsets")
+        ends = await self.ends(places)
+        return {place: Span(first[place], ends[place]) for place in places}
+
+    async def ends(self, places: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """Without what belongs to transactions that have not ended."""
+        found = await self._in_time(self._consumer.end_offsets(list(places)), "asking for the last offsets")
+        return {place: found[place] for place in places}
+
+    async def first_since(self, place: TopicPartition, received: int) -> tuple[int, int] | None:
+        """Offset and time of the first message with this time or a later one, in milliseconds since the epoch."""
+        asked = {place: min(received, 2**62)}
+        found = (await self._in_time(self._consumer.offsets_for_times(asked), "asking for an offset"))[place]
+        return (found.offset, found.timestamp) if found else None
+
+    async def _in_time(self, call: Any, what: str) -> Any:
+        try:
+            async with self._clock.timeout(2 * self._settings.request_timeout):
+                return await call
+        except (TimeoutError, errors.KafkaError) as error:
+            raise JournalUnavailable(f"{what}: {_explain(error)}") from error
+
+
+class _Listening(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is not typed
+    """A Listener, as aiokafka wants it."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+
+    async def on_partitions_revoked(self, revoked: Any) -> None:
+        await self._listener.revoked()
+
+    def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        self._listener.assigned(assigned)
+
+
+def _patient(client: Any, seconds: float) -> Any:
+    """The client's `send`, which waits longer for answers that brokers hold back during a rebalance."""
+    send = client.send
+
+    async def patient(node: int, request: Any, **more: Any) -> Any:
+        if not isinstance(request, JoinGroupRequest | SyncGroupRequest):
+            return await send(node, request, **more)
+        if not await client.ready(node, **more):
+            raise errors.NodeNotReadyError(f"broker {node} is not ready")
+        connection = client._conns[node, more["group"]]
+        usual, connection._request_timeout = connection._request_timeout, connection._request_timeout + seconds
+        try:
+            answer = connection.send(request)  # it has read the time when it returns
+        finally:
+            connection._request_timeout = usual
+        try:
+            return await answer
+        except TimeoutError as error:
+            raise errors.RequestTimedOutError from error
+
+    return patient
+
+
+async def _ends(task: "asyncio.Future[Any]") -> bool:
+    """Whether a task ends within STOP_PATIENCE. How it ends does not matter."""
+    done, _ = await asyncio.wait([task], timeout=STOP_PATIENCE)
+    if done:
+        with suppress(asyncio.CancelledError):
+            task.exception()
+    return bool(done)
+
+
+def _by_topic(given: Iterable[tuple[TopicPartition, Any]]) -> list[tuple[str, list[Any]]]:
+    """As requests have it: the values of each topic's partitions."""
+    topics: dict[str, list[Any]] = {}
+    for place, value in given:
+        topics.setdefault(place.topic, []).append(value)
+    return list(topics.items())
+
+
+def _codes(answer: Any) -> list[int]:
+    """The error codes in an answer of the coordinator's."""
+    whole = [answer.error_code] if hasattr(answer, "error_code") else []
+    return whole + [partition[-1] for _, partitions in getattr(answer, "topics", ()) for partition in partitions]
+
+
+def _explain(error: BaseException) -> str:
+    """What an error means, and what to do if a right is missing."""
+    right = _RIGHTS.get(type(error))
+    if right:
+        return f"not authorized: the right {right} is missing ({error})"
+    if isinstance(error, JournalError):
+        return str(error)
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return getattr(error, "description", "") or str(error) or type(error).__name__
+
+
+def _kind(error: Exception) -> str:
+    """A label for a commit's error."""
+    if type(error) in _RIGHTS:
+        return "not_authorized"
+    if isinstance(error, errors.RebalanceInProgressError):
+        return "rebalance"
+    return "unavailable" if isinstance(error, _AGAIN) or getattr(error, "retriable", False) else "refused"

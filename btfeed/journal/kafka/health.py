@@ -1,0 +1,65 @@
+"""What a person has to know of a sink's membership, though nothing has failed."""
+
+from collections import deque
+from collections.abc import Iterable
+
+import structlog
+
+from btfeed.journal.base import JournalError, Outlet
+from btfeed.journal.kafka.shared import Shared
+from btfeed.telemetry.wording import count, duration
+
+log = structlog.get_logger()
+
+NEAR_RETENTION = 0.8
+"""The part of `retention` at which a sink that is behind is warned of."""
+LOSSES, LOSS_TIME = 3, 30.0
+"""This often in that many seconds a process does not lose its membership unless another one has the same name."""
+
+
+class Health:
+    """Of one sink. The log is told once of each thing."""
+
+    def __init__(self, sink: str, shared: Shared) -> None:
+        self._shared = shared
+        self._log = log.bind(sink=sink)
+        self._lost: deque[float] = deque(maxlen=LOSSES)
+        self._told = False
+        self._near: dict[int, float] = {}
+
+    @property
+    def problem(self) -> str | None:
+        if self.contested:
+            name = self._shared.settings.instance_name
+            return f"another process runs as instance {name}: give each its own journal.instance"
+        if self._near:
+            behind, number = duration(max(self._near.values())), count(len(self._near), "partition")
+            kept = duration(self._shared.settings.retention)
+            return f"the sink is {behind} behind in {number}: posts are deleted after {kept} (journal.retention)"
+        return None
+
+    @property
+    def contested(self) -> bool:
+        """Whether another process seems to have our name: both take the partitions from each other."""
+        return len(self._lost) == LOSSES and self._shared.clock.monotonic() - self._lost[0] <= LOSS_TIME
+
+    def lost(self) -> None:
+        """The group does not know this member any more. Once that may have other reasons."""
+        self._lost.append(self._shared.clock.monotonic())
+        if self.contested and not self._told:
+            self._log.error(self.problem or "")
+        self._told = self.contested
+
+    async def look(self, outlets: Iterable[Outlet]) -> None:
+        """Look how near the cursors are to the end of retention."""
+        before, limit = set(self._near), NEAR_RETENTION * self._shared.settings.retention
+        self._near = {}
+        for outlet in outlets:
+            try:
+                age = (await outlet.backlog()).age
+            except JournalError:  # another look comes
+                continue
+            if age >= limit:
+                self._near[outlet.partition] = age
+        if self._near.keys() - before:
+            self._log.warning("sink is near the end of retention", partitions=sorted(self._near), problem=self.problem)

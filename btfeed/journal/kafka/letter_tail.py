@@ -1,0 +1,236 @@
+"""Follows the topics of dead letters, and reads single messages of them.
+
+Two consumers, without a group: one is always at the end of the topics. The other reads what is asked for, and tells where
+the topics end: a broker answers the requests of a connection in turn, and the first connection mostly waits for news.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import structlog
+from aiokafka import TopicPartition, errors
+
+from btfeed.journal.base import JournalUnavailable
+from btfeed.journal.kafka import groupless
+from btfeed.journal.kafka.settings import KafkaJournalSettings
+from sinks.kafka.access import ClusterAccess
+from sinks.shared.clock import Clock
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+POLL_MS = 200
+"""Milliseconds between two looks where the consumer is if nothing comes."""
+READ_WAIT_MS = 20
+"""Milliseconds that a broker may hold back the reply to the second consumer, which never asks beyond the end for long."""
+FAILED_PAUSE = 0.5
+"""Seconds before the topics are read again after an error."""
+CLOSED = "the journal is closed"
+NEAR = 1_000
+"""Messages that are rather read and dropped than passed over with another request."""
+
+
+class LetterTail:
+    """folds: topic -> what to call with each of its messages, in their order. Methods raise JournalUnavailable."""
+
+    def __init__(
+        self,
+        settings: KafkaJournalSettings,
+        access: ClusterAccess,
+        folds: Mapping[str, Callable[[Any], object]],
+        clock: Clock,
+    ) -> None:
+        self._timeout = settings.request_timeout
+        self._access = access
+        self._folds = folds
+        self._clock = clock
+        self._places = [TopicPartition(topic, 0) for topic in folds]
+        self._positions = dict.fromkeys(self._places, 0)
+        self._tail: Any = None
+        self._reader: Any = None
+        self._following: asyncio.Task[None] | None = None
+        self._failure: JournalUnavailable | None = None
+        self._moved = asyncio.Event()
+        self._closed = False
+        self._turn = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Connect, and read everything that the topics have. May be called again after it failed."""
+        if self._closed:
+            raise JournalUnavailable(CLOSED)
+        try:
+            await self._open()
+        except BaseException:
+            await self._release()
+            raise
+
+    async def _open(self) -> None:
+        self._failure = None
+        self._reader = await self._start_reader()
+        self._tail = await groupless.start(self._access, self._timeout, self._clock, fetch_max_wait_ms=POLL_MS)
+        self._tail.assign(self._places)
+        self._following = asyncio.create_task(self._follow(), name="dead letters")
+        await self.catch_up()
+
+    async def _start_reader(self) -> Any:
+        reader = await groupless.start(self._access, self._timeout, self._clock, fetch_max_wait_ms=READ_WAIT_MS)
+        try:
+            await groupless.check_topics(reader, self._folds, self._clock)
+        except BaseException:
+            await _stop(reader)
+            raise
+        reader.assign(self._places)
+        reader.pause(*self._places)
+        return reader
+
+    async def close(self) -> None:
+        self._closed = True
+        await self._release()
+        self._moved.set()
+
+    async def _release(self) -> None:
+        if self._following:
+            self._following.cancel()
+            await asyncio.wait([self._following])
+        for consumer in (self._tail, self._reader):
+            if consumer:
+                await _stop(consumer)
+        self._tail = self._reader = self._following = None
+
+    async def catch_up(self) -> dict[str, int]:
+        """Return when everything was read that the topics had when it was called: topic -> its end then."""
+        ends = await self._asked(lambda reader: reader.end_offsets(self._places))
+        await self.until(lambda: all(self._positions[place] >= ends[place] for place in self._places))
+        return {place.topic: ends[place] for place in self._places}
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Return when `condition` holds, which something that is read from the topics brings about."""
+        while not condition():
+            self._open_reader()
+            if self._failure:
+                raise self._failure
+            self._moved.clear()
+            try:
+                async with self._clock.timeout(self._timeout):
+                    await self._moved.wait()
+            except TimeoutError:
+                raise JournalUnavailable(f"no message of the dead letters came in {self._timeout:g} s") from None
+
+    def position(self, topic: str) -> int:
+        """The offset of the first message of a topic that is not known yet."""
+        return self._positions[TopicPartition(topic, 0)]
+
+    async def beginning(self, topic: str) -> int:
+        """The offset of the first message that a topic still has."""
+        place = TopicPartition(topic, 0)
+        found = await self._asked(lambda reader: reader.beginning_offsets([place]))
+        return int(found[place])
+
+    async def messages(self, topic: str, offsets: Collection[int]) -> dict[int, Any]:
+        """offset -> message. Those that the topic no longer has are missing."""
+        found: dict[int, Any] = {}
+        async with self._turn:
+            if groupless.has_failed(self._open_reader()):
+                failed, self._reader = self._reader, await self._start_reader()
+                await _stop(failed)
+            for run in _runs(sorted(offsets)):
+                found |= await self._read(TopicPartition(topic, 0), run)
+        return found
+
+    # Reading
+
+    async def _read(self, place: TopicPartition, offsets: Sequence[int]) -> dict[int, Any]:
+        wanted, last = set(offsets), offsets[-1]
+        found: dict[int, Any] = {}
+        reader = self._open_reader()
+        reader.seek(place, offsets[0])
+        reader.resume(place)
+        try:
+            while groupless.position(reader, place) <= last:
+                got = await reader.getmany(place, timeout_ms=round(self._timeout * 1000))
+                for message in got.get(place, ()):
+                    if message.offset in wanted:
+                        found[message.offset] = message
+                if not got and groupless.position(reader, place) <= last:
+                    raise JournalUnavailable(f"topic {place.topic}: no reply in {self._timeout:g} s")
+        except errors.KafkaError as error:
+            raise groupless.unavailable(error, place.topic) from error
+        finally:
+            if self._reader:
+                reader.pause(place)
+        return found
+
+    async def _asked(self, question: Callable[[Any], Awaitable[T]]) -> T:
+        try:
+            async with self._clock.timeout(self._timeout):
+                return await question(self._open_reader())
+        except TimeoutError:
+            raise JournalUnavailable(f"no broker replies about the dead letters in {self._timeout:g} s") from None
+        except errors.KafkaError as error:
+            raise groupless.unavailable(error, self._places[0].topic) from error
+
+    def _open_reader(self) -> Any:
+        if self._reader is None:
+            raise JournalUnavailable(CLOSED if self._closed else "the dead letters are not open")
+        return self._reader
+
+    # Following
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                if groupless.has_failed(self._tail):
+                    await self._replace_tail()
+                found = await self._tail.getmany(timeout_ms=POLL_MS)
+            except (errors.KafkaError, JournalUnavailable) as error:
+                unknown = isinstance(error, errors.KafkaError)
+                failure = groupless.unavailable(error, self._places[0].topic) if unknown else error
+                if self._failure is None:
+                    log.warning("can't read the dead letters, retrying", error=str(failure))
+                self._failure = failure
+                self._moved.set()
+                await self._clock.sleep(FAILED_PAUSE)
+                continue
+            for place, messages in found.items():
+                for message in messages:
+                    self._fold(place.topic, message)
+            positions = {place: groupless.position(self._tail, place) for place in self._places}
+            if found or positions != self._positions:
+                self._failure = None
+                self._positions = positions
+                self._moved.set()
+
+    async def _replace_tail(self) -> None:
+        """Go on with another consumer where this one was."""
+        tail = await groupless.start(self._access, self._timeout, self._clock, fetch_max_wait_ms=POLL_MS)
+        tail.assign(self._places)
+        for place, position in self._positions.items():
+            tail.seek(place, position)
+        failed, self._tail = self._tail, tail
+        await _stop(failed)
+
+    def _fold(self, topic: str, message: Any) -> None:
+        try:
+            self._folds[topic](message)
+        except Exception as error:
+            log.error("bug in the dead letters", exc_info=error)
+
+
+async def _stop(consumer: Any) -> None:
+    with suppress(errors.KafkaError, OSError):
+        await consumer.stop()
+
+
+def _runs(offsets: Sequence[int]) -> Iterator[list[int]]:
+    """Ascending offsets, parted where many messages lie between two."""
+    run: list[int] = []
+    for offset in offsets:
+        if run and offset - run[-1] > NEAR:
+            yield run
+            run = []
+        run.append(offset)
+    if run:
+        yield run

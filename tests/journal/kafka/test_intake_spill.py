@@ -1,0 +1,76 @@
+"""When posts go to the spill, and when to Kafka again: with a real broker, and with none."""
+
+from pathlib import Path
+
+import pytest
+
+from btfeed.journal.base import JournalFull, JournalUnavailable
+from btfeed.journal.kafka.spill import CONSUMER
+from btfeed.posts.post import digest
+from tests.journal.journals import journal, post
+from tests.journal.kafka.intakes import bodies_of, opened, settings_for
+from tests.servers.kafka import Kafka, free_ports, shared
+from tests.support.harness import until_async
+
+NOWHERE = f"127.0.0.1:{free_ports(1)[0]}"
+
+
+@pytest.fixture(scope="module")
+def kafka() -> Kafka:
+    return shared()
+
+
+async def test_while_kafka_is_away_posts_are_durable_at_once(tmp_path: Path) -> None:
+    """They don't wait for the timeout. The intake refuses nothing, and its metrics say what is the matter."""
+    settings = settings_for(NOWHERE, spill={"directory": str(tmp_path)})
+    async with opened(settings) as intake:
+        assert await intake.append_all([post(1), post(2)]) == [digest(post(number).body) for number in (1, 2)]
+        assert (intake.refusing, intake.count("up")) == (None, 0)
+        assert "can't connect" in (intake.away or "")
+        assert (intake.count("spilled_posts"), intake.count("spill_posts")) == (2, 2)
+        await intake.answer()
+    async with opened(settings) as intake:
+        assert intake.count("spill_posts") == 2
+
+
+async def test_a_full_spill_refuses_with_both_reasons(tmp_path: Path) -> None:
+    """A person has to know why Kafka takes nothing, and how much room there was."""
+    async with opened(settings_for(NOWHERE, spill={"directory": str(tmp_path), "max_size": "1MiB"})) as intake:
+        with pytest.raises(JournalFull, match=r"spill is full \(journal.spill.max_size\), and Kafka takes no posts since"):
+            await intake.append_all([post(number, 50_000) for number in range(40)])
+        assert "the spill refuses posts: the journal is full" in (intake.refusing or "")
+
+
+@pytest.mark.kafka
+async def test_posts_of_an_earlier_run_are_forwarded(kafka: Kafka, tmp_path: Path) -> None:
+    """As soon as Kafka is there."""
+    async with journal(tmp_path, (CONSUMER,)) as spill:
+        await spill.append(post(1))
+    async with opened(settings_for(kafka.bootstrap, spill={"directory": str(tmp_path)})) as intake:
+        await until_async(lambda: not intake.count("spill_posts"), "an empty spill")
+        assert intake.count("forwarded_posts") == 1
+        assert await bodies_of(kafka, intake.names.posts) == {post(1).body: 1}
+
+
+@pytest.mark.kafka
+async def test_a_broken_spill_is_passed_by_if_kafka_works(
+    kafka: Kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it took is not lost, and what it does not take goes to Kafka directly."""
+    async with opened(settings_for(kafka.bootstrap, spill={"directory": str(tmp_path)})) as intake:
+        assert intake._spill
+        intake._kafka_failed("tests say so")
+
+        async def broken(*arguments: object) -> None:
+            raise JournalUnavailable("disk")
+
+        monkeypatch.setattr(intake._spill, "append", broken)
+        await intake.append(post(1))
+        assert intake.away is None
+        assert (await bodies_of(kafka, intake.names.posts)) == {post(1).body: 1}
+        intake._sending.down = "not there"
+        for number in (2, 3):
+            with pytest.raises(JournalUnavailable, match=r"disk; Kafka takes no posts since .*: not there"):
+                await intake.append(post(number))
+        intake._sending.down = None
+        await until_async(lambda: intake.away is None, "the brokers say that they take posts")

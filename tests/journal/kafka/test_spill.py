@@ -1,0 +1,219 @@
+"""Posts that wait on this machine, and how they get to Kafka. A stand-in takes them, or does not."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from btfeed.journal.base import JournalFull, JournalInUse, JournalUnavailable, PostTooLarge
+from btfeed.journal.kafka import spill as spills
+from btfeed.journal.kafka.lane import NotAcknowledged
+from btfeed.journal.kafka.spill import Kafka, Spill
+from btfeed.posts.post import Post, digest
+from btfeed.telemetry.metrics import Metrics
+from btfeed.telemetry.samples import by_label
+from sinks.shared.clock import SYSTEM_CLOCK
+from tests.journal.journals import dead_letters, post
+from tests.support.harness import until_async
+
+
+class Taker:
+    """Takes posts in Kafka's place.
+
+    taken      the posts that it took, with their digests and the partitions that the spill knew
+    fails      how many of the next attempts fail; unlimited if infinite
+    sent_to    the partition that such an attempt may have left the post in
+    stuck      a partition that takes nothing
+    limit      bytes of the largest post that it takes
+    """
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[Post, bytes, int | None]] = []
+        self.attempts = self.at_a_time = self.under_way = 0
+        self.fails: float = 0
+        self.sent_to: int | None = None
+        self.stuck: int | None = None
+        self.limit = 10_000
+        self.forwarded = 0
+        self.works = True
+
+    async def send(self, post: Post, digest: bytes, partition: int | None) -> None:
+        self.attempts += 1
+        self.under_way += 1
+        self.at_a_time = max(self.at_a_time, self.under_way)
+        await asyncio.sleep(0)
+        self.under_way -= 1
+        if self.fails:
+            self.fails -= 1
+            raise NotAcknowledged("away", self.sent_to if partition is None else partition)
+        if partition is not None and partition == self.stuck:
+            raise NotAcknowledged("stuck", partition)
+        if len(post.body) > self.limit:
+            raise PostTooLarge("too large")
+        self.taken.append((post, digest, partition))
+
+    def count(self, number: int) -> None:
+        self.forwarded += number
+
+    @property
+    def posts(self) -> list[Post]:
+        return [post for post, *_ in self.taken]
+
+    @property
+    def kafka(self) -> Kafka:
+        return Kafka(self.send, lambda: self.works, self.count)
+
+
+@asynccontextmanager
+async def opened(directory: Path, taker: Taker, max_size: int = 2**24) -> AsyncIterator[tuple[Spill, Metrics]]:
+    """An open spill that does not forward yet."""
+    metrics = Metrics()
+    spill = Spill(directory, max_size, metrics, taker.kafka, SYSTEM_CLOCK)
+    await spill.open()
+    try:
+        yield spill, metrics
+    finally:
+        await spill.close()
+
+
+@asynccontextmanager
+async def forwarding(spill: Spill) -> AsyncIterator[None]:
+    running = asyncio.create_task(spill.run())
+    try:
+        yield
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts follow each other quickly."""
+    monkeypatch.setattr(spills, "PAUSE", 0.001)
+
+
+async def test_posts_are_forwarded_as_they_were_received(tmp_path: Path) -> None:
+    """In order, with their digests, times and peers, and each once if nothing fails."""
+    taker = Taker()
+    async with opened(tmp_path, taker) as (spill, _):
+        posts = [post(number) for number in range(30)]
+        for each in posts:
+            await spill.append(each)
+        assert spill.posts == 30
+        async with forwarding(spill):
+            await until_async(lambda: not spill.posts, "all forwarded")
+        assert taker.taken == [(each, digest(each.body), None) for each in posts]
+        assert (taker.forwarded, taker.attempts) == (30, 30)
+
+
+async def test_what_was_not_taken_is_sent_again(tmp_path: Path) -> None:
+    """However often it fails, also over a restart. Nothing is passed over."""
+    taker = Taker()
+    posts = [post(number) for number in range(10)]
+    async with opened(tmp_path, taker) as (spill, _):
+        for each in posts:
+            await spill.append(each)
+        taker.fails = float("inf")
+        async with forwarding(spill):
+            await until_async(lambda: taker.attempts > 50, "many attempts")
+        assert spill.posts == 10
+    taker.fails = 3
+    async with opened(tmp_path, taker) as (spill, _):
+        assert spill.posts == 10
+        await asyncio.wait_for(spill.run(until_empty=True), 10)
+    assert set(taker.posts) == set(posts)
+    assert taker.forwarded == 10
+
+
+async def test_a_post_that_was_sent_keeps_its_partition(tmp_path: Path) -> None:
+    """Whether the receiver sent it or the spill did, and over a restart: it may be there already."""
+    taker = Taker()
+    taker.works = False
+    taker.fails, taker.sent_to = 1, 2
+    async with opened(tmp_path, taker) as (spill, _):
+        await spill.append(post(0))
+        await spill.append(post(1), partition=7)
+        async with forwarding(spill):
+            await until_async(lambda: not taker.fails, "the attempt")
+    async with opened(tmp_path, taker) as (spill, _):
+        await asyncio.wait_for(spill.run(until_empty=True), 10)
+    assert {each.body: place for each, _, place in taker.taken} == {post(0).body: 2, post(1).body: 7}
+    assert len(taker.posts) == 2
+
+
+@pytest.mark.parametrize("works", [True, False])
+async def test_a_partition_that_takes_nothing_holds_up_no_other(tmp_path: Path, works: bool) -> None:
+    """Posts that may be in it wait at the end, until it takes them."""
+    taker = Taker()
+    taker.stuck, taker.works = 3, works
+    async with opened(tmp_path, taker) as (spill, _):
+        await spill.append(post(0), partition=3)
+        for number in range(1, 5):
+            await spill.append(post(number))
+        async with forwarding(spill):
+            await until_async(lambda: taker.forwarded == 4, "the others")
+            assert spill.posts >= 1
+            taker.stuck = None
+            await until_async(lambda: not spill.posts, "all forwarded")
+    assert sorted(each.body for each in taker.posts) == sorted(post(number).body for number in range(5))
+    assert taker.forwarded == 5
+
+
+async def test_one_post_finds_out_whether_kafka_works_again(tmp_path: Path) -> None:
+    """While it is away, one is tried at a time: each attempt may leave a copy behind."""
+    taker = Taker()
+    taker.works = False
+    async with opened(tmp_path, taker) as (spill, _):
+        for number in range(10):
+            await spill.append(post(number))
+        async with forwarding(spill):
+            await until_async(lambda: not spill.posts, "all forwarded")
+        assert taker.at_a_time == 1
+        taker.works = True
+        for number in range(10, 20):
+            await spill.append(post(number))
+        async with forwarding(spill):
+            await until_async(lambda: not spill.posts, "all forwarded")
+        assert taker.at_a_time > 1
+
+
+async def test_a_post_that_kafka_never_takes_holds_up_no_other(tmp_path: Path) -> None:
+    """It is kept as a dead letter of the spill, which counts it: it was answered with 200."""
+    taker = Taker()
+    async with opened(tmp_path, taker) as (spill, metrics):
+        for number, size in enumerate((200, 20_000, 200)):
+            await spill.append(post(number, size))
+        async with forwarding(spill):
+            await until_async(lambda: not spill.posts, "all forwarded")
+        assert by_label(metrics.dead_letters, "reason") == {"too_large": 1}
+        assert taker.forwarded == 2
+    (letter,) = dead_letters(tmp_path)
+    assert (letter.body, letter.cause, letter.kind) == (post(1, 20_000).body, "too_large", "post")
+
+
+async def test_a_full_spill_says_so(tmp_path: Path) -> None:
+    """Posts are refused, until some are forwarded."""
+    taker = Taker()
+    async with opened(tmp_path, taker, max_size=2**20) as (spill, _):
+        large = [post(number, 9_000) for number in range(200)]
+        with pytest.raises(JournalFull, match=r"the spill is full \(journal.spill.max_size\)"):
+            await asyncio.gather(*map(spill.append, large))
+        assert "the spill refuses posts" in (spill.refusing or "")
+        async with forwarding(spill):
+            await until_async(lambda: not spill.posts, "all forwarded")
+            await until_async(lambda: spill.refusing is None, "room")
+        await spill.append(post(1))
+        assert spill.nbytes > 0
+
+
+async def test_a_spill_belongs_to_one_process(tmp_path: Path) -> None:
+    """A second one does not open. A closed one takes nothing."""
+    async with opened(tmp_path, Taker()) as (spill, _):
+        with pytest.raises(JournalInUse):
+            async with opened(tmp_path, Taker()):
+                pass
+    with pytest.raises(JournalUnavailable, match="the spill failed"):
+        await spill.append(post(1))
