@@ -10,8 +10,8 @@ from btfeed import early
 
 def main() -> None:
     """Run the command line."""
-    if sys.argv[1:2] == ["serve"]:
-        early.hold("--supervise" in sys.argv)
+    if sys.argv[1:2] in (["serve"], ["receive"], ["deliver"]):
+        early.hold("--supervise" in sys.argv or sys.argv[1] == "receive")
     from btfeed.commands.main import cli
 
     cli()

@@ -69,13 +69,26 @@ async def listen(address: str, inherited: Sequence[socket.socket] = (), key: str
     return sockets
 
 
-def _written(bound: socket.socket) -> str:
+def where(bound: socket.socket) -> tuple[str, int]:
+    """The host and port of a socket; of a Unix socket, its path and 0."""
+    if bound.family == socket.AF_UNIX:
+        return str(bound.getsockname()), 0
     host, port, *_ = bound.getsockname()
+    return host, port
+
+
+def _written(bound: socket.socket) -> str:
+    host, port = where(bound)
+    if bound.family == socket.AF_UNIX:
+        return host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 async def _are_at(address: str, sockets: Sequence[socket.socket]) -> bool:
-    """Whether these sockets are those that `bind` would make. If the host can't be resolved, they may be."""
+    """Whether these sockets are those that `bind` would make. If the host can't be resolved, they may be. A Unix socket
+    stands for any address."""
+    if any(each.family == socket.AF_UNIX for each in sockets):
+        return True
     any_port = not host_and_port(address)[1]
     try:
         wanted = {place[:2] for _, place in await _places(address)}
@@ -85,16 +98,22 @@ async def _are_at(address: str, sockets: Sequence[socket.socket]) -> bool:
     return {(host, 0) for host, _ in found} == wanted if any_port else found == wanted
 
 
-async def bind(address: str) -> list[socket.socket]:
+async def bind(address: str, beside: Sequence[socket.socket] | None = None) -> list[socket.socket]:
     """Sockets bound to each IP address that the host stands for, to be listened on. Raises OSError.
 
     "::" is every address of the machine, IPv4 included. With port 0, all get the same free port.
+
+    beside: sockets that are bound there already, and share the port with these (SO_REUSEPORT): the kernel gives each new
+    connection to one of them. None: no other sockets may be bound there
     """
     sockets: list[socket.socket] = []
     try:
         for family, place in await _places(address):
-            free = sockets[0].getsockname()[1] if sockets else place[1]
+            used = [*(beside or ()), *sockets]
+            free = used[0].getsockname()[1] if used else place[1]
             sockets.append(socket.socket(family, socket.SOCK_STREAM))
+            if beside is not None:
+                sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             _bind(sockets[-1], (place[0], free, *place[2:]))
     except OSError:
         for bound in sockets:

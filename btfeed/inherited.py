@@ -1,7 +1,8 @@
 """Listening sockets that another process holds for this one: systemd for a socket unit, or the supervisor (supervisor.py).
 
 The protocol is that of sd_listen_fds(3): the sockets are file descriptors 3 and up, LISTEN_FDS says how many,
-LISTEN_FDNAMES what each is for, and LISTEN_PID which process they are meant for. As the holder keeps them open, new
+LISTEN_FDNAMES what each is for, and LISTEN_PID which process they are meant for. The admin listener's may be a Unix socket:
+those of `btfeed receive --workers` are. As the holder keeps them open, new
 connections wait in their backlog while one process ends and the next one starts.
 """
 
@@ -33,7 +34,7 @@ def take(environment: MutableMapping[str, str] = os.environ) -> dict[str, list[s
     named = [_name(given[index] if index < len(given) else "", number == "1") for index in range(int(number))]
     taken: dict[str, list[socket.socket]] = {}
     for descriptor, name in enumerate(named, FIRST):
-        taken.setdefault(name, []).append(_socket(descriptor))
+        taken.setdefault(name, []).append(_socket(descriptor, name))
     return taken
 
 
@@ -49,13 +50,14 @@ def _name(given: str, alone: bool) -> str:
     )
 
 
-def _socket(descriptor: int) -> socket.socket:
+def _socket(descriptor: int, name: str) -> socket.socket:
     try:
         os.set_inheritable(descriptor, False)
         found = socket.socket(fileno=descriptor)
     except OSError as error:
         raise OSError(f"inherited file descriptor {descriptor} is not a socket: {error.strerror}") from None
-    if found.type != socket.SOCK_STREAM or found.family not in (socket.AF_INET, socket.AF_INET6):
+    families = (socket.AF_INET, socket.AF_INET6, *([socket.AF_UNIX] if name == ADMIN else []))
+    if found.type != socket.SOCK_STREAM or found.family not in families:
         found.close()
         raise OSError(f"inherited file descriptor {descriptor} is not a TCP socket: use ListenStream= with a port")
     found.setblocking(False)

@@ -14,6 +14,11 @@ SUPERVISOR = "BTFEED_SUPERVISOR"
 file means that the supervisor is gone."""
 RESTART_FAILED = "RESTART_FAILED"
 """Key of such a line: another server should have taken over, but ended before. The value says how."""
+WORKER = "BTFEED_WORKER"
+"""Variable of each of several servers: its number, from 1 on, and how many there are, as in 2/4. 0/4 is that which answers
+for all of them."""
+WORKERS = "BTFEED_WORKERS"
+"""Variable of all of them: the directory in which each has the socket of its admin listener, under its number."""
 TIMEOUT = 1.0
 """Seconds for a service manager that is slow to read."""
 

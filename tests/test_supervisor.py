@@ -12,22 +12,15 @@ from typing import Any
 
 import pytest
 
-from btfeed import supervisor
+from btfeed import slot
 from tests.support.harness import DEADLINE, until
-from tests.support.supervised import SUBREAPER, Supervised
+from tests.support.supervised import SUBREAPER, starting
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Any]:
-    running: list[Supervised] = []
-
-    def start(program: str, **options: Any) -> Supervised:
-        running.append(Supervised(tmp_path, program, **options))
-        return running[-1]
-
-    yield start
-    for each in running:
-        each.end()
+    with starting(tmp_path) as start:
+        yield start
 
 
 def test_it_imports_little() -> None:
@@ -36,7 +29,7 @@ def test_it_imports_little() -> None:
     result = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
     modules = result.stdout.split()
     assert {name for name in modules if name.startswith(("btfeed", "sinks"))} == {
-        "btfeed", "btfeed.notify", "btfeed.supervisor",
+        "btfeed", "btfeed.notify", "btfeed.slot", "btfeed.supervisor",
     }  # fmt: skip
     assert not {"asyncio", "ssl", "pydantic", "structlog", "subprocess", "typer"} & set(modules)
 
@@ -371,7 +364,7 @@ def test_a_command_that_is_gone_is_tried_again(tmp_path: Path) -> None:
 
 def test_a_line_of_its_log_is_as_those_of_the_server(capfd: pytest.CaptureFixture[str]) -> None:
     """One JSON object."""
-    supervisor.log("info", "server started", pid=1)
+    slot.log("info", "server started", pid=1)
     line = json.loads(capfd.readouterr().err)
     assert line.pop("timestamp").endswith("Z")
     assert line == {"pid": 1, "event": "server started", "level": "info"}

@@ -12,6 +12,7 @@ This refuses names that were pointed at this machine's address later (DNS rebind
 """
 
 import hmac
+import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from ipaddress import ip_address
@@ -135,6 +136,9 @@ class Access:
 
     @staticmethod
     def _is_local(request: web.Request) -> bool:
+        connected = request.transport.get_extra_info("socket") if request.transport else None
+        if connected is not None and connected.family == socket.AF_UNIX:  # of a directory that only this user can enter
+            return not any(name in request.headers for name in _PASSED_ON)
         with suppress(ValueError):  # no address: the connection is gone
             peer = ip_address((request.remote or "").partition("%")[0])
             peer = getattr(peer, "ipv4_mapped", None) or peer

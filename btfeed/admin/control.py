@@ -41,6 +41,10 @@ class Control(Protocol):
     """Pauses, resumes and rewinds sinks. Methods raise UnknownSink, Conflict or JournalError."""
 
     @property
+    def shared(self) -> bool:
+        """Whether other processes may deliver to the same sinks: a rewind concerns only this one."""
+
+    @property
     def paused(self) -> Mapping[str, int]:
         """The sinks that are paused -> since when, in milliseconds since the epoch."""
 
@@ -101,6 +105,7 @@ class SinkRoutes:
             return as_text(503, f"the journal failed: {error}")
         shown: dict[str, Any] = {"sink": name, "paused": name in self._control.paused}
         shown |= {"changed": done} if isinstance(done, bool) else {"partitions": [_shown(move) for move in done]}
+        shown["others"] = self._control.shared
         return web.Response(body=msgspec.json.encode(shown), content_type="application/json")
 
 

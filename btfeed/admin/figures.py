@@ -9,7 +9,7 @@ from prometheus_client import generate_latest
 
 from btfeed.journal.base import Backlog, Backlogs, JournalError, Kept
 from btfeed.telemetry.metrics import Metrics
-from btfeed.telemetry.sink_status import SinkStatus
+from btfeed.telemetry.sink_status import ShownStatus
 from sinks.shared.clock import Clock
 
 log = structlog.get_logger()
@@ -30,7 +30,7 @@ class Figures:
         journal: Backlogs,
         kept: Callable[[], Awaitable[Sequence[Kept]]],
         why_not_ready: Callable[[], str | None],
-        sinks: Mapping[str, SinkStatus],
+        sinks: Mapping[str, ShownStatus],
         metrics: Metrics,
         clock: Clock,
     ) -> None:

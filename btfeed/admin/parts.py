@@ -8,7 +8,7 @@ from typing import Any
 from btfeed.admin.control import Control
 from btfeed.journal.base import Backlogs, DeadLetters, Kept, Wants
 from btfeed.telemetry.metrics import Metrics
-from btfeed.telemetry.sink_status import SinkStatus
+from btfeed.telemetry.sink_status import ShownStatus
 from btfeed.telemetry.tap import Taps
 from sinks.batch import Batch
 
@@ -27,7 +27,7 @@ class Parts:
     journal: Backlogs
     kept: Callable[[], Awaitable[Sequence[Kept]]]
     why_not_ready: Callable[[], str | None]
-    sinks: Mapping[str, SinkStatus]
+    sinks: Mapping[str, ShownStatus]
     control: Control
     taps: Taps
     metrics: Metrics

@@ -8,7 +8,7 @@ from btfeed.admin.history import INTERVAL, History
 from btfeed.admin.latency import Latency
 from btfeed.journal.base import Backlog
 from btfeed.telemetry.metrics import Metrics
-from btfeed.telemetry.sink_status import SinkStatus
+from btfeed.telemetry.sink_status import ShownStatus
 from btfeed.telemetry.trends import Sample, Trends
 from sinks.shared.clock import Clock
 
@@ -25,7 +25,7 @@ class Sampler:
     def __init__(
         self,
         metrics: Metrics,
-        sinks: Mapping[str, SinkStatus],
+        sinks: Mapping[str, ShownStatus],
         backlogs: Callable[[], Awaitable[Mapping[str, Backlog]]],
         clock: Clock,
     ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from btfeed.address import BACKLOG, listen
+from btfeed.address import BACKLOG, listen, where
 from btfeed.admin.access import Access, mark, trusted
 from btfeed.admin.answers import as_json
 from btfeed.admin.control import MAX_BODY, SinkRoutes
@@ -85,7 +85,7 @@ class Admin:
         assert self._runner.server
         loop = asyncio.get_running_loop()
         sockets = sockets or await listen(self._settings.listen)
-        host, port, *_ = sockets[0].getsockname()
+        host, port = where(sockets[0])
         self._listeners = [await loop.create_server(self._runner.server, sock=each, backlog=BACKLOG) for each in sockets]
         self._sampler.start()
         return host, port

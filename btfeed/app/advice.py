@@ -9,6 +9,7 @@ import structlog
 
 from btfeed.address import is_exposed
 from btfeed.app.certificates import validities
+from btfeed.app.roles import SERVE, Role
 from btfeed.config import Config
 from sinks.shared.optional import unusable
 from sinks.shared.tls import Validity
@@ -28,25 +29,28 @@ class Advice:
     hint: str
 
 
-async def log_advice(config: Config) -> None:
+async def log_advice(config: Config, role: Role = SERVE) -> None:
     """Log all of it as warnings."""
-    async for item in advice(config):
+    async for item in advice(config, role):
         log.warning(item.event, setting=item.path, hint=item.hint)
 
 
-async def advice(config: Config) -> AsyncIterator[Advice]:
-    """Everything about the installation and the configuration that a person should look at."""
+async def advice(config: Config, role: Role = SERVE) -> AsyncIterator[Advice]:
+    """Everything about the installation and the configuration that a person should look at, in this role."""
     for module, reason in unusable.items():
         hint = f"{reason}. Install a wheel for this machine, or cargo and run `make setup`. BTFEED_PLAIN=1 silences this"
         yield Advice(module, "native code can't be used, slower Python code runs instead", hint)
-    if not config.sinks:
+    if role.delivers and not config.sinks:
         event = "no sinks configured: posts are kept for their retention, and not delivered"
         yield Advice("sinks", event, "add a table [sinks.NAME]")
     for path, valid in await asyncio.to_thread(lambda: list(validities(config))):
         if found := _not_valid_for_long(valid):
             yield Advice(path, found, f"{_hint(valid)}. Replace the files of the certificate and its key, and reload")
+    if role.receives and role.delivers and config.receiver.workers > 1:
+        event = "one process receives: only `btfeed receive` has workers"
+        yield Advice("receiver.workers", event, "leave it out, or run btfeed receive and btfeed deliver")
     exposed = "other machines can connect, without credentials"
-    if not config.receiver.asks_for_credentials and await is_exposed(config.receiver.listen):
+    if role.receives and not config.receiver.asks_for_credentials and await is_exposed(config.receiver.listen):
         hint = "set basic_auth, bearer_tokens or tls.client_ca, or listen on 127.0.0.1"
         yield Advice("receiver.listen", exposed, hint)
     if config.admin.token is None and await is_exposed(config.admin.listen):

@@ -16,6 +16,7 @@ from btfeed.app.advice import advice
 from btfeed.app.in_use import explain, holder_of
 from btfeed.app.listeners import check_addresses
 from btfeed.app.parts import create_sink
+from btfeed.app.roles import SERVE, Role
 from btfeed.config import Config
 from btfeed.delivery.sink_config import SinkConfig
 from btfeed.journal import create as journals
@@ -42,17 +43,20 @@ class Check:
     verdict: Literal["ok", "in use", "warning"] = "ok"
 
 
-async def check(config: Config) -> list[Check]:
-    """Try everything that `serve` would need. What lacks a variable, a file or a credential has failed already."""
+async def check(config: Config, role: Role = SERVE) -> list[Check]:
+    """Try everything that the command of this role would need. What lacks a variable, a file or a credential has failed
+    already."""
     found = [Check(path, "all references stand for something", failure) for path, failure in config.unresolved.items()]
-    receives, administers = (config.is_complete(f"{table}.listen") for table in ("receiver", "admin"))
-    if receives and administers:
-        found += [Check(item.path, f"{item.event}: {item.hint}", verdict="warning") async for item in advice(config)]
-    if config.is_complete("receiver.tls") and config.receiver.tls:
+    complete, administers = (config.is_complete(f"{table}.listen") for table in ("receiver", "admin"))
+    receives = complete and role.receives
+    if complete and administers:
+        found += [Check(each.path, f"{each.event}: {each.hint}", verdict="warning") async for each in advice(config, role)]
+    if role.receives and config.is_complete("receiver.tls") and config.receiver.tls:
         load = asyncio.to_thread(config.receiver.tls.context)
         found.append(await _check("receiver.tls", "certificate and key can be loaded", load))
     if config.is_complete("journal"):
-        for key, what, attempt in journals.checks(config.journal):
+        limit = {"max_body": config.receiver.max_body} if config.was_read("receiver") else {}
+        for key, what, attempt in journals.checks(config.journal, **limit):
             found.append(await _check(f"journal.{key}", what, attempt))
     is_running = any(each.verdict == "in use" for each in found)
     if receives:

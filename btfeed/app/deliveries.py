@@ -1,19 +1,22 @@
 """Runs one delivery for each sink and partition, as the journal hands out and takes back outlets."""
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 
 import structlog
 
 from btfeed.delivery.loop import Delivery
-from btfeed.journal.base import Backlog, Outlet, Outlets
-from btfeed.telemetry.sink_status import SinkStatus
+from btfeed.journal.base import Backlog, JournalError, Outlet, Outlets
+from btfeed.telemetry.sink_status import SinkStatus, State, WholeStatus
+from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
 log = structlog.get_logger()
 
 PATIENCE = 1.0
 """Seconds after which the log says which sink is waited for."""
+AGAIN = 5.0
+"""Seconds after which outlets are asked for again, if that failed."""
 
 Create = Callable[[str, Outlet, SinkStatus], Delivery]
 """Makes the delivery of a sink from an outlet. The delivery updates that status."""
@@ -30,12 +33,15 @@ class _Running:
 
 @dataclass(slots=True)
 class _Sink:
-    """A sink that was started. outlets, running: by partition. After a stop, its outlets still tell its backlog. While the
-    sink is held, none is running."""
+    """A sink that was started. source: of its outlets. outlets, running: by partition. After a stop, its outlets still tell
+    its backlog. While the sink is held, none is running. changing: held while an outlet begins, and while files of
+    partitions are finished that this process has lost."""
 
+    source: Outlets
     handing_out: "asyncio.Task[None] | None" = None
     outlets: dict[int, Outlet] = field(default_factory=dict)
     running: dict[int, _Running] = field(default_factory=dict)
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Deliveries:
@@ -44,12 +50,15 @@ class Deliveries:
     statuses  the status of each sink that was started, also while it is stopped
     """
 
-    def __init__(self, outlets: Callable[[str], Outlets], create: Create, grace: float) -> None:
+    def __init__(
+        self, outlets: Callable[[str], Outlets], create: Create, grace: float, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         """outlets: hands out those of a sink. grace: seconds that writes in progress may take to end at a stop."""
-        self.statuses: dict[str, SinkStatus] = {}
+        self.statuses: dict[str, WholeStatus] = {}
         self._outlets = outlets
         self._create = create
         self._grace = grace
+        self._clock = clock
         self._sinks: dict[str, _Sink] = {}
         self._held: set[str] = set()
         self._failed = asyncio.Event()
@@ -59,11 +68,13 @@ class Deliveries:
         """Begin to deliver to a sink, from its cursor on. The journal must know it. Its counts go on after a stop. One that
         is held gets nothing yet."""
         assert not self.is_running(name), f"sink {name} was started already"
-        self.statuses.setdefault(name, SinkStatus()).blocked.clear()
+        sink = self._sinks[name] = _Sink(self._outlets(name))
+        status = self.statuses.setdefault(name, WholeStatus())
+        status.resting = "idle"
+        status.problem, status.conflict = lambda: sink.source.problem, lambda: sink.source.conflict
         if name in self._held:
-            self.statuses[name].state = "paused"
+            status.resting = "paused"
             log.warning("sink is paused, the journal holds its posts", sink=name)
-        sink = self._sinks[name] = _Sink()
         sink.handing_out = asyncio.create_task(self._hand_out(name, sink), name=f"outlets of {name}")
 
     def is_running(self, name: str) -> bool:
@@ -75,8 +86,7 @@ class Deliveries:
         sink = self._sinks[name]
         handing_out, sink.handing_out = sink.handing_out, None
         try:
-            await self._end(name, list(sink.running.values()))
-            sink.running.clear()
+            await self._end_all(name, sink, "stopped")
         finally:
             if handing_out:
                 handing_out.cancel()
@@ -87,17 +97,14 @@ class Deliveries:
         outlets can be used meanwhile."""
         self._held.add(name)
         if name in self._sinks:
-            sink = self._sinks[name]
-            await self._end(name, list(sink.running.values()))
-            sink.running.clear()
+            await self._end_all(name, self._sinks[name], "paused")
 
     def release_sink(self, name: str) -> None:
         """Deliver to a sink again, from its cursor on."""
         self._held.discard(name)
-        sink = self._sinks[name]
-        if sink.handing_out:
-            self.statuses[name].blocked.clear()
-            self.statuses[name].state = "opening"
+        sink = self._sinks.get(name)
+        if sink and sink.handing_out:
+            self.statuses[name].resting = "idle"
             for outlet in sink.outlets.values():
                 self._begin(name, sink, outlet)
 
@@ -120,6 +127,17 @@ class Deliveries:
         """Stop all sinks at once."""
         await asyncio.gather(*map(self.stop_sink, self._sinks))
 
+    async def finish_left(self, name: str, finish: Callable[[int, str], Awaitable[None]]) -> bool:
+        """Call `finish` with each partition that this process has lost, and the state of the sink that it saved there. None
+        of them begins meanwhile. False if it is not known yet which these are. Raises JournalError."""
+        sink = self._sinks[name]
+        async with sink.changing:
+            left = await sink.source.left()
+            for partition, state in (left or {}).items():
+                if partition not in sink.outlets and partition not in sink.running:
+                    await finish(partition, state)
+        return left is not None
+
     async def backlog(self, sink: str) -> Backlog:
         """See btfeed.journal.base.Backlogs. Nothing for a sink that is not known."""
         backlogs = [await outlet.backlog() for outlet in self.outlets(sink)]
@@ -127,26 +145,33 @@ class Deliveries:
 
     async def _hand_out(self, name: str, sink: _Sink) -> None:
         async def begin(outlet: Outlet) -> None:
-            if sink.handing_out is None:  # the sink is being stopped
-                return
-            sink.outlets[outlet.partition] = outlet
-            if name not in self._held:
-                self._begin(name, sink, outlet)
+            async with sink.changing:
+                if sink.handing_out is None:  # the sink is being stopped
+                    return
+                sink.outlets[outlet.partition] = outlet
+                if name not in self._held:
+                    self._begin(name, sink, outlet)
 
         async def end(gone: Collection[Outlet]) -> None:
-            ended = [sink.running[outlet.partition] for outlet in gone if outlet.partition in sink.running]
-            await self._end(name, ended)
-            for outlet in gone:
-                del sink.outlets[outlet.partition]
-                sink.running.pop(outlet.partition, None)
+            for outlet in gone:  # at once, so that nothing else begins with it
+                sink.outlets.pop(outlet.partition, None)
+            await self._end(name, sink, [outlet.partition for outlet in gone])
 
-        try:
-            await self._outlets(name).run(begin, end)
-        except Exception as error:  # noqa: BLE001 - raised by `failed`
-            self.fail(error)
+        while True:
+            try:
+                await sink.source.run(begin, end)
+            except JournalError as error:  # the receiver and other sinks go on
+                log.error("no partitions for the sink, trying again", sink=name, error=str(error), seconds=AGAIN)
+            except Exception as error:  # noqa: BLE001 - raised by `failed`
+                self.fail(error)
+                return
+            else:
+                return
+            await end(list(sink.outlets.values()))
+            await self._clock.sleep(AGAIN)
 
     def _begin(self, name: str, sink: _Sink, outlet: Outlet) -> None:
-        delivery = self._create(name, outlet, self.statuses[name])
+        delivery = self._create(name, outlet, self.statuses[name].begin(outlet.partition))
         task = asyncio.create_task(delivery.run(), name=f"delivery of {name}, partition {outlet.partition}")
         running = sink.running[outlet.partition] = _Running(delivery, task)
         task.add_done_callback(lambda task: self._note_failure(name, running))
@@ -163,7 +188,20 @@ class Deliveries:
         self._error = self._error or error
         self._failed.set()
 
-    async def _end(self, name: str, ending: Collection[_Running]) -> None:
+    async def _end_all(self, name: str, sink: _Sink, resting: State) -> None:
+        await self._end(name, sink, list(sink.running))
+        self.statuses[name].resting = resting
+
+    async def _end(self, name: str, sink: _Sink, partitions: Collection[int]) -> None:
+        """End the deliveries of a sink from these partitions. Others may end some of them at the same time."""
+        ending = {partition: sink.running[partition] for partition in partitions if partition in sink.running}
+        await self._stop(name, ending.values())
+        for partition, ended in ending.items():
+            if sink.running.get(partition) is ended:
+                del sink.running[partition]
+                self.statuses[name].end(partition)
+
+    async def _stop(self, name: str, ending: Collection[_Running]) -> None:
         """Stop these deliveries of a sink, and cancel those that take longer than the grace."""
         if not ending:
             return

@@ -9,18 +9,20 @@ from btfeed.config import Config
 from btfeed.inherited import ADMIN, RECEIVER, Sockets
 
 
-async def check_addresses(config: Config) -> None:
-    """Raise OSError if the receiver and the admin listener can't both listen where they are configured to."""
-    if await clash(config.receiver.listen, config.admin.listen):
+async def check_addresses(config: Config, receives: bool = True) -> None:
+    """Raise OSError if the receiver and the admin listener can't both listen where they are configured to. receives:
+    whether there is a receiver."""
+    if receives and await clash(config.receiver.listen, config.admin.listen):
         raise OSError(f"receiver.listen and admin.listen both need {config.admin.listen}: choose another port for one")
 
 
-async def open_listeners(config: Config, inherited: Sockets = MappingProxyType({})) -> Sockets:
-    """Those of the receiver and of the admin listener: the inherited ones, or new ones where the configuration says. Raises
-    OSError."""
-    await check_addresses(config)
+async def open_listeners(config: Config, inherited: Sockets = MappingProxyType({}), receives: bool = True) -> Sockets:
+    """Those of the receiver, if there is one, and of the admin listener: the inherited ones, or new ones where the
+    configuration says. Raises OSError."""
+    await check_addresses(config, receives)
     sockets = {}
-    addresses = {RECEIVER: config.receiver.listen, ADMIN: config.admin.listen}
+    addresses = {RECEIVER: config.receiver.listen} if receives else {}
+    addresses[ADMIN] = config.admin.listen
     try:
         for name, address in addresses.items():
             with naming(f"{name}.listen", address):
@@ -31,13 +33,13 @@ async def open_listeners(config: Config, inherited: Sockets = MappingProxyType({
     return sockets
 
 
-async def listen_early(config: Config, inherited: Sockets) -> Sockets:
+async def listen_early(config: Config, inherited: Sockets, receives: bool = True) -> Sockets:
     """Listen before everything else that a start takes, so that connections wait instead of being refused.
 
     Without inherited sockets it is no error if that fails: the server tries again, when it has told what else may be wrong.
     """
     try:
-        return await open_listeners(config, inherited)
+        return await open_listeners(config, inherited, receives)
     except OSError:
         if inherited:
             raise

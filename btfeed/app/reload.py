@@ -36,12 +36,11 @@ T = TypeVar("T")
 
 TABLES = ("receiver", "admin", "journal", "validation", "record", "opentelemetry")
 FIXED = {
-    "receiver": ("listen",),
+    "receiver": ("listen", "workers"),
     "admin": ("listen",),
-    "journal": journals.FIXED,
     "opentelemetry": ("enabled", "traces", "metrics_interval", "attributes"),
 }
-"""The keys of each table that can't change without a restart."""
+"""The keys of each table that can't change without a restart. Those of [journal] depend on its type."""
 RESTART = "can't change while btfeed runs: restart it to change this"
 
 READ_TIMEOUT = 30.0
@@ -154,7 +153,7 @@ class Reloader:
         log.info("configuration reloaded", **changes.named())
         for warning in new.config.warnings:
             log.warning("configuration warning", warning=warning)
-        await log_advice(new.config)
+        await log_advice(new.config, self._server.role)
         return []
 
     # What can fail
@@ -170,13 +169,13 @@ class Reloader:
 
     async def _build(self, new: Config, changes: Changes) -> _Built:
         """Raises ConfigError with everything that is wrong."""
-        faults = Faults()
+        faults, server = Faults(), self._server
         _check_fixed(self._loaded.config, new, faults)
         tls = mapper = None
-        if new.receiver.tls:
+        if server.receiver and new.receiver.tls:
             with _noted(faults, "receiver", "tls"):
                 tls = await self._read("its files", new.receiver.tls.context)
-        if changes.maps_anew:
+        if changes.maps_anew and server.mapped_posts:
             with _noted(faults, "record"):
                 mapper = create_mapper(new.record, new.validation)
         for name in changes.added | changes.changed:
@@ -197,7 +196,8 @@ class Reloader:
 
     async def _switch(self, new: Config, changes: Changes, built: _Built) -> None:
         server, deliveries = self._server, self._server.deliveries
-        server.receiver.reconfigure(new.receiver, built.tls)
+        if server.receiver:
+            server.receiver.reconfigure(new.receiver, built.tls)
         server.admin.reconfigure(new.admin)
         if "opentelemetry" in changes.tables:
             server.instruments.reconfigure(new.opentelemetry)
@@ -206,9 +206,8 @@ class Reloader:
         await asyncio.gather(*map(deliveries.stop_sink, running))
         for name in changes.removed:
             deliveries.forget_sink(name)
-        if built.mapper:
+        if built.mapper and server.mapped_posts:
             await server.mapped_posts.use(built.mapper)
-        server.mapped_posts.sinks = len(new.sinks)
         server.config = new
         for name in (running - changes.removed) | changes.added:
             deliveries.start_sink(name)
@@ -226,12 +225,16 @@ def _noted(faults: Faults, *path: str) -> Iterator[None]:
 
 def _check_fixed(old: Config, new: Config, faults: Faults) -> None:
     """Between HTTP and HTTPS there is no change without loss: AppMon's URL says which."""
-    for table, keys in FIXED.items():
+    for table, keys in (FIXED | {"journal": _fixed_of_journal(old, new)}).items():
         for key in keys:
             if getattr(getattr(old, table), key) != getattr(getattr(new, table), key):
                 faults.add((table, key), RESTART)
     if bool(old.receiver.tls) != bool(new.receiver.tls):
         faults.add(("receiver", "tls"), RESTART)
+
+
+def _fixed_of_journal(old: Config, new: Config) -> Sequence[str]:
+    return journals.fixed(old.journal) if old.journal.type == new.journal.type else ["type"]
 
 
 def _loaded(config: Config) -> _Loaded:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 import structlog
 
 from btfeed.app.reload import Reloader
+from btfeed.app.roles import SERVE, Role
 from btfeed.app.server import GRACE, Server
 from btfeed.config import Config
 from btfeed.inherited import Sockets
@@ -25,13 +26,15 @@ async def serve(
     stop: asyncio.Event | None = None,
     grace: float = GRACE,
     *,
+    role: Role = SERVE,
     sockets: Sockets = MappingProxyType({}),
     load: Callable[[], Config] | None = None,
     hang_ups: HangUps | None = None,
 ) -> None:
     """Run until `stop` is set, or SIGTERM or SIGINT arrives. Raises JournalError, OSError or ssl.SSLError at start.
 
-    sockets   see Server
+    role, sockets
+              see Server
     load      loads the configuration again; raises ConfigError. Without it, a reload takes over files, such as certificates
     hang_ups  ask for a reload; those that came before the server has started count
 
@@ -39,7 +42,7 @@ async def serve(
     """
     stop = stop or stop_on_signals()
     sys.setswitchinterval(SWITCH_INTERVAL)
-    server = Server(config, grace, sockets)
+    server = Server(config, grace, sockets, role)
     reloader = Reloader(server, load or (lambda: config), server.notifier.during_reload)
     try:
         await server.start()

@@ -42,7 +42,7 @@ async def newest(deliveries: Deliveries, mapped_posts: MappedPosts) -> Batch:
     """The records of the newest posts in the journal, as they are mapped now, the newest last. Raises JournalError."""
     for sink in deliveries.statuses:  # they all have the same posts
         batches = []
-        for outlet in deliveries.outlets(sink):
+        for outlet in filter(lambda each: each.partition >= 0, deliveries.outlets(sink)):
             end = await outlet.find(LATEST)
             entries: list[Entry] = []
             begin = max(1, end - POSTS)

@@ -2,19 +2,25 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 import structlog
 
 from btfeed.admin.control import Conflict, Rewind, UnknownSink
 from btfeed.app.deliveries import Deliveries
-from btfeed.journal.base import Journal, Move, Outlet
+from btfeed.journal.base import Journal, JournalError, Move, Outlet
 from btfeed.telemetry.metrics import Metrics
+from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
 log = structlog.get_logger()
 
+FOLLOW_INTERVAL = 1.0
+"""Seconds between looks at which sinks are paused, where other processes may pause them."""
+
 
 class SinkControl:
-    """See btfeed.admin.control.Control. changing: held by everything that starts or stops sinks."""
+    """See btfeed.admin.control.Control. changing: held by everything that starts or stops sinks. shared:
+    whether other processes may deliver to the same sinks."""
 
     def __init__(
         self,
@@ -23,13 +29,17 @@ class SinkControl:
         metrics: Metrics,
         type_of: Callable[[str], str],
         changing: asyncio.Lock,
+        clock: Clock = SYSTEM_CLOCK,
+        shared: bool = False,
     ) -> None:
+        self.shared = shared
         self._changing = changing
         self.paused: Mapping[str, int] = {}
         self.type_of = type_of
         self._journal = journal
         self._deliveries = deliveries
         self._metrics = metrics
+        self._clock = clock
 
     async def load(self) -> None:
         """Hold the sinks that were paused when the journal was used last. Raises JournalError."""
@@ -37,8 +47,28 @@ class SinkControl:
         for name in self.paused:
             await self._deliveries.hold_sink(name)
 
+    async def follow(self) -> None:
+        """Pause and resume sinks as operators of other processes do. Does not return."""
+        while True:
+            await self._clock.sleep(FOLLOW_INTERVAL)
+            with suppress(JournalError):  # then nobody can pause anything
+                async with self._changing:
+                    await self._follow(await self._journal.paused())
+
+    async def _follow(self, paused: Mapping[str, int]) -> None:
+        before, self.paused = self.paused, paused
+        known = self._deliveries.statuses
+        for name in paused.keys() - before.keys():
+            await self._deliveries.hold_sink(name)
+            if name in known:
+                log.warning("sink paused by another process, the journal holds its posts", sink=name)
+        for name in before.keys() - paused.keys():
+            self._deliveries.release_sink(name)
+            if name in known:
+                log.info("sink resumed by another process", sink=name)
+
     async def positions(self, sink: str) -> Mapping[int, int]:
-        return {outlet.partition: (await outlet.cursor())[0].seq for outlet in self._deliveries.outlets(sink)}
+        return {outlet.partition: (await outlet.cursor())[0].seq for outlet in self._with_posts(sink)}
 
     async def pause(self, sink: str) -> bool:
         async with self._changing:
@@ -48,7 +78,6 @@ class SinkControl:
             await self._journal.pause(sink)
             self.paused = await self._journal.paused()
             await self._deliveries.hold_sink(sink)
-            self._deliveries.statuses[sink].state = "paused"
             self._did(sink, "pause")
             log.warning("sink paused, the journal holds its posts", sink=sink)
             return True
@@ -87,7 +116,7 @@ class SinkControl:
 
     async def _places(self, sink: str, to: Rewind) -> list[tuple[Outlet, int]]:
         """Where to continue in each partition that is meant."""
-        outlets = self._deliveries.outlets(sink)
+        outlets = self._with_posts(sink)
         if to.time is not None:
             found = [(outlet, await outlet.find(to.time)) for outlet in outlets]
         else:
@@ -99,6 +128,10 @@ class SinkControl:
         if not found:
             raise Conflict(f"sink {sink} has no partition here yet: try again")
         return found
+
+    def _with_posts(self, sink: str) -> list[Outlet]:
+        """Without the outlet of what is retried."""
+        return [outlet for outlet in self._deliveries.outlets(sink) if outlet.partition >= 0]
 
     def _check(self, sink: str) -> None:
         known = self._deliveries.statuses

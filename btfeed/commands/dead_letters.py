@@ -17,6 +17,7 @@ from btfeed.commands.completion import sink_names
 from btfeed.commands.config_file import ConfigFile, load
 from btfeed.commands.outputs import check_name, files_in, open_outputs
 from btfeed.commands.terminal import fail
+from btfeed.faults import ConfigError
 from btfeed.journal.base import DeadLetter, DeadLetters, JournalError, Selection
 from btfeed.posts import files as postfile
 from btfeed.records.encoding import rfc3339
@@ -42,12 +43,13 @@ EXPORTED_AT_A_TIME = 1_000
 
 
 @contextmanager
-def _opened(config: "Config", sink: str | None) -> Iterator[DeadLetters]:
-    """Ends the command if nothing is known of `sink`: one that is gone may have left dead letters."""
+def _opened(config: "Config", sink: str | None, max_occurrences: int | None = None) -> Iterator[DeadLetters]:
+    """Ends the command if nothing is known of `sink`: one that is gone may have left dead letters. max_occurrences: what a
+    post may have that is retried."""
     from btfeed.journal import create as journals  # slow to import, and not needed by every command
 
     try:
-        with journals.dead_letters(config.journal) as opened:
+        with journals.dead_letters(config.journal, max_occurrences or journals.MAX_OCCURRENCES) as opened:
             if sink and sink not in config.filters and not opened.count(Selection(sink)):
                 known = ", ".join(config.filters) or "none"
                 fail(f"no sink {sink!r} is configured, and no dead letter is its: the sinks are {known}", 2)
@@ -79,9 +81,12 @@ def export(
     delete: Annotated[bool, typer.Option("--delete", help="Delete what was exported.")] = False,
 ) -> None:
     """Print one JSON object per line: records as they are, rejected posts in base64."""
+    from btfeed.journal import create as journals
+
     loaded = load(config, NEEDS)
     damaged = 0
-    inputs = [*files_in(Path(loaded.journal.directory)), *([config] if config else [])]
+    inputs = [path for each in journals.directories(loaded.journal) for path in files_in(each)]
+    inputs += [config] if config else []
     with _opened(loaded, sink) as kept, _writing(posts, inputs) as writer:
         selected = kept.select(Selection(sink))
         while some := [(each.id, _export(each, writer)) for each in islice(selected, EXPORTED_AT_A_TIME)]:
@@ -105,7 +110,7 @@ def retry(
     """Mark them for a retry. The running server tries them within two seconds; otherwise the next one to start does."""
     loaded = load(config, NEEDS)
     selection = Selection(sink, frozenset(ids or ()))
-    with _opened(loaded, sink) as kept:
+    with _opened(loaded, sink, _max_occurrences(config)) as kept:
         missing = set(selection.ids) - {each.id for each in kept.select(selection)} if ids else ()
         if missing:
             fail(f"no dead letter {', '.join(map(str, sorted(missing)))}")
@@ -115,6 +120,17 @@ def retry(
     if marked < found:
         why = "no configured sink wants them, they are damaged, or they have no valid timestamp"
         fail(f"{found - marked} can't be retried: {why}")
+
+
+def _max_occurrences(path: Path | None) -> int | None:
+    """What the receiver allows; None if its table can't be read here, such as for want of a secret in the environment."""
+    from btfeed import config as configuration  # slow to import, and not needed by every command
+
+    try:
+        found = configuration.load(path, needs=["receiver"], tolerant=True)
+    except ConfigError:
+        return None
+    return found.receiver.max_occurrences if found.was_read("receiver") else None
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
+from btfeed.commands.config_file import load
 from btfeed.commands.connection import (
     Access,
     BearerOption,
@@ -53,6 +54,13 @@ JournalOption = Annotated[
     Optional[Path],
     typer.Option(metavar="DIRECTORY", rich_help_panel=JOURNAL, help="Replay the posts of this journal, not of files."),
 ]
+ConfigOption = Annotated[
+    Optional[Path],
+    typer.Option(
+        "-c", "--config", metavar="FILE", rich_help_panel=JOURNAL,
+        help="Replay the posts of the journal that this configuration file names, such as one in Kafka.",
+    ),
+]  # fmt: skip
 FromOption = Annotated[
     Optional[str],
     typer.Option(
@@ -95,6 +103,7 @@ def replay(
     url: UrlOption = DEFAULT_URL,
     out: OutOption = None,
     journal: JournalOption = None,
+    config: ConfigOption = None,
     begin: FromOption = None,
     end: ToOption = None,
     rate: RateOption = None,
@@ -123,7 +132,7 @@ def replay(
     sources, url = _separate_url(list(sources or ()), url)
     if rate is None:
         refuse_useless(["unit"], "only useful with --rate")
-    _check_usage(sources, url, out, journal, bool(begin or end))
+    _check_usage(sources, url, out, journal, config, bool(begin or end))
     schedule = Schedule(rate, unit, _parse_speed(speed, rate), loop, now if shift_to_now else None)
     access = Access(user, bearer, certificate, key, ca, insecure)
     job = SendJob(url, out, connections, access, retry, rejects, json_output)
@@ -131,9 +140,8 @@ def replay(
     with tempfile.TemporaryFile() if again else nullcontext() as copy:
         try:
             source: PostSource
-            if journal:
-                source = _journal_source(journal, begin, end)
-                inputs = files_in(journal)
+            if journal or config:
+                source, inputs = _journal_source(journal, config, begin, end)
             else:
                 inputs = postfile.find(map(Path, sources))
                 source = FileSource(inputs, copy)
@@ -170,26 +178,42 @@ def _url_hint(sources: list[str], error: str) -> str:
     return "; start it with http:// if it is the URL" if sources[1:] and error.startswith(f"{sources[-1]}: not a") else ""
 
 
-def _check_usage(sources: list[str], url: str, out: Path | None, journal: Path | None, by_time: bool) -> None:
+def _check_usage(
+    sources: list[str], url: str, out: Path | None, journal: Path | None, config: Path | None, by_time: bool
+) -> None:
     """Raises BadParameter."""
-    if not sources and journal is None:
+    if not sources and not (journal or config):
         before = "" if url == DEFAULT_URL else f" besides the URL {shown(url)}"
         raise typer.BadParameter(f"name files or folders with posts, or a --journal{before}", param_hint="SOURCES")
-    if sources and journal:
-        raise typer.BadParameter("replay either files or a journal, not both", param_hint="--journal")
-    if journal is None and by_time:
+    if journal and config:
+        raise typer.BadParameter("name a journal either by --journal or by --config, not both", param_hint="--config")
+    if sources and (journal or config):
+        hint = "--journal" if journal else "--config"
+        raise typer.BadParameter("replay either files or a journal, not both", param_hint=hint)
+    if not (journal or config) and by_time:
         raise typer.BadParameter(
-            "--from and --to need --journal: only posts of a journal have a time of receipt", param_hint="--from"
+            "--from and --to need --journal or --config: only posts of a journal have times of receipt",
+            param_hint="--from",
         )
     if out is None:
         check_url(url)
 
 
-def _journal_source(directory: Path, begin: str | None, end: str | None) -> JournalRange:
-    """Raises BadParameter, JournalError or SourceError."""
-    from btfeed.journal.create import archive  # slow to import, and not needed for files
+def _journal_source(
+    directory: Path | None, config: Path | None, begin: str | None, end: str | None
+) -> tuple[JournalRange, list[Path]]:
+    """The posts of the journal in a directory, or of the one that a configuration names; and files that are no output.
 
-    return JournalRange(archive(directory, parse_moment(begin, "--from"), parse_moment(end, "--to")))
+    Raises BadParameter, JournalError or SourceError.
+    """
+    from btfeed.journal import create as journals  # slow to import, and not needed for files
+
+    moments = parse_moment(begin, "--from"), parse_moment(end, "--to")
+    if directory:
+        return JournalRange(journals.archive(directory, *moments)), files_in(directory)
+    settings = load(config, ["journal"]).journal
+    inputs = [path for each in journals.directories(settings) for path in files_in(each)]
+    return JournalRange(journals.archive(settings, *moments)), [*inputs, *([config] if config else [])]
 
 
 def _parse_speed(text: str | None, rate: float | None) -> float | None:

@@ -68,7 +68,10 @@ def pause(
         typer.echo(printable(f"sink {sink} is paused already"))
         return
     typer.echo(printable(f"sink {sink} is paused. The journal holds its posts until `btfeed sinks resume {sink}`,"))
-    typer.echo("and counts them towards its max_size: see `btfeed status`")
+    if done.get("others"):
+        typer.echo("for journal.retention at most. All processes that deliver to it pause")
+    else:
+        typer.echo("and counts them towards its max_size: see `btfeed status`")
 
 
 @sinks.command()
@@ -140,6 +143,8 @@ def _told(sink: str, place: dict[str, Any], done: dict[str, Any]) -> Iterator[st
     asked: dict[int, int] = place.get("positions", {})
     if any(asked.get(each["partition"], 0) < each["position"] for each in moves if asked):
         yield f"position {_positions(asked)} is not in the journal any more"
+    if done.get("others"):
+        yield "other processes that deliver to it have other partitions: rewind it there, too"
     if done["paused"]:
         yield f"it is paused: `btfeed sinks resume {sink}` lets it go on"
 

@@ -78,11 +78,25 @@ def status(
     interval: Annotated[
         Optional[str], typer.Option(metavar="TIME", help="With --watch: how often to ask. Default: 2s.")
     ] = None,
+    cluster: Annotated[
+        bool,
+        typer.Option(
+            "--cluster",
+            help="Ask the brokers of a journal in Kafka instead: its topics, and who delivers to each sink, and how far.",
+        ),
+    ] = False,
 ) -> None:
     """Show the state of a running server: posts, journal, sinks and violations.
 
-    The exit status is 0 if the server would accept a post now, otherwise 1.
+    The exit status is 0 if the server would accept a post now, otherwise 1. With --cluster, it is 0 if all topics have
+    leaders, and every sink with posts to deliver has a process that does it.
     """
+    if cluster:
+        from btfeed.commands import cluster as of_cluster  # not needed otherwise
+
+        refuse_useless(("url", "token", "ca", "watch", "interval"), "not with --cluster, which asks the brokers")
+        of_cluster.show(config, as_json)
+        return
     every = _interval(interval, watch)
     client = admin_client(config, url, token, ca)
     if watch:
@@ -118,6 +132,7 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
     counts = status["counts"]
     ready = "ready" if status["ready"] else f"NOT READY: {status['refusing']}"
     yield f"btfeed {status['version']}, up {duration(status['uptime_seconds'])}, {ready}"
+    yield from _worker_lines(status)
     refused = counts["refused_posts"]
     reasons = ", ".join(f"{reason} {number}" for reason, number in refused.items())
     lost = sum(counts["lost_posts"].values())
@@ -151,6 +166,19 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
         yield "{}: {rule} {field} in {transaction!r}".format(count(violation["count"], "violation"), **violation)
 
 
+def _worker_lines(status: dict[str, Any]) -> Iterator[str]:
+    """Those of several receivers that would not accept a post, if any of them would. Other servers have no workers."""
+    workers = status.get("workers", {})
+    if workers:
+        ready = sum(bool(each and each["ready"]) for each in workers.values())
+        yield f"workers: {ready} of {len(workers)} ready"
+    for number, worker in workers.items():
+        if worker is None:
+            yield f"  worker {number}: does not answer"
+        elif not worker["ready"]:
+            yield f"  worker {number}: NOT READY: {worker['refusing']}"
+
+
 def _certificate_lines(status: dict[str, Any]) -> Iterator[str]:
     """Those that are not valid now, or not for long. Earlier servers tell less."""
     now = SYSTEM_CLOCK.time() * 1000
@@ -176,7 +204,7 @@ def _losses(status: dict[str, Any]) -> Iterator[str]:
     """What is gone besides posts that were refused, and why. Earlier servers do not count all of it."""
     counts = status["counts"]
     if evicted := sum(counts["evicted_dead_letters"].values()):
-        yield f"{count(evicted, 'dead letter')} deleted at the bound journal.dead_letters"
+        yield f"{count(evicted, 'dead letter')} deleted to stay within their bound"
     if damaged := counts.get("lost_dead_letters"):
         yield f"{count(damaged, 'dead letter')} lost in a damaged journal"
     for sink, shown in status["sinks"].items():

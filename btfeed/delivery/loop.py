@@ -23,11 +23,21 @@ from btfeed.delivery.offsets import InFlightBatch, OffsetTracker
 from btfeed.delivery.report import SinkReport
 from btfeed.delivery.retry import RetryPause
 from btfeed.delivery.settings import DeliverySettings, FilterSettings
+from btfeed.delivery.shared_sink import SharedSink
 from btfeed.delivery.writer import BatchWriter
-from btfeed.journal.base import NO_TRANSACTION, Cursor, DeadLetter, JournalError, Outlet, OutletGone
+from btfeed.journal.base import (
+    NO_TRANSACTION,
+    Commit,
+    Cursor,
+    DeadLetter,
+    JournalError,
+    Outlet,
+    OutletGone,
+)
+from btfeed.journal.transactional import TransactionalOutlet
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.sink_status import SinkStatus
-from sinks.base import SerialSink, Sink
+from sinks.base import SerialSink, Sink, StartAgain, TransactionalSink
 from sinks.batch import Batch
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
@@ -59,13 +69,17 @@ class Delivery:
         status: SinkStatus | None = None,
         *,
         tap: Callable[[Batch], object] = lambda batch: None,
+        shared: SharedSink | None = None,
+        transactional: bool = False,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """status: shared by all deliveries of the sink. tap: called with each batch of records that was read for it."""
+        """tap: called with each batch of records that was read for it. shared: what `sink` is a use of, if anything.
+        transactional: see SinkType; the outlet is a TransactionalOutlet then."""
         self.name = name
         self.status = status or SinkStatus()
         self._sink = sink
         self._serial = serial
+        self._transactional = transactional
         self._settings = delivery
         self._filter = filter
         self._outlet = outlet
@@ -76,9 +90,14 @@ class Delivery:
         self._log = log.bind(sink=name, partition=outlet.partition)
         self._stopping = asyncio.Event()
         self._queue: asyncio.Queue[InFlightBatch | None] = asyncio.Queue()  # None ends a writer
+        self._saved_in_transactions = 0
         self._report = SinkReport(name, self.status, metrics, clock)
-        pause = RetryPause(delivery.retry_initial, delivery.retry_max, self._stopping, clock)
-        self._writer = BatchWriter(name, sink, delivery.max_age, pause, self._report, clock)
+        if shared:
+            pause, turn = shared.pause(delivery, self._stopping, clock), shared.turn
+        else:
+            pause, turn = RetryPause(delivery.retry_initial, delivery.retry_max, self._stopping, clock), None
+        self._pause = pause
+        self._writer = BatchWriter(name, sink, delivery.max_age, pause, self._report, clock, turn)
         self._blocked = self._writer.blocked
 
     async def run(self) -> None:
@@ -95,20 +114,79 @@ class Delivery:
 
     async def _run(self) -> None:
         try:
-            cursor, state = await self._outlet.cursor()
-            self._blocked.count(await self._outlet.destinations())
-            if not self._stopping.is_set() and await self._writer.open(state):
-                await self._deliver(cursor, state)
+            with self._mapped_posts.taking(self._outlet.partition):
+                if self._transactional:
+                    await self._run_in_transactions()
+                else:
+                    begin = await self._begin()
+                    if begin and not self._stopping.is_set() and await self._writer.open(begin[1]):
+                        await self._deliver(*begin)
         finally:
             self._report.stopped()
             await self._sink.close()
 
+    async def _run_in_transactions(self) -> None:
+        """Where a transaction fails, all that was not saved is written again. The sink is opened before the cursor is read,
+        so that no earlier owner of its transactions can move that any more."""
+        transactions = self._metrics.kafka_journal.transactions
+        attempt = 0
+        while not self._stopping.is_set() and await self._writer.open(None):
+            saved_before = self._saved_in_transactions
+            try:
+                if begin := await self._begin():
+                    await self._deliver(*begin)
+                return
+            except BaseExceptionGroup as failures:
+                failed, others = failures.split(StartAgain)
+                if others or failed is None:
+                    raise
+            transactions.labels(self.name, "aborted").inc()
+            self._report.failed(_first(failed))
+            self._queue = asyncio.Queue()
+            await self._sink.close()
+            attempt = attempt + 1 if self._saved_in_transactions == saved_before else 0
+            if await self._pause.wait(attempt):
+                return
+
+    async def _save_in_transaction(self, commit: Commit) -> None:
+        outlet, sink = cast("TransactionalOutlet", self._outlet), cast("TransactionalSink", self._sink)
+        await outlet.commit_in(commit, sink.commit)
+        self._saved_in_transactions += 1
+        self._metrics.kafka_journal.transactions.labels(self.name, "committed").inc()
+
+    async def _begin(self) -> tuple[Cursor, str | None] | None:
+        """Where to begin, and the sink's state. None if the delivery stops before the journal says it."""
+        failing = False
+        while not self._stopping.is_set():
+            try:
+                if self._transactional:
+                    await cast("TransactionalOutlet", self._outlet).refresh()
+                found = await self._outlet.cursor()
+                self._blocked.count(await self._outlet.destinations())
+            except OutletGone:
+                raise
+            except JournalError as error:
+                failing = self._note_unreadable(error, failing)
+                await self._clock.sleep(READ_RETRY)
+            else:
+                return found
+        return None
+
+    def _note_unreadable(self, error: JournalError, failing: bool) -> bool:
+        """failing: whether it is known that the journal can't be read. Now it is."""
+        if not failing:
+            self._log.warning("can't read the journal, retrying", error=str(error))
+        return True
+
     async def _deliver(self, cursor: Cursor, state: str | None) -> None:
         """Read, write and save until stopped: reading ends at once, then the writes, then the saving."""
         saved = cast("SerialSink", self._sink).saved if self._serial else None
-        writers = self._settings.in_flight
+        writers = 1 if self._transactional else self._settings.in_flight
+        save = self._save_in_transaction if self._transactional else None
         async with asyncio.TaskGroup() as group:
-            tracker = OffsetTracker(self._outlet, cursor, state, writers, saved, self._blocked.saved, group, self._clock)
+            tracker = OffsetTracker(
+                self._outlet, cursor, state, writers, saved, self._blocked.saved, group, self._clock, save
+            )
             readers = [
                 group.create_task(self._read_batches(tracker, cursor)),
                 group.create_task(self._retry_marked(tracker)),
@@ -136,9 +214,7 @@ class Delivery:
             except OutletGone:
                 raise
             except JournalError as error:
-                if not failing:
-                    self._log.warning("can't read the journal, retrying", error=str(error))
-                failing = True
+                failing = self._note_unreadable(error, failing)
                 await self._clock.sleep(READ_RETRY)
                 continue
             failing = False
@@ -211,7 +287,8 @@ class Delivery:
             limit = self._settings.max_records
 
     async def _enqueue(self, tracker: OffsetTracker, in_flight: InFlightBatch) -> None:
-        if len(in_flight.records):
+        """A transaction ends between writes, so that all batches go the same way if they are part of one."""
+        if len(in_flight.records) or self._transactional:
             self._queue.put_nowait(in_flight)
         else:
             await tracker.settle(in_flight)
@@ -240,6 +317,15 @@ class Delivery:
         except TimeoutError:
             in_flight = tracker.add_empty()
         return None if self._stopping.is_set() else in_flight
+
+
+def _first(failures: BaseExceptionGroup[StartAgain]) -> StartAgain:
+    """One of the errors in a group, which may have groups."""
+    found: BaseException = failures
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    assert isinstance(found, StartAgain)
+    return found
 
 
 def _batch(dead_letters: Sequence[DeadLetter]) -> Batch:

@@ -8,8 +8,9 @@ near the head share the work, and a sink far behind maps again what the others h
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from btfeed.delivery.report import KEPT
@@ -54,13 +55,14 @@ Group = dict[Key, MappedPost]
 
 
 class MappedPosts:
-    """The mapped posts of all partitions. sinks: how many sinks take each post; it can be changed."""
+    """The mapped posts of all partitions. sinks: how many sinks take each post of a partition of which no delivery is
+    `taking` posts."""
 
     def __init__(
         self,
         mapper: PostMapper,
         metrics: Metrics,
-        sinks: int,
+        sinks: int = 1,
         budget: int = BUDGET,
         *,
         group_bytes: int = GROUP_BYTES,
@@ -69,7 +71,8 @@ class MappedPosts:
         self._mapper = mapper
         self._metrics = metrics
         self._warnings = SummedWarnings()
-        self.sinks = sinks
+        self._sinks = sinks
+        self._takers: Counter[int] = Counter()  # by partition
         self._budget = budget
         self._group_bytes = group_bytes
         self._group_mapped = group_mapped
@@ -80,6 +83,15 @@ class MappedPosts:
         self._total = 0  # bytes of self._posts
         self._begun: dict[int, int] = {}  # the highest number whose mapping was begun, by partition
         self._uncounted: set[Key] = set()  # posts up to that number that are not in the metrics yet
+
+    @contextmanager
+    def taking(self, partition: int) -> Iterator[None]:
+        """One more sink takes the posts of this partition in the block."""
+        self._takers[partition] += 1
+        try:
+            yield
+        finally:
+            self._takers[partition] -= 1
 
     async def map(self, partition: int, entry: Entry, following: Iterable[Entry] = ()) -> MappedPost:
         """The post in `entry`, mapped now or for another sink. Also begins to map as many of the entries `following` as
@@ -182,7 +194,7 @@ class MappedPosts:
         had = self._had.get(key, 0) + 1
         if key not in self._posts:
             return
-        if had >= self.sinks:
+        if had >= (self._takers[key[0]] or self._sinks):
             self._drop(key)
         else:
             self._had[key] = had

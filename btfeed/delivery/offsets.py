@@ -12,7 +12,7 @@ Invariants
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -82,10 +82,14 @@ class OffsetTracker:
         committed: Callable[[Commit], object],
         group: asyncio.TaskGroup,
         clock: Clock,
+        save: Callable[[Commit], Awaitable[None]] | None = None,
     ) -> None:
         """cursor, state: as saved. saved: called with each state that is saved; None unless the sink is serial. committed:
-        called with everything that is saved."""
+        called with everything that is saved. save: instead of the outlet's `commit`, for a sink whose transactions do it:
+        it gets its next batch when all is saved."""
         self._outlet = outlet
+        self._save_commit = save or outlet.commit
+        self._in_transactions = save is not None
         self._settled = self._end = cursor  # behind the last settled batch, and behind the last one that was added
         self._state = state
         self._window = WINDOW * in_flight
@@ -172,7 +176,11 @@ class OffsetTracker:
         """Wait while the sink must not get another batch."""
         if self._saving is None or self._saving.done():
             return
-        if self._unsaved_dead_letters > MAX_UNSAVED_DEAD_LETTERS or (self._saved and not self._has_saved_state):
+        if (
+            self._in_transactions
+            or self._unsaved_dead_letters > MAX_UNSAVED_DEAD_LETTERS
+            or (self._saved and not self._has_saved_state)
+        ):
             await asyncio.shield(self._saving)
         elif self._saved:
             self._commit_tried.clear()
@@ -185,12 +193,12 @@ class OffsetTracker:
         self._unsaved_dead_letters += len(commit.dead_letters)
 
     async def _save(self) -> None:
-        """Save until nothing is unsaved. Raises OutletGone."""
+        """Save until nothing is unsaved. Raises OutletGone, or StartAgain if the sink's transactions save."""
         failing = False
         while self._unsaved:
             commit, self._unsaved, self._unsaved_dead_letters = _merged(self._unsaved), [], 0
             try:
-                await self._outlet.commit(commit)
+                await self._save_commit(commit)
             except OutletGone:
                 raise
             except JournalError as error:

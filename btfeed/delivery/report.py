@@ -32,17 +32,16 @@ class SinkReport:
         self._log = log.bind(sink=sink)
         self._warnings = SummedWarnings(clock)
         self._rejected_in_a_row = 0
-        self._told: set[tuple[State, str]] = set()  # errors already logged since the sink last worked
         self._bugs: set[tuple[type[Exception], str, int | None]] = set()  # those already logged
         self._delivery_seconds = metrics.delivery_seconds.labels(sink)
 
     def running(self) -> None:
         if self._rejected_in_a_row >= REJECTED_IN_A_ROW:
             return
-        if self._status.state != "running":
-            self._warnings.info("sink running", "running", sink=self._sink, after=self._status.state)
-        self._told.clear()
-        self._status.state = "running"
+        before, self._status.state = self._status.shown, "running"
+        if before != "running" == self._status.shown:
+            self._warnings.info("sink running", "running", sink=self._sink, after=before)
+            self._status.told.clear()
 
     def stopped(self) -> None:
         self._warnings.close()
@@ -57,8 +56,8 @@ class SinkReport:
         if not known and _place(error) not in self._bugs:
             self._bugs.add(_place(error))
             self._log.error("bug in the sink, retrying", exc_info=error)
-        elif (state, message) not in self._told and len(self._told) < MAX_TOLD:
-            self._told.add((state, message))
+        elif (state, message) not in self._status.told and len(self._status.told) < MAX_TOLD:
+            self._status.told.add((state, message))
             if misconfigured:
                 self._warnings.error("sink misconfigured", state, sink=self._sink, error=message)
             else:

@@ -11,6 +11,7 @@ outcome unknown               written again, or dead letters if the sink must no
 import asyncio
 import time
 from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -19,7 +20,7 @@ from btfeed.delivery.outcome import Outcome
 from btfeed.delivery.report import SinkReport
 from btfeed.delivery.retry import RetryPause
 from btfeed.journal.base import DeadLetter
-from sinks.base import BatchRefused, Blocked, OutcomeUnknown, Sink, Unavailable, WriteResult
+from sinks.base import BatchRefused, Blocked, OutcomeUnknown, Sink, StartAgain, Unavailable, WriteResult
 from sinks.batch import Batch
 from sinks.shared.clock import Clock
 
@@ -39,8 +40,16 @@ class BatchWriter:
     called again even without records, by the clock's monotonic time. blocked: destinations that take nothing."""
 
     def __init__(
-        self, name: str, sink: Sink, max_age: float | None, pause: RetryPause, report: SinkReport, clock: Clock
+        self,
+        name: str,
+        sink: Sink,
+        max_age: float | None,
+        pause: RetryPause,
+        report: SinkReport,
+        clock: Clock,
+        turn: AbstractAsyncContextManager[object] | None = None,
     ) -> None:
+        """turn: held for each write, see SharedSink."""
         self.blocked = BlockedDestinations(report, pause, clock)
         self.call_again_at: float | None = None
         self._name = name
@@ -49,9 +58,16 @@ class BatchWriter:
         self._pause = pause
         self._report = report
         self._clock = clock
+        self._turn = turn or nullcontext()
 
     async def open(self, state: str | None) -> bool:
         """Open the sink, trying until it works. False if the delivery is stopping."""
+        try:
+            return await self._open(state)
+        finally:
+            self._pause.end()
+
+    async def _open(self, state: str | None) -> bool:
         attempt = 0
         while True:
             try:
@@ -72,38 +88,49 @@ class BatchWriter:
         destination  what these waited for, if it is to be tried although it is blocked
         """
         outcome = Outcome(self._name, retried, self._report, self._clock)
+        try:
+            return outcome if await self._write_all(outcome, batch, bool(retried), destination) else None
+        finally:
+            self._pause.end()
+
+    async def _write_all(self, outcome: Outcome, batch: Batch, retries: bool, destination: str) -> bool:
+        """False if the delivery is stopping and there are records left without an outcome."""
         pieces = [batch]  # the next one last
         attempt = 0
         while pieces:
             piece = pieces.pop()
-            if not retried or destination:
+            if not retries or destination:
                 piece = await self._without_expired(outcome, piece)
             if not len(piece) and len(batch):  # all expired; a batch that is empty from the start asks for the sink's state
                 continue
             if await self._pause.held_back():
-                return None
+                return False
             then = await self._write_once(outcome, piece, destination)
             pieces += then.left
             if not then.pause or not then.left or len(then.left[0]) < len(piece):  # some progress
                 attempt = 0
             if then.pause:  # even with nothing left: the sink has just failed
                 if await self._pause.wait(attempt) and pieces:
-                    return None
+                    return False
                 attempt += 1
-        return outcome
+        return True
 
     async def _write_once(self, outcome: Outcome, piece: Batch, destination: str) -> _Next:
-        started = time.perf_counter()
         try:
             if self.blocked:
                 piece, whole = await self._without_blocked(outcome, piece, destination), piece
                 if not len(piece) and len(whole):
                     return _Next()
-            result = await _uncancelled(self._sink.write(piece))
+            async with self._turn:
+                started = time.perf_counter()
+                result = await _uncancelled(self._sink.write(piece))
+                seconds = time.perf_counter() - started
             _check(result, len(piece))
+        except StartAgain:  # nothing of what was written is there: not only this piece has to be written again
+            raise
         except Exception as error:  # noqa: BLE001 - reported
             return await self._after_error(outcome, piece, error)
-        self._report.written(time.perf_counter() - started, len(piece))
+        self._report.written(seconds, len(piece))
         again_after = result.again_after
         self.call_again_at = None if again_after is None else self._clock.monotonic() + again_after
         for blocked in result.blocked.values():

@@ -41,9 +41,9 @@ REASONS = {
     "expectation": Reason("417", "the Expect header is not 100-continue", "yes", "repair the client or proxy"),
     "too_large": Reason(
         "413",
-        "the body exceeds `receiver.max_body`, before or after decompression",
+        "the body exceeds `receiver.max_body`, before or after decompression, or what the journal's topic takes",
         "yes",
-        "lower AppMon's bulk size, or raise the limit",
+        "lower AppMon's bulk size, or raise the limit that the log names",
     ),
     "too_many_occurrences": Reason(
         "413",
@@ -81,16 +81,16 @@ REASONS = {
     "incomplete": Reason("400", "the framing of the body is broken", "yes", "repair the client or proxy"),
     "journal_full": Reason(
         "503",
-        "the journal has reached `journal.max_size`",
+        "the journal has reached `journal.max_size`, or with Kafka as the journal the spill its own",
         "yes",
-        "repair the sink that is behind, or give the journal more room",
+        "repair the sink that is behind or, for a spill, Kafka; or give the journal more room",
         section="operations.md#size-the-disk",
     ),
     "journal_unavailable": Reason(
         "503",
-        "the journal's disk failed",
+        "the journal's disk failed or, without a spill, Kafka took no posts",
         "yes",
-        "repair the disk; btfeed goes on by itself then",
+        "repair the disk or Kafka; btfeed goes on by itself then",
         section="operations.md#when-the-journals-disk-fails",
     ),
     "shutting_down": Reason(

@@ -116,7 +116,7 @@ def _losses(status: Mapping[str, Any]) -> Iterator[Problem]:
     for sink, posts in counts["skipped_posts"].items():
         yield Problem("warn", "Skipped", f"{count(posts, 'post')} of sink {sink}, by an operator.", "sinks")
     if letters := sum(counts["evicted_dead_letters"].values()):
-        text = f"{count(letters, 'dead letter')}, to stay within journal.dead_letters."
+        text = f"{count(letters, 'dead letter')}, to stay within their bound."
         yield Problem("bad", "Deleted", text, "letters")
     if damaged := counts["journal_lost_posts"] + counts["lost_dead_letters"]:
         yield Problem("bad", "Journal damaged", f"{number(damaged)} posts or dead letters can't be read.", "journal")

@@ -22,7 +22,7 @@ from btfeed.http.limits import Limits
 from btfeed.http.request import CutOff, Request
 from btfeed.http.response import RETRY_AFTER, Response
 from btfeed.http.server import HttpServer
-from btfeed.journal.base import DeadLetter, Intake, JournalError, JournalFull
+from btfeed.journal.base import DeadLetter, Intake, JournalError, JournalFull, PostTooLarge
 from btfeed.posts import admission
 from btfeed.posts.admission import TooManyOccurrences
 from btfeed.posts.post import Malformed, Post
@@ -190,6 +190,8 @@ class Receiver:
             raise Rejected("too_many_occurrences", str(error)) from None
         except JournalFull as error:
             raise Rejected("journal_full", str(error)) from None
+        except PostTooLarge as error:
+            raise Rejected("too_large", str(error)) from None
         except JournalError as error:
             raise Rejected("journal_unavailable", str(error)) from None
         self._metrics.posts.inc()

@@ -9,6 +9,9 @@ from btfeed.address import Address
 from sinks.settings import Place, RequiredSecret, Seconds, Settings, Size
 from sinks.shared.tls import server_context
 
+MAX_WORKERS = 256
+"""More than any machine has use for."""
+
 
 def _path(value: str) -> str:
     if not value.startswith("/") or "?" in value or "#" in value:
@@ -63,6 +66,8 @@ class ReceiverSettings(Settings):
                      none is idle, the further one gets a 503
     max_in_flight    memory for bodies being received; when it is used up, posts wait for `queue_timeout`, then get a 503
     queue_timeout    how long a post waits for memory; keep it below AppMon's timeout of 10 seconds
+    workers          processes that receive on this address, of `btfeed receive`; each has its own max_connections,
+                     max_in_flight and spill. More than 1 needs a journal in Kafka
     """
 
     listen: Address = "127.0.0.1:4321"
@@ -78,6 +83,7 @@ class ReceiverSettings(Settings):
     max_connections: Annotated[int, Field(ge=1)] = 1_000
     max_in_flight: Annotated[Size, Field(ge=1)] = 64 * 2**20
     queue_timeout: Seconds = 5.0
+    workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 1
 
     @property
     def asks_for_credentials(self) -> bool:

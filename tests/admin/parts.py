@@ -19,6 +19,7 @@ class FakeControl:
     """Of a server whose sinks are not paused, and whose positions are not known."""
 
     paused: Mapping[str, int] = {}
+    shared = False
 
     def type_of(self, sink: str) -> str:
         return "file"

@@ -22,6 +22,8 @@ JSON = {"Content-Type": "application/json"}
 class FakeControl:
     """One sink, "my sink", which is not paused; others have something that prevents an action."""
 
+    shared = False
+
     def __init__(self) -> None:
         self.paused: dict[str, int] = {}
         self.asked: list[Rewind] = []
@@ -88,7 +90,7 @@ async def test_the_requests_of_the_documentation_are_answered(client: ClientSess
 async def test_pause_and_resume_say_whether_they_changed_anything(client: ClientSession) -> None:
     """With a body or without one, for a name with a space in it."""
     for action, paused, changed in (("pause", True, True), ("pause", True, False), ("resume", False, True)):
-        wanted = {"sink": "my sink", "paused": paused, "changed": changed}
+        wanted = {"sink": "my sink", "paused": paused, "changed": changed, "others": False}
         assert await post(client, f"/sinks/my%20sink/{action}", "{}" if changed else "") == (200, wanted)
 
 

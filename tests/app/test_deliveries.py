@@ -1,7 +1,8 @@
 """One delivery per sink and partition, as outlets come and go."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -10,7 +11,7 @@ from btfeed.app.deliveries import Deliveries
 from btfeed.delivery.loop import Delivery
 from btfeed.delivery.mapped_posts import MappedPosts
 from btfeed.delivery.settings import DeliverySettings, FilterSettings
-from btfeed.journal.base import Backlog, Cursor, Outlet
+from btfeed.journal.base import Backlog, Cursor, JournalUnavailable, Outlet
 from btfeed.journal.memory import MemoryJournal, MemoryOutlet
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.sink_status import SinkStatus
@@ -27,7 +28,10 @@ class MovingOutlets:
 
     begin: Callable[[Outlet], Awaitable[None]]
     end: Callable[[Collection[Outlet]], Awaitable[None]]
-    left = False
+    problem: str | None = None
+    conflict = False
+    lost: Mapping[int, str] = {}
+    cancelled = False
 
     async def run(
         self, begin: Callable[[Outlet], Awaitable[None]], end: Callable[[Collection[Outlet]], Awaitable[None]]
@@ -36,7 +40,10 @@ class MovingOutlets:
         try:
             await asyncio.Event().wait()
         finally:
-            self.left = True
+            self.cancelled = True
+
+    async def left(self) -> Mapping[int, str]:
+        return self.lost
 
 
 class Case:
@@ -51,7 +58,7 @@ class Case:
         self.metrics = Metrics()
         self.mapped_posts = MappedPosts(mapper(), self.metrics, sinks=1)
         self.always = always
-        self.deliveries = Deliveries(lambda name: self.moving, self._create, grace)
+        self.deliveries = Deliveries(lambda name: self.moving, self._create, grace, FastClock())
 
     def _create(self, name: str, outlet: Outlet, status: SinkStatus) -> Delivery:
         sink = self.sinks[outlet.partition] = FakeSink(always=self.always)
@@ -135,7 +142,7 @@ async def test_each_outlet_gets_a_delivery() -> None:
         assert case.deliveries.statuses["sink"].delivered == delivered
         assert await case.deliveries.backlog("sink") == Backlog(0, 0.0)
     assert [sink.closed for sink in case.sinks.values()] == [1, 1]
-    assert case.moving.left
+    assert case.moving.cancelled
 
 
 async def test_an_outlet_that_is_given_up_is_drained_first() -> None:
@@ -254,3 +261,118 @@ async def test_an_error_while_a_sink_stops_does_not_stop_the_server() -> None:
         await settle()
         assert not failed.done()
         failed.cancel()
+
+
+async def test_an_outlet_that_is_given_up_does_not_begin_again() -> None:
+    """Although an operator lets the sink go on while its last write is under way."""
+    gate = asyncio.Event()
+
+    async def slow(batch: Batch) -> WriteResult:
+        await gate.wait()
+        return WriteResult()
+
+    async with Case(slow) as case:
+        await case.post()
+        for outlet in case.outlets[:2]:
+            await case.moving.begin(outlet)
+        await until_async(lambda: all(sink.at_once for sink in case.sinks.values()), "writes are in progress")
+        ending = asyncio.ensure_future(case.moving.end([case.outlets[0]]))
+        holding = asyncio.ensure_future(case.deliveries.hold_sink("sink"))
+        await settle()
+        assert [outlet.partition for outlet in case.deliveries.outlets("sink")] == [1]
+        gate.set()
+        await asyncio.gather(ending, holding)
+        first = case.sinks[0]
+        case.deliveries.release_sink("sink")
+        await case.saved(1)
+        assert case.sinks[0] is first
+        assert case.deliveries.statuses["sink"].partitions == 1
+
+
+async def test_an_outlet_that_comes_while_the_sink_is_held_waits() -> None:
+    """One that comes while it stops is not used at all."""
+    async with Case() as case:
+        await case.post()
+        await case.deliveries.hold_sink("sink")
+        await case.moving.begin(case.outlets[0])
+        assert case.sinks == {}
+        status = case.deliveries.statuses["sink"]
+        states = [status.state]
+        case.deliveries.release_sink("sink")
+        await case.saved(0)
+        stopping = asyncio.ensure_future(case.deliveries.stop_sink("sink"))
+        await asyncio.sleep(0)
+        await case.moving.begin(case.outlets[1])
+        await case.moving.end([case.outlets[0]])
+        await stopping
+        assert list(case.sinks) == [0]
+        assert [*states, status.state] == ["paused", "stopped"]
+
+
+async def test_a_sink_without_outlets_says_why() -> None:
+    """Because other processes have them all, or because something is wrong."""
+    async with Case() as case:
+        status = case.deliveries.statuses["sink"]
+        assert (status.state, status.last_error) == ("idle", None)
+        case.moving.problem = "no broker replies"
+        assert (status.state, status.last_error) == ("unavailable", "no broker replies")
+        case.moving.conflict = True
+        assert status.state == "misconfigured"
+
+
+async def test_a_journal_that_gives_no_outlets_is_asked_again() -> None:
+    """The server goes on, and what was delivered from before has ended."""
+    case = Case()
+    broken = asyncio.Event()
+    run = case.moving.run
+
+    async def breaks(*arguments: Any) -> None:
+        async with asyncio.TaskGroup() as group:
+            serving = group.create_task(run(*arguments))
+            await broken.wait()
+            serving.cancel()
+        broken.clear()
+        raise JournalUnavailable("no broker replies")
+
+    case.moving.run = breaks  # type: ignore[assignment,method-assign]
+    with capture_logs() as logs:
+        async with case:
+            await case.post()
+            await case.moving.begin(case.outlets[0])
+            await case.saved(0)
+            broken.set()
+            await until_async(lambda: case.sinks[0].closed, "the delivery has ended")
+            del case.moving.begin
+            await until_async(lambda: hasattr(case.moving, "begin"), "asked again")
+            await case.moving.begin(case.outlets[1])
+            await case.saved(1)
+    assert [entry["error"] for entry in logs if entry["event"] == "no partitions for the sink, trying again"] == [
+        "no broker replies"
+    ]
+
+
+async def test_lost_partitions_are_finished_while_none_of_them_begins() -> None:
+    """Those that this process has now are not concerned, nor one whose delivery has not ended yet."""
+    gate, finishing = asyncio.Event(), asyncio.Event()
+    finished: list[tuple[int, str]] = []
+
+    async def finish(partition: int, state: str) -> None:
+        finishing.set()
+        await gate.wait()
+        finished.append((partition, state))
+
+    async with Case() as case:
+        await case.post()
+        case.moving.lost = {0: "zero", 1: "one", 2: "two"}
+        await case.moving.begin(case.outlets[0])
+        await case.saved(0)
+        task = asyncio.ensure_future(case.deliveries.finish_left("sink", finish))
+        await finishing.wait()
+        beginning = asyncio.ensure_future(case.moving.begin(case.outlets[1]))
+        await settle()
+        assert list(case.sinks) == [0]
+        gate.set()
+        await task
+        assert finished == [(1, "one"), (2, "two")]
+        await beginning
+        await case.saved(1)

@@ -18,7 +18,7 @@ from btfeed.telemetry.sink_status import SinkStatus
 from tests.support import posts
 from tests.support.clock import FastClock, settle
 from tests.support.fakes import FakeSink, mapper, post
-from tests.support.harness import until_async
+from tests.support.harness import DEADLINE, until_async
 
 PARTITIONS = 3
 RECORDS = 2
@@ -33,7 +33,9 @@ class Case:
         self.metrics = Metrics()
         self.mapped_posts = MappedPosts(mapper(), self.metrics, sinks=2)
         self.deliveries = Deliveries(self.journal.outlets, self._create, grace=5.0)
-        self.control = SinkControl(self.journal, self.deliveries, self.metrics, lambda sink: "fake", asyncio.Lock())
+        self.control = SinkControl(
+            self.journal, self.deliveries, self.metrics, lambda sink: "fake", asyncio.Lock(), FastClock()
+        )
         self.sent = 0
 
     def _create(self, name: str, outlet: Outlet, status: SinkStatus) -> Delivery:
@@ -203,3 +205,44 @@ async def test_a_sink_goes_on_if_the_journal_fails_during_a_rewind(monkeypatch: 
                 await case.control.rewind("one", Rewind(time=OLDEST))
         await case.post(3)
         await case.delivered("one", 6)
+
+
+async def test_a_sink_follows_what_another_process_does() -> None:
+    """Which has the same journal. Each says so, and what a process did itself is told once."""
+    async with Case() as case, Case(case.journal) as other:
+        following = asyncio.create_task(other.control.follow())
+        with capture_logs() as logs:
+            await case.control.pause("one")
+            await until_async(lambda: other.state("one") == "paused", "paused")
+            assert list(other.control.paused) == ["one"]
+            assert other.state("other") == "running"
+            assert not await other.control.pause("one")
+            await case.control.resume("one")
+            await until_async(lambda: other.state("one") == "running", "resumed")
+            assert other.control.paused == {}
+        following.cancel()
+    assert [entry["event"] for entry in logs if "another process" in entry["event"]] == [
+        "sink paused by another process, the journal holds its posts",
+        "sink resumed by another process",
+    ]
+
+
+async def test_following_outlasts_a_journal_that_does_not_answer() -> None:
+    """What was paused stays paused."""
+    async with Case() as case:
+        await case.control.pause("one")
+        answers = case.journal.paused
+        asked = asyncio.Event()
+
+        async def away() -> dict[str, int]:
+            asked.set()
+            raise JournalUnavailable("no broker replies")
+
+        case.journal.paused = away  # type: ignore[method-assign]
+        following = asyncio.create_task(case.control.follow())
+        await asyncio.wait_for(asked.wait(), DEADLINE)
+        assert case.state("one") == "paused"
+        case.journal.paused = answers  # type: ignore[method-assign]
+        await case.journal.resume("one")
+        await until_async(lambda: case.state("one") == "running", "resumed")
+        following.cancel()

@@ -30,7 +30,7 @@ def test_status_tells_losses() -> None:
     counts = earlier | {"lost_dead_letters": 2}
     sinks = {"a": {}, "b": {"flagged": {"far_future": 1, "lost_files": 1, "lost_records": 9}}}
     assert list(_losses({"counts": counts, "sinks": sinks})) == [
-        "3 dead letters deleted at the bound journal.dead_letters",
+        "3 dead letters deleted to stay within their bound",
         "2 dead letters lost in a damaged journal",
         "1 open file of sink b lost with the records in it",
         "1 post of sink b dropped because the journal was full",
@@ -46,6 +46,15 @@ def test_status_tells_that_a_restart_failed(server: Server) -> None:
     assert "RESTART" not in "".join(_lines(status))
     failed = "RESTART FAILED at 1970-01-01T00:00:00.000Z, this is the old server: the new one ended with exit status 2"
     assert failed in _lines(status | {"failed_restart": {"time": 0, "reason": "exit status 2"}})
+
+
+def test_status_tells_which_workers_do_not_receive(server: Server) -> None:
+    """Of several. Nothing of a server without workers."""
+    status = server.status()
+    assert "worker" not in "".join(_lines(status))
+    workers = {"1": {"ready": True, "refusing": None}, "2": None, "3": {"ready": False, "refusing": "the disk is full"}}
+    told = list(_lines(status | {"workers": workers}))
+    assert told[1:4] == ["workers: 1 of 3 ready", "  worker 2: does not answer", "  worker 3: NOT READY: the disk is full"]
 
 
 def test_status_tells_what_operators_skipped(server: Server) -> None:

@@ -250,11 +250,15 @@ async def test_another_mapper_maps_anew_and_counts_nothing_twice(bench: Bench) -
 
 
 @pytest.mark.parametrize("bench", [{"sinks": 1}], indirect=True)
-async def test_a_post_is_kept_for_as_many_sinks_as_there_are_now(bench: Bench) -> None:
-    """A sink more, or one less."""
+async def test_a_post_is_kept_for_as_many_sinks_as_take_its_partition(bench: Bench) -> None:
+    """Those of other partitions do not count, nor those that have ended."""
     body = posts.mixed(3)
-    bench.mapped_posts.sinks = 2
-    await bench.map(1, body)
-    assert bench.kept() == [1]
-    await bench.map(1, body)
-    assert bench.kept() == []
+    taking = bench.mapped_posts.taking
+    with taking(0), taking(1), taking(1):
+        await bench.map(1, body)
+        assert bench.kept() == []
+        with taking(0):
+            await bench.map(2, body)
+            assert bench.kept() == [2]
+            await bench.map(2, body)
+            assert bench.kept() == []

@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from btfeed.delivery.report import MAX_TOLD, SinkReport
 from btfeed.telemetry.metrics import Metrics
-from btfeed.telemetry.sink_status import SinkStatus
+from btfeed.telemetry.sink_status import SinkStatus, WholeStatus
 from btfeed.telemetry.warnings import INTERVAL
 from sinks.base import Misconfigured, Unavailable
 from tests.support.clock import FakeClock
@@ -73,3 +73,22 @@ async def test_errors_that_are_all_different_end_in_silence(logged: list[Mutable
     assert len(logged) == MAX_TOLD
     assert status.last_error == f"request {10 * MAX_TOLD - 1} failed"
     report.stopped()
+
+
+async def test_deliveries_of_one_sink_tell_its_errors_once() -> None:
+    """And that it works again when the last of them does."""
+    clock, whole = FakeClock(), WholeStatus()
+    reports = [SinkReport("search", whole.begin(partition), Metrics(), clock) for partition in range(3)]
+    with capture_logs() as logs:
+        for report in reports:
+            report.running()
+        for report in reports:
+            report.failed(Unavailable("away"))
+        for report in reports:
+            report.running()
+            report.stopped()
+    assert [(entry["event"], entry.get("after")) for entry in logs] == [
+        ("sink running", "opening"),
+        ("sink unavailable", None),
+        ("sink running", "unavailable"),
+    ]

@@ -83,7 +83,7 @@ def test_every_loss_is_a_problem(well: dict[str, Any]) -> None:
         "15 posts of AppMon since the start: journal_full 14, bad_tls 1.",
         "3 posts that sink search had not had, because the journal was full.",
         "4 posts of sink search, by an operator.",
-        "5 dead letters, to stay within journal.dead_letters.",
+        "5 dead letters, to stay within their bound.",
         "7 posts or dead letters can't be read.",
         "2 open files of sink archive, with the records in it.",
     }

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from btfeed.journal.base import JournalUnavailable
-from tests.receiving.test_receiver import AUTH
+from tests.receiving.test_credentials import AUTH
 from tests.support.posts import sample_visit
 from tests.support.rawhttp import chunked, gzipped, request, site
 

@@ -23,8 +23,8 @@ DEADLINE = 30.0
 """Seconds to wait for something that should happen, before the test fails."""
 
 
-def until(check: Callable[[], T | None], what: str, deadline: float = DEADLINE) -> T:
-    """Call `check` until it returns something true, and return that."""
+def until(check: Callable[[], T | None], what: str, deadline: float = DEADLINE, every: float = 0.01) -> T:
+    """Call `check` until it returns something true, and return that. every: seconds between two calls."""
     end = time.monotonic() + deadline
     while True:
         found = check()
@@ -32,7 +32,7 @@ def until(check: Callable[[], T | None], what: str, deadline: float = DEADLINE) 
             return found
         if time.monotonic() > end:
             raise AssertionError(f"not within {deadline:g} s: {what}")
-        time.sleep(0.01)
+        time.sleep(every)
 
 
 async def until_async(check: Callable[[], T | None], what: str, deadline: float = DEADLINE) -> T:
@@ -59,6 +59,11 @@ def peak_memory(pid: int | str) -> int:
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether SIGSTOP has taken effect."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 class Server:
     """`btfeed serve` with its configuration, journal and files in `directory`. By default it has one file sink.
 
@@ -70,6 +75,7 @@ class Server:
     """Fork processes, see tests/support/forked.py, unless they have a prefix, another program or BTFEED_PLAIN, which btfeed
     reads when it is imported.
     """
+    command = "serve"
 
     def __init__(
         self,
@@ -102,11 +108,11 @@ class Server:
         """Start, and return when it listens."""
         self._log_path = self.directory / f"log-{time.time_ns()}"
         self._log_path.touch()
-        self.process = self._start(["serve", "-c", str(self.config), *self._options])
+        self.process = self._start([self.command, "-c", str(self.config), *self._options])
         listening = until(self._listening, "listening")
-        self.url = f"http://127.0.0.1:{listening['port']}"
+        self.port = listening.get("port", 0)  # a server that only delivers has none
+        self.url = f"http://127.0.0.1:{self.port}"
         self.admin_url = f"http://127.0.0.1:{listening['admin_port']}"
-        self.port = listening["port"]
         return self
 
     def _start(self, arguments: list[str]) -> Process:
@@ -163,7 +169,7 @@ class Server:
         assert self.process
         if self.process.poll() is not None:
             raise AssertionError(f"btfeed ended with {self.process.returncode}:\n{self.log()}")
-        return next((event for event in self.events() if event.get("event") == "listening"), None)
+        return next((event for event in self.events() if event.get("event") in ("listening", "delivering")), None)
 
     def post(self, body: bytes, path: str = "/", **headers: str) -> tuple[int, str]:
         """POST; returns status and text of the answer. Underscores in names of `headers` stand for hyphens."""

@@ -4,15 +4,15 @@ import asyncio
 import itertools
 import ssl
 import time
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-from tests.support.harness import DEADLINE
+from tests.support.harness import DEADLINE, until_async
 from tests.support.posts import mixed
 
 OCCURRENCES = 2
 RATE = 200
-"""Posts per second: half of them on a new connection each, the others on KEPT connections."""
 KEPT = 10
 ANSWERED_WITHIN = 10.0
 """Seconds after which AppMon gives a post up. The client waits longer: it may share the machine with other tests."""
@@ -34,6 +34,7 @@ class Sent:
 class Client:
     """Posts until `stop`. fields: more fields of each header, each with its line end.
 
+    rate    posts per second: half of them on a new connection each, the others on KEPT connections
     sent    all posts that were answered or have failed
     open    posts that wait for their answers
     opened  how many connections were opened
@@ -44,6 +45,8 @@ class Client:
     seed: int
     tls: ssl.SSLContext | None = None
     fields: bytes = b""
+    rate: float = RATE
+    occurrences: int = OCCURRENCES
     sent: list[Sent] = field(default_factory=list)
     open: set[Sent] = field(default_factory=set)
     opened: int = 0
@@ -51,7 +54,7 @@ class Client:
 
     def __post_init__(self) -> None:
         self._stop = asyncio.Event()
-        self._bodies = (mixed(OCCURRENCES, seed) for seed in itertools.count(self.seed * 1_000_000))
+        self._bodies = (mixed(self.occurrences, seed) for seed in itertools.count(self.seed * 1_000_000))
 
     async def run(self) -> None:
         """Returns when every post has its answer."""
@@ -62,6 +65,26 @@ class Client:
 
     def stop(self) -> None:
         self._stop.set()
+
+    @asynccontextmanager
+    async def posting(self) -> AsyncIterator[None]:
+        """Run for as long as the block takes; afterwards every post has its answer."""
+        running = asyncio.create_task(self.run())
+        try:
+            yield
+        finally:
+            self.stop()
+            await running
+
+    async def more_posts(self, number: int = RATE // 2) -> None:
+        """Wait until this many more were answered or have failed."""
+        enough = len(self.sent) + number
+        await until_async(lambda: len(self.sent) >= enough, f"{number} more posts")
+
+    async def more_connections(self, number: int) -> None:
+        """Wait until this many more were opened."""
+        enough = self.opened + number
+        await until_async(lambda: self.opened >= enough, f"{number} more connections")
 
     @property
     def answered(self) -> list[bytes]:
@@ -86,7 +109,7 @@ class Client:
         due = asyncio.get_running_loop().time()
         while await self._wait(due):
             group.create_task(self._post_on_new(next(self._bodies)))
-            due += 2 / RATE
+            due += 2 / self.rate
 
     async def _post_on_new(self, body: bytes) -> None:
         connection = Connection(self)
@@ -94,7 +117,7 @@ class Client:
         connection.close()
 
     async def _keep(self, number: int) -> None:
-        period = 2 * KEPT / RATE
+        period = 2 * KEPT / self.rate
         due = asyncio.get_running_loop().time() + period * number / KEPT
         connection = Connection(self)
         while await self._wait(due):

@@ -11,7 +11,7 @@ import uvloop
 from btfeed import config
 from btfeed.app import serve as app
 from btfeed.telemetry import logs
-from sinks.base import SinkContext, SinkType, WriteResult
+from sinks.base import SinkContext, SinkFactory, SinkType, WriteResult
 from sinks.batch import Batch
 
 
@@ -35,11 +35,12 @@ class StalledSink:
         pass
 
 
-def main(config_file: str) -> None:
+def main(config_file: str, create: SinkFactory = StalledSink, serial: bool = False) -> None:
+    """Serve with sinks that `create` makes in place of the configured ones."""
     logs.configure()
     loaded = config.load(Path(config_file))
     sinks = {
-        name: dataclasses.replace(sink, type=SinkType(type(sink.settings), StalledSink))
+        name: dataclasses.replace(sink, type=SinkType(type(sink.settings), create, serial))
         for name, sink in loaded.sinks.items()
     }
     uvloop.run(app.serve(dataclasses.replace(loaded, sinks=sinks), grace=0.1))

@@ -7,7 +7,8 @@ import socket
 import subprocess
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,19 @@ class Supervised:
                 return message in self.told
 
         until(heard, f"{message!r}; told: {self.told}")
+
+
+@contextmanager
+def starting(directory: Path) -> Iterator[Callable[..., Supervised]]:
+    """A function that starts supervisors in `directory`, each with its program. They end with the block."""
+    running: list[Supervised] = []
+
+    def start(program: str, **options: Any) -> Supervised:
+        running.append(Supervised(directory, program, **options))
+        return running[-1]
+
+    try:
+        yield start
+    finally:
+        for each in running:
+            each.end()
