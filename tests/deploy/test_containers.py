@@ -15,6 +15,7 @@ import yaml
 from compose_spec import PyCompose
 
 from btfeed import config
+from btfeed.journal import create as journals
 from tests.support.harness import Server
 
 ROOT = Path(__file__).parents[2]
@@ -103,7 +104,7 @@ def test_the_configurations_are_right(name: str) -> None:
     tables["receiver"]["basic_auth"]["password"] = "x"
     parsed = config.parse(tables, {})
     assert tables["receiver"]["listen"] == "0.0.0.0:4321"
-    for directory in (parsed.journal.directory, *(sink["directory"] for sink in tables["sinks"].values())):
+    for directory in (*journals.directories(parsed.journal), *(sink["directory"] for sink in tables["sinks"].values())):
         assert str(directory).startswith("/var/lib/btfeed/")
 
 

@@ -1,7 +1,8 @@
 """`make servers`: installs the servers and tools of the tests. Run again, it checks what is there and takes a second.
 
-Maven fetches Kafka and Elasticsearch into tests/servers/.cache. Maven, the JDKs, strace, systemd-analyze, Prometheus and
-Chromium are Debian packages, which are installed if this runs as root; otherwise a message says what to install.
+Maven fetches Kafka and Elasticsearch into tests/servers/.cache. Maven, the JDKs, strace, systemd-analyze, Prometheus,
+haproxy, nginx and Chromium are Debian packages, which are installed if this runs as root; otherwise a message says what to
+install.
 """
 
 import os
@@ -20,8 +21,8 @@ from tests.servers.installed import CACHE, ELASTICSEARCH, KAFKA, KAFKA_JAVA, Not
 T = TypeVar("T")
 
 HERE = Path(__file__).parent
-PROMETHEUS_UNITS = [Path(f"/{place}/systemd/system/prometheus.service") for place in ("etc", "lib", "usr/lib")]
-"""The units that an installed package has, and before them the link that masks them."""
+UNITS = [Path(f"/{place}/systemd/system") for place in ("etc", "lib", "usr/lib")]
+"""Where a package's unit is, and before them the place of the link that masks it."""
 DISTRIBUTION = "org.elasticsearch.distribution.integ-test-zip:elasticsearch:{}:zip"
 COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy"
 ANALYSIS = "org.elasticsearch.plugin.analysis"
@@ -46,7 +47,9 @@ def main() -> int:
     try:
         _ensure(installed.strace, "strace")
         _ensure(installed.systemd_analyze, "systemd")
-        _ensure_prometheus()
+        _ensure_without_service("prometheus", installed.prometheus)
+        _ensure_without_service("haproxy", installed.haproxy)
+        _ensure_without_service("nginx", installed.nginx)
         _ensure(installed.chromium, "chromium")
         _ensure(partial(installed.jdk, KAFKA_JAVA), "default-jdk-headless")
         _ensure_kafka()
@@ -73,12 +76,16 @@ def _ensure(find: Callable[[], T], *packages: str) -> T:
             raise NotInstalled(f"{what}: install it (Debian: apt-get install {packages[0]})") from None
 
 
-def _ensure_prometheus() -> None:
-    """Without the service of the package, which would start at once and at each boot: tests start their own servers."""
-    if installed.missing("prometheus") and _can_install() and not any(map(os.path.lexists, PROMETHEUS_UNITS)):
-        PROMETHEUS_UNITS[0].parent.mkdir(parents=True, exist_ok=True)
-        PROMETHEUS_UNITS[0].symlink_to("/dev/null")  # as systemctl mask does
-    _ensure(installed.prometheus, "prometheus")
+def _ensure_without_service(name: str, find: Callable[[], object]) -> None:
+    """A package without its service, which would start at once and at each boot: tests start their own servers."""
+    if (
+        installed.missing(name)
+        and _can_install()
+        and not any(os.path.lexists(place / f"{name}.service") for place in UNITS)
+    ):
+        UNITS[0].mkdir(parents=True, exist_ok=True)
+        (UNITS[0] / f"{name}.service").symlink_to("/dev/null")  # as systemctl mask does
+    _ensure(find, name)
 
 
 def _apt_install(packages: Sequence[str]) -> None:

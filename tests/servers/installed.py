@@ -107,6 +107,24 @@ def prometheus() -> Prometheus:
     return Prometheus(server, tool)
 
 
+def haproxy() -> str:
+    """The path of haproxy."""
+    return _daemon("haproxy")
+
+
+def nginx() -> str:
+    """The path of nginx."""
+    return _daemon("nginx")
+
+
+def _daemon(name: str) -> str:
+    """The path of a program that Debian keeps out of the path of users."""
+    path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+    if path is None:
+        raise NotInstalled(f"{name} is not installed: run make servers")
+    return path
+
+
 def chromium() -> str:
     """The path of Chromium."""
     path = shutil.which("chromium")
@@ -122,6 +140,8 @@ NEEDS: Mapping[str, Callable[[], object]] = {
     "strace": strace,
     "systemd": systemd_analyze,
     "prometheus": prometheus,
+    "haproxy": haproxy,
+    "nginx": nginx,
     "browser": chromium,
 }
 """What a test may need, by the name of its marker."""

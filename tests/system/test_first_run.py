@@ -41,19 +41,27 @@ def first_run(directory: Path, *prefix: str) -> "subprocess.CompletedProcess[str
 
 
 def test_it_runs_twice_in_the_same_place(alone: list[str], tmp_path: Path) -> None:
-    """It sends posts, shows records and the status, and stops the server. A second run continues with the same journal."""
+    """It sends posts, shows records, the status and what became of the visits, and stops the server. A second run continues
+    with the same journal."""
+    number = 0
     for times in (1, 2):
         result = first_run(tmp_path, *alone)
         assert (result.returncode, result.stderr) == (0, "")
         posted = re.search(r"^\d+ posts accepted \((\d+) occurrences\)", result.stdout, re.MULTILINE)
         assert posted
-        number = int(posted[1])
+        now = int(posted[1])
+        number += now
         assert '"event.category": "visit"' in result.stdout
         assert '"event.type":"Order received"' in result.stdout
-        assert f"sink files: running, {number} records delivered, 0 posts behind, 0 dead letters" in result.stdout
+        assert f"sink files: running, {now} records delivered, 0 posts behind, 0 dead letters" in result.stdout
         (file,) = (tmp_path / "btfeed-data" / "files").iterdir()
         assert str(file.relative_to(tmp_path)) in result.stdout
-        assert len(file.read_text().splitlines()) == number * times
+        assert len(file.read_text().splitlines()) == number
+        assert f"\nstarted {100 * times}   converted " in result.stdout
+        assert "not in the definition" not in result.stdout
+        page = tmp_path / "btfeed-data" / "web-shop.html"
+        assert page.as_uri() in result.stdout
+        assert page.read_text().startswith("<!doctype html>")
 
 
 def test_it_says_which_port_is_taken(tmp_path: Path) -> None:

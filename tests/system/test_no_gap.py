@@ -9,8 +9,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -18,32 +17,9 @@ import pytest
 
 from btfeed.posts.post import digest, event_id_prefix
 from tests.support.certificates import Authority
-from tests.support.harness import until, until_async
+from tests.support.harness import is_stopped, until, until_async
 from tests.support.held import ActivatedServer, HeldServer, SupervisedServer
-from tests.support.never_retries import ANSWERED_WITHIN, KEPT, OCCURRENCES, RATE, Client
-
-BETWEEN = RATE // 2
-"""Posts from one restart to the next."""
-
-
-@asynccontextmanager
-async def posting(client: Client) -> AsyncIterator[None]:
-    running = asyncio.create_task(client.run())
-    try:
-        yield
-    finally:
-        client.stop()
-        await running
-
-
-async def more_posts(client: Client, number: int = BETWEEN) -> None:
-    enough = len(client.sent) + number
-    await until_async(lambda: len(client.sent) >= enough, f"{number} more posts")
-
-
-async def more_connections(client: Client, number: int) -> None:
-    enough = client.opened + number
-    await until_async(lambda: client.opened >= enough, f"{number} more connections")
+from tests.support.never_retries import ANSWERED_WITHIN, KEPT, OCCURRENCES, Client
 
 
 def caught_up(server: HeldServer) -> bool:
@@ -84,12 +60,12 @@ async def test_a_restart_refuses_and_loses_nothing(
         receiver, tls = f'tls = {{ certificate = "{certificate}", key = "{key}" }}', authority.client()
     with kind(tmp_path / "server", receiver=receiver) as server:
         client = Client(server.port, seed=1, tls=tls)
-        async with posting(client):
+        async with client.posting():
             for restart in range(1, restarts + 1):
-                await more_posts(client)
+                await client.more_posts()
                 await asyncio.to_thread(server.restart)
                 await asyncio.to_thread(server.listening_again, restart + 1)
-            await more_posts(client)
+            await client.more_posts()
         tell(f"{restarts} restarts", client)
         assert client.failures == []
         assert client.closes >= restarts
@@ -105,10 +81,6 @@ def all_since(client: Client, moment: float) -> bool:
     return all(post.began > moment for post in client.open)
 
 
-def is_stopped(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-
-
 async def test_kill_9_of_a_supervised_server_costs_what_it_was_serving(tmp_path: Path, quick: bool) -> None:
     """Posts under way on accepted connections fail. A connection that is not accepted yet waits for the next server, and no
     connection is refused. What was answered 200 is delivered once."""
@@ -116,20 +88,20 @@ async def test_kill_9_of_a_supervised_server_costs_what_it_was_serving(tmp_path:
     with SupervisedServer(tmp_path / "server") as server:
         client = Client(server.port, seed=2)
         waited = []
-        async with posting(client):
+        async with client.posting():
             for kill in range(1, kills + 1):
-                await more_posts(client)
+                await client.more_posts()
                 pid = server.pids[-1]
                 os.kill(pid, signal.SIGSTOP)
                 await until_async(partial(is_stopped, pid), "stopped")
                 accepts_nothing = time.monotonic()
-                await more_connections(client, 10)
+                await client.more_connections(10)
                 os.kill(pid, signal.SIGKILL)
                 killed = time.monotonic()
                 waited.append((accepts_nothing, killed))
                 await asyncio.to_thread(server.listening_again, kill + 1)
                 await until_async(partial(all_since, client, killed), "what waited is answered")
-            await more_posts(client)
+            await client.more_posts()
         tell(f"{kills} kills", client)
         assert not any(isinstance(post.failure, ConnectionRefusedError) for post in client.failures)
         for begin, end in waited:

@@ -22,6 +22,12 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 EXPOSURE = 1.5
 """Of 10. systemd calls up to 2 "OK" and up to 1 "SAFE"; what remains is the network, which btfeed is for."""
 
+UNITS = (
+    ("btfeed.service", "btfeed.socket"),
+    ("btfeed-receive.service", "btfeed-receive.socket"),
+    ("btfeed-deliver@.service",),
+)
+
 
 def read(unit: str) -> configparser.ConfigParser:
     parsed = configparser.ConfigParser(interpolation=None, strict=False)
@@ -30,13 +36,16 @@ def read(unit: str) -> configparser.ConfigParser:
     return parsed
 
 
-def test_systemd_finds_no_fault(tmp_path: Path, systemd: str) -> None:
-    """In the service and the socket together. The command is replaced by one that this machine has."""
-    for unit in ("btfeed.service", "btfeed.socket"):
+@pytest.mark.parametrize("units", UNITS, ids=["one machine", "receive", "deliver"])
+def test_systemd_finds_no_fault(tmp_path: Path, systemd: str, units: tuple[str, ...]) -> None:
+    """In a service and its socket together. The command is replaced by one that this machine has."""
+    for unit in units:
         text = (DEPLOY / unit).read_text().replace("/opt/btfeed/.venv/bin/btfeed", sys.executable)
-        (tmp_path / unit).write_text("\n".join(line for line in text.splitlines() if not line.startswith("Documentation=")))
+        (tmp_path / unit.replace("@", "@1")).write_text(
+            "\n".join(line for line in text.splitlines() if not line.startswith("Documentation="))
+        )
     result = subprocess.run(
-        [systemd, "verify", tmp_path / "btfeed.service", tmp_path / "btfeed.socket"],
+        [systemd, "verify", *(tmp_path / unit.replace("@", "@1") for unit in units)],
         capture_output=True, text=True, timeout=DEADLINE, check=False,
     )  # fmt: skip
     assert (result.returncode, result.stdout + result.stderr) == (0, "")
@@ -49,10 +58,11 @@ def test_systemd_finds_faults(tmp_path: Path, systemd: str) -> None:
     assert "FileDescriptorNam" in result.stderr
 
 
-def test_the_socket_is_the_receivers(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("unit", ["btfeed", "btfeed-receive"])
+def test_the_socket_is_the_receivers(unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has the address of the example configuration, and the name and the backlog that btfeed expects."""
     monkeypatch.setenv("BTFEED_PASSWORD", "x")
-    socket = read("btfeed.socket")["Socket"]
+    socket = read(f"{unit}.socket")["Socket"]
     assert socket["ListenStream"] == load(DEPLOY / "btfeed.toml").receiver.listen
     assert socket["FileDescriptorName"] == inherited.RECEIVER
     assert int(socket["Backlog"]) == BACKLOG
@@ -86,13 +96,14 @@ def post_when_it_listens(port: int, answers: list[int]) -> None:
     answers.append(until(post, "answered"))
 
 
+@pytest.mark.parametrize("unit", [units[0] for units in UNITS])
 @pytest.mark.parametrize("dynamic", [True, False], ids=["dynamic user", "user of the Debian package"])
-def test_the_unit_exposes_little(dynamic: bool, systemd: str, tmp_path: Path) -> None:
+def test_the_unit_exposes_little(dynamic: bool, unit: str, systemd: str, tmp_path: Path) -> None:
     """`systemd-analyze security` rates the unit, also as the Debian package changes it."""
-    text = (DEPLOY / "btfeed.service").read_text().replace("/opt/btfeed/.venv/bin/btfeed", "/bin/true")
-    unit = tmp_path / "btfeed.service"
-    unit.write_text(text if dynamic else text.replace("DynamicUser=yes\n", ""))
-    command = [systemd, "security", "--offline=true", f"--threshold={EXPOSURE * 10:.0f}", str(unit)]
+    text = (DEPLOY / unit).read_text().replace("/opt/btfeed/.venv/bin/btfeed", "/bin/true")
+    path = tmp_path / unit
+    path.write_text(text if dynamic else text.replace("DynamicUser=yes\n", ""))
+    command = [systemd, "security", "--offline=true", f"--threshold={EXPOSURE * 10:.0f}", str(path)]
     rated = subprocess.run([*command, "--json=short"], capture_output=True, text=True, check=False)
     assert rated.returncode == 0, rated.stdout + rated.stderr
     assert len(json.loads(rated.stdout)) > 50  # the settings that it looked at

@@ -13,7 +13,7 @@ from tests.support.environments import install, previous_sources
 from tests.support.harness import DEADLINE, until
 from tests.support.held import SupervisedServer, installed
 from tests.support.never_retries import ANSWERED_WITHIN, Client
-from tests.system.test_no_gap import assert_delivered_once, caught_up, more_posts, posting, tell
+from tests.system.test_no_gap import assert_delivered_once, caught_up, tell
 
 OLD, NEW = "0.0.1", version("btfeed")
 ALONE = {"PYTHONPATH": ""}
@@ -46,8 +46,8 @@ async def test_an_upgrade_and_the_way_back_lose_nothing(tmp_path: Path) -> None:
     command = link / "bin" / "btfeed"
     with SupervisedServer(tmp_path / "server", command=command, environment=ALONE) as server:
         client = Client(server.port, seed=3)
-        async with posting(client):
-            await more_posts(client)
+        async with client.posting():
+            await client.more_posts()
             assert server.status()["version"] == OLD
             for there, expected in ((new, NEW), (old, OLD)):
                 checked = await asyncio.to_thread(check, there, server)
@@ -56,12 +56,12 @@ async def test_an_upgrade_and_the_way_back_lose_nothing(tmp_path: Path) -> None:
                     break
                 assert checked.returncode == 0, checked.stdout + checked.stderr
                 assert "journal.directory: in use" in checked.stdout
-                await more_posts(client)
+                await client.more_posts()
                 switch(link, there)
                 server.restart()
                 await asyncio.to_thread(server.listening_again, len(server.pids) + 1)
                 assert (await asyncio.to_thread(server.status))["version"] == expected
-                await more_posts(client)
+                await client.more_posts()
         tell(f"from {commit[:10] or 'the same commit'} and back", client)
         assert client.failures == []
         assert client.longest < ANSWERED_WITHIN
