@@ -21,10 +21,10 @@ help:  ## list the targets
 setup: .venv/developer .venv/btfeed  ## create the virtual environment with the developers' tools, and build the native modules
 
 # What runs btfeed, and what builds it. The stamps of the other targets are in .venv, too, so that a new one gets everything again.
-.venv/ready: requirements-runtime.txt requirements-build.txt
+.venv/ready: requirements-flow.txt requirements-build.txt
 	@$(PYTHON) -c 'import sys; sys.exit(f"btfeed needs Python 3.11 or later, and $(PYTHON) is {sys.version.split()[0]}: name another with make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv --clear .venv
-	$(LOCKED) -r requirements-runtime.txt -r requirements-build.txt
+	$(LOCKED) -r requirements-flow.txt -r requirements-build.txt
 	@touch $@
 
 .venv/developer: .venv/ready requirements.txt
@@ -42,10 +42,10 @@ setup: .venv/developer .venv/btfeed  ## create the virtual environment with the 
 
 runtime: .venv/btfeed  ## create the virtual environment with what runs btfeed and no more, and build the native modules
 
-run: runtime  ## start the server, post what the AppMon of a web shop would, and show the records
+run: runtime  ## start the server, post what the AppMon of a web shop would, and show the records and what became of the visits
 	$(BIN)/python examples/first_run.py
 
-servers: setup  ## install what tests need beyond Python: Kafka, Elasticsearch, their JDKs, strace, Prometheus, Chromium
+servers: setup  ## install what tests need beyond Python: Kafka, Elasticsearch, their JDKs, strace, Prometheus, haproxy, nginx, Chromium
 	$(BIN)/python -m tests.servers.install
 
 test: lint servers  ## run every check and test, with real clients and servers
@@ -82,8 +82,9 @@ proto: setup  ## generate btfeed/posts/bt_pb2.py and .pyi from proto/bt.proto
 
 lock: setup  ## write requirements*.txt from pyproject.toml, the same versions in each
 	$(LOCK) --output-file requirements-runtime.txt pyproject.toml
+	$(LOCK) --extra flow --constraint requirements-runtime.txt --output-file requirements-flow.txt pyproject.toml
 	$(LOCK) --only-build-deps --all-build-deps --constraint requirements-runtime.txt --output-file requirements-build.txt pyproject.toml
-	$(LOCK) --extra dev --extra otel --constraint requirements-runtime.txt --constraint requirements-build.txt --output-file requirements.txt pyproject.toml
+	$(LOCK) --extra dev --extra flow --extra otel --constraint requirements-runtime.txt --constraint requirements-build.txt --output-file requirements.txt pyproject.toml
 
 bench: setup  ## measure what an occurrence costs, in minutes; writes benchmarks/results/latest
 	$(BIN)/python -m benchmarks run $(if $(OUT),--out $(OUT))

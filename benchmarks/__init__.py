@@ -11,6 +11,7 @@ growth      which costs grow with the backlog, business transactions, sinks, con
 bare        a sink beside the bare client that it uses; real_servers has the servers
 peers       other servers doing the same work
 sources     `btfeed generate` and `btfeed replay`
+flows       `btfeed flow` beside a bare scan of its records
 bench_stages  the stages and the whole server, at 1,000 occurrences per post
 results     the format of a result; compare shows two side by side, findings interprets one, plots and page draw it, and
             figures writes the tables of the documentation

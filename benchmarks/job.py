@@ -76,7 +76,8 @@ class Plan:
 
 
 SHORT = Plan(
-    turns=2, rounds=1, once=("whole server", "latency", "growth", "viewers", "bare client", "peers", "sources"),
+    turns=2, rounds=1,
+    once=("whole server", "latency", "growth", "viewers", "bare client", "journals", "peers", "sources", "flows"),
     occurrences=10_000, burst=1.2, sizes=(100, 1_000), few=(1_000,), viewed=6.0, paced=5.0, rates=(200, 400),
     backlogs=(0, 50), transactions=(1, 10_000), sinks=(1, 4), connections=(1, 64), codecs=("none", "zstd"), minutes=0,
 )  # fmt: skip

@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import allocations, bare, end_to_end, growth, peers, sources, stages, viewers
+from benchmarks import allocations, bare, end_to_end, flows, growth, journals, peers, sources, stages, viewers
 from benchmarks.end_to_end import Lost
 from benchmarks.far_ends import FAR_ENDS, all_of, available
 from benchmarks.figures import RESULT
@@ -41,8 +41,10 @@ def jobs(plan: Plan) -> Iterator[Job]:
     yield from growth.jobs(plan)
     yield from viewers.jobs(plan)
     yield from bare.jobs(plan)
+    yield from journals.jobs(plan)
     yield from peers.jobs(plan)
     yield from sources.jobs(plan)
+    yield from flows.jobs(plan)
 
 
 def _stages(plan: Plan) -> Iterator[Job]:

@@ -18,8 +18,10 @@ Around that chain:
     admin       health, metrics and status over HTTP
     page        what the admin listener shows in a browser
     telemetry   metrics and logs
+    flow        what became of the business processes whose steps are among the records
     traffic     recorded and generated posts: replay, capture, generate
-    faults, toml_file, address, signals, early, native, regular_file, inherited, notify
+    faults, toml_file, address, signals, early, native, regular_file, inherited, notify, worker
                 shared by several packages
-    supervisor  the small process that `serve --supervise` becomes: holds the sockets and runs the server as its child
+    supervisor  the small process that `serve --supervise` becomes: holds the sockets and runs the server as its child.
+                With `receive --workers` it runs several, each in a slot
 """

@@ -24,7 +24,11 @@ from btfeed.config import Sections
 from btfeed.config.keys import Key, NotDocumented, in_toml, keys
 from btfeed.config.schema import schema
 from btfeed.delivery.sink_config import CommonSettings
+from btfeed.flow.definition import Definition
+from btfeed.flow.schema import schema as report_schema
+from btfeed.flow.terms import TERMS
 from btfeed.http.reasons import REASONS
+from btfeed.journal import create as journals
 from btfeed.records.schema import CATEGORIES, CONSTANTS, DIMENSIONS, FIELDS, VALUES, Field
 from btfeed.telemetry.metrics import Metrics
 from btfeed.traffic.profile import Profile
@@ -37,6 +41,7 @@ from sinks.settings import Settings
 ROOT = Path(__file__).parent.parent
 DOCS = Path(__file__).parent
 SCHEMA = ROOT / "btfeed" / "config" / "btfeed.schema.json"
+REPORT_SCHEMA = DOCS / "flow-report.schema.json"
 
 
 BLOCK = re.compile(r"^(<!-- generated: (.+?) -->\n).*?^(<!-- end -->)", re.DOTALL | re.MULTILINE)
@@ -69,7 +74,9 @@ def delivery(defaults: dict[str, Any]) -> Iterator[str]:
 def metrics() -> Iterator[str]:
     yield "| metric | type | labels | meaning |"
     yield "|---|---|---|---|"
-    registry = Metrics().registry
+    made = Metrics()
+    registry = made.registry
+    _ = made.kafka_journal  # makes them
     for collector in registry._collector_to_names:
         labels = ", ".join(f"`{label}`" for label in getattr(collector, "_labelnames", ()))
         for family in collector.describe() if hasattr(collector, "describe") else collector.collect():
@@ -130,6 +137,9 @@ def sections() -> dict[str, type[Settings]]:
     for name, hint in get_type_hints(Sections).items():
         if isinstance(hint, type) and issubclass(hint, Settings):
             found |= _with_inner(name, hint)
+    for name in journals.TYPES:
+        if name != journals.DEFAULT_TYPE:
+            found |= _with_inner(f"journal, type {name}", journals.settings_of(name))
     return found | _with_inner("sinks.NAME", CommonSettings)
 
 
@@ -156,9 +166,9 @@ def _with_inner(path: str, model: type[Settings]) -> dict[str, type[Settings]]:
     return found
 
 
-def profile_sections() -> dict[str, type[Settings]]:
-    """The tables of a profile, by path with a leading blank."""
-    found: dict[str, type[Settings]] = {"": Profile}
+def tables_of(top: type[Settings]) -> dict[str, type[Settings]]:
+    """The tables of a profile, or of a definition, by path with a leading blank."""
+    found: dict[str, type[Settings]] = {"": top}
 
     def add(path: str, hint: Any) -> None:
         if isinstance(hint, type) and issubclass(hint, Settings):
@@ -168,9 +178,17 @@ def profile_sections() -> dict[str, type[Settings]]:
         for inner in get_args(hint):
             add(path, inner)
 
-    for name, hint in get_type_hints(Profile).items():
+    for name, hint in get_type_hints(top).items():
         add(name, hint)
     return found
+
+
+def flow_numbers() -> Iterator[str]:
+    """What each number of a report of flows is."""
+    yield "| number | is |"
+    yield "|---|---|"
+    for name, meaning in TERMS:
+        yield f"| {name} | {meaning} |"
 
 
 def modules() -> Iterator[str]:
@@ -227,6 +245,7 @@ def tables() -> dict[str, Callable[[], Iterator[str]]]:
         "metrics": metrics,
         "refusals": refusals,
         "record": record,
+        "flow numbers": flow_numbers,
         "record constants": constants,
         "figures": figures.tables,
         "figures-short": figures.short,
@@ -234,7 +253,8 @@ def tables() -> dict[str, Callable[[], Iterator[str]]]:
         "dynatrace": partial(dashboard, ((query.title, query.question) for query in QUERIES)),
     }
     made |= {f"settings {path}": partial(settings, model) for path, model in sections().items()}
-    made |= {f"profile{path}": partial(settings, model) for path, model in profile_sections().items()}
+    made |= {f"profile{path}": partial(settings, model) for path, model in tables_of(Profile).items()}
+    made |= {f"flow{path}": partial(settings, model) for path, model in tables_of(Definition).items()}
     for name in sinks.types():
         made |= sink_blocks(name)
     return made
@@ -255,16 +275,18 @@ def generate(text: str, made: Mapping[str, Callable[[], Iterator[str]]]) -> str:
 
 def json_schema() -> str:
     """The schema that is in the package: with the sinks of the project, whatever else is installed."""
-    return (
-        json.dumps(schema(name for name in sinks.types() if name in sinks.modules()), ensure_ascii=False, indent=2) + "\n"
-    )
+    return _json(schema(name for name in sinks.types() if name in sinks.modules()))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
 
 
 def main() -> None:
     stale = []
     try:
         made = tables()
-        files = {SCHEMA: json_schema()} | kibana() | dynatrace()
+        files = {SCHEMA: json_schema(), REPORT_SCHEMA: _json(report_schema())} | kibana() | dynatrace()
     except NotDocumented as error:
         sys.exit(str(error))
     for path in (ROOT / "README.md", *sorted(DOCS.rglob("*.md")), *files):

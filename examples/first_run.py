@@ -1,4 +1,4 @@
-"""The first run (`make run`): starts the server, sends it posts of a web shop, and shows records."""
+"""The first run (`make run`): starts the server, sends it posts of a web shop, shows records, and what became of visits."""
 
 import json
 import socket
@@ -11,12 +11,17 @@ from pathlib import Path
 
 BTFEED = [sys.executable, "-m", "btfeed"]
 RECEIVER_PORT, ADMIN_PORT = 4321, 4322
-GENERATE = ["generate", "web-shop", "--since", "1h", "--flows", "100", "--rate", "0.05", "--seed", "1"]
+SEED = str(int(time.time()) % 1_000_000)
+"""Another one in each run: with the same, visits would have the ids of those of an earlier run."""
+GENERATE = ["generate", "web-shop", "--since", "1h", "--flows", "100", "--rate", "0.05", "--seed", SEED]
 DATA = Path("btfeed-data")
 LOG = DATA / "serve.log"
 CONFIG = DATA / "btfeed.toml"
 TEXT = '[journal]\ndirectory = "."\n\n[sinks.files]\ntype = "file"\ndirectory = "files"\n'
 """A configuration of its own: this machine may have one in /etc, for a server that is in use."""
+PAGE = DATA / "web-shop.html"
+FLOW = ["flow", "report", "web-shop", "--sink", "files", "-c", str(CONFIG), "--open"]
+"""Of all records in the files, also of those in the file that is not finished."""
 WAIT_TIMEOUT = 20.0
 """Seconds for the server to start, and to deliver the posts."""
 
@@ -64,6 +69,16 @@ def show_the_feed(server: "subprocess.Popen[bytes]") -> None:
     print("\n\n".join([json.dumps(visit, indent=2), *actions]), end="\n\n")
     print(f"$ btfeed status -c {CONFIG}")
     subprocess.run([*BTFEED, "status", "-c", str(CONFIG)], check=True)
+    show_the_flows()
+
+
+def show_the_flows() -> None:
+    """What became of the visits: the funnel, and where the page with pictures is. Raises RuntimeError."""
+    print(f"\nHow many visits came how far, of all records in these files:\n\n$ btfeed {' '.join(FLOW)}")
+    for more in ([], ["--out", str(PAGE)]):
+        if subprocess.run([*BTFEED, *FLOW, *more], stderr=subprocess.DEVNULL, check=False).returncode:
+            raise RuntimeError("the flows can't be shown")
+    print(f"\nThe same with pictures is a page for the browser: {PAGE.absolute().as_uri()}")
 
 
 def all_delivered() -> bool:

@@ -1,8 +1,8 @@
 """What tests need and which of them run, and the fixtures that several folders share.
 
-Each test is marked with what it needs beyond Python: kafka, elasticsearch, java, strace, prometheus, browser,
-native. If this machine lacks that, the test is skipped; with --require-all the run fails at once instead. --quick runs the
-tests that need no server or tool, with fewer examples and repetitions.
+Each test is marked with what it needs beyond Python: kafka, elasticsearch, java, strace, prometheus, haproxy, nginx,
+browser, native. If this machine lacks that, the test is skipped; with --require-all the run fails at once instead. --quick
+runs the tests that need no server or tool, with fewer examples and repetitions.
 """
 
 import os

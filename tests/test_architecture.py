@@ -16,7 +16,7 @@ RUST = [path for path in sorted((ROOT / "native").rglob("*.rs")) if "target" not
 TESTS = [path for path in PYTHON if path.name.startswith("test_")]
 LINES_OF_A_MODULE = 400
 LINES_OF_A_FUNCTION = 60
-OTHER_FOLDERS_OF_TESTS = {"benchmarks", "deploy", "java", "servers", "sinks", "support", "system"}
+OTHER_FOLDERS_OF_TESTS = {"benchmarks", "deploy", "java", "servers", "sinks", "support", "system", "system/cluster"}
 """Folders of tests/ that are not named after a package of btfeed."""
 
 

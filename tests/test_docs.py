@@ -19,7 +19,9 @@ import sinks
 from btfeed import config
 from btfeed.commands.main import cli
 from btfeed.config.keys import NotDocumented
+from btfeed.flow import definition
 from btfeed.http.reasons import REASONS
+from btfeed.journal import create as journals
 from btfeed.posts.post import digest
 from btfeed.records.mapper import create_mapper
 from btfeed.records.schema import FIELDS, RECORD_FIELDS
@@ -30,7 +32,7 @@ from btfeed.traffic import profile
 from btfeed.traffic.generate import GenerateOptions, generate
 from docs.generate import generate as tables_filled_in
 from docs.generate import metrics as metrics_table
-from docs.generate import profile_sections, sections, sink_blocks
+from docs.generate import sections, sink_blocks, tables_of
 from docs.generate import settings as settings_table
 from sinks.base import SinkType
 from sinks.settings import Settings
@@ -155,10 +157,12 @@ def test_every_command_is_in_the_readme() -> None:
 
 @each_page
 def test_toml_is_a_configuration(page: Path) -> None:
-    """Each block can be read as it stands; those on the page of profiles are profiles."""
+    """Each block can be read as it stands; those on the pages of profiles and flows are profiles and definitions."""
     for block in blocks(TEXT[page], "toml"):
         if page.name == "generate.md":
             profile.parse(tomllib.loads(block))
+        elif page.name == "flow.md":
+            definition.parse(tomllib.loads(block))
         else:
             config.parse(tomllib.loads(block), ENVIRONMENT)
 
@@ -174,6 +178,7 @@ def test_keys_in_running_text_exist(page: Path) -> None:
     """`receiver.max_body` and the like, wherever they are named."""
     with_all = config.parse(tomllib.loads('[sinks.x]\ntype = "file"'), {})
     known = set(settings_of({name: getattr(with_all, name).model_dump() for name in ("receiver", "admin", "journal")}))
+    known |= set(settings_of({"journal": dict.fromkeys(journals.settings_of("kafka").model_fields)}))
     known |= set(settings_of({"record": with_all.record.model_dump(), "validation": with_all.validation.model_dump()}))
     known |= set(settings_of({"delivery": with_all.sinks["x"].common.delivery.model_dump()}))
     text = TEXT[page]
@@ -186,9 +191,11 @@ def test_keys_in_running_text_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.name)
 def test_metrics_in_running_text_exist(page: Path) -> None:
     """By the name that Prometheus shows; the changelog also names those that were renamed."""
-    known = {sample.name for family in Metrics().registry.collect() for sample in family.samples}
-    known |= {family.name for family in Metrics().registry.collect()}
-    known |= {f"{family.name}_total" for family in Metrics().registry.collect() if family.type == "counter"}
+    metrics = Metrics()
+    _ = metrics.kafka_journal  # makes them
+    known = {sample.name for family in metrics.registry.collect() for sample in family.samples}
+    known |= {family.name for family in metrics.registry.collect()}
+    known |= {f"{family.name}_total" for family in metrics.registry.collect() if family.type == "counter"}
     assert set(re.findall(r"`(btfeed_[a-z_]+)`", TEXT[page])) <= known
 
 
@@ -339,9 +346,10 @@ def test_every_sink_has_a_page(name: str) -> None:
 
 
 def test_every_table_of_the_configuration_is_documented() -> None:
-    """Each has a generated table on the page on the configuration, or on that on profiles."""
+    """Each has a generated table on the page on the configuration, on that on profiles, or on that on flows."""
     assert_generated("configuration.md", {f"settings {name}" for name in sections()})
-    assert_generated("generate.md", {f"profile{name}" for name in profile_sections()})
+    assert_generated("generate.md", {f"profile{name}" for name in tables_of(profile.Profile)})
+    assert_generated("flow.md", {f"flow{name}" for name in tables_of(definition.Definition)} | {"flow numbers"})
 
 
 @pytest.mark.parametrize("name", sinks.types())

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from tempfile import TemporaryFile
 import pytest
 
 from btfeed.posts import files as postfile
+from tests.commands.test_main import invoke
 from tests.support import posts
 from tests.support.harness import Server
 
@@ -91,6 +93,25 @@ def test_the_first_five_minutes(tmp_path: Path) -> None:
     assert len(accepted) == 2, "generated, and sent again"
     assert len(set(accepted)) == 1
     assert '"stopped"' in (tmp_path / "serve.log").read_text(encoding="utf-8")
+
+
+def test_questions_to_flows_are_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All commands of the page, one after the other, on fewer flows; those on flows in this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("btfeed.telemetry.logs.configure", lambda: None)
+    script = "".join(blocks("flow", "sh"))
+    assert "--seed 1 " in script
+    for line in script.replace("--seed 1 ", "--seed 1 --rate 0.001 ").splitlines():
+        name, *arguments = shlex.split(line)
+        if "generate" in arguments:
+            run(line, tmp_path)
+            continue
+        result = invoke(*arguments)
+        assert (name, result.exit_code) == ("btfeed", 0), line + result.output
+        if "--last" in arguments and not {"--out", "--format"} & set(arguments):
+            assert result.stdout.startswith("Loan application   2026-03-"), line
+    assert (tmp_path / "loans.html").stat().st_size > 10_000
+    assert (tmp_path / "loans.csv.d" / "steps.csv").exists()
 
 
 def test_privacy_shows_what_leaves(folder: Path) -> None:

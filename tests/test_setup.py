@@ -12,7 +12,7 @@ MAKEFILE = Path(__file__).parent.parent / "Makefile"
 def test_an_old_python_is_refused_with_how_to_name_another(tmp_path: Path) -> None:
     """Before anything is made."""
     copy(MAKEFILE, tmp_path)
-    for lock in ("requirements.txt", "requirements-runtime.txt", "requirements-build.txt"):
+    for lock in ("requirements.txt", "requirements-flow.txt", "requirements-build.txt"):
         (tmp_path / lock).touch()
     old = tmp_path / "python3.9"
     program = "import sys; sys.version_info, sys.version = (3, 9, 2), '3.9.2 (main)'; exec(sys.argv[1])"

@@ -88,7 +88,7 @@ class Access:
             raise typer.BadParameter(f"use either {user_hint} or {bearer_hint}, not both", param_hint=bearer_hint)
         if bearer is not None:
             return token(bearer, bearer_hint)
-        return None if user is None else _name_and_password(secret(user, user_hint), user_hint)
+        return None if user is None else name_and_password(secret(user, user_hint), user_hint)
 
     def tls(self, url: str) -> ssl.SSLContext | None:
         """The TLS context, or None for the default one."""
@@ -118,7 +118,8 @@ def client_tls(
     return context
 
 
-def _name_and_password(text: str, hint: str) -> tuple[str, str]:
+def name_and_password(text: str, hint: str) -> tuple[str, str]:
+    """Of the value of an option. Raises BadParameter."""
     name, colon, password = text.partition(":")
     if not colon:
         raise typer.BadParameter("write it as NAME:PASSWORD", param_hint=hint)

@@ -48,7 +48,7 @@ def _write_units(directory: Path) -> None:
         if path.exists():
             _fail_to_overwrite(path)
     for path, text in paths.items():
-        _write(path, text)
+        write_new(path, text)
         typer.echo(f"wrote {path}")
     typer.echo("docs/installing.md says where they go")
 
@@ -64,7 +64,7 @@ def _write_configuration(types: list[str], output: Path) -> None:
     if output == STANDARD:
         typer.echo(text, nl=False)
         return
-    _write(output, text)
+    write_new(output, text)
     typer.echo(f"wrote {output}")
     variables = references(text)
     examples = to_replace(text)
@@ -75,7 +75,7 @@ def _write_configuration(types: list[str], output: Path) -> None:
     typer.echo(f"then run: btfeed check -c {output}" if examples or variables else f"check it: btfeed check -c {output}")
 
 
-def _write(path: Path, text: str) -> None:
+def write_new(path: Path, text: str) -> None:
     """Make the file. Ends the command if it exists: it may be in use."""
     try:
         with path.open("x", encoding="utf-8") as file:

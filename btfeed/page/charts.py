@@ -1,25 +1,19 @@
-"""Charts as SVG: text that a page, or a file, can hold. Colors come from a stylesheet, by class.
+"""Charts of series: text that a page, or a file, can hold.
 
-A chart stretches to the width that it gets, so it holds no text of its own but its title and description, which screen
-readers read. Axes and legends are for the page around it.
+A chart stretches to the width that it gets, so it holds no text of its own but its title and description. Axes and legends
+are for the page around it.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil, floor, log10
+from math import ceil
 
 from markupsafe import Markup
 
+from btfeed.page.svg import element, image, joined, number, upper_edge
+
 WIDTH, HEIGHT = 600, 120
 """Size of the coordinates. On the page, a chart is as wide as there is room."""
-_FRAME = Markup(
-    '<svg class="chart" viewBox="0 0 {width} {height}" preserveAspectRatio="none" role="img"'
-    ' aria-labelledby="{id}-t {id}-d">'
-    '<title id="{id}-t">{title}</title><desc id="{id}-d">{text}</desc>{content}</svg>'
-)
-_GRID = Markup('<line class="grid" x1="0" x2="{width}" y1="{y}" y2="{y}"/>')
-_BAND = Markup('<path class="band {style}" d="{path}"/>')
-_LINE = Markup('<path class="line {style}" d="{path}"/>')
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +32,7 @@ def stacked(series: Sequence[Series], *, id: str, title: str, text: str) -> tupl
     """
     totals = [_sum(values) for values in zip(*(each.values for each in series), strict=True)]
     top = upper_edge(max((total for total in totals if total is not None), default=0.0))
-    content = [_GRID.format(width=WIDTH, y=_number(y * HEIGHT / 2)) for y in range(3)]
+    content = [_grid(y * HEIGHT / 2) for y in range(3)]
     floors: list[float | None] = [None if total is None else 0.0 for total in totals]
     for each in series:
         ceilings = [
@@ -50,21 +44,33 @@ def stacked(series: Sequence[Series], *, id: str, title: str, text: str) -> tupl
             lower = [_point(index, len(totals), floors[index], top) for index in reversed(run)]
             path += f"M{'L'.join(upper + lower)}Z"
             edge += f"M{'L'.join(upper)}"
-        content += [_BAND.format(style=each.style, path=path), _LINE.format(style=each.style, path=edge)]
+        content += [element("path", class_=f"band {each.style}", d=path), line(edge, each.style)]
         floors = ceilings
-    return _framed(Markup("").join(content), id, title, text), top
+    return framed(content, id, title, text), top
 
 
-def _framed(content: Markup, id: str, title: str, text: str) -> Markup:
-    return _FRAME.format(width=WIDTH, height=HEIGHT, id=id, title=title, text=text, content=content)
+def lines(
+    series: Sequence[Series], *, id: str, title: str, text: str, above: Sequence[Markup] = ()
+) -> tuple[Markup, float]:
+    """Lines over each other, and the value at the upper edge; see `stacked`. above: drawn over them."""
+    top = upper_edge(max((value for each in series for value in each.values if value is not None), default=0.0))
+    content = [_grid(y * HEIGHT / 2) for y in range(3)]
+    for each in series:
+        points = [[_point(index, len(each.values), each.values[index], top) for index in run] for run in _runs(each.values)]
+        content.append(line("".join(f"M{'L'.join(run)}" for run in points), each.style))
+    return framed([*content, *above], id, title, text), top
 
 
-def upper_edge(value: float) -> float:
-    """The next number of one or two round digits that is not less, such as 25 for 23; 1 for 0."""
-    if value <= 0:
-        return 1.0
-    power = 10.0 ** floor(log10(value))
-    return next(power * step for step in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if power * step >= value * (1 - 1e-9))
+def _grid(y: float) -> Markup:
+    return element("line", class_="grid", x1=0, x2=WIDTH, y1=y, y2=y)
+
+
+def line(path: str, style: str) -> Markup:
+    return element("path", class_=f"line {style}", d=path)
+
+
+def framed(content: Sequence[Markup], id: str, title: str, text: str) -> Markup:
+    return image(joined(content), width=WIDTH, height=HEIGHT, id=id, title=title, text=text, style="chart", stretch=True)
 
 
 def buckets(values: Sequence[float | None], number: int) -> list[float | None]:
@@ -97,8 +103,4 @@ def _runs(values: Sequence[float | None]) -> Iterator[list[int]]:
 def _point(index: int, of: int, value: float | None, top: float) -> str:
     x = WIDTH * index / max(1, of - 1)
     y = HEIGHT * (1 - (value or 0.0) / top)
-    return f"{_number(x)},{_number(y)}"
-
-
-def _number(value: float) -> str:
-    return f"{value:.1f}".removesuffix(".0")
+    return f"{number(x)},{number(y)}"

@@ -132,6 +132,9 @@ def run(text: str, plan: job.Plan = TINY) -> list[Case]:
         ),
         pytest.param("bare client: elasticsearch", {"x_bare", "rate_of_bare"}, marks=pytest.mark.elasticsearch),
         ("sources: replay", {"occurrences_per_s", "cpu_us"}),
+        ("flows: report", {"x_scan", "x_scan_wall", "records_per_cpu_s", "cpu_us"}),
+        ("flows: trace", {"x_scan", "cpu_us"}),
+        ("flows: whole command", {"wall_ms", "rss_mib", "cpu_us"}),
     ],
 )
 def test_a_case_of_each_kind_gives_its_quantities(text: str, quantities: set[str]) -> None:

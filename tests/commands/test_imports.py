@@ -14,7 +14,7 @@ HTTP = {"aiohttp"}
 SERVERS = {"btfeed.admin.server", "btfeed.app.serve", "btfeed.http.server", "btfeed.receiving.receiver"}
 SINKS = {"aiokafka", "elasticsearch", "sinks.bizevents", "sinks.elasticsearch", "sinks.file", "sinks.kafka"}
 JOURNAL = {"apsw"}
-SLOW = HTTP | SERVERS | SINKS | JOURNAL | {"btfeed.config", "uvloop"}
+SLOW = HTTP | SERVERS | SINKS | JOURNAL | {"btfeed.config", "duckdb", "uvloop"}
 PROGRAM = """
 import atexit, json, sys
 atexit.register(lambda: print(json.dumps(sorted(sys.modules)), file=sys.stderr))

@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-RUNTIME, BUILD, DEVELOPERS = (ROOT / f"requirements{kind}.txt" for kind in ("-runtime", "-build", ""))
+RUNTIME, FLOW, BUILD, DEVELOPERS = (ROOT / f"requirements{kind}.txt" for kind in ("-runtime", "-flow", "-build", ""))
 PINNED = re.compile(r"^([\w.-]+)==([^ \\;]+)", re.MULTILINE)
 
 
@@ -37,7 +37,7 @@ def needed(names: list[str]) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("lock", [RUNTIME, BUILD])
+@pytest.mark.parametrize("lock", [RUNTIME, FLOW, BUILD])
 def test_the_developers_have_the_same_versions(lock: Path) -> None:
     """So tests run with what is installed elsewhere."""
     assert locked(lock).items() <= locked(DEVELOPERS).items()
@@ -53,13 +53,20 @@ def test_the_run_time_lock_has_what_btfeed_needs_and_no_more() -> None:
         assert found == expected
 
 
+def test_the_lock_for_flows_has_duckdb_besides() -> None:
+    """`make run` shows flows. Packages of btfeed do without it: see docs/installing.md."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(locked(FLOW)) - set(locked(RUNTIME)) == needed(extras["flow"])
+    assert locked(RUNTIME).items() <= locked(FLOW).items()
+
+
 def test_the_build_lock_has_what_the_build_needs() -> None:
     """What `pip install --no-build-isolation` expects to find."""
     needs = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
     assert set(locked(BUILD)) == needed(needs)
 
 
-@pytest.mark.parametrize("lock", [RUNTIME, BUILD, DEVELOPERS], ids=lambda path: path.name)
+@pytest.mark.parametrize("lock", [RUNTIME, FLOW, BUILD, DEVELOPERS], ids=lambda path: path.name)
 def test_every_version_has_hashes_and_no_address(lock: Path) -> None:
     """A lock works with any index, and what comes from it is what was locked."""
     text = lock.read_text()

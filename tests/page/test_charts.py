@@ -4,7 +4,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from btfeed.page.charts import HEIGHT, WIDTH, Series, buckets, stacked, upper_edge
+from btfeed.page.charts import HEIGHT, WIDTH, Series, buckets, stacked
+from btfeed.page.svg import upper_edge
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 

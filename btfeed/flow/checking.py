@@ -1,0 +1,73 @@
+"""Whether a definition fits the records: what `btfeed flow check` tells, and what it objects to."""
+
+from collections.abc import Iterator
+
+from btfeed.flow.coverage import Coverage
+from btfeed.flow.definition import Definition
+from btfeed.flow.report import Report
+from btfeed.flow.text import table
+from btfeed.flow.words import number, percent
+
+TOLERATED = 0.01
+"""The share of events out of order, and of ways that the definition does not have, above which it does not fit."""
+
+
+def lines(definition: Definition, coverage: Coverage) -> Iterator[str]:
+    """How many records are what."""
+    read = coverage.read
+    yield f"{number(read.records)} records, of which {number(read.matched)} matter to the definition"
+    yield ""
+    rows = [(step.name, number(coverage.by_step.get(step.name, 0))) for step in definition.steps]
+    yield from table(("step", "records"), rows)
+    if definition.ends:
+        yield ""
+        yield f"{number(coverage.ends)} records say that a flow is over"
+    if coverage.passed:
+        yield ""
+        passed = [(name, number(times)) for name, times in coverage.passed.items()]
+        yield from table(("passed over: event.type", "records"), passed)
+
+
+def findings(definition: Definition, coverage: Coverage, report: Report) -> Iterator[str]:
+    """What does not fit, each in a line that says what to do."""
+    read = coverage.read
+    for step in definition.steps:
+        if not coverage.by_step.get(step.name):
+            yield f"step {step.name}: no record fits it: compare its event with the event types that are passed over"
+    for names, times in coverage.several.items():
+        both = " and ".join(names)
+        yield f"{number(times)} records fit {both}, and count as the first: make their conditions exclude each other"
+    if definition.ends and not coverage.ends:
+        yield "ends: no record fits it, so flows are never ended, only lost: correct it, or leave it out"
+    if read.duplicates:
+        twice = number(read.duplicates)
+        yield f"{twice} records are there twice, and counted once: is a file read together with a copy of it?"
+    if read.uncorrelated:
+        fields = " or ".join(definition.correlations)
+        yield f"{number(read.uncorrelated)} records lack {fields}, and are in no flow: is `correlation` right?"
+    if read.unreadable:
+        yield f"{number(read.unreadable)} records can't be read, or have no time"
+    visits = sum(step.visits for step in report.figures.steps)
+    astray = sum(step.disordered for step in report.figures.steps)
+    if visits and astray / visits > TOLERATED:
+        yield (
+            f"{percent(astray / visits)} of the events are out of order: is `after` right, or are clocks apart, which"
+            " `tolerance` allows for?"
+        )
+    yield from _ways(report)
+    value = definition.value
+    if value and value.step is None and len(coverage.value_types) > 1:
+        types = ", ".join(coverage.value_types)
+        yield f"value.field is on records of several types ({types}), which may count a value twice: set value.step"
+
+
+def _ways(report: Report) -> Iterator[str]:
+    total = sum(each.n for each in report.transitions)
+    odd = [each for each in report.transitions if each.way is None]
+    share = sum(each.n for each in odd) / total if total else 0.0
+    if share > TOLERATED:
+        most = max(odd, key=lambda each: each.n)
+        yield (
+            f"{percent(share)} of the ways are not in the definition, most from {most.begin} to {most.to}: if that is"
+            " expected, say so with after, back_to, repeats or optional"
+        )

@@ -1,0 +1,80 @@
+"""How a definition fits the records of a source: what `flow check` judges."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from btfeed.flow import clauses
+from btfeed.flow.clauses import milliseconds
+from btfeed.flow.definition import Definition
+from btfeed.flow.duck import Database, identifier
+from btfeed.flow.fields import TIME, TYPE, fields
+from btfeed.flow.matching import conditions
+from btfeed.flow.options import Source
+from btfeed.flow.reading import is_end, place, records
+from btfeed.flow.report import Read
+
+MOST_FREQUENT = 50
+NO_TYPE = "(none)"
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Of the records that fit `where` and have a time.
+
+    by_step      name of a step -> records that are it
+    several      names of two or more steps -> records that fit all of them; they count as the first
+    exceptions   records that are an exception of a step and not the step itself
+    ends         records that say that a flow is over
+    passed       event.type -> records that are no step, no exception and no end; the most frequent 50
+    value_types  event.type -> records that have the value's field
+    """
+
+    read: Read
+    by_step: Mapping[str, int]
+    several: Mapping[tuple[str, ...], int]
+    exceptions: int
+    ends: int
+    passed: Mapping[str, int]
+    value_types: Mapping[str, int]
+
+
+def coverage(database: Database, definition: Definition, source: Source, read: Read) -> Coverage:
+    """Reads the files once more. Raises FlowError."""
+    rows = database.rows(f"""WITH records AS (
+{records(database, source, fields(definition))}
+)
+SELECT {_fitting(definition)} AS steps, {place(definition)} AS place, {is_end(definition)} AS ends,
+    coalesce({identifier(TYPE)}, '{NO_TYPE}') AS type, {_has_value(definition)} AS has_value, count(*) AS n
+FROM records
+WHERE {clauses.fits(conditions(definition.where))} AND {milliseconds(TIME)} IS NOT NULL
+GROUP BY ALL""")
+    names = [step.name for step in definition.steps]
+    by_step, passed, value_types = Counter(dict.fromkeys(names, 0)), Counter[str](), Counter[str]()
+    several, exceptions, ends = Counter[tuple[str, ...]](), 0, 0
+    for fitting, step, is_over, event_type, has_value, n in rows:
+        if step is not None and step >= 0:
+            by_step[names[step]] += n
+        elif step is not None:
+            exceptions += n
+        elif not is_over:
+            passed[event_type] += n
+        if len(fitting) > 1:
+            several[tuple(names[rank] for rank in fitting)] += n
+        ends += n if is_over else 0
+        if has_value:
+            value_types[event_type] += n
+    frequent = dict(sorted(passed.items(), key=lambda item: (-item[1], item[0]))[:MOST_FREQUENT])
+    return Coverage(read, dict(by_step), dict(several), exceptions, ends, frequent, dict(sorted(value_types.items())))
+
+
+def _fitting(definition: Definition) -> str:
+    """The ranks of all steps that a record fits."""
+    each = [f"CASE WHEN {clauses.fits(step.matches)} THEN {rank} END" for rank, step in enumerate(definition.steps)]
+    return f"list_filter([{', '.join(each)}], lambda rank: rank IS NOT NULL)"
+
+
+def _has_value(definition: Definition) -> str:
+    if definition.value is None:
+        return "false"
+    return f"try_cast({identifier(definition.value.field)} AS {clauses.MONEY}) IS NOT NULL"

@@ -1,0 +1,168 @@
+"""The pictures of the page: funnel, times, and series. The ways between steps are in ways.py."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import log10
+
+from markupsafe import Markup
+
+from btfeed.flow import words
+from btfeed.flow.report import Figures, Series, Step, Time
+from btfeed.flow.words import number, percent
+from btfeed.page import charts
+from btfeed.page.svg import element, hatch, image, joined, titled
+from btfeed.page.svg import number as coordinate
+from btfeed.page.svg import words as text
+from btfeed.telemetry.wording import cut
+
+WIDTH = 1080
+"""Of pictures with text in them, in coordinates."""
+NAME = 26
+"""Characters of a step's name in a picture."""
+_ROW, _BAR, _LEFT, _RIGHT = 46, 26, 190, 310
+_SECOND, _MINUTE, _HOUR, _DAY = 1000, 60_000, 3_600_000, 86_400_000
+_AXIS = (
+    (1, "1 ms"), (10, "10 ms"), (100, "100 ms"), (_SECOND, "1 s"), (5 * _SECOND, "5 s"), (15 * _SECOND, "15 s"),
+    (_MINUTE, "1 min"), (5 * _MINUTE, "5 min"), (15 * _MINUTE, "15 min"), (_HOUR, "1 h"), (3 * _HOUR, "3 h"),
+    (8 * _HOUR, "8 h"), (_DAY, "1 d"), (3 * _DAY, "3 d"), (7 * _DAY, "7 d"), (30 * _DAY, "30 d"), (100 * _DAY, "100 d"),
+    (365 * _DAY, "1 year"), (3650 * _DAY, "10 years"),
+)  # fmt: skip
+"""Where the axis of times may have a line."""
+
+
+def funnel(figures: Figures) -> Markup:
+    """A bar for each step, as long as flows came there: those that went on, are still there, and left there."""
+    scale = (WIDTH - _LEFT - _RIGHT) / max(1, *(step.reached for step in figures.steps))
+    parts = [_between(figures.steps, scale)]
+    for row, step in enumerate(figures.steps):
+        y = row * _ROW + 10
+        went_on = step.reached - step.dropped - step.open
+        style = "optional" if step.optional else "goal" if step.goal else ""
+        parts.append(text(_name(step), _LEFT - 12, y + _BAR * 0.68, "name", "end"))
+        x = float(_LEFT)
+        for kind, what, flows in (
+            (f"on {style}", "converted" if step.goal else "went on", went_on),
+            ("waits", "still here", step.open),
+            ("left", "dropped here", step.dropped),
+        ):
+            if flows > 0:
+                bar = element("rect", class_=kind, x=x, y=y, width=max(flows * scale, 1), height=_BAR)
+                parts.append(titled(bar, f"{step.name}: {number(flows)} {what}"))
+                x += flows * scale
+        parts.append(text(number(step.reached), x + 10, y + 12, "figure"))
+        parts.append(text(_shares(step), x + 10, y + 26, "small"))
+    height = len(figures.steps) * _ROW + 6
+    said = "; ".join(
+        f"{step.name} {number(step.reached)}, of which {number(step.dropped)} dropped" for step in figures.steps
+    )
+    return image(
+        joined(parts),
+        width=WIDTH,
+        height=height,
+        id="funnel",
+        title="How far flows came",
+        text=said,
+        style="picture funnel",
+    )
+
+
+def _between(steps: Sequence[Step], scale: float) -> Markup:
+    """Shades from the end of a bar to that of the next, which is among those that went on."""
+    shades = []
+    for row, (step, later) in enumerate(pairwise(steps)):
+        y = row * _ROW + 10 + _BAR
+        right, below = _LEFT + step.reached * scale, _LEFT + later.reached * scale
+        corners = f"{_LEFT},{y} {coordinate(right)},{y} {coordinate(below)},{y + _ROW - _BAR} {_LEFT},{y + _ROW - _BAR}"
+        shades.append(element("polygon", class_="shade", points=corners))
+    return joined(shades)
+
+
+def _name(step: Step) -> str:
+    return f"{cut(step.name, NAME)} (optional)" if step.optional else cut(step.name, NAME)
+
+
+def _shares(step: Step) -> str:
+    parts = [f"{percent(step.of_start)} of start"]
+    if step.before:
+        parts.append(f"{percent(step.of_before)} of before")
+    if step.dropped:
+        parts.append(f"{number(step.dropped)} dropped")
+    if step.open:
+        parts.append(f"{number(step.open)} open")
+    return " · ".join(parts)
+
+
+def times(found: Sequence[Time], targets: dict[tuple[str, str], float]) -> Markup:
+    """A bar for each time, from its median to what 95 % are within. The axis is logarithmic: seconds and days fit on it.
+
+    targets  (from, to) -> the time that is promised
+    """
+    shown = [time for time in found if time.spread.median is not None and time.spread.p95 is not None]
+    ends = [max(1.0, each) for time in shown for each in (time.spread.median or 1, time.spread.p95 or 1)]
+    ends += [max(1.0, targets[key]) for time in shown if (key := (time.begin, time.to)) in targets]
+    low, high = log10(min(ends, default=1)) - 0.15, log10(max(ends, default=10)) + 0.15
+    left, right = 300, 230
+
+    def at(milliseconds: float) -> float:
+        return left + (log10(max(1.0, milliseconds)) - low) / (high - low) * (WIDTH - left - right)
+
+    bottom = len(shown) * 34 + 8
+    parts = [
+        element("line", class_="grid", x1=at(tick), x2=at(tick), y1=0, y2=bottom)
+        + text(name, at(tick), bottom + 16, "small", "middle")
+        for tick, name in _AXIS
+        if low <= log10(tick) <= high
+    ]
+    for row, time in enumerate(shown):
+        y = row * 34 + 20
+        half, most = time.spread.median or 0.0, time.spread.p95 or 0.0
+        said = f"half within {words.time(half)}, 95 % within {words.time(most)}"
+        parts.append(text(cut(time.name, NAME * 2 - 10), left - 12, y + 5, "name", "end"))
+        bar = element("line", class_="span", x1=at(half), x2=max(at(most), at(half) + 1), y1=y, y2=y)
+        parts.append(
+            titled(bar, f"{time.name}: {said}, average {words.time(time.spread.average)}, {number(time.spread.n)} flows")
+        )
+        parts.append(element("circle", class_="half", cx=at(half), cy=y, r=6))
+        if (target := targets.get((time.begin, time.to))) is not None:
+            mark = element("line", class_="target", x1=at(target), x2=at(target), y1=y - 13, y2=y + 13)
+            parts.append(titled(mark, f"promised: {words.time(target)}"))
+        parts.append(text(said.replace(" within", ""), WIDTH - right + 14, y + 5, "small"))
+    said = (
+        "; ".join(f"{each.name}: half within {words.time(each.spread.median)}" for each in shown)
+        or "No flow came from one step to another."
+    )
+    return image(
+        joined(parts),
+        width=WIDTH,
+        height=bottom + 26,
+        id="times",
+        title="Times between steps",
+        text=said,
+        style="picture times",
+    )
+
+
+def multiple(
+    name: str, title: str, now: Series, values: Sequence[float | None], earlier: Sequence[float | None]
+) -> tuple[Markup, float]:
+    """The course of one number, over that of the compared period in grey, and the value at the upper edge.
+
+    values, earlier  of each bucket, and of that of the compared period. From the first on that has
+    open flows and is not finished, they are hatched
+    """
+    lines = [charts.Series("now", values, "series-1")]
+    if earlier:
+        lines.insert(0, charts.Series("before", earlier, "before"))
+    unfinished = [index for index, row in enumerate(now.rows) if row.unfinished and row.figures.counts.open]
+    above = []
+    if unfinished and len(values) > 1:
+        x = charts.WIDTH * max(0.0, unfinished[0] - 0.5) / (len(values) - 1)
+        above = [
+            hatch(f"{name}-hatch"),
+            element("rect", x=x, y=0, width=charts.WIDTH - x, height=charts.HEIGHT, fill=f"url(#{name}-hatch)"),
+        ]
+    known = [value for value in values if value is not None]
+    said = (
+        f"{len(values)} values, the last one {known[-1]:.6g}, at most {max(known):.6g}." if known else "Nothing is known."
+    )
+    return charts.lines(lines, id=name, title=title, text=said, above=above)

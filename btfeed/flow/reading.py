@@ -1,0 +1,202 @@
+"""From files to events: one scan of the files makes the table `events`, of every record that is a step, an exception of one
+or an end, each of them once.
+
+    flow    the correlation id: BIGINT if all ids are decimal numbers of at most 18 digits, else VARCHAR
+    t       the start, in milliseconds since the epoch
+    place   the step's rank; -1 - rank for a further exception of a step; NULL for what only ends a flow
+    failed  whether it is an exception
+    ended   when the flow is over, in milliseconds since the epoch; NULL if this record doesn't say that
+    took    how long it took, in microseconds
+    value   its part of the flow's value
+    d0 ..   the dimensions
+    id      64-bit hash of event.id; NULL without one
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from btfeed.flow import clauses
+from btfeed.flow.clauses import milliseconds
+from btfeed.flow.definition import Definition
+from btfeed.flow.duck import Database, identifier, listed, literal
+from btfeed.flow.fields import DURATION, END, ID, TIME, TYPE, fields
+from btfeed.flow.matching import Condition, Match, conditions
+from btfeed.flow.options import Source
+from btfeed.flow.report import Read
+
+# The files
+
+
+def records(database: Database, source: Source, columns: Sequence[str]) -> str:
+    """A SELECT of these fields of all records, as texts; a line that is no record gives a row of NULLs."""
+    parts = [_json(source.ndjson, columns)] if source.ndjson else []
+    if source.parquet:
+        parts.append(_parquet(database, source.parquet, columns))
+    if not parts:
+        parts.append(f"SELECT {listed([f'NULL::VARCHAR AS {identifier(name)}' for name in columns])} WHERE false")
+    return "\nUNION ALL\n".join(parts)
+
+
+def files(paths: Sequence[Path]) -> str:
+    """A list in SQL. Names are taken as they are: a `*` in one is a letter."""
+    return "[" + ", ".join(literal(_without_patterns(str(path))) for path in paths) + "]"
+
+
+def _without_patterns(path: str) -> str:
+    """DuckDB takes *, ? and [ as patterns, which brackets turn off."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in path)
+
+
+def _json(paths: Sequence[Path], columns: Sequence[str]) -> str:
+    types = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in columns)
+    return f"""SELECT {listed([identifier(name) for name in columns])}
+FROM read_json({files(paths)}, format = 'newline_delimited', ignore_errors = true,
+    columns = {{{types}}})"""
+
+
+def _parquet(database: Database, paths: Sequence[Path], columns: Sequence[str]) -> str:
+    relation = f"read_parquet({files(paths)}, union_by_name = true)"
+    known = {str(row[0]) for row in database.rows(f"DESCRIBE SELECT * FROM {relation}")}
+    parts = [
+        f"CAST({identifier(name)} AS VARCHAR) AS {identifier(name)}" if name in known else f"NULL AS {identifier(name)}"
+        for name in columns
+    ]
+    return f"SELECT {listed(parts)}\nFROM {relation}"
+
+
+def count(database: Database, source: Source, read_json: int) -> int:
+    """All records of the source. read_json: those in JSON files, which were counted as they were read."""
+    if not source.parquet:
+        return read_json
+    found = database.one(f"SELECT count(*) AS n FROM read_parquet({files(source.parquet)}, union_by_name = true)")
+    return read_json + int(found["n"])
+
+
+# What a record is
+
+
+def place(definition: Definition) -> str:
+    """The step that a record is, or the step that it is an exception of; the first that fits."""
+    rows = [(clauses.fits(step.matches), rank) for rank, step in enumerate(definition.steps)]
+    rows += [(clauses.fits(match), -1 - rank) for rank, match in further_exceptions(definition)]
+    whens = "\n        ".join(f"WHEN {fits} THEN {number}" for fits, number in rows)
+    return f"CAST(CASE\n        {whens}\n    END AS TINYINT)"
+
+
+def further_exceptions(definition: Definition) -> list[tuple[int, Match]]:
+    """The rank of a step, and what are exceptions of it and not the step itself."""
+    return [(rank, conditions(match)) for rank, step in enumerate(definition.steps) for match in step.exceptions]
+
+
+def is_exception(definition: Definition) -> str:
+    """Whether a record that is a step is an exception."""
+    when = conditions(definition.exceptions.when)
+    return clauses.fits(when) if when else "false"
+
+
+def is_end(definition: Definition) -> str:
+    return clauses.fits(conditions(definition.ends)) if definition.ends else "false"
+
+
+def correlation(definition: Definition) -> str:
+    """The first of the fields that a record has; an empty text does not count."""
+    given = [f"nullif({identifier(name)}, '')" for name in definition.correlations]
+    return f"coalesce({', '.join(given)})"
+
+
+def took() -> str:
+    """Microseconds, of a field in nanoseconds."""
+    return f"greatest(0, coalesce(try_cast({identifier(DURATION)} AS BIGINT), 0)) // 1000"
+
+
+def value(definition: Definition) -> str:
+    """The part of the flow's value that a record has, NULL if it has none."""
+    if definition.value is None:
+        return f"CAST(NULL AS {clauses.MONEY})"
+    amount = f"try_cast({identifier(definition.value.field)} AS {clauses.MONEY})"
+    if definition.value.step is None:
+        return amount
+    return f"CASE WHEN place = {definition.ranks[definition.value.step]} THEN {amount} END"
+
+
+def events(definition: Definition, further: Sequence[str] = ()) -> str:
+    """A SELECT of the events among `records`, which must be a relation. Those without a time have no `t`.
+
+    further: columns of `records` that it has, too
+    """
+    number = "try_cast(correlation AS BIGINT)"
+    is_number = f"length(correlation) <= 18 AND CAST({number} AS VARCHAR) = correlation"
+    dimensions = [f"{identifier(field)} AS d{n}" for n, field in enumerate(definition.dimensions.values())]
+    columns = [
+        f"CASE WHEN {is_number} THEN {number} END AS number",
+        f"CASE WHEN {is_number} THEN NULL ELSE correlation END AS name",
+        "t",
+        "place",
+        f"coalesce(place < 0 OR (place >= 0 AND {is_exception(definition)}), false) AS failed",
+        f"CASE WHEN ends THEN coalesce({milliseconds(END)}, t) END AS ended",
+        f"{took()} AS took",
+        f"{value(definition)} AS value",
+        *dimensions,
+        f"CASE WHEN {identifier(ID)} IS NOT NULL THEN hash({identifier(ID)}) END AS id",
+        *further,
+    ]
+    return f"""SELECT
+    {listed(columns)}
+FROM (
+    SELECT *, {milliseconds(TIME)} AS t, {place(definition)} AS place,
+        {is_end(definition)} AS ends, {correlation(definition)} AS correlation
+    FROM records
+    WHERE ({clauses.fits(conditions(definition.where))} AND ({_is_event(definition)})) OR {milliseconds(TIME)} IS NULL
+) AS classed"""
+
+
+def _is_event(definition: Definition) -> str:
+    """Whether a record is a step, an exception of one, or an end. Most are none of these: so it is asked first, and in few
+    comparisons."""
+    plain = [step for step in definition.steps if step.event is not None and not step.match]
+    types = [event for step in plain for event in ([step.event] if isinstance(step.event, str) else step.event or [])]
+    matches: list[Match] = [(Condition(TYPE, any_of=tuple(types)),)] if types else []
+    matches += [step.matches for step in definition.steps if step not in plain]
+    matches += [match for _, match in further_exceptions(definition)]
+    return " OR ".join([*map(clauses.fits, matches), is_end(definition)])
+
+
+# The table of events
+
+
+def read(database: Database, definition: Definition, source: Source) -> Read:
+    """Make the table `events`. Raises FlowError."""
+    relation = records(database, source, fields(definition))
+    statement = f"CREATE TABLE found AS WITH records AS (\n{relation}\n)\n{events(definition)}"
+    return keep(database, definition, source.kind, count(database, source, database.run_counted(statement)))
+
+
+def keep(database: Database, definition: Definition, kind: str, number: int) -> Read:
+    """Make `events` of the table `found`. number: how many records were read."""
+    counts = database.one("""SELECT
+    count(t) AS matched,
+    count(*) - count(t) AS unreadable,
+    count(*) FILTER (t IS NOT NULL AND number IS NULL AND name IS NULL) AS uncorrelated,
+    count(name) FILTER (t IS NOT NULL) AS names,
+    min(t) AS first, max(greatest(t, coalesce(ended, t))) AS last
+FROM found""")
+    flow = "coalesce(name, CAST(number AS VARCHAR))" if counts["names"] else "number"
+    rest = "* EXCLUDE (number, name)"
+    valid = f"t IS NOT NULL AND {flow} IS NOT NULL"
+    database.run(f"CREATE VIEW correlated AS SELECT {flow} AS flow, {rest} FROM found WHERE {valid}")
+    duplicates = database.one("""SELECT count(*) - (SELECT count(*) FROM (
+    SELECT DISTINCT flow, id FROM correlated WHERE id IS NOT NULL)) AS n
+FROM correlated WHERE id IS NOT NULL""")["n"]
+    once = _once(definition) if duplicates else ""
+    database.run(f"CREATE {'TABLE' if duplicates else 'VIEW'} events AS SELECT * FROM correlated {once}")
+    if duplicates:
+        database.run("DROP VIEW correlated; DROP TABLE found")
+    names = ("matched", "unreadable", "uncorrelated", "first", "last")
+    return Read(kind, number, duplicates=duplicates, **{name: counts[name] for name in names})
+
+
+def _once(definition: Definition) -> str:
+    """Of records with the same event.id in a flow one: should they differ, the earliest, and so on."""
+    order = ["t", "place", "failed", "ended", "took", "value", *(f"d{n}" for n in range(len(definition.dimensions)))]
+    return f"""
+QUALIFY id IS NULL OR row_number() OVER (PARTITION BY flow, id ORDER BY {", ".join(order)}) = 1"""

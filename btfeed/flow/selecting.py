@@ -1,0 +1,73 @@
+"""Which flows a report or a list is of: the view `picked` of `flows`."""
+
+from dataclasses import dataclass, replace
+
+from btfeed.flow import states
+from btfeed.flow.clauses import to_ms
+from btfeed.flow.definition import Definition
+from btfeed.flow.duck import Database, literal
+from btfeed.flow.errors import FlowError
+from btfeed.flow.options import Selection
+from btfeed.flow.report import Period
+from btfeed.flow.splits import known
+from btfeed.flow.states import CONVERTED, Frame
+
+MOST_FLOWS_IN = 0.99
+"""The share of converted flows that come to the goal within the usual time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """What `picked` is of. usual: see Report."""
+
+    frame: Frame
+    period: Period
+    usual: float | None
+    headless: int
+    carried_in: int
+
+
+def pick(database: Database, definition: Definition, selection: Selection, as_of: int) -> Picked:
+    """Make the table `flows`, and of it the view `picked`. Raises FlowError."""
+    frame = Frame(selection.begin, selection.end, as_of)
+    states.make(database, definition, frame)
+    usual = _usual(database, definition)
+    before = as_of - usual if selection.mature and usual is not None else None
+    moment = "start" if selection.by == "start" else "decided"
+    within = [f"{moment} IS NOT NULL"]
+    within += [] if selection.begin is None else [f"{moment} >= {selection.begin}"]
+    within += [] if selection.end is None else [f"{moment} < {selection.end}"]
+    mature = "true" if before is None else f"start < CAST('{before!r}' AS DOUBLE)"
+    wanted = " AND ".join(_has(definition, name, value) for name, value in selection.where) or "true"
+    belongs = " AND ".join(within)
+    database.run(f"""CREATE OR REPLACE VIEW picked AS
+SELECT * EXCLUDE (inside) FROM flows AS picked
+WHERE start IS NOT NULL AND {belongs} AND {mature} AND {wanted}""")
+    carried = "false" if selection.begin is None else f"start < {selection.begin} AND inside AND NOT ({belongs})"
+    beside = database.one(f"""SELECT
+    count(*) FILTER (start IS NULL AND inside) AS headless,
+    count(*) FILTER ({carried}) AS carried_in
+FROM flows AS picked WHERE {wanted}""")
+    period = Period(selection.begin, selection.end, selection.by, selection.mature, before)
+    return Picked(frame, period, usual, beside["headless"], beside["carried_in"])
+
+
+def earlier(selection: Selection, shift: int) -> Selection:
+    """The same, that many milliseconds earlier."""
+    moved = {name: None if at is None else at - shift for name, at in (("begin", selection.begin), ("end", selection.end))}
+    return replace(selection, begin=moved["begin"], end=moved["end"])
+
+
+def _usual(database: Database, definition: Definition) -> float | None:
+    if definition.window is not None:
+        return float(to_ms(definition.window))
+    found = database.one(f"""SELECT quantile_cont(CAST(goal - start AS DOUBLE), {MOST_FLOWS_IN}) AS usual
+FROM flows WHERE state = {CONVERTED} AND start IS NOT NULL""")
+    usual: float | None = found["usual"]
+    return usual
+
+
+def _has(definition: Definition, name: str, value: str) -> str:
+    if name not in definition.dimensions:
+        raise FlowError(f"{name!r} is not a dimension of this flow; it has {', '.join(definition.dimensions) or 'none'}")
+    return f"{known(definition, name)} = {literal(value)}"

@@ -1,0 +1,63 @@
+"""The directly-follows graph: which step's event comes next after which, how often, and after which gap.
+
+Further exceptions of steps, and what only ends a flow, are not in it.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from btfeed.flow.clauses import gaps, read_spread
+from btfeed.flow.definition import Definition
+from btfeed.flow.duck import Database, listed
+from btfeed.flow.report import Transition
+
+MICROSECONDS = 1000
+"""In a millisecond. Gaps are whole microseconds, so that their sums are exact."""
+FLOWS = 3
+"""How many flows are named that went a way that the definition does not have."""
+
+
+def make(database: Database) -> None:
+    """Make the table `neighbours`, of the flows in `picked`: came, went, gap in microseconds. Raises FlowError."""
+    database.run(f"""CREATE OR REPLACE TABLE neighbours AS
+WITH followed AS (
+    SELECT flow, place AS came, lead(place) OVER ordered AS went,
+        lead(t) OVER ordered * {MICROSECONDS} - (t * {MICROSECONDS} + took) AS gap
+    FROM seen SEMI JOIN picked USING (flow)
+    WHERE place >= 0
+    WINDOW ordered AS (PARTITION BY flow ORDER BY t, place, id)
+)
+SELECT * FROM followed WHERE went IS NOT NULL""")
+
+
+def transitions(
+    database: Database, definition: Definition, key: str = "", table: str = "picked"
+) -> Mapping[Any, tuple[Transition, ...]]:
+    """Of all flows under the key None; with a column of a table of flows, for each value of it. Raises FlowError."""
+    source = f"(SELECT neighbours.*, {key} AS key FROM neighbours JOIN {table} USING (flow))" if key else "neighbours"
+    groups = ["key", "came", "went"] if key else ["came", "went"]
+    columns = listed([*groups, "count(*) AS n", *gaps("gap", "gap")])
+    rows = database.dicts(f"SELECT {columns} FROM {source} GROUP BY {', '.join(groups)} ORDER BY {', '.join(groups)}")
+    ways = definition.graph.ways
+    unknown = sorted({(row["came"], row["went"]) for row in rows} - ways.keys())
+    named = _flows(database, source, groups, unknown) if unknown else {}
+    names = [step.name for step in definition.steps]
+    found: dict[Any, list[Transition]] = defaultdict(list)
+    for row in rows:
+        begin, to, part = row["came"], row["went"], row.get("key")
+        gap, way = read_spread(row, "gap", MICROSECONDS), ways.get((begin, to))
+        flows = named.get((part, begin, to), ())
+        found[part].append(Transition(names[begin], names[to], row["n"], gap, way, flows))
+    return {part: tuple(each) for part, each in found.items()}
+
+
+def _flows(
+    database: Database, source: str, groups: list[str], unknown: list[tuple[int, int]]
+) -> dict[tuple[Any, int, int], tuple[str, ...]]:
+    """For each of these ways the first flows, by id, that went so."""
+    wanted = ", ".join(f"({begin}, {to})" for begin, to in unknown)
+    rows = database.dicts(f"""SELECT {", ".join(groups)}, min(flow, {FLOWS}) AS flows
+FROM (SELECT DISTINCT {", ".join(groups)}, flow FROM {source} WHERE (came, went) IN ({wanted}))
+GROUP BY {", ".join(groups)}""")
+    return {(row.get("key"), row["came"], row["went"]): tuple(map(str, row["flows"])) for row in rows}

@@ -1,0 +1,176 @@
+"""btfeed flow: options, output, exit status and messages. What the numbers are is tested in tests/flow."""
+
+import csv
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from btfeed.flow.definition import parse, shipped
+from btfeed.traffic import profile as profiles
+from tests.commands.test_imports import imported
+from tests.commands.test_main import invoke, write_config
+from tests.flow import records
+
+EVIL = "\x1b[2J\N{RIGHT-TO-LEFT OVERRIDE}"
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Records of 80 visits of the web shop, in less than an hour."""
+    return records.write(tmp_path_factory.mktemp("shop") / "shop.ndjson", "web-shop", visits=80, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "files, --sink NAME, or --elasticsearch URL"),
+        (["x.ndjson", "--sink", "files"], "name one of them, not several"),
+        (["x.ndjson", "--index", "a"], "--index: only useful with --elasticsearch"),
+        (["--elasticsearch", "localhost:9200"], "--elasticsearch: invalid URL"),
+        (["--elasticsearch", "http://u:SECRET@localhost:9200"], "--elasticsearch: invalid URL"),
+        (["--elasticsearch", "http://localhost:9200", "--user", "name"], "--user: write it as NAME:PASSWORD"),
+        (["x.ndjson", "--last", "1h", "--from", "1h"], "--last: it says where the period begins and ends"),
+        (["x.ndjson", "--last", "soon"], "--last: invalid time 'soon'"),
+        (["x.ndjson", "--from", "tomorrow"], "--from: invalid time 'tomorrow'"),
+        (["x.ndjson", "--from", "2026-01-02", "--to", "2026-01-01"], "--to: it must be after --from"),
+        (["x.ndjson", "--compare", "yesterday"], "--compare: invalid time 'yesterday'"),
+        (["x.ndjson", "--split", "sgment"], "--split: there is no dimension 'sgment': the definition has segment"),
+        (["x.ndjson", "--where", "segment"], "--where: write it like segment=gold"),
+        (["x.ndjson", "--where", "size=1"], "--where: there is no dimension 'size'"),
+        (["x.ndjson", "--format", "csv"], "--format: csv needs a folder: add --out"),
+        (["x.ndjson", "--memory", "lots"], "--memory: invalid size 'lots'"),
+    ],
+)
+def test_a_wrong_option_is_exit_2(arguments: list[str], told: str) -> None:
+    """With the option, what is wrong with it, and what would be right; before anything is read."""
+    result = invoke("flow", "report", "web-shop", *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert told in " ".join(result.stderr.replace("│", " ").split())
+    assert "SECRET" not in result.stderr
+
+
+def test_all_faults_of_a_definition_are_told(tmp_path: Path) -> None:
+    """Each with its place, and exit status 2; so for a definition that does not exist."""
+    path = write_config(tmp_path / "own.toml", 'name = "x"\nstep = 1\n[[steps]]\nname = "a"\n')
+    for command in (["report"], ["list"], ["check"], ["trace"]):
+        result = invoke("flow", *command, path, *(["1"] if command == ["trace"] else []), "x.ndjson")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.stderr.startswith(f"invalid definition {path}:\n")
+        assert "step: unknown key; did you mean steps?" in result.stderr
+        assert "steps.0.event: is required, unless match has conditions" in result.stderr
+    assert "not a built-in definition (flight-search, loan-application, web-shop)" in invoke("flow", "check", "shop").stderr
+
+
+def test_results_go_where_they_are_wanted(shop: Path, tmp_path: Path) -> None:
+    """The form by --format, else by the ending of --out; what is written is told on stderr."""
+    first = {"html": "<!doctype html>", "json": "{\n", "text": "Web shop order   as of "}
+    for form, begin in first.items():
+        assert invoke("flow", "report", "web-shop", shop, "--format", form).stdout.startswith(begin)
+    for name, form in (("a.html", "html"), ("a.json", "json"), ("a.txt", "text")):
+        result = invoke("flow", "report", "web-shop", shop, "--out", tmp_path / name)
+        assert (result.exit_code, result.stdout, result.stderr) == (0, "", f"wrote {tmp_path / name}\n")
+        assert (tmp_path / name).read_text().startswith(first[form])
+    assert invoke("flow", "report", "web-shop", shop, "--out", tmp_path / "folder").exit_code == 0
+    steps = list(csv.DictReader((tmp_path / "folder" / "steps.csv").read_text().splitlines()))
+    assert steps[0]["reached"] == "80"
+    result = invoke("flow", "report", "web-shop", shop, "--out", tmp_path / "missing" / "a.html")
+    assert (result.exit_code, result.stderr) == (1, f"can't write {tmp_path}/missing/a.html: No such file or directory\n")
+
+
+def test_the_last_hours_are_counted_from_the_newest_record(shop: Path) -> None:
+    """Or from --as-of; the end includes that moment."""
+    whole = json.loads(invoke("flow", "report", "web-shop", shop, "--format", "json").stdout)
+    found = json.loads(invoke("flow", "report", "web-shop", shop, "--format", "json", "--last", "20m").stdout)
+    assert found["as_of"] == whole["as_of"]
+    assert 0 < found["counts"]["started"] < whole["counts"]["started"] == 80
+    early = ("--as-of", "2026-01-05T00:10", "--last", "10m")
+    found = json.loads(invoke("flow", "report", "web-shop", shop, "--format", "json", *early).stdout)
+    assert (found["period"]["from"], found["period"]["to"]) == ("2026-01-05T00:00:00.001Z", "2026-01-05T00:10:00.001Z")
+
+
+def test_flows_are_listed_and_traced(shop: Path) -> None:
+    """One a line, as text or JSON; records as they are; and what is wrong is told."""
+    listed = invoke("flow", "list", "web-shop", shop, "--state", "converted", "--limit", "3", "--sort", "value", "--json")
+    flows = [json.loads(line) for line in listed.stdout.splitlines()]
+    assert [flow["state"] for flow in flows] == ["converted"] * 3
+    assert [flow["value"] for flow in flows] == sorted((flow["value"] for flow in flows), reverse=True)
+    assert listed.stderr == "there may be more than 3: see --limit\n"
+    table = invoke("flow", "list", "web-shop", shop, "--state", "converted", "--limit", "3", "--sort", "value").stdout
+    assert [line.split()[0] for line in table.splitlines()[1:]] == [flow["id"] for flow in flows]
+    flow = flows[0]["id"]
+    traced = invoke("flow", "trace", "web-shop", flow, shop).stdout
+    assert traced.startswith(f"flow {flow}   as of ")
+    assert "purepath" in traced
+    assert "Order received" in traced.splitlines()[-1]
+    raw = [json.loads(line) for line in invoke("flow", "trace", "web-shop", flow, shop, "--records").stdout.splitlines()]
+    assert {record["event.category"] for record in raw} == {"purepath", "user_action", "visit"}
+    assert json.loads(invoke("flow", "trace", "web-shop", flow, shop, "--json").stdout)["steps"]["Cart"].endswith("Z")
+    result = invoke("flow", "trace", "web-shop", "4711", shop)
+    assert (result.exit_code, result.stderr) == (1, "no record has the id 4711\n")
+    result = invoke("flow", "list", "web-shop", shop, "--state", "gone", "--at", "Cart")
+    assert (result.exit_code, "'gone' is not one of converted, late, ended, lost, open" in result.stderr) == (2, True)
+
+
+def test_records_can_t_control_the_terminal(tmp_path: Path) -> None:
+    """Whatever their texts are."""
+    record = {
+        "event.id": "1", "event.type": "Product page viewed", "event.provider": "web-shop", "appmon.visit.id": EVIL,
+        "timestamp": "2026-01-05T00:00:00.000Z", "appmon.dimension.customer_segment": EVIL,
+    }  # fmt: skip
+    (tmp_path / "a.ndjson").write_text(json.dumps(record) + "\n")
+    for command in (["report", "web-shop", "--split", "segment"], ["list", "web-shop"], ["trace", "web-shop", EVIL]):
+        result = invoke("flow", *command, tmp_path / "a.ndjson")
+        assert result.exit_code == 0, result.stderr
+        assert not set(EVIL[:1] + EVIL[-1:]) & set(result.stdout)
+
+
+def test_check_tells_what_does_not_fit(shop: Path, tmp_path: Path) -> None:
+    """With exit status 3, and what to do; a definition that fits is exit status 0."""
+    assert invoke("flow", "check", "web-shop", shop).exit_code == 0
+    assert invoke("flow", "check", "web-shop").exit_code == 0
+    text = shipped()["web-shop"].replace('back_to = ["Product page"]', "").replace("Checkout begun", "Checkout")
+    text = text.replace('ends = { "event.category" = "visit" }', 'ends = { "event.category" = "end" }')
+    text = text.replace('step = "Order received"', "")
+    own = write_config(tmp_path / "own.toml", text + '[[steps]]\nname = "Again"\nevent = "Cart viewed"\noptional = true\n')
+    lines = shop.read_bytes()
+    (tmp_path / "twice.ndjson").write_bytes(lines + lines[: lines.index(b"\n", len(lines) // 2) + 1] + b"damaged\n")
+    result = invoke("flow", "check", own, tmp_path / "twice.ndjson")
+    assert result.exit_code == 3
+    assert "Checkout begun" in result.stdout
+    for told in (
+        "step Checkout: no record fits it",
+        "records fit Cart and Again",
+        "ends: no record fits it",
+        "records are there twice",
+        "1 records can't be read",
+        "of the ways are not in the definition",
+        "value.field is on records of several types",
+    ):
+        assert told in result.stderr, told
+
+
+@pytest.mark.parametrize("name", profiles.shipped())
+def test_a_draft_fits_the_traffic_of_its_profile(name: str, tmp_path: Path) -> None:
+    """It says the steps, what is optional, repeats and goes back; `check` has nothing to object to."""
+    result = invoke("flow", "init", "--profile", name, "-o", tmp_path / "own.toml")
+    assert (result.exit_code, result.stdout) == (0, "")
+    path = records.write(tmp_path / "a.ndjson", name, visits=200, seed=4)
+    result = invoke("flow", "check", tmp_path / "own.toml", path)
+    assert result.exit_code == 0, result.stderr
+    result = invoke("flow", "init", "--profile", name, "-o", tmp_path / "own.toml")
+    assert (result.exit_code, "is left as it is" in result.stderr) == (1, True)
+
+
+def test_a_draft_takes_any_name(tmp_path: Path) -> None:
+    """Texts of a profile are texts of the definition."""
+    text = profiles.shipped()["web-shop"].replace('"Checkout"', '"Check \\"out\\" \\\\ \\u007f é"')
+    result = invoke("flow", "init", "--profile", write_config(tmp_path / "own.toml", text))
+    assert result.exit_code == 0, result.stderr
+    assert parse(tomllib.loads(result.stdout)).steps[3].name == 'Check "out" \\ \x7f é'
+
+
+def test_help_imports_neither_duckdb_nor_elasticsearch(tmp_path: Path) -> None:
+    """It starts fast, and without the extra."""
+    assert not {"duckdb", "elasticsearch", "btfeed.flow.engine", "jinja2"} & imported(tmp_path, "flow", "report", "--help")

@@ -1,0 +1,165 @@
+"""The page of a report: its HTML and pictures, without a browser. tests/flow/test_browser.py looks at it in one."""
+
+import re
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from html.parser import HTMLParser
+from zoneinfo import ZoneInfo
+
+from btfeed.flow import words
+from btfeed.flow.page import render
+from btfeed.flow.report import Report
+from btfeed.flow.ways import ways
+from tests.flow.samples import report, spread
+
+UTC = ZoneInfo("UTC")
+EVIL = "<b>&\"'</svg><script>alert(1)</script>\N{RIGHT-TO-LEFT OVERRIDE}"
+LARGEST = 300_000
+
+
+class Parsed(HTMLParser):
+    """Elements, attributes and text of a page. open: elements that no end tag has closed."""
+
+    VOID = {"meta", "br"}
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attributes
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attributes
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_it_is_one_file_without_script_or_request() -> None:
+    """Well formed, and small."""
+    html = render(report(), UTC)
+    page = Parsed(html)
+    assert page.open == []
+    assert not {"script", "link", "img", "iframe", "object", "form"} & set(page.tags)
+    assert not [name for name, _ in page.attributes if name in ("src", "href", "action") or name.startswith("on")]
+    assert not re.search(r"https?://|url\((?!#)|@import", html)
+    assert len(html.encode()) < LARGEST
+
+
+def test_the_pictures_are_svg_with_a_title() -> None:
+    """And a description, for those who do not see them. Ids are unique."""
+    html = render(report(), UTC)
+    pictures = [ET.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", html, re.DOTALL)]
+    assert len(pictures) == 3 + 6
+    for picture in pictures:
+        assert picture.get("role") == "img"
+        assert picture.findtext("title")
+        assert picture.findtext("desc")
+    ids = [value for name, value in Parsed(html).attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+
+
+def test_it_has_the_numbers_of_the_report() -> None:
+    """Of every step, part, list and change, written as the text report writes them."""
+    found = report()
+    shown = " ".join(Parsed(render(found, UTC)).text)
+    figures = found.figures
+    assert figures.value
+    numbers = [
+        words.number(figures.counts.started),
+        words.percent(figures.conversion.rate),
+        words.money(1_441_000.0, "EUR"),
+    ]
+    for step in figures.steps:
+        numbers += [words.number(step.reached), words.percent(step.of_start), words.number(step.dropped)]
+    for time in figures.times:
+        numbers += [words.time(time.spread.median), words.time(time.spread.p95)]
+    for parts in found.splits.values():
+        numbers += [words.number(part.figures.counts.started) for part in parts]
+    numbers += [flow.id for flows in found.lists.values() for flow in flows]
+    numbers += [*found.notes, "+25.0 %", "+0.4 points (noise)", found.definition]
+    assert [each for each in numbers if each not in shown] == []
+
+
+def test_the_bars_of_the_funnel_are_as_long_as_their_numbers() -> None:
+    """Went on, still here and dropped, one after the other."""
+    html = render(report(), UTC)
+    funnel = next(ET.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", html, re.DOTALL) if 'id="funnel-t"' in svg)
+    widths: dict[str, float] = {}
+    for bar in funnel.iter("rect"):
+        y = bar.get("y", "")
+        widths[y] = widths.get(y, 0.0) + float(bar.get("width", ""))
+    drawn = list(widths.values())
+    steps = report().figures.steps
+    for width, step in zip(drawn, steps, strict=True):
+        assert abs(width / drawn[0] - step.reached / steps[0].reached) < 0.01
+
+
+def test_what_records_say_is_text() -> None:
+    """In names of flow, steps, parts and lists, which come from definitions and records, and in the pictures."""
+    page = Parsed(render(with_evil(report()), UTC))
+    assert page.open == []
+    assert not {"script", "b"} & set(page.tags)
+    assert "\N{RIGHT-TO-LEFT OVERRIDE}" not in "".join(page.text)
+
+
+def with_evil(found: Report) -> Report:
+    """With EVIL wherever a text may be from elsewhere."""
+    steps = tuple(replace(step, name=EVIL if not rank else step.name) for rank, step in enumerate(found.figures.steps))
+    times = tuple(replace(time, name=EVIL) for time in found.figures.times)
+    assert found.figures.value
+    figures = replace(found.figures, steps=steps, times=times, value=replace(found.figures.value, label=EVIL, unit=EVIL))
+    splits = {EVIL: tuple(replace(part, values=(EVIL,)) for part in found.splits["segment"])}
+    lists = {name: tuple(replace(flow, id=EVIL, furthest=EVIL) for flow in flows) for name, flows in found.lists.items()}
+    ways = tuple(
+        replace(way, begin=EVIL if way.begin == "Calculator" else way.begin, flows=(EVIL,)) for way in found.transitions
+    )
+    return replace(found, flow=EVIL, figures=figures, splits=splits, lists=lists, transitions=ways, notes=(EVIL,))
+
+
+def test_a_report_without_flows_has_a_page() -> None:
+    """Nothing is divided by 0."""
+    found = report()
+    nothing = spread(0)
+    steps = tuple(
+        replace(step, reached=0, dropped=0, open=0, of_start=None, of_before=None, time=nothing)
+        for step in found.figures.steps
+    )
+    times = tuple(replace(time, spread=nothing) for time in found.figures.times)
+    figures = replace(found.figures, steps=steps, times=times)
+    empty = replace(
+        found,
+        figures=figures,
+        transitions=(),
+        series=replace(found.series, rows=()),
+        splits={},
+        lists={},
+        compare=None,
+        notes=(),
+    )
+    assert Parsed(render(empty, UTC)).open == []
+
+
+def test_ways_back_go_below_and_skips_above() -> None:
+    """So that none hides another; the picture has room for all."""
+    found = report()
+    picture = ET.fromstring(ways(found.figures.steps, found.transitions))
+    width, height = (float(each) for each in picture.get("viewBox", "").split()[2:])
+    labels = {text.text: float(text.get("y", "")) for text in picture.iter("text")}
+    shift = float(re.findall(r"-?[\d.]+", picture.find("g").get("transform", ""))[1])  # type: ignore[union-attr]
+    assert all(0 <= y + shift <= height for y in labels.values())
+    assert labels["60"] > labels["8,735 left"]
+    assert width == 170 * 6
