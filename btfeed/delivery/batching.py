@@ -22,8 +22,8 @@ MAX_POSTS = 1_000
 """Posts in a slice at most, so that the cursor moves even if a filter drops all their records."""
 EMPTY_READ_PAUSE = 0.05
 """Seconds before the journal is read again if it announced a post and gave none: that post was damaged."""
-LOOKS = 4
-"""How often in `linger` the batcher looks whether the posts that wait fill a batch."""
+LOOK = 0.05
+"""Seconds between looks whether the posts that wait fill a batch, at most a quarter of `linger`."""
 MAX_TRANSACTIONS = 10_000
 """Business transactions whose filter result is cached."""
 
@@ -80,7 +80,7 @@ class Batcher:
         deadline, self._due = self._clock.monotonic() + patience, 0.0
         while records > 0 and room > 0 and posts > 0:
             try:
-                if self._rest is None and not await self._load(deadline, begun):
+                if self._rest is None and not await self._load(deadline, begun, records, room):
                     break
             except JournalError:
                 if begun:  # keep what was taken; the next call meets the error again
@@ -123,15 +123,18 @@ class Batcher:
         self._cursor = Cursor(self._cursor.seq, ordinal_of(self._rest.ids[0]))
         return []
 
-    async def _load(self, deadline: float, begun: bool) -> bool:
-        """Make the next post the current one. False if none came before `deadline`. begun: whether the batch has some."""
+    async def _load(self, deadline: float, begun: bool, records: int, room: int) -> bool:
+        """Make the next post the current one. False if none came before `deadline`.
+
+        begun: whether the batch has some. records, room: how many records, and how many bytes, it may still take.
+        """
         while not self._entries:
-            if not await self._wait_for_post(deadline):
+            if not await self._wait_for_post(self._cursor.seq, deadline):
                 return False
             self._entries.extend(await self._outlet.read(self._cursor.seq, READ_BYTES))
             if self._entries:
                 self._due = deadline if begun else self._end_of_linger(self._entries[0].post.received)
-                await self._gather(self._due)
+                await self._gather(self._due, records, room)
             else:
                 await self._clock.sleep(EMPTY_READ_PAUSE)
                 if self._clock.monotonic() >= deadline:
@@ -151,31 +154,33 @@ class Batcher:
         self._dead_letters = post.dead_letters
         return True
 
-    async def _gather(self, due: float) -> None:
+    async def _gather(self, due: float, records: int, room: int) -> None:
         """Read more until the batch is due at this time, or is full. What can't be read now is read later."""
-        pause = self._delivery.linger / LOOKS
+        pause = min(LOOK, self._delivery.linger / 4)
         waiting = sum(len(entry.post.body) for entry in self._entries)
-        while (left := due - self._clock.monotonic()) > 0 and not self._fills_a_batch(waiting):
+        while (left := due - self._clock.monotonic()) > 0 and not self._fills(waiting, records, room):
+            following = self._entries[-1].seq + 1
+            if not await self._wait_for_post(following, due):
+                return
             await self._clock.sleep(min(pause, left))
             try:
-                more = await self._outlet.read(self._entries[-1].seq + 1, READ_BYTES - waiting)
+                more = await self._outlet.read(following, READ_BYTES - waiting)
             except JournalError:
                 return
             self._entries.extend(more)
             waiting += sum(len(entry.post.body) for entry in more)
 
-    def _fills_a_batch(self, waiting: int) -> bool:
-        """Whether posts of that many bytes are likely to fill a batch, judged by those before them."""
+    def _fills(self, waiting: int, records: int, room: int) -> bool:
+        """Whether posts of `waiting` bytes are likely to fill the batch, judged by those before them."""
         if waiting >= READ_BYTES or len(self._entries) >= MAX_POSTS or not self._loaded:
             return True
         share = waiting / self._loaded
-        records, room = self._delivery.max_records, self._delivery.max_bytes
         return self._loaded_records * share >= records or self._loaded_bytes * share >= room
 
-    async def _wait_for_post(self, deadline: float) -> bool:
+    async def _wait_for_post(self, seq: int, deadline: float) -> bool:
         try:
             async with self._clock.timeout(max(0.0, deadline - self._clock.monotonic())):
-                await self._outlet.wait(self._cursor.seq)
+                await self._outlet.wait(seq)
         except TimeoutError:
             return False
         return True

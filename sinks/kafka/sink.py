@@ -87,10 +87,7 @@ class KafkaSink:
         self._log = log.bind(sink=context.name)
 
     async def open(self, state: str | None) -> None:
-        self._retire_failed_producer()
-        if self._producer is None:
-            self._producer = await self._start_producer(self._transactional_id)
-        await self._check_topics_and_schemas(self._producer)
+        await self._check_topics_and_schemas(await self._new_or_running_producer())
 
     async def check(self) -> None:
         """Connect, and ask whether topics exist and schemas would be accepted. Writes and creates nothing."""
@@ -174,8 +171,12 @@ class KafkaSink:
         self._retire_failed_producer()
         if self._producer is None and self._transactional_id:
             raise StartAgain("the transaction has failed")
+        return await self._new_or_running_producer()
+
+    async def _new_or_running_producer(self) -> Producer:
+        self._retire_failed_producer()
         if self._producer is None:
-            self._producer = await self._start_producer()
+            self._producer = await self._start_producer(self._transactional_id)
             self._log.debug("producer started")
         return self._producer
 

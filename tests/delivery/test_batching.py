@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from btfeed.delivery.batching import LOOKS, MAX_POSTS, Batcher, Slice
+from btfeed.delivery.batching import LOOK, MAX_POSTS, Batcher, Slice
 from btfeed.delivery.mapped_posts import MappedPosts
 from btfeed.delivery.settings import DeliverySettings, FilterSettings
 from btfeed.journal.base import Cursor, Entry, JournalUnavailable
@@ -130,7 +130,7 @@ async def test_a_batch_lingers_from_the_receipt_of_its_oldest_post() -> None:
 
 
 async def test_posts_that_fill_a_batch_do_not_linger() -> None:
-    """Judged by the posts before them, at one of a few looks in `linger`."""
+    """Judged by the posts before them."""
     clock = FakeClock()
     bench = Bench(clock=clock, linger="30s", max_records=4)
     await bench.post(2)
@@ -143,7 +143,7 @@ async def test_posts_that_fill_a_batch_do_not_linger() -> None:
     await settle()
     assert bench.mapped_posts._begun == {0: 1}, "mapped before the batch was due"
     await bench.post(2, 2)
-    await clock.advance(30 / LOOKS)
+    await clock.advance(LOOK)
     assert len((await _slice(slicing)).batch) == 4
 
 
