@@ -10,6 +10,7 @@ from aiokafka.protocol.produce import ProduceRequest, ProduceRequest_v8
 
 from sinks.base import BatchRefused, Misconfigured, Offsets, OutcomeUnknown, SinkError, StartAgain, Unavailable
 from sinks.kafka.access import ClusterAccess
+from sinks.kafka.steady import steady
 from sinks.kafka.topics import Faults, NewTopics, Topics, TopicUnusable
 from sinks.shared.clock import Clock
 
@@ -82,6 +83,7 @@ class Producer:
         replying = {"bootstrap_servers": await access.verify()}  # the client asks servers one after the other
         fixed = {"acks": "all", "enable_idempotence": True, "retry_backoff_ms": RETRY_BACKOFF_MS}
         producer = AIOKafkaProducer(**access.client_arguments() | replying, **settings, **fixed)
+        steady(producer.client)
         started = Producer(producer, Topics(producer.client, new_topics, clock), send_timeout, clock)
         producer.client.send = started._noting_record_errors(producer.client.send)
         try:

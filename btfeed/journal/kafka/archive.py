@@ -4,15 +4,16 @@ Times of receipt need not ascend with the offsets: posts that a spill has forwar
 first one of the time on until the end that the topic had, and those of other times are left out.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from heapq import merge
-from typing import Any
+from typing import Any, TypeVar
 
-from aiokafka import TopicPartition, errors
+from aiokafka import TopicPartition
 
 from btfeed.journal.base import Damaged, Entry, JournalUnavailable
-from btfeed.journal.kafka import groupless
+from btfeed.journal.kafka import clients, groupless
 from btfeed.journal.kafka.loop_thread import LoopThread
 from btfeed.journal.kafka.messages import to_entry
 from btfeed.journal.kafka.names import Names
@@ -21,6 +22,7 @@ from btfeed.posts.post import digests
 from sinks.kafka.access import ClusterAccess
 from sinks.shared.clock import SYSTEM_CLOCK
 
+T = TypeVar("T")
 EVER = 2**62
 Span = tuple[int, int]
 """The offset of the first message of a partition, and the one behind the last."""
@@ -84,6 +86,10 @@ class KafkaArchive:
             raise JournalUnavailable(f"topic {self._topic}: no reply in {self._settings.request_timeout:g} s")
         return list(found.get(place, ()))
 
+    async def _guarded(self, call: Awaitable[T]) -> T:
+        with clients.unavailable(partial(groupless.explain, topic=self._topic)):
+            return await call
+
     @contextmanager
     def _opened(self) -> Iterator["_Reader"]:
         settings = self._settings
@@ -92,11 +98,9 @@ class KafkaArchive:
             try:
                 consumer = loop.call(groupless.start(access, settings.request_timeout, SYSTEM_CLOCK))
                 try:
-                    yield _Reader(consumer, loop.call)
+                    yield _Reader(consumer, lambda coroutine: loop.call(self._guarded(coroutine)))
                 finally:
-                    loop.call(consumer.stop())
-            except errors.KafkaError as error:
-                raise groupless.unavailable(error, self._topic) from error
+                    loop.call(clients.stop(consumer))
             finally:
                 loop.call(access.close())
 

@@ -8,7 +8,6 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from aiokafka.protocol.group import HeartbeatRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
+from btfeed.journal.kafka import clients
 from btfeed.journal.kafka import overview as views
 from btfeed.journal.kafka.names import Names
 from btfeed.journal.kafka.settings import KafkaJournalSettings
@@ -28,6 +28,7 @@ from btfeed.journal.kafka.topics import TopicState, differences, durability, imp
 from btfeed.journal.sqlite.check import check_journal
 from sinks.base import Misconfigured, Unavailable
 from sinks.kafka.access import ClusterAccess
+from sinks.kafka.steady import steady
 from sinks.kafka.topics import Faults, NewTopics, NotAuthorized, TopicMissing, Topics
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
@@ -70,7 +71,7 @@ async def _close_after(attempt: "asyncio.Task[Any]", client: AIOKafkaClient) -> 
     finally:
         attempt.cancel()
         await asyncio.gather(attempt, return_exceptions=True)
-        await client.close()
+        await clients.close(client)
 
 
 class Cluster:
@@ -115,8 +116,10 @@ class Cluster:
         who ask one after the other."""
         arguments = self.access.client_arguments()
         servers = arguments.pop("bootstrap_servers").split(",")
-        clients = [AIOKafkaClient(**arguments, bootstrap_servers=server) for server in servers]
-        attempts = {asyncio.create_task(client.bootstrap()): client for client in clients}
+        attempted = [AIOKafkaClient(**arguments, bootstrap_servers=server) for server in servers]
+        for client in attempted:
+            steady(client)
+        attempts = {asyncio.create_task(client.bootstrap()): client for client in attempted}
         found: AIOKafkaClient | None = None
         try:
             first = await _first_of(attempts)
@@ -136,8 +139,7 @@ class Cluster:
     async def _disconnect(self) -> None:
         client, self._client = self._client, None
         if client:
-            with suppress(errors.KafkaError, OSError):
-                await client.close()
+            await clients.close(client)
 
     async def ask(self, request: Any, node: int | None = None) -> Any:
         """The reply of this broker; without `node`, of the first of several that replies."""

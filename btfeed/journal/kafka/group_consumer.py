@@ -11,7 +11,6 @@ Traps that it knows
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition, errors
@@ -19,17 +18,17 @@ from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.group import JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest
 
-from btfeed.journal.base import JournalError, JournalUnavailable, OutletGone
+from btfeed.journal.base import JournalUnavailable, OutletGone
+from btfeed.journal.kafka import clients
 from btfeed.journal.kafka.consumer import NOBODY, ConsumerSettings, Listener, Member, OutOfRange, Saved, Span
 from btfeed.telemetry.kafka_journal import KafkaJournalMetrics
 from sinks.base import SinkError
 from sinks.kafka.access import ClusterAccess
+from sinks.kafka.steady import steady
 from sinks.shared.clock import Clock
 
 RETRY_PAUSE = 0.1
 """Seconds before a request is sent again that another broker, or the same one a little later, can answer."""
-STOP_PATIENCE = 1.0
-"""Seconds for aiokafka's tasks to end by themselves, and again once they are cancelled."""
 _FENCED = 82
 _AGAIN = (
     errors.GroupLoadInProgressError,
@@ -68,14 +67,14 @@ class GroupConsumer:
             consumer = AIOKafkaConsumer(**access.client_arguments(), **settings.arguments())
         except SinkError as error:
             raise JournalUnavailable(str(error)) from error
+        steady(consumer._client)
         started = GroupConsumer(consumer, settings, metrics, sink, clock)
         try:
-            async with clock.timeout(2 * settings.request_timeout):
-                await consumer.start()
-        except BaseException as error:
+            with clients.unavailable(lambda error: f"no consumer could be started: {_explain(error)}"):
+                async with clock.timeout(2 * settings.request_timeout):
+                    await consumer.start()
+        except BaseException:
             await started.stop()
-            if isinstance(error, TimeoutError | errors.KafkaError):
-                raise JournalUnavailable(f"no consumer could be started: {_explain(error)}") from error
             raise
         consumer._client.send = _patient(consumer._client, settings.rebalance_timeout)
         return started
@@ -102,29 +101,18 @@ class GroupConsumer:
 
     def check(self) -> None:
         """Raise what keeps the membership from working, such as a right that is missing. It is tried again then."""
-        try:
+        with clients.unavailable(_explain):
             self._consumer._coordinator.check_errors()
-        except errors.KafkaError as error:
-            raise JournalUnavailable(_explain(error)) from error
 
     async def failed(self) -> None:
         """Return when the consumer does no more by itself."""
-        tasks = [self._consumer._coordinator._coordination_task, self._consumer._fetcher._fetch_task]
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        consumer = self._consumer
+        found = [consumer._coordinator._coordination_task, consumer._fetcher._fetch_task, consumer._client._sync_task]
+        await asyncio.wait([task for task in found if task], return_when=asyncio.FIRST_COMPLETED)
 
     async def stop(self) -> None:
         """Disconnect. The membership stays, until its session ends. Nothing raises here, and nothing takes long."""
-        consumer = self._consumer
-        stopping = asyncio.ensure_future(consumer.stop())
-        if not await _ends(stopping):
-            coordinator, fetcher = consumer._coordinator, consumer._fetcher
-            tasks = [coordinator and coordinator._coordination_task, coordinator and coordinator._heartbeat_task]
-            for task in [*tasks, fetcher and fetcher._fetch_task]:
-                if task:
-                    task.cancel()
-            if not await _ends(stopping):
-                stopping.cancel()
-        await _ends(asyncio.ensure_future(consumer._client.close()))  # aiokafka does not if one of its tasks had failed
+        await clients.stop(self._consumer)
 
     async def leave(self) -> None:
         """Give up the membership, so that others take the partitions over at once. Raises JournalUnavailable."""
@@ -154,15 +142,15 @@ class GroupConsumer:
     async def read(self, place: TopicPartition, max_records: int) -> list[Any]:
         """Records in order, from the position at the time when it *returns*; none after a while without any. If the group
         rebalances meanwhile, these are of the next assignment. Raises OutOfRange, or JournalUnavailable for all else."""
-        try:
-            patience = round(self._settings.read_patience * 1000)
-            found = await self._consumer.getmany(place, timeout_ms=patience, max_records=max_records)
-        except errors.OffsetOutOfRangeError as error:
-            raise OutOfRange from error
-        except Exception as error:
-            raise JournalUnavailable(f"partition {place.partition} can't be read: {_explain(error)}") from error
-        records: list[Any] = found.get(place, [])
-        return records
+        patience = round(self._settings.read_patience * 1000)
+        with clients.unavailable(lambda error: f"partition {place.partition} can't be read: {_explain(error)}"):
+            try:
+                found = await self._consumer.getmany(place, timeout_ms=patience, max_records=max_records)
+                records: list[Any] = found.get(place, [])
+                return records
+            except errors.OffsetOutOfRangeError:
+                pass
+        raise OutOfRange
 
     # Offsets that a group has saved
 
@@ -187,7 +175,7 @@ class GroupConsumer:
     async def _ask(self, request: Any, member: Member | None = None) -> Any:
         """The coordinator's answer to a request of the group, if there is no error in it. Asks again while that helps."""
         failure = "no broker answers"
-        try:
+        with clients.unavailable(lambda error: f"group {self._settings.group}: {_told(error, failure)}"):
             async with self._clock.timeout(2 * self._settings.request_timeout):
                 while True:
                     try:
@@ -199,8 +187,6 @@ class GroupConsumer:
                         if not isinstance(error, _AGAIN) and not getattr(error, "retriable", False):
                             raise JournalUnavailable(failure) from error
                         await self._clock.sleep(RETRY_PAUSE)
-        except TimeoutError as error:
-            raise JournalUnavailable(f"group {self._settings.group}: {failure}") from error
 
     async def _ask_once(self, request: Any, member: Member | None) -> Any:
         coordinator = self._consumer._coordinator
@@ -240,11 +226,9 @@ class GroupConsumer:
         return (found.offset, found.timestamp) if found else None
 
     async def _in_time(self, call: Any, what: str) -> Any:
-        try:
+        with clients.unavailable(lambda error: f"{what}: {_explain(error)}"):
             async with self._clock.timeout(2 * self._settings.request_timeout):
                 return await call
-        except (TimeoutError, errors.KafkaError) as error:
-            raise JournalUnavailable(f"{what}: {_explain(error)}") from error
 
 
 class _Listening(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is not typed
@@ -283,15 +267,6 @@ def _patient(client: Any, seconds: float) -> Any:
     return patient
 
 
-async def _ends(task: "asyncio.Future[Any]") -> bool:
-    """Whether a task ends within STOP_PATIENCE. How it ends does not matter."""
-    done, _ = await asyncio.wait([task], timeout=STOP_PATIENCE)
-    if done:
-        with suppress(asyncio.CancelledError):
-            task.exception()
-    return bool(done)
-
-
 def _by_topic(given: Iterable[tuple[TopicPartition, Any]]) -> list[tuple[str, list[Any]]]:
     """As requests have it: the values of each topic's partitions."""
     topics: dict[str, list[Any]] = {}
@@ -311,11 +286,12 @@ def _explain(error: BaseException) -> str:
     right = _RIGHTS.get(type(error))
     if right:
         return f"not authorized: the right {right} is missing ({error})"
-    if isinstance(error, JournalError):
-        return str(error)
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    return getattr(error, "description", "") or str(error) or type(error).__name__
+    return getattr(error, "description", "") or clients.describe(error)
+
+
+def _told(error: BaseException, before: str) -> str:
+    """What is to be said of an error. before: what failed until the time was over."""
+    return before if isinstance(error, TimeoutError) else _explain(error)
 
 
 def _kind(error: Exception) -> str:

@@ -7,8 +7,10 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition, errors
 
 from btfeed.journal.base import JournalUnavailable
+from btfeed.journal.kafka import clients
 from sinks.base import SinkError
 from sinks.kafka.access import ClusterAccess
+from sinks.kafka.steady import steady
 from sinks.kafka.topics import NotAuthorized, Topics
 from sinks.shared.clock import Clock
 
@@ -24,25 +26,26 @@ async def start(access: ClusterAccess, patience: float, clock: Clock, **more: An
         **access.client_arguments(), auto_offset_reset="earliest", enable_auto_commit=False, metadata_max_age_ms=30_000,
         isolation_level="read_committed", **more,
     )  # fmt: skip
+    steady(consumer._client)
+
+    def explain(error: BaseException) -> str:
+        late = isinstance(error, TimeoutError)
+        return f"no broker replies in {patience:g} s" if late else f"no broker replies: {clients.describe(error)}"
+
     try:
-        async with clock.timeout(patience):
-            await consumer.start()
-    except BaseException as error:
-        await consumer.stop()
-        if isinstance(error, TimeoutError):
-            raise JournalUnavailable(f"no broker replies in {patience:g} s") from None
-        if isinstance(error, errors.KafkaError):
-            raise JournalUnavailable(f"no broker replies: {error}") from error
+        with clients.unavailable(explain):
+            async with clock.timeout(patience):
+                await consumer.start()
+    except BaseException:
+        await clients.stop(consumer)
         raise
     return consumer
 
 
 async def check_topics(consumer: Any, topics: Collection[str], clock: Clock) -> None:
     """Whether they exist. Otherwise aiokafka would wait for them, or brokers would make them."""
-    try:
+    with clients.unavailable():
         missing, faults = await Topics(consumer._client, None, clock).missing(topics)
-    except SinkError as error:
-        raise JournalUnavailable(str(error)) from error
     for topic, fault in faults.items():
         denied = isinstance(fault, NotAuthorized)
         raise JournalUnavailable(missing_right("READ", topic) if denied else str(fault))
@@ -52,24 +55,18 @@ async def check_topics(consumer: Any, topics: Collection[str], clock: Clock) -> 
         )
 
 
-def has_failed(consumer: Any) -> bool:
-    """Whether aiokafka's own task has ended, as it does on an error that it does not expect: nothing comes any more."""
-    ended: bool = consumer._fetcher._fetch_task.done()
-    return ended
-
-
 def position(consumer: Any, place: TopicPartition) -> int:
     """The offset of the next message. aiokafka's own `position` waits while it is not known."""
     state = consumer._subscription.subscription.assignment.state_value(place)
     return int(state.position) if state.has_valid_position else 0
 
 
-def unavailable(error: errors.KafkaError, topic: str) -> JournalUnavailable:
+def explain(error: BaseException, topic: str) -> str:
     """What a consumer's error means. topic: the one that was asked for, if the error names none."""
     if isinstance(error, errors.TopicAuthorizationFailedError):
         named = next((each for each in error.args if isinstance(each, str)), topic)
-        return JournalUnavailable(missing_right("READ", named))
-    return JournalUnavailable(f"can't read topic {topic}: {error!r}")
+        return missing_right("READ", named)
+    return f"can't read topic {topic}: {clients.describe(error)}"
 
 
 def missing_right(right: str, topic: str) -> str:

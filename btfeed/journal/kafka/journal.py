@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 import structlog
 
 from btfeed.journal.base import DeadLetter, DeadLetters, JournalUnavailable, Kept
+from btfeed.journal.kafka import clients
 from btfeed.journal.kafka.cluster import MAX_BODY, Cluster
 from btfeed.journal.kafka.consumer import Consumer, ConsumerSettings
 from btfeed.journal.kafka.group import KafkaOutlets
@@ -23,7 +24,6 @@ from btfeed.journal.kafka.shared import TUNING, Shared, Tuning
 from btfeed.posts.post import Post
 from btfeed.telemetry.metrics import Metrics
 from btfeed.worker import Worker
-from sinks.base import SinkError
 from sinks.settings import Settings
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
@@ -77,10 +77,11 @@ class KafkaJournal:
         told = ""
         while True:
             try:
-                await self._cluster.prepare(self._cluster.names.topics)
-                await self._letters.open()
+                with clients.unavailable():
+                    await self._cluster.prepare(self._cluster.names.topics)
+                    await self._letters.open()
                 break
-            except (SinkError, JournalUnavailable) as error:
+            except JournalUnavailable as error:
                 self._problem = str(error)
                 if self._problem != told:
                     log.warning("can't use the journal's topics, retrying", error=self._problem)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from aiokafka import errors
 
 from btfeed.journal.base import JournalUnavailable
+from btfeed.journal.kafka import clients
 from btfeed.journal.kafka.groupless import missing_right
 from btfeed.journal.kafka.messages import Headers
 from btfeed.journal.kafka.settings import KafkaJournalSettings
@@ -112,15 +113,17 @@ class LetterLog:
 
     async def _tried(self, attempt: Any, topic: str) -> Any:
         try:
-            return await attempt
-        except TooLarge:
-            raise _OneTooLarge from None
-        except SinkError as error:
+            with clients.unavailable(lambda error: f"topic {topic}: {error!r}"):
+                try:
+                    return await attempt
+                except TooLarge:
+                    pass
+                except SinkError as error:
+                    raise _unavailable(error, topic) from error
+        except JournalUnavailable:
             await self._end()
-            raise _unavailable(error, topic) from error
-        except errors.KafkaError as error:
-            await self._end()
-            raise JournalUnavailable(f"topic {topic}: {error!r}") from error
+            raise
+        raise _OneTooLarge
 
 
 class _OneTooLarge(Exception):

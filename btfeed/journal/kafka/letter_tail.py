@@ -6,14 +6,15 @@ the topics end: a broker answers the requests of a connection in turn, and the f
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
-from aiokafka import TopicPartition, errors
+from aiokafka import TopicPartition
 
 from btfeed.journal.base import JournalUnavailable
-from btfeed.journal.kafka import groupless
+from btfeed.journal.kafka import clients, groupless
 from btfeed.journal.kafka.settings import KafkaJournalSettings
 from sinks.kafka.access import ClusterAccess
 from sinks.shared.clock import Clock
@@ -51,11 +52,14 @@ class LetterTail:
         self._positions = dict.fromkeys(self._places, 0)
         self._tail: Any = None
         self._reader: Any = None
+        self._suspect: Any = None  # the reader, if something unexpected came out of it
         self._following: asyncio.Task[None] | None = None
+        self._tail_suspect = False
         self._failure: JournalUnavailable | None = None
         self._moved = asyncio.Event()
         self._closed = False
         self._turn = asyncio.Lock()
+        self._replacing = asyncio.Lock()
 
     async def open(self) -> None:
         """Connect, and read everything that the topics have. May be called again after it failed."""
@@ -80,11 +84,28 @@ class LetterTail:
         try:
             await groupless.check_topics(reader, self._folds, self._clock)
         except BaseException:
-            await _stop(reader)
+            await clients.stop(reader)
             raise
         reader.assign(self._places)
         reader.pause(*self._places)
         return reader
+
+    async def _sound_reader(self) -> Any:
+        """The reader: another one, if this one has failed."""
+        async with self._replacing:
+            reader = self._open_reader()
+            if reader is not self._suspect and not clients.has_failed(reader):
+                return reader
+            replacement = await self._start_reader()
+            if self._reader is not reader:  # closed meanwhile
+                await clients.stop(replacement)
+                return self._open_reader()
+            self._reader = replacement
+        await clients.stop(reader)
+        return replacement
+
+    def _suspect_reader(self, reader: Any) -> None:
+        self._suspect = reader
 
     async def close(self) -> None:
         self._closed = True
@@ -97,7 +118,7 @@ class LetterTail:
             await asyncio.wait([self._following])
         for consumer in (self._tail, self._reader):
             if consumer:
-                await _stop(consumer)
+                await clients.stop(consumer)
         self._tail = self._reader = self._following = None
 
     async def catch_up(self) -> dict[str, int]:
@@ -133,9 +154,6 @@ class LetterTail:
         """offset -> message. Those that the topic no longer has are missing."""
         found: dict[int, Any] = {}
         async with self._turn:
-            if groupless.has_failed(self._open_reader()):
-                failed, self._reader = self._reader, await self._start_reader()
-                await _stop(failed)
             for run in _runs(sorted(offsets)):
                 found |= await self._read(TopicPartition(topic, 0), run)
         return found
@@ -145,32 +163,36 @@ class LetterTail:
     async def _read(self, place: TopicPartition, offsets: Sequence[int]) -> dict[int, Any]:
         wanted, last = set(offsets), offsets[-1]
         found: dict[int, Any] = {}
-        reader = self._open_reader()
-        reader.seek(place, offsets[0])
-        reader.resume(place)
-        try:
-            while groupless.position(reader, place) <= last:
-                got = await reader.getmany(place, timeout_ms=round(self._timeout * 1000))
-                for message in got.get(place, ()):
-                    if message.offset in wanted:
-                        found[message.offset] = message
-                if not got and groupless.position(reader, place) <= last:
-                    raise JournalUnavailable(f"topic {place.topic}: no reply in {self._timeout:g} s")
-        except errors.KafkaError as error:
-            raise groupless.unavailable(error, place.topic) from error
-        finally:
-            if self._reader:
-                reader.pause(place)
+        reader = await self._sound_reader()
+        with self._asking(reader, place.topic):
+            reader.seek(place, offsets[0])
+            reader.resume(place)
+            try:
+                while groupless.position(reader, place) <= last:
+                    got = await reader.getmany(place, timeout_ms=round(self._timeout * 1000))
+                    for message in got.get(place, ()):
+                        if message.offset in wanted:
+                            found[message.offset] = message
+                    if not got and groupless.position(reader, place) <= last:
+                        raise JournalUnavailable(f"topic {place.topic}: no reply in {self._timeout:g} s")
+            finally:
+                if self._reader is reader:
+                    reader.pause(place)
         return found
 
     async def _asked(self, question: Callable[[Any], Awaitable[T]]) -> T:
-        try:
+        reader = await self._sound_reader()
+        with self._asking(reader, self._places[0].topic):
             async with self._clock.timeout(self._timeout):
-                return await question(self._open_reader())
-        except TimeoutError:
-            raise JournalUnavailable(f"no broker replies about the dead letters in {self._timeout:g} s") from None
-        except errors.KafkaError as error:
-            raise groupless.unavailable(error, self._places[0].topic) from error
+                return await question(reader)
+
+    def _asking(self, reader: Any, topic: str) -> AbstractContextManager[None]:
+        return clients.unavailable(partial(self._explain, topic=topic), partial(self._suspect_reader, reader))
+
+    def _explain(self, error: BaseException, topic: str) -> str:
+        if isinstance(error, TimeoutError):
+            return f"no broker replies about the dead letters in {self._timeout:g} s"
+        return groupless.explain(error, topic)
 
     def _open_reader(self) -> Any:
         if self._reader is None:
@@ -182,12 +204,11 @@ class LetterTail:
     async def _follow(self) -> None:
         while True:
             try:
-                if groupless.has_failed(self._tail):
-                    await self._replace_tail()
-                found = await self._tail.getmany(timeout_ms=POLL_MS)
-            except (errors.KafkaError, JournalUnavailable) as error:
-                unknown = isinstance(error, errors.KafkaError)
-                failure = groupless.unavailable(error, self._places[0].topic) if unknown else error
+                with clients.unavailable(partial(groupless.explain, topic=self._places[0].topic), self._suspect_tail):
+                    if self._tail_suspect or clients.has_failed(self._tail):
+                        await self._replace_tail()
+                    found = await self._tail.getmany(timeout_ms=POLL_MS)
+            except JournalUnavailable as failure:
                 if self._failure is None:
                     log.warning("can't read the dead letters, retrying", error=str(failure))
                 self._failure = failure
@@ -210,18 +231,17 @@ class LetterTail:
         for place, position in self._positions.items():
             tail.seek(place, position)
         failed, self._tail = self._tail, tail
-        await _stop(failed)
+        self._tail_suspect = False
+        await clients.stop(failed)
+
+    def _suspect_tail(self) -> None:
+        self._tail_suspect = True
 
     def _fold(self, topic: str, message: Any) -> None:
         try:
             self._folds[topic](message)
         except Exception as error:
             log.error("bug in the dead letters", exc_info=error)
-
-
-async def _stop(consumer: Any) -> None:
-    with suppress(errors.KafkaError, OSError):
-        await consumer.stop()
 
 
 def _runs(offsets: Sequence[int]) -> Iterator[list[int]]:

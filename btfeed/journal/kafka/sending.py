@@ -23,6 +23,7 @@ from typing import Any
 import structlog
 
 from btfeed.journal.base import PostTooLarge
+from btfeed.journal.kafka import clients
 from btfeed.journal.kafka.lane import Lane, Message, NotAcknowledged, refused
 from btfeed.journal.kafka.messages import Headers
 from sinks.base import BatchRefused, Misconfigured, SinkError
@@ -302,11 +303,11 @@ class Sending:
         starting = asyncio.create_task(self._start(), name="producer starts")
         try:
             producer = await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            self._retire(self._stop_once_started(starting))  # if it were cancelled, aiokafka would leave connections open
-            raise
-        except SinkError as error:
-            self.down = str(error)
+        except (Exception, asyncio.CancelledError) as error:
+            if clients.is_ours(error):
+                self._retire(self._stop_once_started(starting))  # cancelled, aiokafka would leave connections open
+                raise
+            self.down = clients.describe(error)
             self.tried.set()
             for lane in self._lanes.values():
                 self._fail(lane.waiting, self.down)
@@ -331,7 +332,7 @@ class Sending:
 
     @staticmethod
     async def _stop_once_started(starting: "asyncio.Task[Producer]") -> None:
-        with suppress(SinkError):
+        with suppress(Exception, asyncio.CancelledError):
             await (await starting).stop(0)
 
     async def _start(self) -> Producer:
