@@ -116,9 +116,7 @@ class LetterTail:
         if self._following:
             self._following.cancel()
             await asyncio.wait([self._following])
-        for consumer in (self._tail, self._reader):
-            if consumer:
-                await clients.stop(consumer)
+        await asyncio.gather(*(clients.stop(consumer) for consumer in (self._tail, self._reader) if consumer))
         self._tail = self._reader = self._following = None
 
     async def catch_up(self) -> dict[str, int]:

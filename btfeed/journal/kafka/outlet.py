@@ -29,7 +29,7 @@ from btfeed.journal.base import (
 from btfeed.journal.kafka.consumer import Consumer, Saved
 from btfeed.journal.kafka.letter_log import Message
 from btfeed.journal.kafka.metadata import Metadata
-from btfeed.journal.kafka.reading import RECHECK, Reader
+from btfeed.journal.kafka.reading import AGAIN, RECHECK, Reader
 from btfeed.journal.transactional import Send
 from sinks.base import Offsets
 from sinks.shared.clock import Clock
@@ -206,7 +206,11 @@ class KafkaOutlet(_SavedOutlet):
 
     async def read_ahead(self) -> None:
         """Read until cancelled. Raises JournalUnavailable if the consumer fails."""
-        await self._reader.run()
+        passing = asyncio.create_task(self._pass_over(), name=f"cursor of partition {self.partition}")
+        try:
+            await self._reader.run()
+        finally:
+            passing.cancel()
 
     def end(self, why: str) -> None:
         super().end(why)
@@ -252,6 +256,34 @@ class KafkaOutlet(_SavedOutlet):
     async def retries(self, limit: int) -> Sequence[DeadLetter]:
         self.check()
         return []  # they have an outlet of their own
+
+    # Offsets without posts
+
+    async def _pass_over(self) -> None:
+        """Save the cursor behind what is passed over, when the sink is done with all posts before it. Otherwise it would
+        stay behind for as long as no post comes, and the next assignment might not know what the copies are copies of."""
+        while True:
+            while not self._has_passed:
+                await self._reader.changed()
+            try:
+                await self._finish(self._save_passed())
+            except OutletGone:
+                return
+            except JournalUnavailable:  # those who deliver tell it
+                await self._membership.clock.sleep(AGAIN)
+
+    @property
+    def _has_passed(self) -> bool:
+        """Whether what was read behind the cursor is nothing to deliver."""
+        behind = self._reader.next > self._cursor.seq and not self._cursor.ordinal
+        return behind and not self._reader.progress.count(self._cursor.seq, self._reader.next)
+
+    async def _save_passed(self) -> None:
+        async with self._saving:
+            self.check()
+            if self._has_passed:
+                await self._save(Cursor(self._reader.next), self._metadata)
+                self._note_saved()
 
     # How far behind
 
@@ -299,8 +331,9 @@ class KafkaOutlet(_SavedOutlet):
             self.check()
             span = (await self._membership.consumer.spans([self.place]))[self.place]
             to = max(to, Cursor(span.first))  # what was deleted since the plan can't be given again
+            delivered = self._cursor.seq
             await self._save(to, replace(self._metadata, ordinal=to.ordinal))
-            self._reader.seek(to.seq)
+            self._reader.seek(to.seq, delivered)
 
 
 class RetriesOutlet(_SavedOutlet):

@@ -22,22 +22,24 @@ class Repeats:
     """The last posts of a partition, by digest. A best effort: an assignment begins with those just before its cursor."""
 
     def __init__(self) -> None:
-        self._received: OrderedDict[bytes, int] = OrderedDict()
+        self._known: OrderedDict[bytes, tuple[int, int]] = OrderedDict()  # digest -> offset, and when it was received
 
     def add(self, entry: Entry) -> bool:
         """Whether the partition has had this post just before."""
-        before = self._received.get(entry.digest)
-        repeated = before is not None and abs(entry.post.received - before) <= REPEAT_TIME
+        before = self._known.get(entry.digest)
+        repeated = before is not None and abs(entry.post.received - before[1]) <= REPEAT_TIME
         if repeated and entry.post.peer != RETRIED:
             return True
-        self._received[entry.digest] = entry.post.received
-        self._received.move_to_end(entry.digest)
-        if len(self._received) > REPEATS:
-            self._received.popitem(last=False)
+        self._known[entry.digest] = entry.seq, entry.post.received
+        self._known.move_to_end(entry.digest)
+        if len(self._known) > REPEATS:
+            self._known.popitem(last=False)
         return False
 
-    def clear(self) -> None:
-        self._received.clear()
+    def forget_from(self, seq: int) -> None:
+        """What was read from there on was not delivered."""
+        while self._known and next(reversed(self._known.values()))[0] >= seq:
+            self._known.popitem()
 
 
 class Progress:

@@ -87,13 +87,14 @@ class Reader:
             self._bytes -= len(self._buffer.popleft().post.body)
             self._change()
 
-    def seek(self, seq: int) -> None:
-        """Read from `seq` on, whatever was read before."""
+    def seek(self, seq: int, delivered: int | None = None) -> None:
+        """Read from `seq` on, whatever was read before. delivered: what is before it was delivered, so that its copies are
+        still passed over; None: that is all before `seq`."""
         self._consumer.seek(self._place, seq)
         self._seeks += 1
         self._buffer.clear()
         self._bytes = 0
-        self._repeats.clear()  # what was read but not delivered does not count
+        self._repeats.forget_from(seq if delivered is None else min(seq, delivered))
         self._known_before = 0
         self.progress.read_again(seq)
         self._start = self.next = seq
@@ -206,7 +207,7 @@ class Reader:
         found = await self._out_of_range(self.next if at is None else at)
         if seeks == self._seeks:
             wanted = self._start
-            self.seek(found)
+            self.seek(found, wanted)
             self._start = min(wanted, found)  # what comes between is missing: no position was moved back
 
     def wake(self) -> None:

@@ -197,6 +197,57 @@ async def test_what_was_skipped_is_no_repetition() -> None:
         assert await seqs(outlet) == [2]
 
 
+async def test_copies_of_what_was_delivered_are_passed_over_by_a_delivery_that_begins_again() -> None:
+    """As after a pause: it reads again what was not saved, and what was saved is still known."""
+    brokers = FakeBrokers()
+    brokers.add(*posts(1, 2, 3))
+    async with outlet_of(brokers) as (_, outlet):
+        assert await seqs(outlet) == [0, 1, 2]
+        await outlet.commit(Commit(Cursor(2)))
+        brokers.add(*posts(1, 3, 4))
+        assert await seqs(outlet, 2) == [2, 5]
+
+
+async def test_the_cursor_passes_copies_at_the_end() -> None:
+    """Once the sink is done with all before them, also if no other post comes. Otherwise the sink would seem to be behind
+    for ever. The sink's state stays as it is."""
+    brokers = FakeBrokers()
+    brokers.add(*posts(1, 2, 1))
+    async with outlet_of(brokers) as (it, outlet):
+        assert await seqs(outlet) == [0, 1]
+        await outlet.commit(Commit(Cursor(1, 7), "state"))
+        await settle()
+        assert brokers.saved[place(0)].offset == 1
+        await outlet.commit(Commit(Cursor(2), "state"))
+        for end in (3, 4):
+            await until_async(lambda end=end: brokers.saved[place(0)].offset == end, "saved")  # type: ignore[misc]
+            assert await outlet.cursor() == (Cursor(end), "state")
+            brokers.add(*posts(2))
+        await outlet.commit(Commit(Cursor(2), "late"))
+        assert (await outlet.cursor())[0].seq >= 4
+    assert total(it.metrics.kafka_journal.repeated_posts) == 3
+
+
+async def test_a_cursor_that_can_not_be_saved_passes_copies_later() -> None:
+    """The brokers may be away for a while."""
+    brokers = FakeBrokers()
+    brokers.add(*posts(1, 1))
+    async with outlet_of(brokers) as (it, outlet):
+        failures = [JournalUnavailable("the brokers are away")] * 2
+
+        async def fail() -> None:
+            if failures:
+                raise failures.pop()
+
+        assert await seqs(outlet) == [0]
+        await until_async(lambda: total(it.metrics.kafka_journal.repeated_posts), "the copy is read")
+        await outlet.commit(Commit(Cursor(1)))
+        it.consumer.saving = fail
+        brokers.add(*posts(1))
+        await until_async(lambda: brokers.saved[place(0)].offset == 3, "saved")
+        assert not failures
+
+
 # Damage
 
 
