@@ -1,5 +1,6 @@
 """What /metrics shows: what was counted as it happened, and figures that are found out when somebody asks."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -40,6 +41,7 @@ class Figures:
         self._sinks = sinks
         self._metrics = metrics
         self._clock = clock
+        self._unknown: set[str] = set()  # sinks whose backlog is not known, which the log was told
 
     async def text(self) -> bytes:
         """The metrics in Prometheus' format."""
@@ -48,30 +50,39 @@ class Figures:
 
     async def update(self) -> tuple[dict[str, Backlog], list[dict[str, Any]] | None]:
         """Update the metrics that are not kept up to date as things happen. Returns the backlogs by sink, and what /status
-        shows of dead letters: nothing and None if the journal fails or does not answer."""
+        shows of dead letters: without what is not known, and None if the journal fails or does not answer."""
         self._metrics.ready.set(self._why_not_ready() is None)
         self._metrics.show_sinks(self._sinks)
-        try:
-            async with self._clock.timeout(BACKLOG_TIMEOUT):
-                backlogs = await self._read_backlogs()
-                kept = await self._kept()
-        except (JournalError, TimeoutError) as error:
-            log.debug("backlog unknown", error=str(error) or "the journal did not answer in time")
-            self._update_backlogs({})  # no figures rather than old ones
-            self._update_dead_letters(())
-            return {}, None
+        backlogs = await self.backlogs()
         self._update_backlogs(backlogs)
-        return backlogs, self._update_dead_letters(kept)
-
-    async def backlogs(self) -> dict[str, Backlog]:
-        """By sink; none if the journal fails or does not answer."""
+        answers = bool(backlogs) or not self._sinks
         with suppress(JournalError, TimeoutError):
             async with self._clock.timeout(BACKLOG_TIMEOUT):
-                return await self._read_backlogs()
-        return {}
+                if answers:
+                    return backlogs, self._update_dead_letters(await self._kept())
+        self._update_dead_letters(())  # no figures rather than old ones
+        return backlogs, None
 
-    async def _read_backlogs(self) -> dict[str, Backlog]:
-        return {name: await self._journal.backlog(name) for name in list(self._sinks)}
+    async def backlogs(self) -> dict[str, Backlog]:
+        """By sink, without those that are not known: the log tells why."""
+        names = list(self._sinks)
+        found = await asyncio.gather(*map(self._backlog, names))
+        return {name: backlog for name, backlog in zip(names, found, strict=True) if backlog}
+
+    async def _backlog(self, name: str) -> Backlog | None:
+        try:
+            async with self._clock.timeout(BACKLOG_TIMEOUT):
+                backlog = await self._journal.backlog(name)
+        except (JournalError, TimeoutError) as error:
+            if name not in self._unknown:
+                why = str(error) or f"the journal did not answer in {BACKLOG_TIMEOUT:g} s"
+                log.warning("backlog unknown", sink=name, error=why)
+            self._unknown.add(name)
+            return None
+        if name in self._unknown:
+            log.info("backlog known again", sink=name, posts=backlog.posts)
+        self._unknown.discard(name)
+        return backlog
 
     def _update_backlogs(self, backlogs: Mapping[str, Backlog]) -> None:
         self._metrics.backlog_posts.clear()

@@ -168,10 +168,13 @@ class Snapshots:
         }
 
     async def _positions(self) -> Mapping[str, Mapping[int, int]]:
-        with suppress(JournalError, TimeoutError):
+        found: dict[str, Mapping[int, int]] = {}
+        with suppress(TimeoutError):
             async with self._clock.timeout(BACKLOG_TIMEOUT):
-                return {name: await self._parts.control.positions(name) for name in list(self._parts.sinks)}
-        return {}
+                for name in list(self._parts.sinks):
+                    with suppress(JournalError):  # the others' are known
+                        found[name] = await self._parts.control.positions(name)
+        return found
 
     def _sink(
         self, name: str, backlog: Backlog | None, positions: Mapping[int, int] | None, now: int, private: bool

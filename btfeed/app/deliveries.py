@@ -140,7 +140,7 @@ class Deliveries:
 
     async def backlog(self, sink: str) -> Backlog:
         """See btfeed.journal.base.Backlogs. Nothing for a sink that is not known."""
-        backlogs = [await outlet.backlog() for outlet in self.outlets(sink)]
+        backlogs = await asyncio.gather(*(outlet.backlog() for outlet in self.outlets(sink)))
         return Backlog(sum(one.posts for one in backlogs), max((one.age for one in backlogs), default=0.0))
 
     async def _hand_out(self, name: str, sink: _Sink) -> None:

@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
 
 from btfeed.address import host_and_port
 from btfeed.admin.figures import BACKLOG_TIMEOUT, Figures
@@ -241,6 +242,24 @@ async def test_a_journal_that_fails_leaves_no_old_figures() -> None:
     text = (await figures.text()).decode()
     assert not any(name in text for name in of_the_journal)
     assert 'btfeed_sink_up{sink="a"} 1.0' in text
+
+
+async def test_a_backlog_that_is_not_known_is_told_and_hides_no_other() -> None:
+    """The log says why, once, and when it is known again."""
+
+    class Partly(IdleJournal):
+        async def backlog(self, sink: str) -> Backlog:
+            return await super().backlog(sink) if sink == "a" else Backlog(7, 1.0)
+
+    journal = Partly()
+    sinks = {name: SinkStatus("running") for name in "ab"}
+    figures = Figures(journal, journal.kept, lambda: None, sinks, Metrics(), FakeClock())
+    with capture_logs() as logged:
+        for journal.broken in (True, True, False):
+            assert (await figures.backlogs())["b"] == Backlog(7, 1.0)
+            assert ('sink_backlog_posts{sink="a"}' in (await figures.text()).decode()) is not journal.broken
+    told = [(each["event"], each["sink"], each.get("error")) for each in logged]
+    assert told == [("backlog unknown", "a", "the disk failed"), ("backlog known again", "a", None)]
 
 
 class HangingJournal:

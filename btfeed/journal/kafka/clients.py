@@ -1,5 +1,4 @@
-"""What every client of aiokafka needs around it: whatever comes out of one, the journal is not available, and the client
-may be replaced.
+"""Whatever comes out of a client of aiokafka: the journal is not available for a while, and a stop ends all the same.
 
 Beside its own errors aiokafka raises what it does not expect itself: RuntimeError of a transport that is closed already,
 OSError, AssertionError of a state, and CancelledError of one of its own tasks, which is no cancellation of ours.

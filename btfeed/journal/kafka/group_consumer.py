@@ -6,6 +6,8 @@ Traps that it knows
 - aiokafka commits with whatever membership it has when it sends, so that a process that slept through its session could
   move a cursor back. Here a commit names the membership under which its records were read.
 - aiokafka's tasks end for good on an error that it does not expect: `failed` tells, and somebody starts another consumer.
+- Brokers answer the requests of a connection in turn, and that of a fetch half a second later while there is nothing. So
+  questions about offsets, of which a look at all backlogs has many, would take seconds on the same connections.
 - A CancelledError that comes out of it is no cancellation of ours.
 """
 
@@ -17,6 +19,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition, errors
 from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.group import JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest
+from aiokafka.protocol.offset import OffsetRequest
 
 from btfeed.journal.base import JournalUnavailable, OutletGone
 from btfeed.journal.kafka import clients
@@ -30,6 +33,8 @@ from sinks.shared.clock import Clock
 RETRY_PAUSE = 0.1
 """Seconds before a request is sent again that another broker, or the same one a little later, can answer."""
 _FENCED = 82
+_QUESTIONS = "questions"
+"""The group of the connections that take questions about offsets: aiokafka makes connections as they are named."""
 _AGAIN = (
     errors.GroupLoadInProgressError,
     errors.GroupCoordinatorNotAvailableError,
@@ -245,10 +250,13 @@ class _Listening(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka i
 
 
 def _patient(client: Any, seconds: float) -> Any:
-    """The client's `send`, which waits longer for answers that brokers hold back during a rebalance."""
+    """The client's `send`, which waits longer for answers that brokers hold back during a rebalance, and asks about offsets
+    on connections of their own."""
     send = client.send
 
     async def patient(node: int, request: Any, **more: Any) -> Any:
+        if isinstance(request, OffsetRequest):
+            return await send(node, request, **{"group": _QUESTIONS} | more)
         if not isinstance(request, JoinGroupRequest | SyncGroupRequest):
             return await send(node, request, **more)
         if not await client.ready(node, **more):

@@ -18,6 +18,7 @@ from btfeed.journal.kafka.leaving import leave
 from btfeed.journal.kafka.messages import to_message
 from btfeed.journal.kafka.outlet import KafkaOutlet
 from btfeed.journal.kafka.settings import KafkaJournalSettings
+from btfeed.journal.kafka.shared import Tuning
 from btfeed.posts.post import digest
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.samples import total
@@ -33,10 +34,12 @@ pytestmark = pytest.mark.kafka
 class Member:
     """A process that delivers to the sink "a". outlets: by partition."""
 
-    def __init__(self, settings: KafkaJournalSettings, instance: str, receives: bool = False) -> None:
+    def __init__(
+        self, settings: KafkaJournalSettings, instance: str, receives: bool = False, tuning: Tuning = FAST
+    ) -> None:
         self.metrics = Metrics()
         own = settings.model_copy(update={"instance": instance})
-        self.journal = KafkaJournal(own, {"a": "oldest"}, self.metrics, 100, receives=receives, tuning=FAST)
+        self.journal = KafkaJournal(own, {"a": "oldest"}, self.metrics, 100, receives=receives, tuning=tuning)
         self.outlets: dict[int, KafkaOutlet] = {}
         self.ended = 0
 
@@ -63,13 +66,13 @@ class Member:
 
 
 @asynccontextmanager
-async def members(*instances: str, **more: Any) -> AsyncIterator[list[Member]]:
+async def members(*instances: str, tuning: Tuning = FAST, **more: Any) -> AsyncIterator[list[Member]]:
     """Processes that deliver, the first of which receives as well."""
     settings = settings_for(shared().bootstrap, **{"partitions": 2, "session_timeout": "6s", "retention": "36500d"} | more)
     found: list[Member] = []
     try:
         for instance in instances:
-            found.append(Member(settings, instance, receives=not found))
+            found.append(Member(settings, instance, receives=not found, tuning=tuning))
             await found[-1].open()
         yield found
     finally:
@@ -117,6 +120,16 @@ async def test_a_process_that_starts_again_disturbs_nobody() -> None:
         await again.close()
         assert await leave(again.journal.settings, ["a", "never joined"]) == ["a"]
         await one.have(0, 1)
+
+
+async def test_questions_about_offsets_wait_for_no_fetch() -> None:
+    """Brokers hold the answer to a fetch while there is nothing to give, and answer a connection's requests in turn. The
+    backlogs of many partitions would not be found out in time."""
+    held = replace(FAST, fetch_wait=DEADLINE)
+    async with members("one", tuning=held, request_timeout="2s") as (one,):
+        await one.have(0, 1)
+        for _ in range(3):  # a fetch is under way from the second time on
+            assert await one.outlets[0].backlog() == Backlog(0, 0.0)
 
 
 async def test_two_processes_with_one_name_are_told() -> None:
