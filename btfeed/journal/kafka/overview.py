@@ -146,7 +146,9 @@ async def _group(cluster: "Cluster", sink: str, posts: TopicState | None, ends: 
         return GroupView(sink, group, "unknown", error=str(error))
     views = [_member(cluster.names.posts, *member) for member in members]
     owners = {number: view.instance for view in views for number in view.partitions}
-    lags = {number: last - max(first, offsets[number]) for number, (first, last) in ends.items() if number in offsets}
+    lags = {  # a sink may have passed an end since that was asked for
+        number: max(0, last - max(first, offsets[number])) for number, (first, last) in ends.items() if number in offsets
+    }
     behind = {number: offsets[number] for number, lag in lags.items() if lag}
     left = await _retention_left(cluster, posts, behind) if posts and behind else {}
     partitions = [

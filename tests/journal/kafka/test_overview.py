@@ -32,7 +32,7 @@ async def overview(settings: KafkaJournalSettings, *sinks: str) -> Overview:
 
 
 @asynccontextmanager
-async def member(kafka: Kafka, intake: Intake, sink: str) -> AsyncIterator[AIOKafkaConsumer]:
+async def member(kafka: Kafka, intake: Intake, sink: str, partitions: int = 3) -> AsyncIterator[AIOKafkaConsumer]:
     """A static member of a sink's group that has all partitions."""
     group = intake.names.group(sink)
     consumer = AIOKafkaConsumer(
@@ -41,7 +41,7 @@ async def member(kafka: Kafka, intake: Intake, sink: str) -> AsyncIterator[AIOKa
     )  # fmt: skip
     await consumer.start()
     try:
-        await until_async(lambda: len(consumer.assignment()) == 3, "all partitions")
+        await until_async(lambda: len(consumer.assignment()) == partitions, "all partitions")
         yield consumer
     finally:
         await consumer.stop()
@@ -94,6 +94,23 @@ async def test_it_tells_what_a_sink_has_missed(kafka: Kafka) -> None:
         (files,) = (await overview(settings, "files")).groups
     assert [(each.offset, each.lag, each.dropped) for each in files.partitions] == [(0, 1, 2)]
     assert (files.state, files.members) == ("Empty", [])
+
+
+async def test_a_sink_that_has_passed_the_end_is_not_behind(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under load it delivers posts that came after the end of a partition was asked for."""
+    settings = settings_for(kafka.bootstrap, partitions=1)
+    async with opened(settings) as intake, member(kafka, intake, "files", partitions=1) as consumer:
+        place, coordinator = TopicPartition(intake.names.posts, 0), Cluster.coordinator
+
+        async def meanwhile(cluster: Cluster, group: str) -> int:
+            await intake.append(posts_of(intake, [0.0])[0])
+            await consumer.commit({place: 1})
+            return await coordinator(cluster, group)
+
+        monkeypatch.setattr(Cluster, "coordinator", meanwhile)
+        (files,) = (await overview(settings, "files")).groups
+    assert [(each.offset, each.lag, each.retention_left) for each in files.partitions] == [(1, 0, None)]
+    assert files.lag == 0
 
 
 async def test_it_tells_of_topics_against_what_they_should_be(kafka: Kafka) -> None:
