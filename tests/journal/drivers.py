@@ -21,7 +21,7 @@ from tests.journal.journals import post
 from tests.servers.kafka import shared
 from tests.support.harness import DEADLINE, until_async
 
-FAST = Tuning(fetch_wait=0.02, read_patience=0.2, check=0.1)
+FAST = Tuning(fetch_wait=0.02, read_patience=0.2, check=0.1, contested=1.0)
 """So that a test does not wait for the end of a fetch when it reads somewhere else."""
 
 

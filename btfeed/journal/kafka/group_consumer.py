@@ -8,6 +8,8 @@ Traps that it knows
 - aiokafka's tasks end for good on an error that it does not expect: `failed` tells, and somebody starts another consumer.
 - Brokers answer the requests of a connection in turn, and that of a fetch half a second later while there is nothing. So
   questions about offsets, of which a look at all backlogs has many, would take seconds on the same connections.
+- aiokafka does not know the error of a member whose name another process has taken, and would end: it is told that its
+  membership is gone, which means the same.
 - A CancelledError that comes out of it is no cancellation of ours.
 """
 
@@ -268,9 +270,12 @@ def _patient(client: Any, seconds: float) -> Any:
         finally:
             connection._request_timeout = usual
         try:
-            return await answer
+            found = await answer
         except TimeoutError as error:
             raise errors.RequestTimedOutError from error
+        if found.error_code == _FENCED:
+            found.error_code = errors.UnknownMemberIdError.errno
+        return found
 
     return patient
 

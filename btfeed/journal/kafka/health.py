@@ -14,7 +14,8 @@ log = structlog.get_logger()
 NEAR_RETENTION = 0.8
 """The part of `retention` at which a sink that is behind is warned of."""
 LOSSES, LOSS_TIME = 3, 30.0
-"""This often in that many seconds a process does not lose its membership unless another one has the same name."""
+"""This often in that many seconds a process does not lose its membership unless another one has the same name. That is over
+when the membership was kept for as long."""
 
 
 class Health:
@@ -24,6 +25,7 @@ class Health:
         self._shared = shared
         self._log = log.bind(sink=sink)
         self._lost: deque[float] = deque(maxlen=LOSSES)
+        self._contested_at: float | None = None
         self._told = False
         self._near: dict[int, float] = {}
 
@@ -41,11 +43,15 @@ class Health:
     @property
     def contested(self) -> bool:
         """Whether another process seems to have our name: both take the partitions from each other."""
-        return len(self._lost) == LOSSES and self._shared.clock.monotonic() - self._lost[0] <= LOSS_TIME
+        at = self._contested_at
+        return at is not None and self._shared.clock.monotonic() - at <= LOSS_TIME
 
     def lost(self) -> None:
         """The group does not know this member any more. Once that may have other reasons."""
-        self._lost.append(self._shared.clock.monotonic())
+        now = self._shared.clock.monotonic()
+        self._lost.append(now)
+        if self.contested or (len(self._lost) == LOSSES and now - self._lost[0] <= LOSS_TIME):
+            self._contested_at = now
         if self.contested and not self._told:
             self._log.error(self.problem or "")
         self._told = self.contested

@@ -149,6 +149,14 @@ class Session:
         why = "the membership was lost" if lost else "the group assigns its partitions again"
         self._ending = asyncio.ensure_future(self._end_assignment(why, lost))
         await asyncio.shield(self._ending)
+        if lost and self._health.contested:
+            await self._leave_to_another()
+
+    async def _leave_to_another(self) -> None:
+        """Otherwise two processes with one name would take the partitions from each other all the time."""
+        with suppress(TimeoutError):
+            async with self._clock.timeout(self._shared.tuning.contested):
+                await self._shared.closed.wait()
 
     def assigned(self, places: Collection[TopicPartition]) -> None:
         assert self._consumer

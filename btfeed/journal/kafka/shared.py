@@ -24,6 +24,7 @@ class Tuning:
     check          between looks at whether the consumer still works
     watch          between looks at how near a sink is to the end of retention
     pause_max      the longest pause before another consumer is started
+    contested      how long partitions are left to another process that has our name, before they are taken back
     """
 
     fetch_wait: float = 0.5
@@ -31,6 +32,7 @@ class Tuning:
     check: float = 1.0
     watch: float = 60.0
     pause_max: float = 10.0
+    contested: float = 10.0
 
 
 TUNING = Tuning()

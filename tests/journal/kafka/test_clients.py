@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition, errors
 from aiokafka.client import ConnectionGroup
+from aiokafka.protocol.group import SyncGroupRequest
 
 from btfeed.journal.base import JournalUnavailable
-from btfeed.journal.kafka import clients, groupless
+from btfeed.journal.kafka import clients, group_consumer, groupless
 from btfeed.journal.kafka.consumer import ConsumerSettings
 from btfeed.journal.kafka.group_consumer import GroupConsumer
 from btfeed.journal.kafka.letter_log import LetterLog, Message
@@ -179,6 +180,28 @@ async def test_every_question_of_a_group_says_that_the_journal_is_not_available(
         client.failing = failure
         with pytest.raises(JournalUnavailable):
             await question()
+
+
+async def test_a_member_whose_name_another_process_has_taken_joins_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """aiokafka does not know that error, and would end: it is told that its membership is gone."""
+    group, codes = ConnectionGroup.COORDINATION, [82, 0]
+
+    async def answer() -> Any:
+        return SimpleNamespace(error_code=codes.pop(0))
+
+    async def nothing(*arguments: Any, **more: Any) -> Any:
+        return "127.0.0.1:1"
+
+    client: Any = FakeClient()
+    client.start = client.send = client.ready = nothing
+    client._conns = {(1, group): SimpleNamespace(_request_timeout=1.0, send=lambda request: answer())}
+    monkeypatch.setattr(group_consumer, "AIOKafkaConsumer", lambda **settings: client)
+    monkeypatch.setattr(ClusterAccess, "verify", nothing)
+    settings = ConsumerSettings("group", "one", 1.0, 6.0, 6.0)
+    await GroupConsumer.start(access(), settings, Metrics().kafka_journal, "a", SYSTEM_CLOCK)
+    request = SyncGroupRequest("group", 1, "one-1", "one", [])
+    found = [(await client.send(1, request, group=group)).error_code for _ in range(2)]
+    assert found == [errors.UnknownMemberIdError.errno, 0]
 
 
 async def test_our_own_cancellation_is_one() -> None:

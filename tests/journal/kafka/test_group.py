@@ -268,18 +268,42 @@ async def test_memberships_end_with_a_process_that_does_not_come_back() -> None:
 
 
 async def test_another_process_with_this_name_is_noticed() -> None:
-    """Both lose their membership again and again. Once can have other reasons. When that ends, all is well."""
+    """Both lose their membership again and again. Once can have other reasons. From then on each keeps the partitions for a
+    while, instead of taking them back at once. When that ends, all is well."""
     clock = FakeClock()
     async with group_of(FakeBrokers(), clock=clock) as it:
         consumer = await it.joined()
         await it.assigned(place(0))
-        for losses in range(3):
-            assert it.group.problem is None, losses
+        for losses in range(2):
             await consumer.rebalance(place(0), lost=True)
             await it.have(1)
-        assert "another process runs as instance one" in str(it.group.problem)
-        await clock.advance(LOSS_TIME + 1)
+            assert it.group.problem is None, losses
+        for _ in range(5):
+            moving = asyncio.create_task(consumer.rebalance(place(0), lost=True))
+            await until_async(lambda: not it.outlets, "given up")
+            await settle()
+            assert not moving.done()
+            assert "another process runs as instance one" in str(it.group.problem)
+            await clock.advance(it.shared.tuning.contested)
+            await moving
+            await it.have(1)
+            await clock.advance(LOSS_TIME / 2)
+            assert it.group.conflict
+        await clock.advance(LOSS_TIME / 2 + 1)
         assert it.group.problem is None
+
+
+async def test_one_that_leaves_its_partitions_to_another_stops_at_once() -> None:
+    """It waits for nothing that a stop must wait for."""
+    async with group_of(FakeBrokers(), clock=FakeClock()) as it:
+        consumer = await it.joined()
+        await it.assigned(place(0))
+        for _ in range(2):
+            await consumer.rebalance(place(0), lost=True)
+            await it.have(1)
+        moving = asyncio.create_task(consumer.revoke(lost=True))
+        await until_async(lambda: it.group.conflict, "told")
+    await asyncio.wait_for(moving, DEADLINE)
 
 
 async def test_many_rebalances_are_no_sign_of_another_process() -> None:
