@@ -5,12 +5,11 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiokafka import TopicPartition
 
-from btfeed.journal.base import JournalError
 from btfeed.journal.kafka.consumer import Saved
 
 
 class JoinedCommits:
-    """send: saves several at once, and raises a JournalError that goes to all who wait for it."""
+    """send: saves several at once; what it raises goes to all who wait for it."""
 
     def __init__(self, send: Callable[[Mapping[TopicPartition, Saved]], Awaitable[None]]) -> None:
         self._send = send
@@ -31,7 +30,7 @@ class JoinedCommits:
             failure: Exception | None = None
             try:
                 await self._send({place: saved for place, (saved, _) in sent.items()})
-            except JournalError as error:
+            except Exception as error:  # noqa: BLE001 - those who wait would do so for ever
                 failure = error
             for _, done in sent.values():
                 if done.done():

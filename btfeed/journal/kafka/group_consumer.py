@@ -14,7 +14,8 @@ Traps that it knows
 """
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition, errors
@@ -131,14 +132,20 @@ class GroupConsumer:
 
     def seek(self, place: TopicPartition, offset: int) -> None:
         """Read from there on. What was read ahead is forgotten. Raises OutletGone."""
-        try:
+        with self._ours(place):
             self._consumer.seek(place, offset)
+
+    @contextmanager
+    def _ours(self, place: TopicPartition) -> Iterator[None]:
+        try:
+            yield
         except (errors.IllegalStateError, AssertionError, AttributeError) as error:
             raise OutletGone(f"partition {place.partition} is not ours") from error
 
     def pause(self, place: TopicPartition) -> None:
-        """Never read it."""
-        self._consumer.pause(place)
+        """Never read it. Raises OutletGone."""
+        with self._ours(place):
+            self._consumer.pause(place)
 
     def position(self, place: TopicPartition) -> int | None:
         """The offset after all that `read` has given, and after what it passed over: marks of transactions."""

@@ -13,7 +13,8 @@ from aiokafka.protocol.group import SyncGroupRequest
 
 from btfeed.journal.base import JournalUnavailable
 from btfeed.journal.kafka import clients, group_consumer, groupless
-from btfeed.journal.kafka.consumer import ConsumerSettings
+from btfeed.journal.kafka.commits import JoinedCommits
+from btfeed.journal.kafka.consumer import ConsumerSettings, Saved
 from btfeed.journal.kafka.group_consumer import GroupConsumer
 from btfeed.journal.kafka.letter_log import LetterLog, Message
 from btfeed.journal.kafka.letter_tail import LetterTail
@@ -202,6 +203,18 @@ async def test_a_member_whose_name_another_process_has_taken_joins_again(monkeyp
     request = SyncGroupRequest("group", 1, "one-1", "one", [])
     found = [(await client.send(1, request, group=group)).error_code for _ in range(2)]
     assert found == [errors.UnknownMemberIdError.errno, 0]
+
+
+async def test_a_commit_that_fails_in_any_way_ends() -> None:
+    """All that wait for it are told."""
+
+    async def send(saved: object) -> None:
+        raise CLOSED
+
+    commits = JoinedCommits(send)
+    for partition in range(2):
+        with pytest.raises(RuntimeError, match="closed"):
+            await asyncio.wait_for(commits.save(TopicPartition("posts", partition), Saved(1, "")), DEADLINE)
 
 
 async def test_our_own_cancellation_is_one() -> None:
