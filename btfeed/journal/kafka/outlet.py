@@ -237,7 +237,7 @@ class KafkaOutlet(_SavedOutlet):
     async def wait(self, seq: int) -> None:
         self.check()
         self._reader.aim(seq)
-        while not self._reader.ready:
+        while not self._reader.has(seq):
             await self._reader.changed()
             self.check()
 

@@ -105,6 +105,10 @@ class Reader:
         """Whether `take` has something to give."""
         return bool(self._buffer)
 
+    def has(self, seq: int) -> bool:
+        """Whether a post was read from `seq` on, which `take` may have given since the last `aim`."""
+        return self.ready or self._start > seq
+
     def take(self, max_bytes: int) -> Sequence[Entry]:
         """The next posts: as many as fit, but at least one if there is one."""
         found: list[Entry] = []

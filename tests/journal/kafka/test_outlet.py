@@ -73,6 +73,24 @@ async def test_a_wait_ends_with_the_post() -> None:
         await asyncio.wait_for(waiting, DEADLINE)
 
 
+async def test_a_wait_ends_with_a_post_that_somebody_else_has_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read may get it before the wait looks."""
+    brokers = FakeBrokers()
+    async with outlet_of(brokers) as (_, outlet):
+        reader = outlet._reader
+        waiting = asyncio.create_task(outlet.wait(0))
+        await settle()
+        change = reader._change
+
+        def take_at_once() -> None:
+            change()
+            reader.take(MAX_BYTES)
+
+        monkeypatch.setattr(reader, "_change", take_at_once)
+        brokers.add(*posts(1))
+        await asyncio.wait_for(waiting, DEADLINE)
+
+
 # Offsets without posts
 
 
