@@ -224,7 +224,8 @@ def _sink_line(sink: dict[str, Any]) -> str:
     parts = [sink["state"], f"{count(sink['delivered'], 'record')} delivered", backlog]
     parts.append(count(sink["dead_letters"], "dead letter"))
     if sink["last_error"]:
-        parts.append(f"last error at {rfc3339(sink['last_error_time'])}: {sink['last_error']}")
+        since = sink["last_error_time"]  # null while something keeps a sink from being opened
+        parts.append(f"{'error' if since is None else f'last error at {rfc3339(since)}'}: {sink['last_error']}")
     return ", ".join(parts)
 
 

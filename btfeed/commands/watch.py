@@ -166,8 +166,8 @@ def _errors(status: dict[str, Any], now: int) -> Iterator[str]:
     for name, sink in status["sinks"].items():
         if sink["last_error"]:
             at = sink["last_error_time"]
-            ago = duration(max(0, now - at) / 1000)
-            yield f"{name}, last error at {rfc3339(at)} ({ago} ago): {sink['last_error'][:MAX_ERROR]}"
+            when = "error" if at is None else f"last error at {rfc3339(at)} ({duration(max(0, now - at) / 1000)} ago)"
+            yield f"{name}, {when}: {sink['last_error'][:MAX_ERROR]}"
         for blocked in sink["blocked"]:
             waiting = count(blocked["waiting"], "record")
             yield f"{name}, {blocked['destination']} takes nothing, {waiting} waiting: {blocked['reason'][:MAX_ERROR]}"

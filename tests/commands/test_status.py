@@ -75,6 +75,14 @@ def test_status_tells_that_the_last_reload_failed(server: Server) -> None:
     assert "RELOAD" not in "".join(_lines(status | {"reload": reload | {"outcome": "ok", "errors": []}}))
 
 
+def test_status_tells_an_error_that_has_no_time(server: Server) -> None:
+    """What keeps a sink from being opened is so now: the server says no time."""
+    status = server.status()
+    status["sinks"]["files"] |= {"state": "opening", "last_error": "no broker replies", "last_error_time": None}
+    (shown,) = (line for line in _lines(status) if line.startswith("sink files: opening, "))
+    assert shown.endswith(" 0 dead letters, error: no broker replies")
+
+
 def test_status_tells_how_much_of_the_journal_is_used() -> None:
     """And what is free on its disk. Earlier servers tell neither."""
     counts = {"journal_bytes": 2**20}

@@ -95,6 +95,12 @@ def test_the_table_shows_rates_backlogs_and_errors() -> None:
     assert "\x1b[2J" not in text
 
 
+def test_an_error_without_a_time_is_shown() -> None:
+    """What keeps a sink from being opened is so now: the server says no time."""
+    stuck = sink(state="opening", last_error="no broker replies")
+    assert "\na, error: no broker replies\n" in shown(viewed(status(10, 0, {"a": stuck})))
+
+
 def test_a_line_shows_the_same() -> None:
     """Without the errors, so that it stays one line."""
     assert line(viewed(*TWO)) == (
