@@ -21,6 +21,7 @@ class Parts:
     configuration  what the server runs with, without secrets: its tables, as in the file
     dead_letters   opens the dead letters of the journal; used on a thread. Raises JournalUnavailable
     wants          by sink, which records it wants
+    identity       `role`: the command; `instance` and `prefix` of a journal that several processes share, else None
     newest         the records of the newest posts in the journal, as they are mapped now. Raises JournalError
     """
 
@@ -32,6 +33,7 @@ class Parts:
     taps: Taps
     metrics: Metrics
     version: str
+    identity: Mapping[str, str | None]
     configuration: Callable[[], Mapping[str, Any]]
     dead_letters: Callable[[], AbstractContextManager[DeadLetters]]
     wants: Callable[[], Mapping[str, Wants]]

@@ -55,6 +55,7 @@ class Snapshots:
         return {
             "version": self._parts.version,
             "snapshot": VERSION,
+            **self._parts.identity,
             "time": now,
             "mapping": native.PATH,
             "uptime_seconds": round(uptime, 3),

@@ -88,6 +88,7 @@ class Server:
             config.journal, starts(config), self.metrics, config.receiver.max_occurrences,
             max_body=config.receiver.max_body, receives=role.receives, delivers=role.delivers, worker=role.worker,
         )  # fmt: skip
+        self._identity = {"role": role.command, **journals.identity(config.journal)}
         self.mapped_posts: MappedPosts | None = None
         if role.delivers:
             self.mapped_posts = MappedPosts(create_mapper(config.record, config.validation), self.metrics)
@@ -138,7 +139,8 @@ class Server:
         show_validity(self.config, self.metrics)
         listens |= {"admin_host": admin_host, "admin_port": admin_port}
         event = "listening" if self.receiver else "delivering"
-        log.info(event, **listens, version=version("btfeed"), mapping=native.PATH)
+        known = {key: value for key, value in self._identity.items() if value is not None}
+        log.info(event, **listens, **known, version=version("btfeed"), mapping=native.PATH)
         self.notifier.ready(f"listening on {listens['host']}:{listens['port']}" if self.receiver else event)
         await log_advice(self.config, self.role)
 
@@ -211,6 +213,7 @@ class Server:
             taps=self.taps,
             metrics=self.metrics,
             version=version("btfeed"),
+            identity=self._identity,
             configuration=lambda: shown.of(self.config),
             dead_letters=self._dead_letters,
             wants=lambda: {name: sink.common.filter.accepts for name, sink in self.config.sinks.items()},

@@ -80,13 +80,13 @@ class AdminClient:
         self.place = f"{parts.netloc.rpartition('@')[2]} ({place})"
 
     @classmethod
-    def configured(cls, config: "Config") -> "AdminClient":
+    def configured(cls, config: "Config", timeout: float = TIMEOUT) -> "AdminClient":
         """The admin listener of the server that runs with this configuration."""
         host, port = host_and_port(config.admin.listen)
         host = _EVERY_ADDRESS.get(host, host)
         token = config.admin.token.get_secret_value() if config.admin.token else None
         shown = f"[{host}]" if ":" in host else host
-        return cls(f"http://{shown}:{port}", token, place="admin.listen")
+        return cls(f"http://{shown}:{port}", token, place="admin.listen", timeout=timeout)
 
     def get(self, path: str) -> bytes:
         """The body of the answer. Raises AdminError."""

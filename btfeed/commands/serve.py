@@ -2,6 +2,7 @@
 
 import asyncio
 import faulthandler
+import json
 import signal
 import sys
 from dataclasses import replace
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from btfeed.config import Config
 
 log = structlog.get_logger()
+
+ANSWER = 2.0
+"""Seconds that a process may take to say that it is running."""
 
 Supervise = Annotated[
     bool,
@@ -196,9 +200,28 @@ def _run(loaded: "Config", config: Path | None, role: "Role", hang_ups: HangUps)
 def _leave(config: "Config") -> None:
     from btfeed.journal import create as journals
 
+    if place := _runs_at(config):
+        fail(f"can't leave: instance {journals.instance(config.journal)} is running, and answers at {place}. Stop it first")
     try:
         left = asyncio.run(journals.leave(config.journal, list(config.sinks)))
     except JournalError as error:
         fail(f"can't leave: {error}")
     for name in config.sinks:
         typer.echo(f"sink {name}: {'left' if name in left else 'was no member'}")
+    if config.sinks and not left:
+        name = journals.instance(config.journal)
+        typer.echo(f"no sink has a member {name}: `btfeed status --cluster` shows which there are", err=True)
+
+
+def _runs_at(config: "Config") -> str | None:
+    """Where the admin listener of this configuration answers for the process that delivers as this instance."""
+    from btfeed.commands.admin_client import AdminClient, AdminError
+    from btfeed.journal import create as journals
+
+    client = AdminClient.configured(config, timeout=ANSWER)
+    try:
+        shown = json.loads(client.status())
+    except AdminError:  # it runs nowhere, or elsewhere
+        return None
+    same = {key: shown.get(key) for key in ("instance", "prefix")} == journals.identity(config.journal)
+    return client.place if same and shown.get("role") != "receive" else None

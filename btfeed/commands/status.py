@@ -131,7 +131,7 @@ def _interval(text: str | None, watch: bool) -> float:
 def _lines(status: dict[str, Any]) -> Iterator[str]:
     counts = status["counts"]
     ready = "ready" if status["ready"] else f"NOT READY: {status['refusing']}"
-    yield f"btfeed {status['version']}, up {duration(status['uptime_seconds'])}, {ready}"
+    yield f"btfeed {status['version']}{_who(status)}, up {duration(status['uptime_seconds'])}, {ready}"
     yield from _worker_lines(status)
     refused = counts["refused_posts"]
     reasons = ", ".join(f"{reason} {number}" for reason, number in refused.items())
@@ -164,6 +164,13 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
         yield f"kept: {_kept_line(kept)}"
     for violation in status["violations"]:
         yield "{}: {rule} {field} in {transaction!r}".format(count(violation["count"], "violation"), **violation)
+
+
+def _who(status: dict[str, Any]) -> str:
+    """Of several processes with one journal, which this is. Earlier servers do not say."""
+    if not status.get("prefix"):
+        return ""
+    return " {role} as {instance}, journal {prefix}".format(**status)
 
 
 def _worker_lines(status: dict[str, Any]) -> Iterator[str]:

@@ -107,6 +107,13 @@ def instance(settings: JournalSettings) -> str:
     return "" if isinstance(settings, SqliteSettings) else settings.instance_name
 
 
+def identity(settings: JournalSettings) -> Mapping[str, str | None]:
+    """Which journal this is, and who uses it: `instance` and `prefix`, both None if it is of one process."""
+    if isinstance(settings, SqliteSettings):
+        return {"instance": None, "prefix": None}
+    return {"instance": settings.instance_name, "prefix": settings.prefix}
+
+
 def transactional_id(settings: JournalSettings, sink: str, partition: int) -> str:
     """The name of the owner of a sink's transactions from one partition; "" if the journal has none."""
     if isinstance(settings, SqliteSettings):

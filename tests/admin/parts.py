@@ -71,6 +71,7 @@ def parts(
         taps=Taps(metrics),
         metrics=metrics,
         version="1",
+        identity={"role": "serve", "instance": None, "prefix": None},
         configuration=lambda: {"journal": {"when_full": "refuse"}},
         dead_letters=dead_letters,
         wants=lambda: {"a": lambda transaction: True},

@@ -136,6 +136,8 @@ async def test_a_receiver_delivers_nothing(case: Case) -> None:
         assert sum(map(len, case.journal.entries)) == 1
         shown = await receiver.status()
         assert (shown["ready"], shown["sinks"], shown["dead_letters"], shown["counts"]["posts"]) == (True, {}, [], 1)
+        known = {"role": "receive", "instance": "one", "prefix": "btfeed"}
+        assert {key: shown[key] for key in known} == known == {key: receiver.listening[key] for key in known}
         assert await receiver.get("/readyz") == (200, "ready\n")
         assert receiver.server.mapped_posts is None
         assert (await receiver.get("/"))[0] == 200

@@ -247,6 +247,7 @@ async def test_listening_says_what_runs_where(case: Case) -> None:
     (line,) = [entry for entry in case.events if entry["event"] == "listening"]
     assert (line["host"], line["port"], line["admin_port"]) == (case.host, case.port, case.admin_port)
     assert (line["version"], line["mapping"]) == (version("btfeed"), native.PATH)
+    assert (line["role"], "instance" in line) == ("serve", False)
     case.stop.set()
     await serving
 

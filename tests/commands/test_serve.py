@@ -1,10 +1,12 @@
 """`btfeed receive` and `btfeed deliver`: what they refuse, before anything starts."""
 
+import json
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.commands.test_admin_client import answering
 from tests.support.harness import BTFEED, DEADLINE
 
 KAFKA = '[journal]\ntype = "kafka"\nbootstrap_servers = "127.0.0.1:1"\nrequest_timeout = "200ms"\n'
@@ -40,6 +42,20 @@ def test_leaving_says_why_it_could_not(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("can't leave: ")
     assert "127.0.0.1:1" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("role", "instance", "refused"), [("deliver", "one", True), ("receive", "one", False), ("deliver", "two", False)]
+)
+def test_only_an_instance_that_has_ended_leaves(role: str, instance: str, refused: bool, tmp_path: Path) -> None:
+    """One that runs would lose its partitions for a moment: its admin listener says that it does."""
+    shown = {"role": role, "instance": instance, "prefix": "btfeed", "sinks": {}}
+    with answering(200, json.dumps(shown).encode()) as listener:
+        admin = f'instance = "one"\n[admin]\nlisten = "{listener.url[7:]}"\n'
+        done = run(tmp_path, f'{KAFKA}{admin}[sinks.a]\ntype = "file"\n', "deliver", "--leave")
+    assert done.returncode == 1
+    assert (f"instance one is running, and answers at {listener.url[7:]} (admin.listen). Stop it" in done.stderr) is refused
+    assert ("127.0.0.1:1:" in done.stderr) is not refused  # it asked the brokers
 
 
 def test_a_check_is_for_a_command(tmp_path: Path) -> None:

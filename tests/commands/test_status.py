@@ -75,6 +75,12 @@ def test_status_tells_that_the_last_reload_failed(server: Server) -> None:
     assert "RELOAD" not in "".join(_lines(status | {"reload": reload | {"outcome": "ok", "errors": []}}))
 
 
+def test_status_tells_which_of_several_processes_it_is(server: Server) -> None:
+    """Its role, and its name in a journal that they share."""
+    status = server.status() | {"role": "deliver", "instance": "one", "prefix": "b"}
+    assert next(_lines(status)).startswith("btfeed 0.1.0 deliver as one, journal b, up ")
+
+
 def test_status_tells_an_error_that_has_no_time(server: Server) -> None:
     """What keeps a sink from being opened is so now: the server says no time."""
     status = server.status()

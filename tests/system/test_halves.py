@@ -149,6 +149,9 @@ def test_halves_share_the_work(case: Case) -> None:
     command = [*BTFEED, "deliver", "-c", str(one.config), "--leave"]
     left = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=True)
     assert left.stdout == "sink files: left\nsink topics: left\n"
+    left = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=True)
+    assert left.stdout == "sink files: was no member\nsink topics: was no member\n"
+    assert left.stderr == "no sink has a member one: `btfeed status --cluster` shows which there are\n"
     case.post(receiver, 20)
     case.arrived()
     one.start()
