@@ -39,9 +39,14 @@ def show(config: Path | None, as_json: bool) -> None:
 
 
 def is_well(overview: "Overview") -> bool:
-    """Whether all topics exist and have leaders, and every sink with something to deliver has somebody who does it."""
+    """Whether all topics exist and have leaders that reply, and every sink with something to deliver has somebody who does
+    it."""
     topics = all(each.partitions and not each.leaderless for each in overview.topics)
-    return topics and not any(each.error or (each.lag and not each.members) for each in overview.groups)
+    return (
+        topics
+        and not overview.silent
+        and not any(each.error or (each.lag and not each.members) for each in overview.groups)
+    )
 
 
 def _as_json(overview: "Overview") -> dict[str, Any]:
@@ -55,6 +60,10 @@ def lines(overview: "Overview") -> Iterator[str]:
     """For people."""
     brokers = ", ".join(overview.brokers)
     yield f"cluster {overview.cluster_id or 'without an id'}: {count(len(overview.brokers), 'broker')} ({brokers})"
+    for number in overview.away:
+        yield f"  broker {number} IS AWAY: it has replicas, and is not up"
+    for number in overview.silent:
+        yield f"  broker {number} DOES NOT REPLY: what waits in the partitions that it leads is not known"
     for topic in overview.topics:
         yield from _topic_lines(topic)
     for group in overview.groups:

@@ -1,6 +1,7 @@
 """`btfeed status --cluster`: what it says of a journal in Kafka, and its exit status."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,15 @@ def test_what_keeps_posts_from_being_taken_or_delivered(found: Overview, line: s
     """It is said in capitals, and is exit status 1."""
     assert not is_well(found)
     assert line in lines(found)
+
+
+def test_brokers_that_are_missing_are_named() -> None:
+    """Of those that are up by the word of others, too, which do not say what their partitions have."""
+    found = replace(overview(), away=[2])
+    assert (is_well(found), list(lines(found))[1]) == (True, "  broker 2 IS AWAY: it has replicas, and is not up")
+    found = replace(overview(), silent=[3])
+    assert not is_well(found)
+    assert "  broker 3 DOES NOT REPLY: what waits in the partitions that it leads is not known" in lines(found)
 
 
 def test_problems_of_topics_are_told() -> None:

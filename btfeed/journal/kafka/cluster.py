@@ -165,9 +165,15 @@ class Cluster:
         found: dict[str, Any] = reply.to_object()
         return found
 
-    async def offsets(self, topic: TopicState, time: int | Mapping[int, int]) -> dict[int, int]:
+    async def offsets(
+        self, topic: TopicState, time: int | Mapping[int, int], silent: set[int] | None = None
+    ) -> dict[int, int]:
         """The offset in each partition that has a leader of the first message of this time or later, in milliseconds since
-        the epoch; -1 where there are none. time: or overview.EARLIEST or LATEST, or one for each partition meant."""
+        the epoch; -1 where there are none.
+
+        time    or overview.EARLIEST or LATEST, or one for each partition meant
+        silent  leaders that do not reply are added to it, and their partitions are missing; None: Unavailable is raised
+        """
         by_leader: dict[int, list[tuple[int, int]]] = {}
         for each in topic.partitions:
             at = time if isinstance(time, int) else time.get(each.number)
@@ -175,7 +181,15 @@ class Cluster:
                 by_leader.setdefault(each.leader, []).append((each.number, at))
         found: dict[int, int] = {}
         for leader, partitions in by_leader.items():
-            reply = await self.ask(OffsetRequest(-1, 0, [(topic.name, partitions)]), leader)
+            if silent is not None and leader in silent:
+                continue
+            try:
+                reply = await self.ask(OffsetRequest(-1, 0, [(topic.name, partitions)]), leader)
+            except Unavailable:
+                if silent is None:
+                    raise
+                silent.add(leader)
+                continue
             for _, answers in reply.topics:
                 found |= {number: offset for number, code, _, offset, *_ in answers if not code}
         return found

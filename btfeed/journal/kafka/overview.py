@@ -97,13 +97,20 @@ class GroupView:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """A journal as its brokers see it. cluster_id: empty if an old broker has none. brokers: `host:port` of those that are
-    up."""
+    """A journal as its brokers see it.
+
+    cluster_id  empty if an old broker has none
+    brokers     `host:port` of those that the others count as up
+    away        numbers of those that have replicas, but are not up
+    silent      numbers of those that count as up, but do not reply: what their partitions have is not known
+    """
 
     cluster_id: str
     brokers: Sequence[str]
     topics: Sequence[TopicView]
     groups: Sequence[GroupView]
+    away: Sequence[int] = ()
+    silent: Sequence[int] = ()
 
 
 async def take(cluster: "Cluster", sinks: Sequence[str]) -> Overview:
@@ -113,9 +120,17 @@ async def take(cluster: "Cluster", sinks: Sequence[str]) -> Overview:
     topics = [_topic(cluster, name, states.get(name)) for name in cluster.wanted]
     posts = states.get(cluster.names.posts)
     brokers = sorted(f"{each['host']}:{each['port']}" for each in described["brokers"])
-    ends = await _ends(cluster, posts) if posts else {}
-    groups = [await _group(cluster, sink, posts, ends) for sink in sinks]
-    return Overview(described.get("cluster_id") or "", brokers, topics, groups)
+    silent: set[int] = set()
+    ends = await _ends(cluster, posts, silent) if posts else {}
+    groups = [await _group(cluster, sink, posts, ends, silent) for sink in sinks]
+    return Overview(described.get("cluster_id") or "", brokers, topics, groups, away(described), sorted(silent))
+
+
+def away(described: Mapping[str, Any]) -> Sequence[int]:
+    """Numbers of brokers that have replicas of topics, but are not up. described: see Cluster.metadata."""
+    partitions = [partition for topic in described["topics"] for partition in topic["partitions"]]
+    having = {number for partition in partitions for number in partition["replicas"]}
+    return sorted(having - {each["node_id"] for each in described["brokers"]})
 
 
 def _topic(cluster: "Cluster", name: str, state: TopicState | None) -> TopicView:
@@ -127,13 +142,16 @@ def _topic(cluster: "Cluster", name: str, state: TopicState | None) -> TopicView
     return TopicView(name, len(state.partitions), state.replicas, leaderless, behind, problems)
 
 
-async def _ends(cluster: "Cluster", posts: TopicState) -> Mapping[int, tuple[int, int]]:
-    """The first offset of each partition that has a leader, and the one behind the last."""
-    first, last = await cluster.offsets(posts, EARLIEST), await cluster.offsets(posts, LATEST)
+async def _ends(cluster: "Cluster", posts: TopicState, silent: set[int]) -> Mapping[int, tuple[int, int]]:
+    """The first offset of each partition whose leader replies, and the one behind the last."""
+    first = await cluster.offsets(posts, EARLIEST, silent)
+    last = await cluster.offsets(posts, LATEST, silent)
     return {number: (first[number], last[number]) for number in first.keys() & last.keys()}
 
 
-async def _group(cluster: "Cluster", sink: str, posts: TopicState | None, ends: Mapping[int, tuple[int, int]]) -> GroupView:
+async def _group(
+    cluster: "Cluster", sink: str, posts: TopicState | None, ends: Mapping[int, tuple[int, int]], silent: set[int]
+) -> GroupView:
     group = cluster.names.group(sink)
     try:
         coordinator = await cluster.coordinator(group)
@@ -150,7 +168,7 @@ async def _group(cluster: "Cluster", sink: str, posts: TopicState | None, ends: 
         number: max(0, last - max(first, offsets[number])) for number, (first, last) in ends.items() if number in offsets
     }
     behind = {number: offsets[number] for number, lag in lags.items() if lag}
-    left = await _retention_left(cluster, posts, behind) if posts and behind else {}
+    left = await _retention_left(cluster, posts, behind, silent) if posts and behind else {}
     partitions = [
         PartitionView(
             number,
@@ -196,7 +214,9 @@ def instance_of(member_id: str, client_id: str) -> str:
     return member_id[:-_UUID] or client_id
 
 
-async def _retention_left(cluster: "Cluster", posts: TopicState, offsets: Mapping[int, int]) -> Mapping[int, float]:
+async def _retention_left(
+    cluster: "Cluster", posts: TopicState, offsets: Mapping[int, int], silent: set[int]
+) -> Mapping[int, float]:
     """Seconds until the message at an offset of each partition is deleted. Brokers don't tell the time of a message, but
     which is the first of a time: it is found by halving, to a few thousandths of the retention."""
     retention = posts.number("retention.ms")
@@ -206,7 +226,7 @@ async def _retention_left(cluster: "Cluster", posts: TopicState, offsets: Mappin
     low, high = dict.fromkeys(offsets, now - retention), dict.fromkeys(offsets, now)
     for _ in range(STEPS):
         middle = {number: (low[number] + high[number]) // 2 for number in offsets}
-        found = await cluster.offsets(posts, middle)
+        found = await cluster.offsets(posts, middle, silent)
         for number, offset in offsets.items():
             (low if 0 <= found.get(number, -1) <= offset else high)[number] = middle[number]
     return {number: (begin + retention - now) / 1000 for number, begin in low.items()}

@@ -1,16 +1,20 @@
 """What a real broker says of a journal: topics, members and lag."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.protocol.offset import OffsetRequest
 
 from btfeed.journal.kafka.cluster import Cluster
-from btfeed.journal.kafka.overview import GroupView, MemberView, Overview
+from btfeed.journal.kafka.overview import GroupView, MemberView, Overview, away
 from btfeed.journal.kafka.settings import KafkaJournalSettings
+from btfeed.journal.kafka.topics import TopicState
 from btfeed.posts.post import Post
+from sinks.base import Unavailable
 from tests.journal.kafka.intakes import Intake, delete_before, opened, settings_for
 from tests.servers.kafka import Kafka, shared
 from tests.support.harness import until_async
@@ -111,6 +115,61 @@ async def test_a_sink_that_has_passed_the_end_is_not_behind(kafka: Kafka, monkey
         (files,) = (await overview(settings, "files")).groups
     assert [(each.offset, each.lag, each.retention_left) for each in files.partitions] == [(1, 0, None)]
     assert files.lag == 0
+
+
+class Halting(Cluster):
+    """Its brokers do not say which offsets there are."""
+
+    async def ask(self, request: Any, node: int | None = None) -> Any:
+        if isinstance(request, OffsetRequest):
+            raise Unavailable(f"broker {node} does not reply")
+        return await super().ask(request, node)
+
+
+class Late(Cluster):
+    """It says where the topics ended before their posts came."""
+
+    async def offsets(
+        self, topic: TopicState, time: int | Mapping[int, int], silent: set[int] | None = None
+    ) -> dict[int, int]:
+        return {each.number: 0 for each in topic.partitions}
+
+
+async def test_a_broker_that_does_not_reply_hides_only_what_it_has(kafka: Kafka) -> None:
+    """The others tell the rest, and it is named."""
+    settings = settings_for(kafka.bootstrap)
+    async with opened(settings) as intake:
+        await intake.append(posts_of(intake, [1.0])[0])
+        cluster = Halting(settings)
+        try:
+            found = await cluster.overview(["files"])
+        finally:
+            await cluster.close()
+    assert [list(found.away), len(found.silent)] == [[], 1]
+    assert found.topics[0].partitions == 3
+    assert (found.groups[0].error, found.groups[0].partitions) == ("", [])
+
+
+async def test_no_sink_is_ahead_of_the_posts(kafka: Kafka) -> None:
+    """Posts that came while the brokers were asked are not delivered before they are there."""
+    settings = settings_for(kafka.bootstrap, partitions=1)
+    async with opened(settings) as intake:
+        await intake.append(posts_of(intake, [1.0])[0])
+        async with member(kafka, intake, "files", 1) as consumer:
+            await consumer.commit({TopicPartition(intake.names.posts, 0): 1})
+            cluster = Late(settings)
+            try:
+                (files,) = (await cluster.overview(["files"])).groups
+            finally:
+                await cluster.close()
+    assert [(each.offset, each.lag) for each in files.partitions] == [(1, 0)]
+
+
+def test_brokers_that_have_replicas_and_are_not_up_are_away() -> None:
+    """Whatever they have replicas of."""
+    partitions = [{"replicas": [1, 2]}, {"replicas": [3, 1]}]
+    described = {"topics": [{"partitions": partitions}, {"partitions": []}], "brokers": [{"node_id": 1}, {"node_id": 3}]}
+    assert away(described) == [2]
 
 
 async def test_it_tells_of_topics_against_what_they_should_be(kafka: Kafka) -> None:
