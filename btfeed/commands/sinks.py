@@ -29,7 +29,8 @@ ToOption = Annotated[
     typer.Option(
         metavar="TIME|POSITION",
         help="Where to continue: 2h for the posts of the last two hours, 2026-01-16T10:05 (UTC) for those since then, a "
-        "position as `sinks list` shows it, `oldest`, or `latest` for the next post.",
+        "position as `sinks list` shows it (4:1606,5:1568 where there are several partitions), `oldest`, or `latest` for "
+        "the next post.",
     ),
 ]
 SkipOption = Annotated[
@@ -95,7 +96,10 @@ def rewind(
 ) -> None:
     """Deliver posts to a sink again, from a time or a position on. Other sinks don't notice."""
     place = _place(to)
-    done = _post(admin_client(config, url, token, ca), sink, "rewind", place | {"skip": skip})
+    client = admin_client(config, url, token, ca)
+    if to.isdecimal():
+        _check_single(client, sink, to)
+    done = _post(client, sink, "rewind", place | {"skip": skip})
     for line in _told(sink, place, done):
         typer.echo(printable(line))
     if skipped := sum(each["skipped"] for each in done["partitions"]):
@@ -125,6 +129,20 @@ def _place(to: str) -> dict[str, Any]:
     except ValueError:
         message = f"invalid place {to!r}: write 2h, 2026-01-16T10:05, a position, oldest or latest"
         raise typer.BadParameter(message, param_hint="--to") from None
+
+
+def _check_single(client: AdminClient, sink: str, position: str) -> None:
+    """Refuse a position alone if the sink has others than partition 0, which it is of."""
+    try:
+        found = json.loads(client.status())["sinks"].get(sink, {})
+    except AdminError as error:
+        fail(str(error))
+    partitions = list(found.get("positions") or ())
+    if any(each != "0" for each in partitions):
+        message = (
+            f"of which partition? Write {partitions[-1]}:{position}, or several with commas, as `sinks list` shows them"
+        )
+        raise typer.BadParameter(message, param_hint="--to")
 
 
 def _told(sink: str, place: dict[str, Any], done: dict[str, Any]) -> Iterator[str]:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
 from aiokafka import errors
 from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.admin import CreateTopicsRequest
@@ -13,6 +14,8 @@ from aiokafka.protocol.produce import ProduceRequest
 
 from sinks.base import BatchRefused, Misconfigured, SinkError, Unavailable
 from sinks.shared.clock import Clock
+
+log = structlog.get_logger()
 
 MAX_NAME_LENGTH = 249
 """Characters of a topic's name."""
@@ -167,6 +170,9 @@ class Topics:
         answer = await self.ask(CreateTopicsRequest(wanted, CREATION_TIMEOUT_MS, validate_only=validate_only))
         created = (errors.NoError, errors.TopicAlreadyExistsError)
         found = {name: (errors.for_code(code), message) for name, code, *message in answer.topic_errors}
+        for name, (error, _) in found.items():
+            if error is errors.NoError and not validate_only:
+                log.info("topic made", topic=name, partitions=new_topics.partitions, replicas=new_topics.replication_factor)
         return {name: topic_error(error, name, *more) for name, (error, more) in found.items() if error not in created}
 
 

@@ -76,7 +76,8 @@ class KafkaJournalSettings(Settings):
     partitions           partitions of the topic of posts when btfeed makes it. That can be raised later, not lowered
     replication_factor   copies of each post, of topics that btfeed makes
     min_insync_replicas  copies that a post needs before it counts as received, of topics that btfeed makes
-    create_topics        make the topics that are missing; else starting without them is an error
+    create_topics        make the topics that are missing; else btfeed waits for them: meanwhile posts go to the spill,
+                         nothing is delivered, and the log says so. With `strict`, a receiver does not start without them
     strict               topics that can lose acknowledged posts are an error instead of a warning
     retention            how long posts are kept, and so the longest time that a sink may be down, and the source of
                          `btfeed replay`; of topics that btfeed makes

@@ -179,6 +179,20 @@ async def test_topics_that_may_lose_posts_are_told(kafka: Kafka) -> None:
             pass
 
 
+async def test_topics_that_are_made_are_logged(kafka: Kafka) -> None:
+    """Once each, with how they were made. Those that are there are no news."""
+    settings = settings_for(kafka.bootstrap)
+    for expected in (2, 0):
+        with capture_logs() as logs:
+            async with opened(settings) as intake:
+                posts = intake.names.posts
+        made = {
+            entry["topic"]: (entry["partitions"], entry["replicas"]) for entry in logs if entry["event"] == "topic made"
+        }
+        assert len(made) == expected
+        assert made.get(posts, (3, 1)) == (3, 1)
+
+
 async def test_a_missing_topic_is_a_matter_for_a_person(kafka: Kafka) -> None:
     """If the intake may not make it. It takes posts once somebody else has."""
     async with opened(settings_for(kafka.bootstrap, create_topics=False)) as intake:
