@@ -46,6 +46,7 @@ def merge_snapshots(answers: Mapping[int, Snapshot | None]) -> dict[str, Any]:
     ready = any(each["ready"] for each in known)
     reasons = {number: "does not answer" if each is None else each["refusing"] for number, each in answers.items()}
     merged = {field: MERGED.get(field, _first)([each[field] for each in known]) for field in known[0]}
+    merged["journal"] |= {"text": _journal_text(answers)}
     return merged | {
         "ready": ready,
         "refusing": None if ready else "; ".join(f"worker {number}: {reason}" for number, reason in reasons.items()),
@@ -117,10 +118,18 @@ def _journal(values: Sequence[Any]) -> Any:
         "used": max, "bytes": sum, "limit_bytes": sum, "undelivered_bytes": sum, "free_bytes": min, "full_in_seconds": min,
         "empty_in_seconds": max,
     }  # fmt: skip
-    merged = {
-        key: _known(best.get(key, lambda each: next(iter(each))))([each[key] for each in values]) for key in values[0]
-    }
-    return merged | {"text": "; ".join(dict.fromkeys(each["text"] for each in values))}
+    return {key: _known(best.get(key, lambda each: next(iter(each))))([each[key] for each in values]) for key in values[0]}
+
+
+def _journal_text(answers: Mapping[int, Snapshot | None]) -> str:
+    """Each worker has a spill of its own, of which its text tells."""
+    texts = {number: each["journal"]["text"] for number, each in answers.items() if each is not None}
+    distinct = set(texts.values())
+    if len(texts) == 1:
+        return str(distinct.pop())
+    if len(distinct) == 1:
+        return f"each of {len(texts)} workers: {distinct.pop()}"
+    return "; ".join(f"worker {number}: {text}" for number, text in texts.items())
 
 
 MERGED: Mapping[str, Callable[[Sequence[Any]], Any]] = {

@@ -133,15 +133,12 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
     ready = "ready" if status["ready"] else f"NOT READY: {status['refusing']}"
     yield f"btfeed {status['version']}{_who(status)}, up {duration(status['uptime_seconds'])}, {ready}"
     yield from _worker_lines(status)
-    refused = counts["refused_posts"]
-    reasons = ", ".join(f"{reason} {number}" for reason, number in refused.items())
-    lost = sum(counts["lost_posts"].values())
-    yield (
-        f"received: {count(counts['posts'], 'post')} with {count(counts['received_occurrences'], 'occurrence')}, "
-        f"{count(sum(refused.values()), 'request')} refused{f' ({reasons})' if reasons else ''}"
-        + (f", {count(lost, 'post')} lost" if lost else "")
-    )
-    yield f"journal: {count(counts['journal_posts'], 'post')}, {journal(counts)}"
+    if status.get("role") != "deliver":
+        yield _received_line(counts)
+    if not status.get("prefix"):
+        yield f"journal: {count(counts['journal_posts'], 'post')}, {journal(counts)}"
+    elif counts["journal_limit_bytes"]:  # what is in Kafka, `--cluster` tells
+        yield f"spill: {count(counts['journal_posts'], 'post')}, {journal(counts)}"
     if losses := ", ".join(_losses(status)):
         yield f"LOST: {losses}"
     for sink, skipped in counts.get("skipped_posts", {}).items():
@@ -164,6 +161,17 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
         yield f"kept: {_kept_line(kept)}"
     for violation in status["violations"]:
         yield "{}: {rule} {field} in {transaction!r}".format(count(violation["count"], "violation"), **violation)
+
+
+def _received_line(counts: dict[str, Any]) -> str:
+    refused = counts["refused_posts"]
+    reasons = ", ".join(f"{reason} {number}" for reason, number in refused.items())
+    lost = sum(counts["lost_posts"].values())
+    return (
+        f"received: {count(counts['posts'], 'post')} with {count(counts['received_occurrences'], 'occurrence')}, "
+        f"{count(sum(refused.values()), 'request')} refused{f' ({reasons})' if reasons else ''}"
+        + (f", {count(lost, 'post')} lost" if lost else "")
+    )
 
 
 def _who(status: dict[str, Any]) -> str:

@@ -150,7 +150,7 @@ def _state(sink: Mapping[str, Any]) -> tuple[Level, str]:
 
 
 def _journal_level(journal: Mapping[str, Any]) -> Level:
-    undelivered = journal["undelivered_bytes"] / max(1, journal["limit_bytes"])
+    undelivered = journal["undelivered_bytes"] / max(1, journal["limit_bytes"] or 0)
     if undelivered >= 1 or (journal["full_in_seconds"] is not None and journal["full_in_seconds"] < 3_600):
         return "bad"
     soon = journal["full_in_seconds"] is not None and journal["full_in_seconds"] < DAY
@@ -176,7 +176,9 @@ def _tiles(status: Mapping[str, Any]) -> Iterator[Tile]:
     note = f"99 % within, sink {cut(worst, 40)}" if worst else "nothing delivered lately"
     yield Tile("Receipt to delivery", duration(latencies[worst]) if worst else "–", "", note)
     used = "–" if journal["used"] is None else f"{journal['used']:.0%}"
-    yield Tile("Journal used", used, "", f"of {size(journal['limit_bytes'])}", _journal_level(journal))
+    limit = journal["limit_bytes"]
+    note = "it is in Kafka" if limit is None else f"of {size(limit)}"
+    yield Tile("Journal used", used, "", note, _journal_level(journal))
     lost = sum(counts["lost_posts"].values())
     refused = sum(counts["refused_posts"].values())
     note = f"{count(refused, 'request')} refused" if refused else "nothing refused"

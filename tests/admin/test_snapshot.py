@@ -189,6 +189,16 @@ async def test_the_journal_in_words_has_the_same_figures_as_its_fields() -> None
     watched.sampler.stop()
 
 
+async def test_a_process_without_files_of_its_own_has_no_room_that_could_be_full() -> None:
+    """Its journal is in Kafka. A disk that is full is another thing."""
+    watched = Watched()
+    found = (await watched.read())["journal"]
+    assert (found["limit_bytes"], found["free_bytes"], found["used"]) == (None, None, None)
+    watched.metrics.journal_limit.set(1000)
+    found = (await watched.read())["journal"]
+    assert (found["limit_bytes"], found["free_bytes"], found["used"]) == (1000, 0, 0.0)
+
+
 async def test_rates_are_those_of_the_last_seconds() -> None:
     """Not known before the second reading."""
     sink = SinkStatus("running")

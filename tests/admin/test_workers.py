@@ -120,12 +120,15 @@ async def test_the_status_is_that_of_all_workers(tmp_path: Path) -> None:
             metrics.posts.inc(number)
             metrics.refused_posts.labels("malformed").inc(number)
             metrics.journal_free.set(100 * number)
+            metrics.journal_limit.set(10 * 2**30)
             metrics.last_post = 1_000 * number
             metrics.count_reload(Reload(10 * number, ["journal.prefix: x"] if number == 1 else []))
         shown = await found.status()
         counts = shown["counts"]
         assert (counts["posts"], counts["refused_posts"]) == (3, {"malformed": 3})
         assert counts["journal_free_bytes"] == shown["journal"]["free_bytes"] == 100
+        assert shown["journal"]["text"] == "each of 2 workers: 0% used, 0 B undelivered (of 10.0 GiB)"
+        assert shown["journal"]["limit_bytes"] == 20 * 2**30
         assert shown["last_post_time"] == 2_000
         assert shown["reload"] == {"time": 10, "outcome": "failed", "errors": ["journal.prefix: x"]}
         assert [(each["reason"], each["count"]) for each in shown["refusals"]] == [("malformed", 3)]
@@ -149,6 +152,15 @@ def test_every_merged_field_is_one_of_a_snapshot() -> None:
         key: 2 * value for key, value in snapshot["sources"][0]["occurrences"].items()
     }
     assert len(both["sources"]) == len(snapshot["sources"])
+
+
+def test_the_spills_of_workers_are_told_one_by_one() -> None:
+    """Each has a limit of its own. Of one that does not answer, nothing is known."""
+    snapshot = json.loads((Path(__file__).parent / "snapshot.json").read_text())["status"]
+    other = snapshot | {"journal": snapshot["journal"] | {"text": "full"}}
+    text = snapshot["journal"]["text"]
+    assert merge_snapshots({1: None, 2: snapshot, 3: other})["journal"]["text"] == f"worker 2: {text}; worker 3: full"
+    assert merge_snapshots({1: None, 2: snapshot})["journal"]["text"] == text
 
 
 async def test_only_this_machine_is_told_what_is_private(tmp_path: Path) -> None:

@@ -81,6 +81,19 @@ def test_status_tells_which_of_several_processes_it_is(server: Server) -> None:
     assert next(_lines(status)).startswith("btfeed 0.1.0 deliver as one, journal b, up ")
 
 
+def test_status_tells_only_what_the_process_has(server: Server) -> None:
+    """With a journal in Kafka, a receiver has a spill, and a deliverer neither posts nor files of its own."""
+    status = server.status() | {"instance": "one", "prefix": "b"}
+    receiver = "\n".join(_lines(status | {"role": "receive", "sinks": {}}))
+    assert "\nreceived: " in receiver
+    assert "\nspill: 0 posts, " in receiver
+    assert "\njournal: " not in receiver
+    status["counts"] |= {"journal_limit_bytes": 0, "journal_free_bytes": 0}
+    deliverer = "\n".join(_lines(status | {"role": "deliver"}))
+    assert "\nsink files: " in deliverer
+    assert not any(line in deliverer for line in ("received: ", "spill: ", "journal: ", "free on its disk"))
+
+
 def test_status_tells_an_error_that_has_no_time(server: Server) -> None:
     """What keeps a sink from being opened is so now: the server says no time."""
     status = server.status()

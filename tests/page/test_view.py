@@ -130,6 +130,14 @@ def test_the_journal_is_a_problem_before_it_is_full(well: dict[str, Any], change
     assert view.of(well).journal == level
 
 
+def test_a_journal_in_kafka_has_no_room_here(well: dict[str, Any]) -> None:
+    """The process has no files of its own: what is full or not, the brokers know."""
+    well["journal"] |= {"used": None, "limit_bytes": None, "free_bytes": None, "undelivered_bytes": 0}
+    found = view.of(well)
+    (tile,) = (each for each in found.tiles if each.label == "Journal used")
+    assert (tile.value, tile.note, tile.level) == ("–", "it is in Kafka", "ok")
+
+
 def test_a_certificate_is_a_problem_a_month_before_its_end(well: dict[str, Any]) -> None:
     """And a worse one afterwards."""
     day = 86_400_000
