@@ -20,7 +20,7 @@ from btfeed.app.roles import SERVE, Role
 from btfeed.config import Config
 from btfeed.delivery.sink_config import SinkConfig
 from btfeed.journal import create as journals
-from btfeed.journal.base import JournalError, JournalInUse
+from btfeed.journal.base import Found, JournalError, JournalInUse
 from btfeed.telemetry.opentelemetry.packages import check_collector
 from sinks.base import Misconfigured, SinkError
 
@@ -56,7 +56,8 @@ async def check(config: Config, role: Role = SERVE) -> list[Check]:
         found.append(await _check("receiver.tls", "certificate and key can be loaded", load))
     if config.is_complete("journal"):
         limit = {"max_body": config.receiver.max_body} if config.was_read("receiver") else {}
-        for key, what, attempt in journals.checks(config.journal, **limit):
+        attempts = journals.checks(config.journal, **limit, receives=role.receives, delivers=role.delivers)
+        for key, what, attempt in attempts:
             found.append(await _check(f"journal.{key}", what, attempt))
     is_running = any(each.verdict == "in use" for each in found)
     if receives:
@@ -88,7 +89,7 @@ async def _check_sinks(config: Config) -> list[Check]:
 
 
 async def _check(path: str, what: str, attempt: Awaitable[object]) -> Check:
-    """attempt: if it returns a text, that is a warning."""
+    """attempt: if it returns a text, that is a warning, unless it is a Found."""
     try:
         note = await attempt
     except JournalInUse:
@@ -101,6 +102,8 @@ async def _check(path: str, what: str, attempt: Awaitable[object]) -> Check:
         return Check(path, what, f"unavailable: {error}")
     except Exception as error:  # noqa: BLE001 - one check that fails must not prevent the others
         return Check(path, what, f"a bug: {error!r}")
+    if isinstance(note, Found):
+        return Check(path, note)
     return Check(path, note, verdict="warning") if isinstance(note, str) and note else Check(path, what)
 
 

@@ -178,7 +178,8 @@ class Server:
 
     async def _check_parts(self) -> None:
         """Raise what would raise later, when the old server has stopped. A journal in Kafka opens without it, too."""
-        for _, _, attempt in journals.checks(self.config.journal):
+        checks = journals.checks(self.config.journal, receives=self.role.receives, delivers=self.role.delivers)
+        for _, _, attempt in checks:
             with suppress(JournalInUse, SinkError):
                 await attempt
         if self.role.receives and self.config.receiver.tls:

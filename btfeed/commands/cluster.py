@@ -18,6 +18,8 @@ from btfeed.telemetry.wording import count, duration
 if TYPE_CHECKING:
     from btfeed.journal.create import GroupView, MemberView, Overview, PartitionView, TopicView
 
+LATE = 60.0
+"""Seconds that a post has waited before its partition is listed."""
 OPTION = "--cluster"
 NO_CLUSTER = "the journal of this configuration is one file: leave it out, and the server is asked"
 
@@ -99,8 +101,13 @@ def _group_lines(group: "GroupView") -> Iterator[str]:
     for member in group.members:
         yield f"  {_member(member, group)}"
     for partition in group.partitions:
-        if partition.lag or partition.dropped:
+        if partition.dropped or (partition.lag and _is_late(partition, group)):
             yield f"  {_partition(partition)}"
+
+
+def _is_late(partition: "PartitionView", group: "GroupView") -> bool:
+    """Whether its posts wait for long, as far as that is known, or nobody delivers them."""
+    return partition.waits is None or partition.waits >= LATE or not partition.instance or group.state != "Stable"
 
 
 def _left(seconds: float) -> str:

@@ -26,7 +26,7 @@ def parse_journal(table: Any, faults: Faults, base: Path | None = None) -> Journ
     model = journals.settings_of(named)
     if isinstance(table, dict):
         for key in table.keys() - model.model_fields.keys():
-            _note_foreign(key, named, faults)
+            _note_foreign(key, named, faults, "type" in table)
     return cast("JournalSettings | None", validate(model, table, PATH, faults, base=base))
 
 
@@ -51,8 +51,9 @@ def _unknown(named: object) -> str:
     return f'unknown type of journal; did you mean "{close}"? Known types: {known}' if close else f"must be one of {known}"
 
 
-def _note_foreign(key: str, named: str, faults: Faults) -> None:
-    """Report a key that only journals of another type have."""
+def _note_foreign(key: str, named: str, faults: Faults, is_set: bool) -> None:
+    """Report a key that only journals of another type have. is_set: whether the type is, or is the default."""
     for other in journals.TYPES:
         if key in journals.settings_of(other).model_fields:
-            faults.add((*PATH, key), f'unknown key of type = "{named}": only type = "{other}" has it')
+            text = f'unknown key of type = "{named}": only type = "{other}" has it'
+            faults.add((*PATH, key), text if is_set else f'{text}. Set type = "{other}" in [journal]')

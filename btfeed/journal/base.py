@@ -184,6 +184,10 @@ class Kept(NamedTuple):
     oldest: int
 
 
+class Found(str):
+    """What a check found that is as it should be."""
+
+
 class JournalError(Exception):
     """The post was not appended, or the change not saved."""
 

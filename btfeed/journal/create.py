@@ -185,11 +185,15 @@ def directories(settings: JournalSettings) -> Sequence[Path]:
     return [Path(settings.spill.directory)] if settings.spill.enabled else []
 
 
-def checks(settings: JournalSettings, max_body: int = 16 * 2**20) -> Iterator[tuple[str, str, Awaitable[str]]]:
+def checks(
+    settings: JournalSettings, max_body: int = 16 * 2**20, *, receives: bool = True, delivers: bool = True
+) -> Iterator[tuple[str, str, Awaitable[str]]]:
     """What `btfeed check` tries: the key in [journal], what is true if it succeeds, and the attempt. It returns what else a
-    user should know, or an empty text. It raises JournalInUse, or JournalUnavailable if the journal could not be opened.
+    user should know, a Found, or an empty text. It raises JournalInUse, or JournalUnavailable if the journal could not be
+    opened. Await each attempt before you ask for the next one, which may depend on it.
 
-    max_body: bytes of the largest post that the receiver takes
+    max_body            bytes of the largest post that the receiver takes
+    receives, delivers  see `create`
     """
     if isinstance(settings, SqliteSettings):
         directory = Path(settings.directory)
@@ -197,4 +201,4 @@ def checks(settings: JournalSettings, max_body: int = 16 * 2**20) -> Iterator[tu
         return
     from btfeed.journal.kafka import cluster
 
-    yield from cluster.checks(settings, max_body)
+    yield from cluster.checks(settings, max_body, receives=receives, delivers=delivers)

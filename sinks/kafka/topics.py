@@ -113,14 +113,17 @@ class Topics:
             await self._clock.sleep(CREATION_POLL_INTERVAL)
         return faults
 
-    async def check(self, names: Collection[str]) -> Faults:
-        """Why topics can't be written to, or created if that is configured. Changes nothing. Raises Unavailable."""
+    async def check(self, names: Collection[str], writes: bool = True) -> Faults:
+        """Why topics can't be used, or created if that is configured. Changes nothing. Raises Unavailable.
+
+        writes: whether they will be written to
+        """
         missing, faults = await self.missing(names)
         if self._new_topics is None:
             faults |= {name: TopicMissing(name) for name in missing}
         elif missing:
             faults |= await self._create(missing, self._new_topics, validate_only=True)
-        return faults | await self._unwritable(set(names).difference(missing, faults))
+        return faults | (await self._unwritable(set(names).difference(missing, faults)) if writes else {})
 
     async def _unwritable(self, names: Collection[str]) -> Faults:
         """Which topics may not be written to.

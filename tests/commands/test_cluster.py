@@ -49,6 +49,21 @@ def test_partitions_that_are_behind() -> None:
     assert shown[6].endswith(", LOST: 7 posts that the brokers deleted before")
 
 
+def test_partitions_are_listed_if_posts_wait_for_long() -> None:
+    """Posts that have just come, and are delivered by somebody, need no line. Deleted ones do."""
+    late = PartitionView(1, "host1-1", 10, 5, retention_left=9_000.0, waits=60.0)
+    partitions = [
+        PartitionView(0, "host1-1", 10, 1, retention_left=90_000.0, waits=59.0),
+        late,
+        PartitionView(2, "", 10, 1, retention_left=90_000.0, waits=1.0),
+        PartitionView(3, "host1-1", 10, 0, dropped=2),
+    ]
+    shown = list(lines(overview(GroupView("archive", "b.archive", "Stable", MEMBERS, partitions))))
+    assert [line.partition(" (")[0] for line in shown if "partition " in line] == [
+        "  partition 1", "  partition 2", "  partition 3",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("found", "line"),
     [

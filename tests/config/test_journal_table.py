@@ -63,7 +63,11 @@ def test_the_spill_is_where_the_configuration_is(tmp_path: Path) -> None:
         ("type = 5", 'journal.type: must be one of "sqlite", "kafka"'),
         ('type = "kafka"', "journal.bootstrap_servers: is required"),
         (KAFKA + 'max_size = "1GiB"', 'journal.max_size: unknown key of type = "kafka": only type = "sqlite" has it'),
-        ('prefix = "a"', 'journal.prefix: unknown key of type = "sqlite": only type = "kafka" has it'),
+        (
+            'prefix = "a"',
+            'journal.prefix: unknown key of type = "sqlite": only type = "kafka" has it. Set type = "kafka" in [journal]',
+        ),
+        ('type = "sqlite"\nprefix = "a"', 'journal.prefix: unknown key of type = "sqlite": only type = "kafka" has it'),
         (KAFKA + "partition = 3", "journal.partition: unknown key; did you mean partitions?"),
         (KAFKA + 'prefix = "a b"', "journal.prefix: must have 1 to 200 letters, digits, periods, hyphens and underscores"),
         (KAFKA + 'instance = ".."', "journal.instance: must have 1 to 249 letters"),

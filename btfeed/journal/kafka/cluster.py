@@ -20,6 +20,7 @@ from aiokafka.protocol.group import HeartbeatRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
+from btfeed.journal.base import Found
 from btfeed.journal.kafka import clients
 from btfeed.journal.kafka import overview as views
 from btfeed.journal.kafka.names import Names
@@ -283,20 +284,30 @@ class Cluster:
         """Whether a broker replies."""
         await self.connect()
 
-    async def check_topics(self) -> str:
-        """What is not as configured in topics that exist. Changes nothing. Raises Misconfigured if one could not be used or
-        made."""
+    async def check_topics(self, receives: bool, delivers: bool) -> str:
+        """What is not as configured in topics that exist, or that some will be made. Changes nothing. Raises Misconfigured
+        if one could not be used or made."""
         client = await self.connect()
-        for name in self.wanted:
-            await self._raise_fault(name, await Topics(client, self._how(name), self._clock).check([name]))
-        states = await self.topics(list(self.wanted))
+        used = self._used(delivers)
+        for name in used:
+            writes = receives if name == self.names.posts else True
+            await self._raise_fault(name, await Topics(client, self._how(name), self._clock).check([name], writes))
+        states = await self.topics(used)
         if unusable := [text for state in states.values() for text in impossible(state)]:
             raise Misconfigured("; ".join(unusable))
-        return "; ".join(self.differences(states))
+        missing = [name for name in used if name not in states]
+        made = f"btfeed makes what does not exist yet: {', '.join(missing)}"
+        if different := "; ".join(self.differences(states)):
+            return f"{different}; {made}" if missing else different
+        return Found(made) if missing else ""
 
-    async def check_durability(self) -> str:
+    async def check_durability(self, delivers: bool) -> str:
         """How topics that exist may lose what they have acknowledged."""
-        return "; ".join(self.warnings(await self.topics(list(self.wanted))))
+        return "; ".join(self.warnings(await self.topics(self._used(delivers))))
+
+    def _used(self, delivers: bool) -> Sequence[str]:
+        """The topics that a process needs."""
+        return [name for name in self.wanted if delivers or name in (self.names.posts, self.names.refused)]
 
     async def check_reading(self) -> None:
         """Whether deliveries could read. Raises Misconfigured with the first right that is missing."""
@@ -318,21 +329,30 @@ class Cluster:
         return await views.take(self, sinks)
 
 
-def checks(settings: KafkaJournalSettings, max_body: int = MAX_BODY) -> Iterator[tuple[str, str, Awaitable[str]]]:
-    """What `btfeed check` tries, see btfeed.journal.create.checks. max_body: `receiver.max_body`."""
+def checks(
+    settings: KafkaJournalSettings, max_body: int = MAX_BODY, *, receives: bool = True, delivers: bool = True
+) -> Iterator[tuple[str, str, Awaitable[str]]]:
+    """What `btfeed check` tries, see btfeed.journal.create.checks. If no broker replies, nothing else is asked of them."""
+    replies = False
 
-    async def ask(question: Callable[[Cluster], Awaitable[object]]) -> str:
+    async def ask(question: Callable[[Cluster], Awaitable[str | None]]) -> str:
+        nonlocal replies
         cluster = Cluster(settings, max_body)
         try:
-            return str(await question(cluster) or "")
+            found = await question(cluster) or ""
+            replies = True
+            return found
         finally:
             await cluster.close()
 
     names = Names(settings.prefix)
     yield "bootstrap_servers", "a broker replies", ask(Cluster.check_reachable)
-    yield "prefix", f"topics {names.prefix}.* can be written to", ask(Cluster.check_topics)
-    yield "replication_factor", "what is acknowledged is safe", ask(Cluster.check_durability)
-    yield "security", f"topics and groups {names.prefix}.* can be read", ask(Cluster.check_reading)
-    if settings.spill.enabled:
+    if replies:
+        usable = f"topics {names.prefix}.* can be used"
+        yield "prefix", usable, ask(lambda cluster: cluster.check_topics(receives, delivers))
+        yield "replication_factor", "what is acknowledged is safe", ask(lambda cluster: cluster.check_durability(delivers))
+    if replies and delivers:
+        yield "security", f"topics and groups {names.prefix}.* can be read", ask(Cluster.check_reading)
+    if settings.spill.enabled and receives:
         directory = Path(settings.spill.directory)
         yield "spill.directory", f"{directory} can be written", asyncio.to_thread(check_journal, directory)

@@ -62,6 +62,7 @@ class PartitionView:
     dropped         posts that the sink did not get, since the brokers have deleted them already
     retention_left  seconds until the brokers delete the oldest of these posts, negative if that is overdue; None if there
                     is nothing to deliver, or if they keep posts for ever
+    waits           seconds that the oldest of these posts has waited at least; None as for retention_left
     """
 
     partition: int
@@ -70,6 +71,7 @@ class PartitionView:
     lag: int
     dropped: int = 0
     retention_left: float | None = None
+    waits: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +170,7 @@ async def _group(
         number: max(0, last - max(first, offsets[number])) for number, (first, last) in ends.items() if number in offsets
     }
     behind = {number: offsets[number] for number, lag in lags.items() if lag}
-    left = await _retention_left(cluster, posts, behind, silent) if posts and behind else {}
+    times = await _times(cluster, posts, behind, silent) if posts and behind else {}
     partitions = [
         PartitionView(
             number,
@@ -176,7 +178,7 @@ async def _group(
             offsets.get(number),
             lags.get(number, 0),
             max(0, first - offsets.get(number, first)),
-            left.get(number),
+            *times.get(number, ()),
         )
         for number, (first, _) in sorted(ends.items())
     ]
@@ -214,19 +216,25 @@ def instance_of(member_id: str, client_id: str) -> str:
     return member_id[:-_UUID] or client_id
 
 
-async def _retention_left(
+async def _times(
     cluster: "Cluster", posts: TopicState, offsets: Mapping[int, int], silent: set[int]
-) -> Mapping[int, float]:
-    """Seconds until the message at an offset of each partition is deleted. Brokers don't tell the time of a message, but
-    which is the first of a time: it is found by halving, to a few thousandths of the retention."""
+) -> Mapping[int, tuple[float, float]]:
+    """Seconds until the message at an offset of each partition is deleted, and that it is there at least. Brokers don't
+    tell the time of a message, but which is the first of a time: it is found by halving, to a few thousandths of the
+    retention."""
     retention = posts.number("retention.ms")
     if retention is None or retention < 0:
         return {}
     now = round(time.time() * 1000)
+    found: Mapping[int, int] = {}
     low, high = dict.fromkeys(offsets, now - retention), dict.fromkeys(offsets, now)
     for _ in range(STEPS):
         middle = {number: (low[number] + high[number]) // 2 for number in offsets}
         found = await cluster.offsets(posts, middle, silent)
         for number, offset in offsets.items():
             (low if 0 <= found.get(number, -1) <= offset else high)[number] = middle[number]
-    return {number: (begin + retention - now) / 1000 for number, begin in low.items()}
+    return {
+        number: ((begin + retention - now) / 1000, (now - high[number]) / 1000)
+        for number, begin in low.items()
+        if number in found
+    }

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AclOperation
 
-from btfeed.journal.base import JournalUnavailable
+from btfeed.journal.base import Found, JournalUnavailable
 from btfeed.journal.kafka.cluster import checks
+from btfeed.journal.kafka.names import Names
 from btfeed.journal.kafka.settings import KafkaJournalSettings
 from sinks.base import SinkError
 from tests.journal.journals import post
@@ -35,10 +36,10 @@ def secured(kafka: Kafka, **more: object) -> KafkaJournalSettings:
     return settings
 
 
-async def checked(settings: KafkaJournalSettings) -> Mapping[str, str]:
+async def checked(settings: KafkaJournalSettings, **halves: bool) -> Mapping[str, str]:
     """Key -> what `check` says of it; empty if all is well."""
     found: dict[str, str] = {}
-    for key, _, attempt in checks(settings):
+    for key, _, attempt in checks(settings, **halves):
         try:
             found[key] = await attempt
         except SinkError as error:
@@ -88,7 +89,11 @@ async def test_check_says_what_is_wrong_with_topics(kafka: Kafka, tmp_path: Path
     """What they would lose, what posts they refuse, and what is not as configured. It changes nothing."""
     settings = settings_for(kafka.bootstrap, spill={"directory": str(tmp_path / "spill")})
     found = await checked(settings)
-    assert found == {"bootstrap_servers": "", "prefix": "", "replication_factor": "", "security": "", "spill.directory": ""}
+    made = f"btfeed makes what does not exist yet: {', '.join(Names(settings.prefix).topics)}"
+    assert found == {
+        "bootstrap_servers": "", "prefix": made, "replication_factor": "", "security": "", "spill.directory": "",
+    }  # fmt: skip
+    assert isinstance(found["prefix"], Found)  # no warning
     assert kafka.partitions(f"{settings.prefix}.posts") == {}
     posts = kafka.make_topic(f"{settings.prefix}.posts")
     kafka.set_config(posts, max_message_bytes="100000", retention_ms="3600000", cleanup_policy="compact")
@@ -111,7 +116,21 @@ async def test_check_says_that_topics_are_missing_or_cant_be_made(kafka: Kafka) 
     many = await checked(settings_for(kafka.bootstrap, replication_factor=3, min_insync_replicas=2))
     assert "target replication factor of 3 cannot be reached" in many["prefix"]
     nowhere = await checked(settings_for(f"127.0.0.1:{free_ports(1)[0]}"))
-    assert all(said.startswith("Unavailable: 127.0.0.1:") for said in nowhere.values())
+    assert list(nowhere) == ["bootstrap_servers"]  # that is said once
+    assert nowhere["bootstrap_servers"].startswith("Unavailable: 127.0.0.1:")
+
+
+async def test_halves_check_what_they_need(kafka: Kafka, tmp_path: Path) -> None:
+    """A receiver reads nothing and has two topics; a deliverer has no spill, and writes no posts."""
+    settings = secured(kafka, strict=False, spill={"directory": str(tmp_path / "spill")})
+    kafka.allow(f"{settings.prefix}.posts", USER, AclOperation.DESCRIBE)
+    kafka.allow(f"{settings.prefix}.retries", "other", AclOperation.ALL)
+    receiver = await checked(settings, delivers=False)
+    assert list(receiver) == ["bootstrap_servers", "prefix", "replication_factor", "spill.directory"]
+    assert receiver["prefix"] == f"Misconfigured: the right WRITE on topic {settings.prefix}.posts is missing"
+    deliverer = await checked(settings, receives=False)
+    assert list(deliverer) == ["bootstrap_servers", "prefix", "replication_factor", "security"]
+    assert deliverer["prefix"] == f"Misconfigured: the right DESCRIBE on topic {settings.prefix}.retries is missing"
 
 
 async def test_wrong_credentials_are_misconfigured(kafka: Kafka) -> None:

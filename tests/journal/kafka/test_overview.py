@@ -73,6 +73,7 @@ async def test_it_tells_who_delivers_what_and_how_far_behind_they_are(kafka: Kaf
     assert (view.instance, view.offset, view.lag, view.dropped) == ("host-1", 1, 2, 0)
     assert view.retention_left == pytest.approx(1_800, abs=20)
     assert files.retention_left == view.retention_left
+    assert view.waits == pytest.approx(1_800, abs=20)
     assert [each.offset for each in files.partitions if each.partition != number] == [None, None]
     assert other == GroupView("other", intake.names.group("other"), "Dead", [], other.partitions)
     assert [(each.instance, each.offset, each.lag, each.retention_left) for each in other.partitions] == [
