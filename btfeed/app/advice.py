@@ -43,6 +43,11 @@ async def advice(config: Config, role: Role = SERVE) -> AsyncIterator[Advice]:
     if role.delivers and not config.sinks:
         event = "no sinks configured: posts are kept for their retention, and not delivered"
         yield Advice("sinks", event, "add a table [sinks.NAME]")
+    for name, sink in config.sinks.items():
+        if _makes_topics_by_default(sink.settings):
+            event = "new topics get as many replicas as the brokers' default, which is one unless somebody has set it"
+            hint = "set it to that of the journal, such as 3: a broker's disk is all that keeps records with one"
+            yield Advice(f"sinks.{name}.replication_factor", event, hint)
     for path, valid in await asyncio.to_thread(lambda: list(validities(config))):
         if found := _not_valid_for_long(valid):
             yield Advice(path, found, f"{_hint(valid)}. Replace the files of the certificate and its key, and reload")
@@ -56,6 +61,12 @@ async def advice(config: Config, role: Role = SERVE) -> AsyncIterator[Advice]:
     if config.admin.token is None and await is_exposed(config.admin.listen):
         hint = "set admin.token, or listen on 127.0.0.1"
         yield Advice("admin.listen", exposed, hint)
+
+
+def _makes_topics_by_default(settings: object) -> bool:
+    """Whether a sink makes topics beside those of the journal, and does not say with how many replicas."""
+    shares = getattr(settings, "cluster", None) == "journal" and getattr(settings, "create_topics", False)
+    return shares and getattr(settings, "replication_factor", None) is None
 
 
 def _not_valid_for_long(valid: Validity) -> str | None:

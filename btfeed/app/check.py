@@ -117,7 +117,8 @@ async def _check_listener(path: str, address: str, is_running: bool) -> Check:
             return Check(path, f"{address}, probably by that btfeed", verdict="in use")
         holder = holder_of(host_and_port(address)[1]) if error.errno == errno.EADDRINUSE else None
         if holder and holder.keeps:
-            return Check(path, f"{address}, held for a server that is not running, by {holder}", verdict="in use")
+            runs = "running" if holder.runs else "not running"
+            return Check(path, f"{address}, held for a server that is {runs}, by {holder}", verdict="in use")
         return Check(path, free, explain(address, error))
     return Check(path, free)
 

@@ -6,7 +6,7 @@ import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from btfeed.address import host_and_port
@@ -53,11 +53,13 @@ def explain(address: str, error: OSError) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A process that has a port. keeps: it does so for a server that it starts: systemd, or a supervisor."""
+    """A process that has a port. keeps: it does so for a server that it starts: systemd, or a supervisor. runs: that server
+    has it, too."""
 
     pid: int
     program: str
     keeps: bool
+    runs: bool = False
 
     def __str__(self) -> str:
         return f"process {self.pid} ({self.program})"
@@ -66,16 +68,15 @@ class Holder:
 def holder_of(port: int) -> Holder | None:
     """The process that listens on a TCP port, as far as this user may see it. Of several, the one that keeps it."""
     sockets = {f"socket:[{inode}]" for inode in _listening(port)}
-    found = None
+    found: list[Holder] = []
     for process in Path("/proc").glob("[0-9]*") if sockets else ():
         with suppress(OSError):  # of another user, or gone
             if not sockets.isdisjoint(_open_files(process)):
                 words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
                 keeps = (process / "comm").read_text() == "systemd\n" or "btfeed.supervisor" in words
-                found = Holder(int(process.name), program_of(process), keeps)
-                if keeps:
-                    break
-    return found
+                found.append(Holder(int(process.name), program_of(process), keeps))
+    found.sort(key=lambda holder: not holder.keeps)
+    return replace(found[0], runs=len(found) > 1) if found else None
 
 
 def program_of(process: Path) -> str:

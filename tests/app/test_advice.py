@@ -2,6 +2,7 @@
 
 import sys
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -50,3 +51,22 @@ async def test_native_code_that_is_used_or_not_wanted_is_not_told(monkeypatch: p
     monkeypatch.setenv("BTFEED_PLAIN", "1")
     assert optional.optional("btfeed._gone", 2) is None
     assert await advised() == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"create_topics": True}, True),
+        ({"create_topics": True, "replication_factor": 3}, False),
+        ({}, False),
+    ],
+)
+async def test_topics_beside_the_journal_with_the_replicas_of_the_brokers_are_told(
+    keys: dict[str, Any], told: bool
+) -> None:
+    """The journal has three replicas, and what was delivered might have one."""
+    sink = {"type": "kafka", "cluster": "journal"} | keys
+    parsed = config.parse({"journal": {"type": "kafka", "bootstrap_servers": "k:1"}, "sinks": {"k": sink}}, {})
+    found = [item async for item in advice.advice(parsed) if item.path == "sinks.k.replication_factor"]
+    assert len(found) == told
+    assert all("brokers' default" in item.event for item in found)

@@ -192,8 +192,10 @@ async def test_a_port_that_is_held_for_the_server_is_no_failure(tmp_path: Path, 
     """Although no server is running: posts may wait in it for the next one."""
     with socket.create_server(("127.0.0.1", 0)) as taken, keeping(tmp_path, name, taken) as pid:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        taken.close()
         parsed = configured(tmp_path, receiver={"listen": address})
+        (told,) = (await found(parsed, "in use")).values()
+        assert told.startswith(f"{address}, held for a server that is running, by process {pid} (")  # this one
+        taken.close()
         assert await found(parsed) == {}
         (told,) = (await found(parsed, "in use")).values()
         assert told.startswith(f"{address}, held for a server that is not running, by process {pid} (")
