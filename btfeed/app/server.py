@@ -137,7 +137,7 @@ class Server:
             self.instruments.start(self.admin.figures.update)
             self._started = stack.pop_all()
         show_validity(self.config, self.metrics)
-        listens |= {"admin_host": admin_host, "admin_port": admin_port}
+        listens |= {"admin_host": admin_host, "admin_port": admin_port} if admin_port else {"admin_socket": admin_host}
         event = "listening" if self.receiver else "delivering"
         known = {key: value for key, value in self._identity.items() if value is not None}
         log.info(event, **listens, **known, version=version("btfeed"), mapping=native.PATH)

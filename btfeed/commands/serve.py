@@ -86,7 +86,7 @@ def receive(
     hang_ups.catch()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
     if own is not None:
-        structlog.contextvars.bind_contextvars(worker=own.number)
+        structlog.contextvars.bind_contextvars(worker=str(own))  # as the supervisor says it
     if own is not None and not own.number:
         if number != own.of:
             log.warning(

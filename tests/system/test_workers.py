@@ -110,7 +110,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkersServer]
 def test_workers_answer_as_one_server(running: WorkersServer) -> None:
     """/readyz, /metrics and /status of both, and the log says which worker wrote a line."""
     assert running.get("/readyz").startswith("worker 1: ready\nworker 2: ready\n")
-    assert {event["worker"] for event in running.listened()} == {1, 2}
+    assert {event["worker"] for event in running.listened()} == {"1/2", "2/2"} < running.pids().keys()
+    assert not any("admin_port" in event for event in running.listened())  # the process that answers for them has it
     assert private_directory(running).stat().st_mode & 0o777 == 0o700
     text = running.get("/metrics")
     assert 'btfeed_ready{worker="1"} 1.0' in text
@@ -123,7 +124,7 @@ def test_workers_answer_as_one_server(running: WorkersServer) -> None:
 
 
 def private_directory(server: WorkersServer) -> Path:
-    return Path(server.listened()[0]["admin_host"]).parent
+    return Path(server.listened()[0]["admin_socket"]).parent
 
 
 def test_the_port_of_another_server_is_not_shared(tmp_path: Path, running: WorkersServer) -> None:
@@ -145,7 +146,7 @@ def test_workers_share_a_socket_that_systemd_holds(tmp_path: Path) -> None:
     with WorkersServer(tmp_path / "server", held=held) as server:
         assert server.port == held.getsockname()[1]
         lines = [event for event in server.events() if event["event"] == "using an inherited socket"]
-        assert {line.get("worker") for line in lines} >= {1, 2}
+        assert {line.get("worker") for line in lines} >= {"1/2", "2/2"}
         assert server.post(b"no post")[0] == 400
     held.close()
 
