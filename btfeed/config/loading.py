@@ -28,7 +28,10 @@ from btfeed.telemetry.opentelemetry.settings import OpenTelemetrySettings
 from btfeed.toml_file import read_toml
 from sinks.settings import Settings
 
-ONE_WRITER = 'must be 1, since one process writes the journal\'s file; more need journal.type = "kafka"'
+ONE_WRITER = (
+    'must be 1, since one process writes the journal\'s file, receives and delivers; set journal.type = "kafka" for more,'
+    " and for `btfeed receive` and `btfeed deliver`"
+)
 """Why SQLite's journal has no workers."""
 DEFAULT: Mapping[str, Any] = {"sinks": {"files": {"type": "file", "directory": "btfeed-data/files"}}}
 """The configuration without a file. Everything else has its own default."""
