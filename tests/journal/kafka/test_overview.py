@@ -1,7 +1,7 @@
 """What a real broker says of a journal: topics, members and lag."""
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,7 +12,6 @@ from aiokafka.protocol.offset import OffsetRequest
 from btfeed.journal.kafka.cluster import Cluster
 from btfeed.journal.kafka.overview import GroupView, MemberView, Overview, away
 from btfeed.journal.kafka.settings import KafkaJournalSettings
-from btfeed.journal.kafka.topics import TopicState
 from btfeed.posts.post import Post
 from sinks.base import Unavailable
 from tests.journal.kafka.intakes import Intake, delete_before, opened, settings_for
@@ -36,7 +35,7 @@ async def overview(settings: KafkaJournalSettings, *sinks: str) -> Overview:
 
 
 @asynccontextmanager
-async def member(kafka: Kafka, intake: Intake, sink: str, partitions: int = 3) -> AsyncIterator[AIOKafkaConsumer]:
+async def member(kafka: Kafka, intake: Intake, sink: str) -> AsyncIterator[AIOKafkaConsumer]:
     """A static member of a sink's group that has all partitions."""
     group = intake.names.group(sink)
     consumer = AIOKafkaConsumer(
@@ -45,7 +44,7 @@ async def member(kafka: Kafka, intake: Intake, sink: str, partitions: int = 3) -
     )  # fmt: skip
     await consumer.start()
     try:
-        await until_async(lambda: len(consumer.assignment()) == partitions, "all partitions")
+        await until_async(lambda: len(consumer.assignment()) == 3, "all partitions")
         yield consumer
     finally:
         await consumer.stop()
@@ -127,15 +126,6 @@ class Halting(Cluster):
         return await super().ask(request, node)
 
 
-class Late(Cluster):
-    """It says where the topics ended before their posts came."""
-
-    async def offsets(
-        self, topic: TopicState, time: int | Mapping[int, int], silent: set[int] | None = None
-    ) -> dict[int, int]:
-        return {each.number: 0 for each in topic.partitions}
-
-
 async def test_a_broker_that_does_not_reply_hides_only_what_it_has(kafka: Kafka) -> None:
     """The others tell the rest, and it is named."""
     settings = settings_for(kafka.bootstrap)
@@ -149,21 +139,6 @@ async def test_a_broker_that_does_not_reply_hides_only_what_it_has(kafka: Kafka)
     assert [list(found.away), len(found.silent)] == [[], 1]
     assert found.topics[0].partitions == 3
     assert (found.groups[0].error, found.groups[0].partitions) == ("", [])
-
-
-async def test_no_sink_is_ahead_of_the_posts(kafka: Kafka) -> None:
-    """Posts that came while the brokers were asked are not delivered before they are there."""
-    settings = settings_for(kafka.bootstrap, partitions=1)
-    async with opened(settings) as intake:
-        await intake.append(posts_of(intake, [1.0])[0])
-        async with member(kafka, intake, "files", 1) as consumer:
-            await consumer.commit({TopicPartition(intake.names.posts, 0): 1})
-            cluster = Late(settings)
-            try:
-                (files,) = (await cluster.overview(["files"])).groups
-            finally:
-                await cluster.close()
-    assert [(each.offset, each.lag) for each in files.partitions] == [(1, 0)]
 
 
 def test_brokers_that_have_replicas_and_are_not_up_are_away() -> None:
