@@ -27,6 +27,7 @@ Table = dict[str, Any]
 """A match: what its keys may be is said by `matching`."""
 BUCKETS = {"1m": 60, "5m": 300, "15m": 900, "1h": 3600, "6h": 21_600, "1d": 86_400, "7d": 604_800}
 """Widths of a time series -> seconds."""
+MOST_STEPS = 50
 
 
 class StepSettings(Settings):
@@ -139,7 +140,7 @@ class Definition(Settings):
     tolerance: Seconds = 0.0
     bucket: Seconds | None = None
     timezone: str = "UTC"
-    steps: Annotated[list[StepSettings], Field(min_length=2, max_length=50)]
+    steps: Annotated[list[StepSettings], Field(min_length=2, max_length=MOST_STEPS)]
     exceptions: ExceptionSettings = ExceptionSettings()
     value: ValueSettings | None = None
     dimensions: dict[str, Name] = {}

@@ -4,6 +4,7 @@ A set is all rows of the table `picked`, or those of a table made of it that hav
 a split.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping
 from math import sqrt
 from typing import Any
@@ -20,6 +21,8 @@ from btfeed.flow.values import Money, value
 MANY = 5
 """The last class of a distribution: that many events, or more."""
 DROPPED = f"state NOT IN ({CONVERTED}, {LATE}, {OPEN})"
+TOGETHER = 60
+"""The most aggregates of a query: DuckDB takes memory for each of them, and 50 steps may have 6,000."""
 WILSON = 1.959963984540054
 """Standard deviations on both sides that hold 95 %."""
 
@@ -36,15 +39,25 @@ def figures(
     database: Database, definition: Definition, money: Mapping[Any, Money], key: str = "", table: str = "picked"
 ) -> dict[Any, Figures]:
     """Of all rows of a table under the key None; with the name of a column, for each value of it. Raises FlowError."""
-    columns = listed(_aggregates(definition))
-    query = f"SELECT {key} AS key, {columns} FROM {table} GROUP BY {key}" if key else f"SELECT {columns} FROM {table}"
-    rows = database.dicts(query)
-    return {row.get("key"): _read(definition, row, money.get(row.get("key"))) for row in rows}
+    rows = _rows(database, definition, table, key)
+    return {part: _read(definition, row, money.get(part)) for part, row in rows.items()}
 
 
 def nothing(database: Database, definition: Definition) -> Figures:
     """The figures of no flow."""
-    return _read(definition, database.one(f"SELECT {listed(_aggregates(definition))} FROM picked WHERE false"), None)
+    return _read(definition, _rows(database, definition, "picked WHERE false")[None], None)
+
+
+def _rows(database: Database, definition: Definition, source: str, key: str = "") -> dict[Any, Row]:
+    """The aggregates for each value of the key, or all under None."""
+    found: dict[Any, Row] = defaultdict(dict)
+    columns = _aggregates(definition)
+    for first in range(0, len(columns), TOGETHER):
+        some = listed(columns[first : first + TOGETHER])
+        query = f"SELECT {key} AS key, {some} FROM {source} GROUP BY {key}" if key else f"SELECT {some} FROM {source}"
+        for row in database.dicts(query):
+            found[row.get("key")] |= row
+    return dict(found)
 
 
 def _aggregates(definition: Definition) -> list[str]:

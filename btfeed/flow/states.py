@@ -41,7 +41,7 @@ def make(database: Database, definition: Definition, frame: Frame) -> None:
     database.run(f"CREATE OR REPLACE VIEW seen AS {_seen(definition, frame)}")
     database.run(f"CREATE OR REPLACE TABLE firsts AS {_firsts(definition, frame)}")
     if definition.order == "sequence":
-        database.run(f"CREATE OR REPLACE TABLE exact AS {_exact(definition)}")
+        _make_exact(database, definition)
     database.run(f"CREATE OR REPLACE TABLE flows AS {_flows(definition, frame)}")
     database.run("DROP TABLE firsts")
 
@@ -121,22 +121,31 @@ def _follow(definition: Definition) -> list[int]:
     return [rank for rank, after in enumerate(definition.graph.after) if after]
 
 
-def _exact(definition: Definition) -> str:
-    """The times of the steps of flows whose first events are out of order, by the rule, as t0 .."""
+def _make_exact(database: Database, definition: Definition) -> None:
+    """Make the table `exact`: the times of the steps of flows whose first events are out of order, by the rule, as t0 ..
+
+    The time of a step needs those of the steps before it. Each gets a statement of its own: in one query, DuckDB writes out
+    the times in each other, which doubles the query with each optional step.
+    """
+    begin = [rank for rank, after in enumerate(definition.graph.after) if not after]
+    all_times = [f"list(t) FILTER (place = {rank}) AS l{rank}" for rank in _follow(definition)]
+    database.run(f"""CREATE OR REPLACE TABLE exact AS SELECT flow,
+    {listed([*(f"min(t) FILTER (place = {rank}) AS t{rank}" for rank in begin), *all_times])}
+FROM seen
+WHERE place >= 0 AND flow IN (SELECT flow FROM firsts WHERE {_astray(definition)})
+GROUP BY flow""")
+    for rank in _follow(definition):
+        late_enough = f"list_filter(l{rank}, lambda t: t >= {_bound(definition, rank, 't')})"
+        database.run(f"""CREATE OR REPLACE TABLE exact AS
+SELECT * EXCLUDE (l{rank}), list_min({late_enough}) AS t{rank} FROM exact""")
+
+
+def _astray(definition: Definition) -> str:
+    """Whether the first events of a flow in `firsts` are out of order."""
     in_order = [
         f"(m{rank} IS NULL OR coalesce(m{rank} >= {_bound(definition, rank, 'm')}, false))" for rank in _follow(definition)
     ]
-    begin = [rank for rank, after in enumerate(definition.graph.after) if not after]
-    all_times = [f"list(t) FILTER (place = {rank}) AS l{rank}" for rank in _follow(definition)]
-    query = f"""SELECT flow,
-    {listed([*(f"min(t) FILTER (place = {rank}) AS t{rank}" for rank in begin), *all_times])}
-FROM seen
-WHERE place >= 0 AND flow IN (SELECT flow FROM firsts WHERE NOT ({" AND ".join(in_order) or "true"}))
-GROUP BY flow"""
-    for rank in _follow(definition):
-        late_enough = f"list_filter(l{rank}, lambda t: t >= {_bound(definition, rank, 't')})"
-        query = f"SELECT *, list_min({late_enough}) AS t{rank} FROM (\n{query})"
-    return query
+    return f"NOT ({' AND '.join(in_order) or 'true'})"
 
 
 def _flows(definition: Definition, frame: Frame) -> str:
