@@ -108,6 +108,7 @@ def report(
     selection = moments.selection(found)
     options = {
         "compare": _compare(compare),
+        "covered": True,
         "split": tuple(tuple(dimension(name, found, "--split") for name in each.split(",")) for each in split or ()),
         "lists": lists if lists is not None else TEXT_LISTS if form == "text" else PAGE_LISTS,
     }

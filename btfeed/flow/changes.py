@@ -21,15 +21,20 @@ def _changes(now: Figures, before: Figures) -> Iterator[tuple[str, Change]]:
     yield "conversion", share(now.counts.converted, now.counts.started, before.counts.converted, before.counts.started)
     for name in ("median", "p95", "average"):
         yield f"duration.{name}", plain(getattr(now.duration, name), getattr(before.duration, name))
-    a, b = now.exceptions, before.exceptions
-    yield "exceptions", count(a.exceptions, b.exceptions)
-    yield "exception_rate", share(a.exceptions, a.attempts, b.exceptions, b.attempts)
-    yield "success_rate", share(a.attempts - a.exceptions, a.attempts, b.attempts - b.exceptions, b.attempts)
+    here, there = now.exceptions, before.exceptions
+    yield "exceptions", count(here.exceptions, there.exceptions)
+    yield "exception_rate", share(here.exceptions, here.attempts, there.exceptions, there.attempts)
+    yield (
+        "success_rate",
+        share(here.attempts - here.exceptions, here.attempts, there.attempts - there.exceptions, there.attempts),
+    )
     if now.value and before.value:
         yield "value.won", plain(now.value.won, before.value.won)
         yield "value.average", plain(now.value.average, before.value.average)
-        yield "value.lost", plain(now.value.lost.known, before.value.lost.known)
-        yield "value.at_risk", plain(now.value.at_risk.known, before.value.at_risk.known)
+        of_both = {"lost": (now.value.lost, before.value.lost), "at_risk": (now.value.at_risk, before.value.at_risk)}
+        for name, (a, b) in of_both.items():
+            if a.flows or b.flows:  # else nothing is known of it, and 0 would say that nothing was lost
+                yield f"value.{name}", plain(a.known, b.known)
     yield from _of_steps(now, before)
 
 

@@ -24,11 +24,15 @@ from btfeed.flow.notes import notes
 from btfeed.flow.options import WEEK, ListOptions, ReportOptions, Source
 from btfeed.flow.report import Comparison, Figures, ListedFlow, Read, Report, Series, Trace, Transition
 from btfeed.flow.selecting import Picked, earlier, pick
+from btfeed.flow.selecting import values as values_of
 from btfeed.flow.series import series
 from btfeed.flow.splits import split
 from btfeed.flow.tracing import trace
 
 __all__ = ["Coverage", "Engine", "EngineMissing", "FlowError", "fields"]
+
+UNCOVERED = 0.01
+"""The share of a period before the oldest record up to which it is compared: the first flow comes a little later."""
 
 
 class Engine:
@@ -69,8 +73,9 @@ class Engine:
         picked, figures, ways, times = self._figures(options, as_of or 0, None)
         splits = {",".join(names): split(database, definition, names) for names in options.split}
         lists = listing.lists(database, definition, options.lists)
+        asked = {} if figures.counts.started else {name: values_of(database, definition, name) for name, _ in options.where}
         compare = self._compare(options, as_of, figures, times)
-        return Report(
+        made = Report(
             flow=definition.name,
             definition=definition.digest,
             as_of=as_of,
@@ -83,8 +88,9 @@ class Engine:
             splits=splits,
             lists=lists,
             compare=compare,
-            notes=notes(options, read, figures, ways, compare),
+            notes=(),
         )
+        return replace(made, notes=notes(definition, options, made, picked.young, asked))
 
     def flows(self, options: ListOptions) -> Sequence[ListedFlow]:
         """The flows of a selection."""
@@ -126,10 +132,18 @@ class Engine:
 
 def _shift(options: ReportOptions, as_of: int | None, first: int | None) -> tuple[str, int] | None:
     """How a period is compared, and how much earlier the other is; None: it is not."""
-    begin, compare = options.begin, options.compare
-    if compare == "none" or begin is None or as_of is None or first is None:
+    begin = options.begin
+    if options.compare == "none" or begin is None or as_of is None or first is None:
         return None
     length = (as_of + 1 if options.end is None else options.end) - begin
+    found = _wanted(options.compare, begin, length, first)
+    if found and options.covered and not _is_covered(begin - found[1], length, first):
+        return None
+    return found
+
+
+def _wanted(compare: str | int | None, begin: int, length: int, first: int) -> tuple[str, int] | None:
+    """The same, whether or not records are of the earlier period."""
     if isinstance(compare, int):
         return "shift", compare
     if compare is None and first >= begin:
@@ -137,3 +151,8 @@ def _shift(options: ReportOptions, as_of: int | None, first: int | None) -> tupl
     if compare == "week" or (compare is None and length < WEEK and first <= begin - WEEK):
         return "week", WEEK
     return ("previous", length) if length > 0 else None
+
+
+def _is_covered(begin: int, length: int, first: int) -> bool:
+    """Whether records that begin at `first` are of a whole period, or of all but a little of it."""
+    return first <= begin + UNCOVERED * length

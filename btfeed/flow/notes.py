@@ -1,21 +1,41 @@
 """What a reader of a report has to know so that its numbers are not misread."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from zoneinfo import ZoneInfo
 
+from btfeed.flow.definition import Definition
 from btfeed.flow.options import ReportOptions
-from btfeed.flow.report import Comparison, Figures, Read, Transition
+from btfeed.flow.report import UNKNOWN, Figures, Read, Report, Transition
+from btfeed.flow.words import moment, time
+from btfeed.telemetry.wording import cut
 
 MUCH_OPEN = 0.02
 """Share of open flows from which on rates are said to rise."""
+MOSTLY = 0.9
+"""Share of open flows without a value from which on it is said that only flows that are over have one."""
 MANY_WAYS = 0.01
 """Share of neighbours from which on ways that the definition does not have are told."""
 
 
 def notes(
-    options: ReportOptions, read: Read, figures: Figures, ways: Sequence[Transition], compare: Comparison | None
+    definition: Definition, options: ReportOptions, made: Report, young: int, asked: Mapping[str, Sequence[str]]
 ) -> tuple[str, ...]:
-    """Sentences."""
-    return (*_of_records(read), *_of_flows(options, figures), *_of_ways(ways), *_of_comparison(options, compare))
+    """Sentences.
+
+    made   the report that they are of, but for its notes
+    young  how many flows are left out since they are too young
+    asked  if there is no flow: dimensions that flows are chosen by -> values that there are
+    """
+    zone = ZoneInfo(definition.timezone)
+    return (
+        *_of_records(made.source),
+        *_of_nothing(options, made, asked, young, zone),
+        *_of_flows(options, made.figures),
+        *_of_age(options, made, young, definition.window is not None),
+        *_of_splits(made),
+        *_of_ways(made.transitions),
+        *_of_comparison(options, made, zone),
+    )
 
 
 def _of_records(read: Read) -> Iterator[str]:
@@ -52,9 +72,46 @@ def _of_ways(ways: Sequence[Transition]) -> Iterator[str]:
         )
 
 
-def _of_comparison(options: ReportOptions, compare: Comparison | None) -> Iterator[str]:
-    asked = options.compare not in (None, "none")
-    if asked and compare is None:
-        yield "nothing is compared: that needs the beginning of the period"
+def _of_nothing(
+    options: ReportOptions, made: Report, asked: Mapping[str, Sequence[str]], young: int, zone: ZoneInfo
+) -> Iterator[str]:
+    """Why there is no flow."""
+    read = made.source
+    if made.figures.counts.started or young or not read.matched:
+        return
+    strange = [(name, value) for name, value in options.where if asked.get(name) and value not in asked[name]]
+    for name, value in strange:
+        yield f"no flow has the {name} {cut(value)}; there is {', '.join(map(cut, asked[name]))}"
+    bounds = (options.begin, options.end, options.as_of)
+    if not strange and any(bound is not None for bound in bounds):
+        yield f"no flow in this period: records are from {moment(read.first, zone)} to {moment(read.last, zone)}"
+
+
+def _of_age(options: ReportOptions, made: Report, young: int, windowed: bool) -> Iterator[str]:
+    if options.mature and made.usual is None:
+        yield "no flow has converted, so it is not known which are old enough to be over: --mature leaves out none"
+    elif young:
+        flows = "1 flow is" if young == 1 else f"{young:,} flows are"
+        why = "the window" if windowed else "within which 99 % of flows that convert do so"
+        yield f"{flows} too young, and left out: the limit is {time(made.usual)}, {why}"
+
+
+def _of_splits(made: Report) -> Iterator[str]:
+    """Whether values are known of flows that are over only, so that open ones are in no part of their own."""
+    for name, parts in made.splits.items():
+        still = sum(part.figures.counts.open for part in parts)
+        nameless = sum(part.figures.counts.open for part in parts if UNKNOWN in part.values)
+        if still and nameless / still > MOSTLY and any(UNKNOWN not in part.values for part in parts):
+            yield f"{nameless:,} of {still:,} open flows have no {name} yet: the rates of its values look too high"
+
+
+def _of_comparison(options: ReportOptions, made: Report, zone: ZoneInfo) -> Iterator[str]:
+    compare, first = made.compare, made.source.first
     if compare and not compare.figures.counts.started:
         yield "no flow has started in the period that is compared"
+    if compare or options.compare == "none":
+        return
+    if options.begin is not None and options.covered and first is not None and made.figures.counts.started:
+        yield f"nothing is compared: records begin at {moment(first, zone)}, too late for an earlier period"
+    elif options.compare is not None:
+        yield "nothing is compared: that needs the beginning of the period"

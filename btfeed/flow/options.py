@@ -52,11 +52,13 @@ class ReportOptions(Selection):
 
     compare  with the period before, with the same a week before, with one N milliseconds before, or not at all; None:
              a week before where the records go back so far and the period is shorter than a week, else the period before
+    covered  compare only where the records go back to the beginning of the earlier period
     split    one or two dimensions each
     lists    how many flows each list has
     """
 
     compare: Literal["previous", "week", "none"] | int | None = None
+    covered: bool = False
     split: tuple[tuple[str, ...], ...] = ()
     lists: int = 0
 

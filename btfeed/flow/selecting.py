@@ -15,16 +15,24 @@ from btfeed.flow.states import CONVERTED, Frame
 MOST_FLOWS_IN = 0.99
 """The share of converted flows that come to the goal within the usual time."""
 
+SOME_VALUES = 8
+"""Values of a dimension that are named to who asks for one that is not there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Picked:
-    """What `picked` is of. usual: see Report."""
+    """What `picked` is of.
+
+    usual  see Report
+    young  flows of the period that are left out, since they began after `period.mature_before`
+    """
 
     frame: Frame
     period: Period
     usual: float | None
     headless: int
     carried_in: int
+    young: int
 
 
 def pick(database: Database, definition: Definition, selection: Selection, as_of: int) -> Picked:
@@ -46,10 +54,18 @@ WHERE start IS NOT NULL AND {belongs} AND {mature} AND {wanted}""")
     carried = "false" if selection.begin is None else f"start < {selection.begin} AND inside AND NOT ({belongs})"
     beside = database.one(f"""SELECT
     count(*) FILTER (start IS NULL AND inside) AS headless,
-    count(*) FILTER ({carried}) AS carried_in
+    count(*) FILTER ({carried}) AS carried_in,
+    count(*) FILTER (start IS NOT NULL AND {belongs} AND NOT {mature}) AS young
 FROM flows AS picked WHERE {wanted}""")
     period = Period(selection.begin, selection.end, selection.by, selection.mature, before)
-    return Picked(frame, period, usual, beside["headless"], beside["carried_in"])
+    return Picked(frame, period, usual, **beside)
+
+
+def values(database: Database, definition: Definition, name: str) -> list[str]:
+    """The most frequent values of a dimension in `flows`. Raises FlowError."""
+    rows = database.rows(f"""SELECT {known(definition, name)} AS named FROM flows AS picked
+WHERE start IS NOT NULL GROUP BY named ORDER BY count(*) DESC, named LIMIT {SOME_VALUES}""")
+    return [str(row[0]) for row in rows]
 
 
 def earlier(selection: Selection, shift: int) -> Selection:

@@ -173,10 +173,14 @@ def shown_change(name: str, change: Change) -> tuple[str, str]:
     return number(change.now), number(change.before)
 
 
+AS_FAR = {"value.lost": ", where known", "value.at_risk": ", where known"}
+"""Changes that are of a part of what the report says -> of which."""
+
+
 def _changes(found: Mapping[str, Change]) -> Iterator[tuple[str, ...]]:
     for name, change in changes(found):
         told = words.change(change.now, change.before, change.change, change.points, change.noise)
-        yield (name.replace("_", " ").replace(".", " "), *shown_change(name, change), told)
+        yield (name.replace("_", " ").replace(".", " ") + AS_FAR.get(name, ""), *shown_change(name, change), told)
 
 
 def split_head(name: str) -> tuple[str, ...]:
