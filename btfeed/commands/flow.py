@@ -216,8 +216,10 @@ def list_flows(
     if as_json:
         for listed in flows:
             typer.echo(json_form.line(json_form.plain(listed)).decode())
-    else:
+    elif flows:
         typer.echo(printable("\n".join(text.listed(flows, ZoneInfo(found.timezone)))))
+    else:
+        say("no flow fits these options")
     if len(flows) == limit:
         say(f"there may be more than {limit}: see --limit")
 
@@ -262,7 +264,7 @@ def trace(
     with told():
         traced, _ = records.answer(found, lambda engine: engine.trace(flow_id, moment), flow=flow_id)
     if traced is None:
-        fail(f"no record has the id {flow_id}")
+        fail(f"no record has the id {flow_id}" + (f", as of {as_of}" if as_of else ""))
     from btfeed.flow import as_json as json_form
     from btfeed.flow import text
 

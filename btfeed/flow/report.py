@@ -324,6 +324,7 @@ class Report:
 class TracedRecord:
     """A record of a flow, or a PurePath behind one of its actions.
 
+    time     its start; of an end, when the flow was over
     gap      from the end of the record before to its start; None for the first, and around PurePaths
     step     the step that it is; None: not one
     kind     "step", "exception" (of `step`, and not the step itself), "end", "purepath", "other" (copies of others, too)

@@ -243,7 +243,9 @@ def trace(found: Trace, zone: ZoneInfo) -> Iterator[str]:
                 ", ".join(marks) or ("" if record.kind in ("step", "purepath") else record.kind),
             )
         )
-    yield from table(("time", "gap", "step", "event.type", "outcome", "duration", "value", ""), rows, texts=(0, 2, 3, 4, 7))
+    yield from table(
+        ("time", "gap", "step", "event.type", "outcome", "duration", "value", "what"), rows, texts=(0, 2, 3, 4, 7)
+    )
     yield ""
     reached = [(name, words.exact(at) if at is not None else words.NOTHING) for name, at in found.steps.items()]
     yield from table(("step", "reached at"), reached, texts=(0, 1))

@@ -34,7 +34,7 @@ def trace(
 ) -> Trace | None:
     """None if no record has this id. In an empty database. Raises FlowError.
 
-    asked   the moment to look from; None: `newest`, which is only called if it matters
+    asked   the moment to look from: later records do not exist; None: `newest`, which is only called if it matters
     """
     wanted = f"{reading.correlation(definition)} = {literal(flow)}"
     database.run("CREATE TABLE raw (record VARCHAR, behind BOOLEAN)")
@@ -55,7 +55,8 @@ def trace(
     if asked is None and database.rows(f"SELECT 1 FROM flows WHERE state > {ENDED} OR start IS NULL"):
         as_of = newest() or as_of
         pick(database, definition, Selection(as_of=as_of), as_of)
-    return _told(database, definition, flow, as_of)
+    found_then = _told(database, definition, flow, as_of, "true" if asked is None else f"coalesce(over, time) <= {asked}")
+    return found_then if any(record.kind != "purepath" for record in found_then.records) else None
 
 
 def _field(name: str) -> str:
@@ -108,7 +109,8 @@ def _newest_of(database: Database) -> int:
     return int(row["newest"] or 0)
 
 
-def _told(database: Database, definition: Definition, flow: str, as_of: int) -> Trace:
+def _told(database: Database, definition: Definition, flow: str, as_of: int, which: str) -> Trace:
+    """which: the records that exist. That of an end stands where the flow was over, and not where the visit began."""
     flows = database.dicts("SELECT * FROM flows")
     row = flows[0] if flows else None
     times = {step.name: row[f"t{rank}"] if row else None for rank, step in enumerate(definition.steps)}
@@ -116,9 +118,11 @@ def _told(database: Database, definition: Definition, flow: str, as_of: int) -> 
     rows = database.dicts(f"""SELECT record, behind, {milliseconds(TIME)} AS time, {identifier(TYPE)} AS type,
     {identifier(OUTCOME)} AS outcome, try_cast({identifier(DURATION)} AS BIGINT) / 1e6 AS duration,
     {identifier(ID)} AS event_id, {identifier(PUREPATH_ID)} AS purepath,
+    CASE WHEN events.place IS NULL THEN events.ended END AS over,
     events.number_of IS NOT NULL AS counts, events.place, events.failed, events.ended, events.value
 FROM told LEFT JOIN events USING (number_of)
-ORDER BY number_of""")
+WHERE {which}
+ORDER BY coalesce(over, time), number_of""")
     records: list[TracedRecord] = []
     before: TracedRecord | None = None
     for each in rows:
@@ -137,7 +141,7 @@ def _record(definition: Definition, row: Row, times: dict[str, int | None], befo
     if row["counts"]:
         kind = "end" if place is None else "exception" if place < 0 else "step"
     return TracedRecord(
-        time=row["time"],
+        time=row["time"] if row["over"] is None else row["over"],
         gap=row["time"] - before.time - (before.duration or 0.0) if before and kind in ("step", "exception") else None,
         step=step,
         kind=kind,

@@ -109,6 +109,8 @@ def test_flows_are_listed_and_traced(shop: Path) -> None:
     assert json.loads(invoke("flow", "trace", "web-shop", flow, shop, "--json").stdout)["steps"]["Cart"].endswith("Z")
     result = invoke("flow", "trace", "web-shop", "4711", shop)
     assert (result.exit_code, result.stderr) == (1, "no record has the id 4711\n")
+    result = invoke("flow", "list", "web-shop", shop, "--idle", "300d")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "no flow fits these options\n")
     result = invoke("flow", "list", "web-shop", shop, "--state", "gone", "--at", "Cart")
     assert (result.exit_code, "'gone' is not one of converted, late, ended, lost, open" in result.stderr) == (2, True)
 

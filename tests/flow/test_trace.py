@@ -96,6 +96,24 @@ def test_a_trace_says_why_a_flow_is_in_its_state(tmp_path: Path) -> None:
     assert looked_earlier.flow.state == "open"
 
 
+def test_later_records_do_not_exist_for_a_trace(tmp_path: Path) -> None:
+    """Also the end, which stands where the flow was over and not where the visit began; before all, there is no flow."""
+    rows = [
+        record("visit", -1, end_time=moment(BEGIN + 5 * UNIT)),
+        record("a", 0, **{"appmon.purepath.id": "p"}), record("b", 3),
+        record("purepath", 4, "", **{"event.category": "purepath", "appmon.purepath.id": "p"}),
+    ]  # fmt: skip
+    with engine(parse(STEPS), tmp_path, *rows) as running:
+        whole, early = running.trace("1"), running.trace("1", as_of=BEGIN + 3 * UNIT)
+        assert running.trace("1", as_of=BEGIN - 1) is None
+    assert whole
+    assert [(each.kind, each.time) for each in whole.records] == [
+        ("step", BEGIN), ("step", BEGIN + 3 * UNIT), ("purepath", BEGIN + 4 * UNIT), ("end", BEGIN + 5 * UNIT),
+    ]  # fmt: skip
+    assert early
+    assert [each.event_type for each in early.records] == ["a", "b"]
+
+
 def test_a_trace_finds_an_id_however_it_is_written(tmp_path: Path) -> None:
     """Letters that JSON may write as escapes, and numbers."""
     row = record("a", 0, "ä/\\'x")
