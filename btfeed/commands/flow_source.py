@@ -75,16 +75,15 @@ class Records:
                 say(note)
             try:
                 with Engine(definition, scan.source, self.memory, self.temp) as engine:
-                    return ask(engine), scan
+                    return _any_read(engine, ask(engine), scan, flow)
             except EngineMissing:
                 raise
             except FlowError:
-                repaired = scan.repaired()
+                repaired = scan.repaired(say)
                 if repaired.unreadable == scan.unreadable:
                     raise
-            say("a compressed file is damaged, or cut off: what comes before that is read")
             with Engine(definition, repaired.source, self.memory, self.temp) as engine:
-                return ask(engine), repaired
+                return _any_read(engine, ask(engine), repaired, flow)
 
     @contextmanager
     def _scan(self, definition: "Definition", whole: bool, flow: str | None) -> "Iterator[Scan]":
@@ -156,12 +155,26 @@ class Records:
         return fail(f"sink {name} is of type {kind}: flows are read of file and elasticsearch sinks", 2)
 
 
+def _any_read(engine: "Engine", answer: T, scan: "Scan", flow: str | None) -> "tuple[T, Scan]":
+    """What was answered. Raises FlowError if nothing at all of the source can be read: zeros would look like numbers.
+
+    flow  the only flow that was looked for, for which not all records are read
+    """
+    from btfeed.flow.errors import FlowError
+
+    if flow is None and engine.read.records == engine.read.unreadable and (engine.read.records or scan.unreadable):
+        what = count(engine.read.unreadable + scan.unreadable, "line, post or file", "lines, posts or files")
+        raise FlowError(f"nothing can be read: {what} without a record that has a time")
+    return answer, scan
+
+
 def with_unreadable(made: "Report", scan: "Scan") -> "Report":
     """The report with what could not be brought to the engine among the records that could not be read."""
     if not scan.unreadable:
         return made
     source = replace(made.source, unreadable=made.source.unreadable + scan.unreadable)
-    note = f"damaged, or cut off: {count(scan.unreadable, 'post')} or files; what comes before the damage is counted"
+    what = count(scan.unreadable, "post, line or file", "posts, lines or files")
+    note = f"damaged, or cut off: {what}; what comes before the damage is counted"
     return replace(made, source=source, notes=(*made.notes, note))
 
 

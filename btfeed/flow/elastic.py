@@ -20,10 +20,11 @@ import msgspec
 from elastic_transport import SerializerCollection, TransportError
 from elasticsearch import ApiError, UnsupportedProductError
 
+from btfeed.flow.damage import SourceError
 from btfeed.flow.definition import Definition
 from btfeed.flow.matching import Match, conditions
 from btfeed.flow.options import Source
-from btfeed.flow.sources import Scan, SourceError
+from btfeed.flow.sources import Scan
 from sinks.base import SinkError
 from sinks.elasticsearch.client import connect, transport_error
 from sinks.elasticsearch.index import IGNORE_ABOVE

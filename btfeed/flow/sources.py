@@ -20,18 +20,14 @@ from typing import Any, BinaryIO, cast
 
 import msgspec
 
-from btfeed.flow.errors import FlowError
+from btfeed.flow import damage
+from btfeed.flow.damage import SourceError
 from btfeed.flow.options import Source
 from btfeed.posts import files as postfile
 from btfeed.posts.post import Malformed, digest
 from btfeed.records.mapper import PostMapper
 from btfeed.telemetry.wording import count
 from sinks.shared.avro import avro_restorer
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 NDJSON = (".ndjson", ".ndjson.gz", ".ndjson.zst")
 """How names of NDJSON files end. Others that people use: .jsonl and .json, which have one record a line too."""
@@ -42,12 +38,9 @@ _KNOWN = "*.ndjson, *.jsonl and *.json (also with .gz or .zst), *.avro, *.parque
 _GLOB = set("*?[]{}")
 """Characters that DuckDB reads as a pattern."""
 _CHUNK = 2**20
+DAMAGED = "damaged, or cut off: what comes before that is read"
 MANY = 1_000_000
 """Records of Avro from which on a message says that it is slow."""
-
-
-class SourceError(FlowError):
-    """A source can't be read. The message says which one, why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,22 +57,37 @@ class Scan:
     spool: Path = Path()
     notes: tuple[str, ...] = ()
 
-    def repaired(self) -> "Scan":
-        """The same without damaged compressed files, which DuckDB refuses as a whole: what is readable of them is in the
-        spool. Each counts as one unreadable record. Reads them all once."""
+    def repaired(self, say: Callable[[str], None] = lambda text: None) -> "Scan":
+        """The same without what DuckDB refuses: damaged compressed files, and lines that are too long. What is readable of
+        such files is in the spool. Each counts as one unreadable record. Reads them all once.
+
+        say  is told which files these are
+
+        Raises SourceError.
+        """
         kept: list[Path] = []
-        damaged = 0
+        unreadable = self.unreadable
         for path in self.source.ndjson:
-            if path.suffix not in (".gz", ".zst") or _is_whole(path):
-                kept.append(path)
-                continue
-            damaged += 1
-            rescued = self.spool / f"rescued-{damaged}.ndjson"
-            with rescued.open("wb") as out:
-                for chunk in _rescue(path):
-                    out.write(chunk)
-            kept.append(rescued)
-        return replace(self, source=replace(self.source, ndjson=tuple(kept)), unreadable=self.unreadable + damaged)
+            damaged, long = damage.faults(path)
+            name = "standard input" if path.parent == self.spool and path.name.startswith("stdin") else path
+            if damaged:
+                say(f"{name}: {DAMAGED}")
+            if long:
+                say(f"{name}: {count(long, 'line')} of more than 16 MiB left out")
+            unreadable += damaged + long
+            kept.append(_rescued(path, self.spool) if damaged or long else path)
+        return replace(self, source=replace(self.source, ndjson=tuple(kept)), unreadable=unreadable)
+
+
+def _rescued(path: Path, spool: Path) -> Path:
+    """A file with what can be read of one. Raises SourceError."""
+    rescued = spool / f"rescued-{len(list(spool.glob('rescued-*')))}.ndjson"
+    try:
+        with rescued.open("wb") as out:
+            out.writelines(damage.readable(path))
+    except OSError as error:
+        raise SourceError(f"can't write to {spool}: {error.strerror}; see --temp") from None
+    return rescued
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +195,9 @@ def of_files(
         open_files = count(len(found.passed_over), "open file")
         notes.append(f"{open_files} passed over, which a server may still write to: --open reads them, too")
     spooled = _Spool(place, say)
-    ndjson = [_plain_name(path, place, number) for number, path in enumerate(found.ndjson)]
+    ndjson = [_plain_name(path, place, number) for number, path in enumerate(map(spooled.whole, found.ndjson))]
+    for path in found.parquet:
+        _check_parquet(path)
     parquet = [_plain_name(path, place, number) for number, path in enumerate(found.parquet)]
     try:
         if found.avro:
@@ -209,6 +219,19 @@ def _plain_name(path: Path, place: Path, number: int) -> Path:
     link = place / f"link-{number}{suffix}"
     link.symlink_to(path.absolute())
     return link
+
+
+def _check_parquet(path: Path) -> None:
+    """Raises SourceError unless it begins and ends as such files do."""
+    try:
+        with path.open("rb") as file:
+            begin = file.read(4)
+            file.seek(-4, os.SEEK_END)
+            end = file.read(4)
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror}") from None
+    if (begin, end) != (b"PAR1", b"PAR1"):
+        raise SourceError(f"{path}: no Parquet file, or cut off: nothing of it can be read")
 
 
 class _Spool:
@@ -255,11 +278,22 @@ class _Spool:
                     kind = _copy_standard_input(path)
                     path = path.rename(path.with_name(f"stdin{kind}"))
                     if kind in NDJSON:
-                        yield path
+                        yield self.whole(path, "standard input")
                         continue
                 made = made or mapper()
                 self._map(path, made, out)
         yield spooled
+
+    def whole(self, path: Path, name: str = "") -> Path:
+        """The file itself, or what is readable of it if it is a zstd file that is cut. name: what it is called."""
+        try:
+            if path.name.removesuffix(OPEN).endswith(".zst") and damage.is_cut(path):
+                self.unreadable += 1
+                self._say(f"{name or path}: {DAMAGED}")
+                return _rescued(path, self._place)
+        except OSError as error:
+            raise SourceError(f"{name or path}: {error.strerror}") from None
+        return path
 
     def _map(self, path: Path, mapper: PostMapper, out: BinaryIO) -> None:
         try:
@@ -276,7 +310,7 @@ class _Spool:
 
     def _damaged(self, path: Path) -> None:
         self.unreadable += 1
-        self._say(f"{path}: damaged, or cut off: what comes before that is read")
+        self._say(f"{path}: {DAMAGED}")
 
 
 def _copy_standard_input(path: Path) -> str:
@@ -287,6 +321,9 @@ def _copy_standard_input(path: Path) -> str:
         shutil.copyfileobj(given, out, _CHUNK)
     with path.open("rb") as file:
         head = file.read(4)
+        if head in (b"Obj\x01", b"PAR1"):
+            form = "Avro" if head == b"Obj\x01" else "Parquet"
+            raise SourceError(f"standard input: {form} can't be read from there: name the file")
         if head == b"\x28\xb5\x2f\xfd":
             return ".ndjson.zst"
         if head[:2] != b"\x1f\x8b":
@@ -301,36 +338,3 @@ def _copy_standard_input(path: Path) -> str:
 def _is_json(head: bytes) -> bool:
     """Whether a line of JSON begins so. A post of 123 bytes has a length of `{`, but then a field's number."""
     return head[:1] == b"{" and head[1:2] in (b'"', b" ", b"}", b"\n", b"\t")
-
-
-def _opened(path: Path) -> BinaryIO:
-    return cast("BinaryIO", gzip.open(path) if path.suffix == ".gz" else zstd.open(path))
-
-
-_DAMAGE = (EOFError, zlib.error, zstd.ZstdError, gzip.BadGzipFile)
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether it can be decompressed."""
-    try:
-        with _opened(path) as file:
-            while file.read(_CHUNK):
-                pass
-    except _DAMAGE:
-        return False
-    except OSError as error:
-        raise SourceError(f"{path}: {error.strerror}") from None
-    return True
-
-
-def _rescue(path: Path) -> Iterator[bytes]:
-    """What can be decompressed before the damage: in small pieces, since a read that fails gives nothing. Whole lines only:
-    the file is counted as damaged already."""
-    rest = b""
-    try:
-        with _opened(path) as file:
-            while chunk := file.read(2**10):
-                *lines, rest = (rest + chunk).split(b"\n")
-                yield b"".join(line + b"\n" for line in lines)
-    except _DAMAGE:
-        return

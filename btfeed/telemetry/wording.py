@@ -6,9 +6,9 @@ CUT = "\N{HORIZONTAL ELLIPSIS}"
 """Stands for what was cut off."""
 
 
-def count(number: int, noun: str) -> str:
-    """A number with its noun in singular or plural."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def count(number: int, noun: str, plural: str = "") -> str:
+    """A number with its noun in singular or plural, which ends in s unless it is given."""
+    return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
 
 
 def size(nbytes: float) -> str:

@@ -9,8 +9,9 @@ import pytest
 from aiohttp import web
 
 from btfeed.flow import elastic
+from btfeed.flow.damage import SourceError
 from btfeed.flow.definition import load, parse
-from btfeed.flow.sources import Scan, SourceError
+from btfeed.flow.sources import Scan
 from sinks.shared.clock import SYSTEM_CLOCK
 from tests.servers.stand_in import StandIn
 

@@ -6,15 +6,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 from typer.testing import Result
 
+from btfeed.flow.damage import SourceError, is_cut
 from btfeed.flow.definition import load
 from btfeed.flow.engine import Engine
 from btfeed.flow.options import ReportOptions
-from btfeed.flow.sources import SourceError, find, of_files, spool
+from btfeed.flow.sources import find, of_files, spool
 from btfeed.posts import files as postfile
 from btfeed.posts.post import digest
 from btfeed.records.schema import MAPS, RECORD_FIELDS
@@ -105,6 +107,8 @@ def test_a_cut_file_is_read_up_to_its_end(suffix: str, lines: bytes, tmp_path: P
     assert found["counts"]["started"] == 60
     assert found["source"]["unreadable"] >= 1
     assert any("cut" in note for note in found["notes"])
+    if suffix:
+        assert f"{path}: damaged, or cut off" in report(path).stderr
 
 
 def test_damage_in_the_middle_leaves_what_is_before_it(lines: bytes, tmp_path: Path) -> None:
@@ -118,6 +122,63 @@ def test_damage_in_the_middle_leaves_what_is_before_it(lines: bytes, tmp_path: P
     assert found["counts"]["started"] == 60
     assert found["source"]["unreadable"] >= 2
     assert "damaged" in result.stderr
+
+
+def test_a_zstd_file_that_is_cut_is_found_wherever_it_is_cut(tmp_path: Path) -> None:
+    """Of two frames, the second with several blocks; also between these, where its lines look whole."""
+    noise = os.urandom(2**18)
+    path = tmp_path / "a.zst"
+    first, second = zstd.compress(b"some lines"), zstd.compress(noise)
+    whole = first + second
+    skipped = (0x184D2A53).to_bytes(4, "little") + (5).to_bytes(4, "little") + b"notes"
+    for content in (whole, whole + skipped, first, b"no zstd at all"):
+        path.write_bytes(content)
+        assert not is_cut(path)
+    for end in (
+        *range(len(first) + 4, len(first) + 20),
+        *range(len(first) + 131_070, len(first) + 131_100),
+        len(whole) - 1,
+    ):
+        path.write_bytes(whole[:end])
+        assert is_cut(path), end
+
+
+@pytest.mark.parametrize("form", ["", ".gz", "-"])
+def test_a_line_that_is_too_long_is_left_out(form: str, lines: bytes, tmp_path: Path) -> None:
+    """It counts as one unreadable record, in a file or from standard input; all others count, the last one, too."""
+    half = lines.index(b"\n", len(lines) // 2) + 1
+    content = lines[:half] + b'{"event.type": "' + b"x" * 2**25 + b'"}\n' + lines[half:-1]
+    path = tmp_path / f"a.ndjson{form.removeprefix('-')}"
+    path.write_bytes(gzip.compress(content, 1) if form == ".gz" else content)
+    command = [*BTFEED, "flow", "report", "web-shop", "-" if form == "-" else str(path), "--format", "json"]
+    with path.open("rb") as given:
+        done = subprocess.run(command, stdin=given, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["counts"]["started"], found["source"]["unreadable"]) == (60, 1)
+    name = "standard input" if form == "-" else str(path)
+    assert f"{name}: 1 line of more than 16 MiB left out" in done.stderr
+
+
+@pytest.mark.parametrize("suffix", [".ndjson", ".ndjson.gz", ".ndjson.zst", ".avro", ".btposts", ".parquet"])
+def test_where_nothing_can_be_read_there_are_no_numbers(suffix: str, tmp_path: Path) -> None:
+    """Zeros would look like numbers. Random bytes under any name are exit status 1, and no words of DuckDB."""
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(Random(1).randbytes(20_000))
+    result = report(path)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "nothing" in result.stderr
+    assert "read" in result.stderr
+    assert "Error" not in result.stderr
+
+
+@pytest.mark.parametrize("head", [b"Obj\x01", b"PAR1"], ids=["avro", "parquet"])
+def test_what_can_t_come_from_standard_input_is_told(head: bytes) -> None:
+    """Formats that are no lines."""
+    command = [*BTFEED, "flow", "report", "web-shop", "-"]
+    done = subprocess.run(command, input=head + bytes(99), capture_output=True, timeout=DEADLINE, check=False)
+    assert done.returncode == 1
+    assert b"can't be read from there: name the file" in done.stderr
 
 
 def test_lines_that_are_no_records_are_counted(lines: bytes, tmp_path: Path) -> None:
