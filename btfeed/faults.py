@@ -44,6 +44,8 @@ MESSAGES = {
     "string_pattern_mismatch": "must match the pattern {pattern}",
 }
 """Type of a pydantic error -> what we say instead. The placeholders are names of the error's context."""
+ONE, SEVERAL = BRANCHES = ("constrained-str", "list[constrained-str]")
+"""What pydantic calls the two types of a key that takes a text or a list of texts; it is no part of the key's path."""
 TABLE_EXPECTED = ("model_type", "model_attributes_type", "dict_type")
 OWN = ("value_error", "assertion_error")
 """Errors of our own validators, which say themselves what is wrong."""
@@ -121,10 +123,11 @@ def validate(
     try:
         return model.model_validate(table, context={BASE: base})
     except ValidationError as error:
-        errors = error.errors(include_url=False)
+        errors = [fault for fault in error.errors(include_url=False) if _is_meant(fault)]
         _check_rules(model, table, [fault["loc"] for fault in errors], path, faults, also, {BASE: base})
         for fault in errors:
-            location, kind, value = fault["loc"], fault["type"], fault["input"]
+            location = tuple(part for part in fault["loc"] if part not in BRANCHES)
+            kind, value = fault["type"], fault["input"]
             full_path = (*path, *map(str, location))
             if kind == "extra_forbidden":
                 message = unknown_key(model, location, also)
@@ -132,9 +135,18 @@ def validate(
                 message = _expected_table(full_path, location)
             else:
                 context = _as_written(fault.get("ctx", {}), model, location)
-                message = _message(kind, fault["msg"], context) + _example(kind, model, location, value)
+                also_list = ", or a list of such texts" if ONE in fault["loc"] and kind == "string_type" else ""
+                message = _message(kind, fault["msg"], context) + also_list + _example(kind, model, location, value)
             faults.add(full_path, message)
         return None
+
+
+def _is_meant(fault: Any) -> bool:
+    """Of a key that takes a text or a list of texts, pydantic tells the errors of both; those of one say what is wrong."""
+    location, value = fault["loc"], fault["input"]
+    if ONE in location:
+        return not (location[-1] == ONE and isinstance(value, list))
+    return not (location and location[-1] == SEVERAL and not isinstance(value, list))
 
 
 def _check_rules(

@@ -130,7 +130,11 @@ def _compare(text: str | None) -> Any:
     """What ReportOptions takes. Raises BadParameter."""
     if text is None or text in ("previous", "week", "none"):
         return text
-    return length(text, "--compare")
+    try:
+        return length(text, "--compare")
+    except typer.BadParameter:
+        choice = f"{text!r} is not previous, week, none, or a time such as 7d or 24h"
+        raise typer.BadParameter(choice, param_hint="--compare") from None
 
 
 def _write(made: "Report", definition: "Definition", form: Format, out: Path | None) -> None:

@@ -29,4 +29,4 @@ def seconds(text: str) -> float:
     try:
         return _seconds.validate_python(text)
     except ValidationError:
-        raise ValueError(f"invalid time {text!r}: write 500ms, 2s or 1m30s") from None
+        raise ValueError(f"invalid time {text!r}: write 500ms, 2s, 1m30s or 7d") from None

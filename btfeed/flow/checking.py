@@ -7,6 +7,7 @@ from btfeed.flow.definition import Definition
 from btfeed.flow.report import Report
 from btfeed.flow.text import table
 from btfeed.flow.words import number, percent
+from btfeed.page.wording import count
 
 TOLERATED = 0.01
 """The share of events out of order, and of ways that the definition does not have, above which it does not fit."""
@@ -15,13 +16,13 @@ TOLERATED = 0.01
 def lines(definition: Definition, coverage: Coverage) -> Iterator[str]:
     """How many records are what."""
     read = coverage.read
-    yield f"{number(read.records)} records, of which {number(read.matched)} matter to the definition"
+    yield f"{count(read.records, 'record')}, of which {number(read.matched)} matter to the definition"
     yield ""
     rows = [(step.name, number(coverage.by_step.get(step.name, 0))) for step in definition.steps]
     yield from table(("step", "records"), rows)
     if definition.ends:
         yield ""
-        yield f"{number(coverage.ends)} records say that a flow is over"
+        yield f"{count(coverage.ends, 'record')} of flows that are over"
     if coverage.passed:
         yield ""
         passed = [(name, number(times)) for name, times in coverage.passed.items()]
@@ -36,17 +37,17 @@ def findings(definition: Definition, coverage: Coverage, report: Report) -> Iter
             yield f"step {step.name}: no record fits it: compare its event with the event types that are passed over"
     for names, times in coverage.several.items():
         both = " and ".join(names)
-        yield f"{number(times)} records fit {both}, and count as the first: make their conditions exclude each other"
+        yield f"{count(times, 'record')} of {both} at once, counted as the first: make their conditions exclude each other"
     if definition.ends and not coverage.ends:
         yield "ends: no record fits it, so flows are never ended, only lost: correct it, or leave it out"
     if read.duplicates:
-        twice = number(read.duplicates)
-        yield f"{twice} records are there twice, and counted once: is a file read together with a copy of it?"
+        twice = count(read.duplicates, "copy", "copies")
+        yield f"{twice} of records that are there already, not counted: is a file read together with a copy of it?"
     if read.uncorrelated:
         fields = " or ".join(definition.correlations)
-        yield f"{number(read.uncorrelated)} records lack {fields}, and are in no flow: is `correlation` right?"
+        yield f"{count(read.uncorrelated, 'record')} without {fields}, in no flow: is `correlation` right?"
     if read.unreadable:
-        yield f"{number(read.unreadable)} records can't be read, or have no time"
+        yield f"{count(read.unreadable, 'line')} that can't be read as a record with a time"
     visits = sum(step.visits for step in report.figures.steps)
     astray = sum(step.disordered for step in report.figures.steps)
     if visits and astray / visits > TOLERATED:

@@ -7,6 +7,7 @@ from btfeed.flow.definition import Definition
 from btfeed.flow.options import ReportOptions
 from btfeed.flow.report import UNKNOWN, Figures, Read, Report, Transition
 from btfeed.flow.words import moment, time
+from btfeed.page.wording import count
 from btfeed.telemetry.wording import cut
 
 MUCH_OPEN = 0.02
@@ -42,24 +43,24 @@ def _of_records(read: Read) -> Iterator[str]:
     if not read.matched:
         yield "no record is a step of this flow; flow check tells which records there are"
     if read.unreadable:
-        yield f"{read.unreadable:,} lines are no records, are cut or have no time; they are left out"
+        yield f"left out, since cut or no record with a time: {count(read.unreadable, 'line')}"
     if read.uncorrelated:
-        yield f"{read.uncorrelated:,} records without a correlation id are left out"
+        yield f"left out: {count(read.uncorrelated, 'record')} without a correlation id"
     if read.duplicates:
-        yield f"{read.duplicates:,} records are there more than once; they count once"
+        yield f"left out: {count(read.duplicates, 'copy', 'copies')} of records that are there already"
 
 
 def _of_flows(options: ReportOptions, figures: Figures) -> Iterator[str]:
     counts = figures.counts
     if counts.headless:
-        yield f"{counts.headless:,} flows without a first step are left out: begun before the records, or one is missing"
+        yield f"left out: {count(counts.headless, 'flow')} without a first step: begun before the records, or a gap"
     if counts.carried_in:
-        yield f"{counts.carried_in:,} flows begun before the period have events in it; they are left out"
+        yield f"left out: {count(counts.carried_in, 'flow')} begun before the period, with events in it"
     if counts.started and counts.open / counts.started > MUCH_OPEN:
         share = f"{100 * counts.open / counts.started:.1f} % still open: rates will rise"
         yield share if options.mature else f"{share}, --mature leaves them out"
     if counts.disordered:
-        yield f"{counts.disordered:,} flows have a step out of order; it does not count as reached"
+        yield f"{count(counts.disordered, 'flow')} with a step out of order, which does not count as reached"
 
 
 def _of_ways(ways: Sequence[Transition]) -> Iterator[str]:
@@ -91,9 +92,8 @@ def _of_age(options: ReportOptions, made: Report, young: int, windowed: bool) ->
     if options.mature and made.usual is None:
         yield "no flow has converted, so it is not known which are old enough to be over: --mature leaves out none"
     elif young:
-        flows = "1 flow is" if young == 1 else f"{young:,} flows are"
         why = "the window" if windowed else "within which 99 % of flows that convert do so"
-        yield f"{flows} too young, and left out: the limit is {time(made.usual)}, {why}"
+        yield f"left out: {count(young, 'flow')} too young to be over: the limit is {time(made.usual)}, {why}"
 
 
 def _of_splits(made: Report) -> Iterator[str]:
@@ -102,7 +102,7 @@ def _of_splits(made: Report) -> Iterator[str]:
         still = sum(part.figures.counts.open for part in parts)
         nameless = sum(part.figures.counts.open for part in parts if UNKNOWN in part.values)
         if still and nameless / still > MOSTLY and any(UNKNOWN not in part.values for part in parts):
-            yield f"{nameless:,} of {still:,} open flows have no {name} yet: the rates of its values look too high"
+            yield f"{nameless:,} of {count(still, 'open flow')} without {name} yet: the rates of its values look too high"
 
 
 def _of_comparison(options: ReportOptions, made: Report, zone: ZoneInfo) -> Iterator[str]:

@@ -104,10 +104,10 @@ def _tiles(report: Report) -> Iterator[Tile]:
     if value := figures.value:
         lost = [money(value.lost.known, value.unit)] if value.lost.flows else []
         lost += [f"about {money(value.lost.about, value.unit)}"] if value.lost.about and value.lost.about_flows else []
-        note = f"lost {' and '.join(lost)}" if lost else f"{number(value.valued)} flows"
+        note = f"lost {' and '.join(lost)}" if lost else f"in {count(value.valued, 'flow')}"
         yield _tile(f"{value.label} won", money(value.won, value.unit), note, changes.get("value.won"), good=1)
     found = figures.exceptions
-    note = f"{number(found.exceptions)} of {number(found.attempts)} events, in {number(found.flows)} flows"
+    note = f"{number(found.exceptions)} of {count(found.attempts, 'event')}, in {count(found.flows, 'flow')}"
     yield _tile("Exceptions", percent(found.rate), note, changes.get("exception_rate"), good=-1)
     spread = figures.duration
     note = f"95 % within {words.time(spread.p95)}, average {words.time(spread.average)}"

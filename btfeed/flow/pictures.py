@@ -13,6 +13,7 @@ from btfeed.page import charts
 from btfeed.page.svg import element, hatch, image, joined, titled
 from btfeed.page.svg import number as coordinate
 from btfeed.page.svg import words as text
+from btfeed.page.wording import count
 from btfeed.telemetry.wording import cut
 
 WIDTH = 1080
@@ -120,7 +121,7 @@ def times(found: Sequence[Time], targets: dict[tuple[str, str], float]) -> Marku
         parts.append(text(cut(time.name, NAME * 2 - 10), left - 12, y + 5, "name", "end"))
         bar = element("line", class_="span", x1=at(half), x2=max(at(most), at(half) + 1), y1=y, y2=y)
         parts.append(
-            titled(bar, f"{time.name}: {said}, average {words.time(time.spread.average)}, {number(time.spread.n)} flows")
+            titled(bar, f"{time.name}: {said}, average {words.time(time.spread.average)}, {count(time.spread.n, 'flow')}")
         )
         parts.append(element("circle", class_="half", cx=at(half), cy=y, r=6))
         if (target := targets.get((time.begin, time.to))) is not None:

@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 from btfeed.flow import words
 from btfeed.flow.report import Change, Figures, ListedFlow, Part, Report, Spread, Step, Trace, Value
 from btfeed.flow.words import money, number, percent
+from btfeed.page.wording import count
 from btfeed.telemetry.wording import cut
 
 LONGEST = 40
@@ -126,7 +127,7 @@ def step_row(step: Step) -> tuple[str, ...]:
 def _value(value: Value) -> Iterator[str]:
     unit = value.unit
     average = f", {money(value.average, unit)} each" if value.average is not None else ""
-    yield f"{value.label.lower()} won {money(value.won, unit)} in {number(value.valued)} flows{average}"
+    yield f"{value.label.lower()} won {money(value.won, unit)} in {count(value.valued, 'flow')}{average}"
     for name, amount in (
         ("lost", value.lost),
         ("at risk in open flows", value.at_risk),
@@ -134,10 +135,10 @@ def _value(value: Value) -> Iterator[str]:
     ):
         parts = []
         if amount.flows:
-            parts.append(f"{money(amount.known, unit)} in {number(amount.flows)} flows")
+            parts.append(f"{money(amount.known, unit)} in {count(amount.flows, 'flow')}")
         if amount.about is not None and amount.about_flows:
             parts.append(
-                f"about {money(amount.about, unit)} in {number(amount.about_flows)} flows whose value is not known"
+                f"about {money(amount.about, unit)} in {count(amount.about_flows, 'flow')} whose value is not known"
             )
         if parts:
             yield f"{value.label.lower()} {name}: {'; '.join(parts)}"
@@ -150,8 +151,9 @@ def _exceptions(figures: Figures) -> str:
         for dropped, flows in ((found.flows_dropped, found.flows), (found.others_dropped, found.others))
     )
     return (
-        f"exceptions {number(found.exceptions)} = {percent(found.rate)} of {number(found.attempts)} events, in "
-        f"{number(found.flows)} flows, of which {with_} dropped; of those without, {without}"
+        f"exceptions {number(found.exceptions)} = {percent(found.rate)} of {count(found.attempts, 'event')}, in "
+        f"{count(found.flows, 'flow')}: {with_} of these dropped, and {without} of those without. That is no "
+        "effect: who comes further has more events that can fail"
     )
 
 

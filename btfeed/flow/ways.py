@@ -15,6 +15,7 @@ from btfeed.flow.words import number
 from btfeed.page.svg import element, image, joined, titled
 from btfeed.page.svg import number as coordinate
 from btfeed.page.svg import words as text
+from btfeed.page.wording import count
 from btfeed.telemetry.wording import cut
 
 COLUMN, NODE = 170, 16
@@ -100,7 +101,7 @@ class _Picture:
         box = element("rect", class_="node", x=node.x, y=node.top, width=NODE, height=node.height)
         middle = node.x + NODE / 2
         self.parts += [
-            titled(box, f"{step.name}: {number(step.reached)} flows, {number(step.visits)} times"),
+            titled(box, f"{step.name}: {count(step.reached, 'flow')}, {count(step.visits, 'time')}"),
             text(cut(step.name, NAME), middle, node.top - 20, "name", "middle"),
             text(number(step.reached), middle, node.top - 6, "small", "middle"),
         ]

@@ -15,9 +15,9 @@ def number(value: float | None) -> str:
     return f"{value:,.1f}" if 0 < value < 10 and value != int(value) else f"{value:,.0f}"
 
 
-def count(value: int, noun: str) -> str:
-    """A number with its noun in singular or plural."""
-    return f"{value:,} {noun}" if value == 1 else f"{value:,} {noun}s"
+def count(value: int, noun: str, plural: str = "") -> str:
+    """A number with its noun in singular or plural, which ends in s unless it is given."""
+    return f"{value:,} {noun}" if value == 1 else f"{value:,} {plural or noun + 's'}"
 
 
 def duration(seconds: float | None) -> str:

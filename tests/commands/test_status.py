@@ -140,7 +140,7 @@ def test_status_of_a_url_needs_no_configuration(tmp_path: Path) -> None:
         (["--token", "x"], "use it with --url only"),
         (["--url", "http://localhost:4322", "--token", "@/gone"], "can't read /gone: No such file or directory"),
         (["--interval", "2s"], "only useful with --watch"),
-        (["--watch", "--interval", "2"], "invalid time '2': write 500ms, 2s or 1m30s"),
+        (["--watch", "--interval", "2"], "invalid time '2': write 500ms, 2s, 1m30s or 7d"),
         (["--watch", "--interval", "1ms"], "ask at most ten times a second"),
     ],
 )

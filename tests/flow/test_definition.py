@@ -132,3 +132,13 @@ def test_the_digest_changes_with_what_numbers_mean() -> None:
     same = definition.parse(tables() | {"alerts": []})
     assert same.digest == definition.load("web-shop").digest
     assert definition.parse(tables() | {"window": "1h"}).digest != same.digest
+
+
+def test_a_text_or_a_list_of_texts_is_told_as_such() -> None:
+    """Once for each fault, at the path that the user wrote."""
+    steps = [{"name": "A", "event": 5}, {"name": "B", "event": ["b", 7]}]
+    assert faults({"name": "x", "correlation": [], "steps": steps}) == [
+        "correlation: must not be empty",
+        'steps.0.event: must be text in quotes, or a list of such texts: write event = "5"',
+        'steps.1.event.1: must be text in quotes: write event = ["7"]',
+    ]

@@ -53,7 +53,9 @@ def test_flows_that_are_too_young_are_counted(bank: Engine) -> None:
     notes = told(bank, mature=True, begin=END - 5 * DAY)
     windowed = bank.report(ReportOptions()).usual == DAYS * DAY
     young, limit = ("120", "20.0 d, the window") if windowed else ("25", "1.0 d, within which 99 %")
-    assert f"{young} flows are too young, and left out: the limit is {limit}" in notes
+    assert f"left out: {young} flows too young to be over: the limit is {limit}" in notes
+    (one,) = [note for note in bank.report(ReportOptions(mature=True, begin=END - HOUR)).notes if "young" in note]
+    assert one.startswith("left out: 1 flow too young")
     assert "young" not in told(bank, begin=END - 5 * DAY)
 
 
@@ -82,7 +84,7 @@ def test_of_what_is_only_estimated_no_change_is_told(bank: Engine) -> None:
 
 def test_a_split_by_what_only_the_end_says_is_told(bank: Engine) -> None:
     """Open flows have no city yet; all have a segment."""
-    assert "24 of 24 open flows have no city yet" in told(bank, split=(("city",),))
+    assert "24 of 24 open flows without city yet" in told(bank, split=(("city",),))
     assert "yet" not in told(bank, split=(("segment",),))
 
 
