@@ -34,6 +34,14 @@ def init(
         text = of_profile(profiles.load(profile))
     except ConfigError as error:
         fail("\n".join([f"invalid profile {profile}:", *error.faults]), 2)
+    from btfeed.flow.definition import shipped
+
+    if profile in shipped():
+        typer.echo(
+            f"btfeed has a definition {profile}, which fits these records better and needs no file: btfeed flow report"
+            f" {profile} SOURCE. What is written is a start for one of your own",
+            err=True,
+        )
     if output is None or output == STANDARD:
         typer.echo(text, nl=False)
         return

@@ -312,7 +312,9 @@ class _Reader:
         hints = {
             401: "credentials are needed, or wrong: see --user and --api-key-file",
             403: f"the credentials lack the privilege read on {self._index}",
-            404: f"no index matches {self._index}: see --index",
+            404: f"no index matches {self._index}: see --index"
+            if error.meta.headers.get("x-elastic-product") == "Elasticsearch"
+            else "the server is not Elasticsearch, or a proxy answers for it",
         }
         parts = [f"HTTP {status}", hints.get(status, ""), shorten(self._redactor.text(text))]
         return f"{self._hosts}: " + ": ".join(filter(None, parts))

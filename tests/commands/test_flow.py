@@ -162,6 +162,7 @@ def test_a_draft_fits_the_traffic_of_its_profile(name: str, tmp_path: Path) -> N
     """It says the steps, what is optional, repeats and goes back; `check` has nothing to object to."""
     result = invoke("flow", "init", "--profile", name, "-o", tmp_path / "own.toml")
     assert (result.exit_code, result.stdout) == (0, "")
+    assert f"btfeed flow report {name} SOURCE" in result.stderr
     path = records.write(tmp_path / "a.ndjson", name, visits=200, seed=4)
     result = invoke("flow", "check", tmp_path / "own.toml", path)
     assert result.exit_code == 0, result.stderr

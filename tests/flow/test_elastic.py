@@ -128,6 +128,19 @@ def test_what_is_missing_ends_the_reading(fault: str, tmp_path: Path) -> None:
     assert cluster.open == 0
 
 
+class NotElasticsearch(Cluster):
+    """A server that knows none of the paths."""
+
+    def app(self) -> web.Application:
+        return web.Application()
+
+
+def test_a_server_that_is_not_elasticsearch_is_told(tmp_path: Path) -> None:
+    """Its 404 says nothing about indexes."""
+    with NotElasticsearch() as server, pytest.raises(SourceError, match="HTTP 404: the server is not Elasticsearch"):
+        read(server, tmp_path)
+
+
 def test_a_fault_on_a_later_page_ends_the_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of one slice, while the other is fine."""
     monkeypatch.setattr(elastic, "PAGE", 4)
