@@ -214,18 +214,22 @@ def list_flows(
 
     with told():
         flows, _ = records.answer(found, ask)
+    _list(flows, ZoneInfo(found.timezone), as_json)
+    if len(flows) == limit:
+        say(f"there may be more than {limit}: see --limit")
+
+
+def _list(flows: "Sequence[ListedFlow]", zone: ZoneInfo, as_json: bool) -> None:
     from btfeed.flow import as_json as json_form
     from btfeed.flow import text
 
-    if as_json:
+    if not flows:
+        say("no flow fits these options")
+    elif as_json:
         for listed in flows:
             typer.echo(json_form.line(json_form.plain(listed)).decode())
-    elif flows:
-        typer.echo(printable("\n".join(text.listed(flows, ZoneInfo(found.timezone)))))
     else:
-        say("no flow fits these options")
-    if len(flows) == limit:
-        say(f"there may be more than {limit}: see --limit")
+        typer.echo(printable("\n".join(text.listed(flows, zone))))
 
 
 def _states(named: list[str] | None) -> tuple[str, ...]:
