@@ -25,8 +25,7 @@ async def bodies(outlet: KafkaOutlet) -> list[bytes]:
 
 
 async def test_what_a_read_returns_after_a_rebalance_is_delivered() -> None:
-    """The reader of the partition's last assignment waits for posts, and gets them in the next one: it must have ended, or
-    nobody would deliver what it takes."""
+    """A reader of the last assignment that waits must have ended: it would take posts of the next one."""
     brokers = FakeBrokers()
     async with group_of(brokers) as it:
         consumer = await it.joined()

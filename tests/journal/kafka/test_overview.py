@@ -35,7 +35,7 @@ async def overview(settings: KafkaJournalSettings, *sinks: str) -> Overview:
 
 
 @asynccontextmanager
-async def member(kafka: Kafka, intake: Intake, sink: str) -> AsyncIterator[AIOKafkaConsumer]:
+async def member(kafka: Kafka, intake: Intake, sink: str, partitions: int = 3) -> AsyncIterator[AIOKafkaConsumer]:
     """A static member of a sink's group that has all partitions."""
     group = intake.names.group(sink)
     consumer = AIOKafkaConsumer(
@@ -44,7 +44,7 @@ async def member(kafka: Kafka, intake: Intake, sink: str) -> AsyncIterator[AIOKa
     )  # fmt: skip
     await consumer.start()
     try:
-        await until_async(lambda: len(consumer.assignment()) == 3, "all partitions")
+        await until_async(lambda: len(consumer.assignment()) == partitions, "all partitions")
         yield consumer
     finally:
         await consumer.stop()
