@@ -73,7 +73,11 @@ class Engine:
         picked, figures, ways, times = self._figures(options, as_of or 0, None)
         splits = {",".join(names): split(database, definition, names) for names in options.split}
         lists = listing.lists(database, definition, options.lists)
-        asked = {} if figures.counts.started else {name: values_of(database, definition, name) for name, _ in options.where}
+        asked = (
+            {}
+            if figures.counts.started
+            else {name: values_of(database, definition, name, value) for name, value in options.where}
+        )
         compare = self._compare(options, as_of, figures, times)
         made = Report(
             flow=definition.name,

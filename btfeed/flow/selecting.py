@@ -61,10 +61,11 @@ FROM flows AS picked WHERE {wanted}""")
     return Picked(frame, period, usual, **beside)
 
 
-def values(database: Database, definition: Definition, name: str) -> list[str]:
-    """The most frequent values of a dimension in `flows`. Raises FlowError."""
+def values(database: Database, definition: Definition, name: str, asked: str) -> list[str]:
+    """The most frequent values of a dimension in `flows`, `asked` first if it is there. Raises FlowError."""
     rows = database.rows(f"""SELECT {known(definition, name)} AS named FROM flows AS picked
-WHERE start IS NOT NULL GROUP BY named ORDER BY count(*) DESC, named LIMIT {SOME_VALUES}""")
+WHERE start IS NOT NULL GROUP BY named ORDER BY named = {literal(asked)} DESC, count(*) DESC, named
+LIMIT {SOME_VALUES}""")
     return [str(row[0]) for row in rows]
 
 
