@@ -10,7 +10,7 @@ from itertools import zip_longest
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from btfeed.flow import text, words
@@ -20,6 +20,7 @@ from btfeed.flow.terms import TERMS
 from btfeed.flow.ways import ways
 from btfeed.flow.words import money, number, percent
 from btfeed.page import page as admin
+from btfeed.page.templating import environment
 from btfeed.page.wording import count
 from btfeed.telemetry.printable import printable
 
@@ -204,14 +205,6 @@ def _shown(value: object) -> object:
 
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(HERE / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        auto_reload=False,
-        finalize=_shown,
-    )
-    environment.filters |= {"number": number}
-    return environment
+    made = environment(HERE / "templates", finalize=_shown)
+    made.filters |= {"number": number}
+    return made

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Environment, Template
 from markupsafe import Markup
 
 from btfeed.page import view, wording
 from btfeed.page.charts import Series, buckets, stacked
+from btfeed.page.templating import environment
 from btfeed.page.wording import clock, duration, number, short_clock
 from btfeed.telemetry.printable import printable
 from btfeed.telemetry.wording import MAX_NAME, cut, size
@@ -160,15 +161,8 @@ def _json(value: Any, length: int = MAX_JSON) -> str:
 
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(HERE / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        auto_reload=False,
-    )
-    environment.filters |= {
+    made = environment(HERE / "templates")
+    made.filters |= {
         "number": number,
         "size": size,
         "duration": duration,
@@ -178,8 +172,8 @@ def _environment() -> Environment:
         "sentence": wording.sentence,
         "pretty": _json,
     }
-    environment.globals["count"] = wording.count
-    return environment
+    made.globals["count"] = wording.count
+    return made
 
 
 def _template(name: str) -> Template:

@@ -1,7 +1,8 @@
 """One delivery per sink and partition, as outlets come and go."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -145,8 +146,9 @@ async def test_each_outlet_gets_a_delivery() -> None:
     assert case.moving.cancelled
 
 
-async def test_an_outlet_that_is_given_up_is_drained_first() -> None:
-    """`end` returns when its write is finished and saved. Other deliveries go on."""
+@asynccontextmanager
+async def giving_up() -> AsyncIterator[tuple[Case, "asyncio.Future[None]", asyncio.Event]]:
+    """Two outlets of a sink whose writes wait for the event. The first is given up, and the future is `end`."""
     gate = asyncio.Event()
 
     async def slow(batch: Batch) -> WriteResult:
@@ -158,7 +160,12 @@ async def test_an_outlet_that_is_given_up_is_drained_first() -> None:
         for outlet in case.outlets[:2]:
             await case.moving.begin(outlet)
         await until_async(lambda: all(sink.at_once for sink in case.sinks.values()), "writes are in progress")
-        ending = asyncio.ensure_future(case.moving.end([case.outlets[0]]))
+        yield case, asyncio.ensure_future(case.moving.end([case.outlets[0]])), gate
+
+
+async def test_an_outlet_that_is_given_up_is_drained_first() -> None:
+    """`end` returns when its write is finished and saved. Other deliveries go on."""
+    async with giving_up() as (case, ending, gate):
         await settle()
         assert not ending.done()
         gate.set()
@@ -265,18 +272,7 @@ async def test_an_error_while_a_sink_stops_does_not_stop_the_server() -> None:
 
 async def test_an_outlet_that_is_given_up_does_not_begin_again() -> None:
     """Although an operator lets the sink go on while its last write is under way."""
-    gate = asyncio.Event()
-
-    async def slow(batch: Batch) -> WriteResult:
-        await gate.wait()
-        return WriteResult()
-
-    async with Case(slow) as case:
-        await case.post()
-        for outlet in case.outlets[:2]:
-            await case.moving.begin(outlet)
-        await until_async(lambda: all(sink.at_once for sink in case.sinks.values()), "writes are in progress")
-        ending = asyncio.ensure_future(case.moving.end([case.outlets[0]]))
+    async with giving_up() as (case, ending, gate):
         holding = asyncio.ensure_future(case.deliveries.hold_sink("sink"))
         await settle()
         assert [outlet.partition for outlet in case.deliveries.outlets("sink")] == [1]
