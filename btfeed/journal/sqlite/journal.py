@@ -71,9 +71,11 @@ class SqliteJournal:
         except BlockingIOError:
             lock.close()
             raise in_use(directory) from None
-        except Exception as error:  # noqa: BLE001 - whatever it is, the journal is not open
+        except BaseException as error:  # whatever it is, the journal is not open
             lock.close()
-            raise cant_open(directory, error) from None
+            if isinstance(error, Exception):
+                raise cant_open(directory, error) from None
+            raise
         self._lock = lock
 
     @property

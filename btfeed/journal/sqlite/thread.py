@@ -55,9 +55,13 @@ class JournalThread:
     # On the event loop
 
     async def start(self) -> None:
-        """Start, and open the journal. Raises what opening it raised."""
+        """Start, and open the journal. Raises what opening it raised. Cancelled: closes it again first."""
         self._thread.start()
-        await self._opened
+        try:
+            await asyncio.shield(self._opened)
+        except asyncio.CancelledError:
+            await self.stop()
+            raise
 
     def submit(self, post: Post) -> "asyncio.Future[bytes]":
         """Append a post; the outcome is its digest, or a JournalError. Raises JournalUnavailable after `stop`."""
