@@ -10,6 +10,7 @@ from sinks.shared.reasons import explain_file
 
 _PERMANENT = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP,
+    errno.EBUSY,
 }  # fmt: skip
 """Errors that stay until a person acts."""
 

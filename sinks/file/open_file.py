@@ -1,9 +1,13 @@
-"""The file being written: appends that are complete and durable or leave no trace, and the rename that finishes it."""
+"""The file being written: appends that are complete and durable or leave no trace, and the rename that finishes it.
+
+Whoever has it open holds a lock (flock), so that no other process changes it.
+"""
 
 import errno
+import fcntl
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,12 +17,17 @@ from sinks.shared.private import create_file, sync_directory
 OPEN_SUFFIX = ".open"
 RESCUE = "if you still have it, move it back and remove .open from its name"
 GONE = f"it was deleted or moved; {RESCUE}"
+HELD = "another process has it open; give each process its own journal.instance, or its own directory"
 IOV_MAX = 1024
 """Buffers that one pwritev takes."""
 WRITEBACK_SIZE = 4 * 2**20
 """Bytes after which the kernel is asked to start writing to disk, while the next bytes go to the page cache."""
 HEAD_SIZE = 2**20
 """Bytes from the start of a file that hold its header."""
+
+
+class HeldByAnother(OSError):
+    """Another process, or another sink of this one, has the file open."""
 
 
 class Loss(NamedTuple):
@@ -41,7 +50,7 @@ class OpenFile:
     def __init__(
         self, path: Path, length: int, opened: float = 0.0, due: float = 0.0, records: int = 0, mode: int | None = None
     ) -> None:
-        """mode: that of a new file. None: it exists."""
+        """mode: that of a new file. None: it exists. Raises OSError: HeldByAnother if somebody has it open."""
         self.path = path
         self.length = length
         self.records = records
@@ -52,6 +61,11 @@ class OpenFile:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC) if mode is None else create_file(path, mode)
         self._held = os.fstat(self._descriptor)
         self._dirty = False  # there may be bytes after `length`
+        try:
+            _lock(self._descriptor, path)
+        except OSError:
+            self.close()
+            raise
 
     def loss(self) -> Loss | None:
         """What another program did to the file. None if it is where it was, and not shorter."""
@@ -136,12 +150,49 @@ class OpenFile:
         os.close(self._descriptor)
 
 
+def finish(path: Path, length: int | None = None) -> None:
+    """Finish an open file that is not continued. length: how much of it to keep, None for all. Raises OSError."""
+    with closing(OpenFile(path, path.stat().st_size if length is None else length)) as file:
+        file.finish()
+
+
+def remove(path: Path) -> None:
+    """Remove an open file, unless it is gone. Raises OSError."""
+    with suppress(FileNotFoundError), closing(OpenFile(path, 0)):
+        path.unlink()
+    sync_directory(path.parent)
+
+
+def is_held(path: Path) -> bool:
+    """Whether another process, or another sink of this one, has an open file. Raises OSError."""
+    try:
+        OpenFile(path, 0).close()
+    except HeldByAnother:
+        return True
+    except FileNotFoundError:
+        pass
+    return False
+
+
 def stat(path: Path) -> os.stat_result | None:
     """None if nothing is there. Raises other errors."""
     try:
         return path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    """Until the descriptor is closed, or the process ends."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise HeldByAnother(errno.EBUSY, HELD, str(path)) from None
+    except OSError:
+        pass  # some file systems have no locks
+    found = stat(path)
+    if found is None or not os.path.samestat(found, os.fstat(descriptor)):  # who had it open until now has taken it away
+        raise FileNotFoundError(errno.ENOENT, "removed by another process", str(path))
 
 
 def _release_pages(descriptor: int, offset: int, size: int) -> None:

@@ -16,9 +16,11 @@ Invariants
 - A state is saved before the first record is written, so if there is no state at all, the journal is new. Open files then
   hold the only copy of their records, and are finished at once.
 - If other processes have the sink, too (SinkContext.part), `open` and `leave` remove what was written after the saved
-  state, see peers. `leave` finishes the file: another process goes on with one of its own.
+  state, see peers. `leave` finishes the file: another process goes on with one of its own. If the file in the state is not
+  here, another process of our name may have it: the state keeps its length, and that process cuts and finishes it.
 - The state has the directory. When it changes, `open` finishes the file in the old one.
 - What a failed append left is cut off before the next append.
+- A file that another process has open is never cut, finished or removed: OpenFile holds a lock.
 - Each write first checks that the path still leads to the file that is held. If another program deleted, moved, replaced
   or truncated it, the sink logs and counts how many records were in it, and starts a new file. `open` does the same for
   the file that the state names. The state lists the names of lost files: `open` finishes one that was brought back.
@@ -28,7 +30,7 @@ import asyncio
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -44,8 +46,8 @@ from sinks.batch import Batch
 from sinks.file import names, peers
 from sinks.file.encoding import AVRO_CODECS, NDJSON_SUFFIXES, AvroEncoder, Encoder, NdjsonEncoder
 from sinks.file.errors import sink_errors
-from sinks.file.open_file import GONE, OPEN_SUFFIX, OpenFile, stat
-from sinks.file.surplus import PATIENCE, Surplus, header
+from sinks.file.open_file import GONE, HELD, OPEN_SUFFIX, OpenFile, finish, is_held, remove, stat
+from sinks.file.surplus import PATIENCE, Surplus, copy_rest
 from sinks.settings import Place, Seconds, Settings, Size
 from sinks.shared.files import check_writable
 from sinks.shared.private import create_directory, sync_directory
@@ -54,9 +56,12 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
+LEFT = "file finished, since another process has its partition"
 _SURPLUS_HINT = "another journal wrote it, or this one is an older copy. Some of its records may be in two files"
-_MAX_LOST_NAMES = 100
-"""Names of lost files in the state."""
+_MAX_LOST_NAMES = 20
+"""Names of lost files in the state, which must be short to be kept in Kafka."""
+_MAX_ELSEWHERE = 8
+"""Names of files in the state that another process with the same name may still have."""
 
 
 class FileSettings(Settings):
@@ -109,6 +114,7 @@ class FileSink:
         self._saved_state: str | None = None  # the last state that the journal has saved
         self._flagged: Counter[str] = Counter()  # not returned in a result yet
         self._lost_names: list[str] = []  # open files that another program took, and may bring back
+        self._elsewhere: dict[str, int] = {}  # saved lengths of open files that were not found here
         self._surplus: list[Surplus] = []
         self._patient_until = 0.0  # by the monotonic clock: then what is left of the surplus is finished
         self._numbers = count(1)
@@ -143,32 +149,34 @@ class FileSink:
         self._close()
         check_writable(self._directory)  # as `check` does
         create_directory(self._directory, self._mode)
-        saved = json.loads(state) if state else None
-        self._opened_with = saved["file"] if saved else None
+        saved = json.loads(state) if state else {}
         self._state = self._saved_state = state
         self._flagged.clear()
-        self._lost_names = saved.get("lost", []) if saved else []
         self._surplus = []
         self._patient_until = self._clock.monotonic() + PATIENCE
+        path = self._recall(saved)
+        self._opened_with = path.name if path else None
         if self._has_peers:
-            self._series = (saved or {}).get("series") or peers.new_series()
-        path = self._saved_path(saved["file"], saved.get("directory")) if saved and saved["file"] else None
-        for other in self._open_files():
-            if self._remove_unsaved(other, path):
-                continue
+            self._series = self._series or peers.new_series()
+        for other in self._others(path):
             if not saved or other.name in self._lost_names:
                 event = "finishing an open file of unknown length; its last record may be incomplete"
                 self._log.warning(event, file=str(other))
-                self._finish_other(other)
-            elif other != path:
+                finish(other)
+            else:
                 self._add_surplus(other, saved.get("surplus", {}).get(other.name, 0))
-        if saved and path:
+        if path:
             self._resume(path, saved["length"], saved["opened"], saved.get("records", 0))
 
-    def _saved_path(self, name: str, directory: str | None) -> Path:
-        """Of the file in the state. It is in another directory if the setting changed, and nobody moved it."""
-        here = self._directory / name
-        there = Path(directory or self._directory) / name
+    def _recall(self, saved: dict[str, Any]) -> Path | None:
+        """Take over a state. Returns the path of the open file in it, if there is one: in another directory if the setting
+        changed, and nobody moved the file."""
+        self._series, self._lost_names = saved.get("series", ""), saved.get("lost", [])
+        self._elsewhere = saved.get("elsewhere", {})
+        if not saved.get("file"):
+            return None
+        name: str = saved["file"]
+        here, there = self._directory / name, Path(saved.get("directory") or self._directory) / name
         found, same = _find(there), _find(here)
         return here if same and (not found or os.path.samestat(found, same)) else there
 
@@ -177,11 +185,22 @@ class FileSink:
         found = sorted(self._directory.glob(f"{self._prefix}-*{OPEN_SUFFIX}"))
         return [path for path in found if names.OPEN_FILE.fullmatch(path.name[len(self._prefix) :])]
 
+    def _others(self, saved: Path | None) -> Iterator[Path]:
+        """The open files beside the saved one, without those that another process has open."""
+        for other in self._open_files():
+            if other == saved or self._is_settled(other):
+                continue
+            if is_held(other):
+                self._log.warning("open file left to the process that has it open", file=str(other), hint=HELD)
+            else:
+                yield other
+
     def _resume(self, path: Path, length: int, opened: float, records: int) -> None:
         """Continue with the file that the state names, unless it was finished since. records: 0 if unknown."""
         if not path.exists():
             final = path.with_name(path.name.removesuffix(OPEN_SUFFIX))
             if self._has_peers and not final.exists():
+                self._elsewhere = dict([*self._elsewhere.items(), (path.name, length)][-_MAX_ELSEWHERE:])
                 self._log.info("open file is gone, probably finished by an earlier run and moved since", file=str(path))
             elif not final.exists():
                 self._count_loss(path, f"{GONE}. If it had been finished and moved, nothing is lost", records)
@@ -203,45 +222,37 @@ class FileSink:
 
     def _leave(self, saved: dict[str, Any]) -> None:
         """Finish what is open of this part."""
-        self._series, self._lost_names = saved.get("series", ""), saved.get("lost", [])
-        path = self._saved_path(saved["file"], saved.get("directory")) if saved["file"] else None
-        for other in self._open_files():
-            if other != path and not self._remove_unsaved(other, path):
-                self._log.warning("finishing an open file of another journal", file=str(other))
-                self._finish_other(other)
-        if path and stat(path):
-            file = OpenFile(path, min(saved["length"], path.stat().st_size), records=saved.get("records", 0))
-            if file.length < saved["length"]:
-                self._count_loss(path, f"it was truncated to {file.length} of {saved['length']} bytes", file.records)
-            try:
-                file.finish()
-            finally:
-                file.close()
-            self._log.info("file finished, since another process has its partition", file=str(path), length=file.length)
+        path = self._recall(saved)
+        for other in self._others(path):
+            self._log.warning("finishing an open file of another journal", file=str(other))
+            finish(other)
+        if path and (found := stat(path)):
+            length = min(saved["length"], found.st_size)
+            finish(path, length)
+            self._log.info(LEFT, file=str(path), length=length)
+            if length < saved["length"]:
+                what = f"it was truncated to {length} of {saved['length']} bytes"
+                self._count_loss(path, what, saved.get("records", 0))
 
-    def _remove_unsaved(self, other: Path, saved: Path | None) -> bool:
-        """Remove a file that this process began after its last saved state. False if `other` is not one."""
-        if other == saved or other.name in self._lost_names or not peers.is_of(self._series, other):
+    def _is_settled(self, other: Path) -> bool:
+        """Cut and finish a file that another process with our name could not find, and remove one that was begun after our
+        last saved state. False if `other` is neither."""
+        if other.name in self._elsewhere:
+            length = min(self._elsewhere[other.name], other.stat().st_size)
+            finish(other, length)
+            del self._elsewhere[other.name]
+            self._log.info(LEFT, file=str(other), length=length)
+        elif other.name not in self._lost_names and peers.is_of(self._series, other):
+            remove(other)
+        else:
             return False
-        other.unlink(missing_ok=True)
-        sync_directory(other.parent)
         return True
 
     def _set_aside(self, file: OpenFile) -> None:
         """Copy what is after the length of `file` to an open file of its own."""
         name = names.OPEN_FILE.fullmatch(file.path.name[len(self._prefix) :])
         path, _ = self._new_path(name[1] if name else self._encoder.suffix)
-        copy = OpenFile(path, 0, mode=self._mode)
-        try:
-            copy.append([header(file.path)])
-            for part in file.rest():
-                copy.append([part])
-            sync_directory(path.parent)
-        except OSError:
-            path.unlink(missing_ok=True)
-            raise
-        finally:
-            copy.close()
+        copy_rest(file, path, self._mode)
         self._add_surplus(path, 0)
 
     def _add_surplus(self, path: Path, seen: int) -> None:
@@ -260,7 +271,7 @@ class FileSink:
             elif not stat(path):
                 self._count_loss(path, GONE, records)
             elif late or not surplus.is_comparable:
-                self._finish_other(path)
+                finish(path)
                 event = "open file finished whose records were not written again"
                 self._log.warning(event, file=str(path), records=records, hint=_SURPLUS_HINT)
                 self._flagged.update(surplus_files=1, surplus_records=records)
@@ -277,14 +288,6 @@ class FileSink:
             self._patient_until = self._clock.monotonic() + PATIENCE
         with suppress(OSError):  # else the next write tries again
             self._settle_surplus(self._clock.monotonic() >= self._patient_until)
-
-    def _finish_other(self, path: Path) -> None:
-        """Finish an open file that is not continued."""
-        file = OpenFile(path, path.stat().st_size)
-        try:
-            file.finish()
-        finally:
-            file.close()
 
     def _write(self, batch: Batch) -> WriteResult:
         self._check_open_file()
@@ -320,6 +323,8 @@ class FileSink:
             saved["series"] = self._series
         if self._lost_names:
             saved["lost"] = self._lost_names
+        if self._elsewhere:
+            saved["elsewhere"] = self._elsewhere
         self._state = json.dumps(saved)
         again_after = max(0.0, min(due) - self._clock.monotonic()) if due else None
         return WriteResult(refused=refused, state=self._state, again_after=again_after, flagged=flagged)
@@ -353,9 +358,10 @@ class FileSink:
         try:
             sync_directory(self._directory)
             file.append([self._encoder.begin()])
-        except OSError:
+        except BaseException as error:
             file.close()
-            path.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                path.unlink(missing_ok=True)
             raise
         self._log.debug("file opened", file=path.name)
         return file

@@ -9,11 +9,15 @@ import gzip
 import json
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import fastavro
+
+from sinks.file.open_file import OpenFile
+from sinks.shared.private import sync_directory
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -54,7 +58,20 @@ class Surplus:
                 self.seen += 1
 
 
-def header(path: Path) -> bytes:
+def copy_rest(file: OpenFile, path: Path, mode: int) -> None:
+    """Copy what is after the length of `file` to a new file, durably, or nothing. Raises OSError."""
+    with closing(OpenFile(path, 0, mode=mode)) as copy:
+        try:
+            copy.append([_header(file.path)])
+            for part in file.rest():
+                copy.append([part])
+            sync_directory(path.parent)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+
+
+def _header(path: Path) -> bytes:
     """What has to be in front of a part of the file so that it can be read by itself."""
     if ".avro" not in path.suffixes:
         return b""

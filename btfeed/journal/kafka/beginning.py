@@ -49,13 +49,20 @@ class Beginning:
         changed = {
             place: Saved(cursor.seq, metadata.text())
             for place, (cursor, metadata) in cursors.items()
-            if place not in saved or saved[place].offset != cursor.seq
+            if place not in saved or saved[place].offset != cursor.seq or self._has_state(metadata)
         }
         if changed:  # so that a crash does not move it, and nothing is counted twice
             await consumer.save(self._member, changed)
         for place in changed.keys() & saved.keys():
-            self._tell_moved(place, saved[place].offset, cursors[place][0].seq)
+            if saved[place].offset != changed[place].offset:
+                self._tell_moved(place, saved[place].offset, changed[place].offset)
         return self._make(cursors, spans)
+
+    def _has_state(self, metadata: Metadata) -> bool:
+        """Whether the sink continues what a state of this process describes. Brokers do not tell of what another process
+        was still saving. If it showed later, it would be newer than what the sink has: so the state is saved again. Sinks
+        that write in transactions have none: what they were still saving has to count."""
+        return self._shared.settings.instance_name in metadata.states
 
     def _make(
         self, cursors: Mapping[TopicPartition, tuple[Cursor, Metadata]], spans: Mapping[TopicPartition, Span]

@@ -132,6 +132,22 @@ async def test_a_zombie_saves_nothing() -> None:
         assert brokers.saved[place(0)].offset == 0
 
 
+@pytest.mark.parametrize("state", ["two posts", None])
+async def test_what_another_process_was_still_saving_is_not_the_last_word(state: str | None) -> None:
+    """Brokers do not tell of a commit before it is replicated. What is saved after it counts, whenever it shows. Without a
+    state nothing is saved: a transaction may be under way that has to count."""
+    brokers = FakeBrokers()
+    brokers.add(*posts(*range(5)))
+    saved = Saved(2, Metadata().with_state("one", 0, state).text())
+    async with group_of(brokers) as it:
+        consumer = await it.joined()
+        brokers.saved[place(0)] = saved
+        consumer.requests.clear()
+        (outlet,) = await it.assigned(place(0))
+        assert await outlet.cursor() == (Cursor(2), state)
+        assert consumer.requests == ([{place(0): saved}] if state else [])
+
+
 async def test_a_rebalance_while_outlets_begin() -> None:
     """Those of the first assignment are not begun any more, or are ended."""
     async with group_of(FakeBrokers(2)) as it:

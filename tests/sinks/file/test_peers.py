@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from btfeed.journal.kafka.metadata import MAX_STATE
+from sinks.base import Misconfigured
 from sinks.batch import Batch
 from sinks.file import FileSink
 from tests.sinks.drivers.file import FORMATS, canonical, file_sink, read_records
@@ -171,3 +173,89 @@ async def test_two_processes_with_one_name_remove_nothing_that_was_saved(tmp_pat
     await leaving.leave(state)
     await leaving.close()
     assert sorted(contents(tmp_path / "first") + contents(tmp_path / "second")) == bodies(ONE, TWO, THREE)
+
+
+@pytest.mark.parametrize("how", ["leave", "open"])
+async def test_a_file_that_another_process_writes_is_not_touched(tmp_path: Path, how: str) -> None:
+    """Two processes have one name, and the state that the second one gets is older than the file of the first one."""
+    first = await begun(tmp_path / "first")
+    older = await write(first, ONE)
+    await write(first, TWO)
+    second = file_sink(tmp_path / "second", {}, clock=FakeClock(), part="p3-one")
+    with pytest.raises(Misconfigured, match=r"another process has it open; give each process its own journal\.instance"):
+        await (second.leave(older) if how == "leave" else second.open(older))
+    await write(first, THREE)
+    await first.close()
+    assert sorted(contents(tmp_path / "first")) == bodies(ONE, TWO, THREE)
+    await (second.leave(older) if how == "leave" else second.open(older))
+    await second.close()
+    assert sorted(contents(tmp_path / "first")) == bodies(ONE)
+
+
+@pytest.mark.parametrize("how", ["leave", "open"])
+async def test_processes_of_one_name_on_two_machines_lose_and_double_nothing(tmp_path: Path, how: str) -> None:
+    """The second one can't find the file of the first one, which then gets a state that names a file of the second one."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    first = await begun(here)
+    state = await write(first, ONE)
+    await first.write(TWO)  # and can't save it: the second process has taken the partition
+    await first.close()
+    here.rename(tmp_path / "another machine")
+    second = await begun(there, state)
+    state = await write(second, TWO)
+    await second.close()
+    there.rename(tmp_path / "yet another machine")
+    (tmp_path / "another machine").rename(here)
+    for _ in range(2):
+        again = file_sink(here, {}, clock=FakeClock(), part="p3-one")
+        await (again.leave(state) if how == "leave" else again.open(state))
+        await again.close()
+        assert sorted(contents(here) + contents(tmp_path / "yet another machine")) == bodies(ONE, TWO)
+    assert not any(name.endswith(".open") for name in names(here))
+
+
+async def test_the_state_stays_short(tmp_path: Path) -> None:
+    """Kafka keeps it beside an offset, however often files are lost and partitions move."""
+    state = None
+    for number in range(30):
+        sink = await begun(tmp_path / f"{number}", state, rotate_size="1B")
+        state = await write(sink, ONE)
+        for path in files(tmp_path / f"{number}"):
+            path.unlink()
+        await write(sink, TWO)  # it counts the loss
+        state = await write(sink, TWO)
+        await sink.close()
+    assert state
+    assert len(state) < MAX_STATE
+
+
+@pytest.mark.parametrize("how", ["leave", "open"])
+async def test_a_new_file_that_another_process_writes_is_not_removed(tmp_path: Path, how: str) -> None:
+    """It was begun after the state that the second process gets."""
+    first = await begun(tmp_path, rotate_size="1B")
+    older = await write(first, ONE)
+    await write(first, TWO)
+    second = file_sink(tmp_path, {"rotate_size": "1B"}, clock=FakeClock(), part="p3-one")
+    with pytest.raises(Misconfigured, match="another process has it open"):
+        await (second.leave(older) if how == "leave" else second.open(older))
+    await write(first, THREE)
+    await first.close()
+    await second.close()
+    assert sorted(contents(tmp_path)) == bodies(ONE, TWO, THREE)
+
+
+async def test_an_open_file_of_another_journal_is_left_to_it(tmp_path: Path) -> None:
+    """Two journals have sinks of one name in one directory. The file of the one that runs is not finished by the other."""
+    first = file_sink(tmp_path, {}, clock=FakeClock())
+    await first.open(None)
+    await write(first, ONE)
+    second = file_sink(tmp_path, {}, clock=FakeClock())
+    with capture_logs() as logs:
+        await second.open(None)
+    assert [entry["event"] for entry in logs] == ["open file left to the process that has it open"]
+    await write(second, TWO)
+    await write(first, THREE)
+    assert len(names(tmp_path)) == 2
+    for sink in (first, second):
+        await sink.close()
+    assert sorted(contents(tmp_path)) == bodies(ONE, TWO, THREE)
