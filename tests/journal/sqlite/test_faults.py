@@ -1,6 +1,7 @@
 """The journal on a failing disk: it acknowledges only what is durable, makes no post wait, and recovers by itself."""
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
@@ -12,10 +13,12 @@ import pytest
 
 from btfeed.journal.base import Commit, Cursor, JournalError, JournalUnavailable
 from btfeed.journal.sqlite.database import FILE, JournalDatabase
+from btfeed.journal.sqlite.journal import SqliteJournal
 from btfeed.journal.sqlite.layout import PAGE_SIZE
 from btfeed.journal.sqlite.post_log import PostLog
 from btfeed.journal.sqlite.settings import SqliteSettings, Tuning
 from btfeed.journal.sqlite.worker import JournalWorker
+from btfeed.telemetry.metrics import Metrics
 from tests.journal import journals
 from tests.journal.journals import EVERYTHING, Journal, dead_letter, entries, fill, post, seeded
 from tests.journal.sqlite.faulty_disk import FaultyDisk
@@ -340,3 +343,18 @@ async def test_the_free_bytes_are_measured_while_the_disk_fails(tmp_path: Path, 
             opened.metrics.journal_free.set(-1)
             await until_async(lambda: opened.metrics.summary()["journal_free_bytes"] != -1, "measured")
             assert opened.refusing
+
+
+async def test_an_opening_that_is_cancelled_closes_again(tmp_path: Path) -> None:
+    """At whichever step: no thread is left, and the directory can be used at once."""
+    for steps in range(4):
+        new = SqliteJournal(SqliteSettings(directory=str(tmp_path)), {"a": "oldest"}, Metrics(), 0)
+        opening = asyncio.create_task(new.open())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        assert "journal" not in [thread.name for thread in threading.enumerate()]
+    async with journal(tmp_path) as opened:
+        await fill(opened, range(1))

@@ -5,7 +5,6 @@ import random
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -16,10 +15,8 @@ from structlog.testing import capture_logs
 
 from btfeed.journal.base import Commit, Cursor, Damaged, DeadLetter, Entry, JournalFull, JournalUnavailable
 from btfeed.journal.sqlite.database import FILE, JournalDatabase
-from btfeed.journal.sqlite.journal import SqliteJournal
 from btfeed.journal.sqlite.post_log import PostLog
 from btfeed.journal.sqlite.settings import SqliteSettings, Tuning
-from btfeed.telemetry.metrics import Metrics
 from tests.journal.journals import Journal, dead_letter, dead_letters, fill, journal, post
 from tests.journal.sqlite.faulty_disk import FaultyDisk
 from tests.support.clock import FakeClock
@@ -61,21 +58,6 @@ async def test_a_cancelled_append_does_no_harm(tmp_path: Path) -> None:
         bodies = await opened.bodies()
         assert {post(number).body for number in range(1, 100, 2)} <= set(bodies)
         assert len(bodies) == len(set(bodies))
-
-
-async def test_an_opening_that_is_cancelled_closes_again(tmp_path: Path) -> None:
-    """At whichever step: no thread is left, and the directory can be used at once."""
-    for steps in range(4):
-        new = SqliteJournal(SqliteSettings(directory=str(tmp_path)), {"a": "oldest"}, Metrics(), 0)
-        opening = asyncio.create_task(new.open())
-        for _ in range(steps):
-            await asyncio.sleep(0)
-        opening.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await opening
-        assert "journal" not in [thread.name for thread in threading.enumerate()]
-    async with journal(tmp_path) as opened:
-        await fill(opened, range(1))
 
 
 @pytest.mark.parametrize("kept", [0, 3_500, 2**20])
