@@ -316,7 +316,7 @@ class FileSink:
             saved |= {"length": file.length, "opened": file.opened, "records": file.records}
             due.append(self._clock.monotonic() if self._is_due(file) else file.due)
         if self._surplus:
-            saved["surplus"] = {surplus.path.name: surplus.seen for surplus in self._surplus}
+            saved["surplus"] = {surplus.path.name: surplus.seen for surplus in self._surplus if surplus.seen}
             waiting = all(surplus.unseen and surplus.is_comparable for surplus in self._surplus)
             due.append(self._patient_until if waiting else 0.0)
         if self._series:
