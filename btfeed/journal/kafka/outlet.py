@@ -93,6 +93,7 @@ class _SavedOutlet:
     def __init__(self, membership: Membership, place: TopicPartition, cursor: Cursor, metadata: Metadata) -> None:
         self.place = place
         self.gone: str | None = None
+        self._in_transactions: bool | None = None  # whether the delivery saves in transactions, None until it begins
         self._membership = membership
         self._cursor = cursor
         self._metadata = metadata
@@ -101,6 +102,7 @@ class _SavedOutlet:
 
     async def cursor(self) -> tuple[Cursor, str | None]:
         self.check()
+        self._in_transactions = bool(self._in_transactions)
         async with self._saving:  # one of a delivery that was cancelled may still be under way
             return self._cursor, self._metadata.states.get(self._membership.instance)
 
@@ -153,6 +155,7 @@ class _SavedOutlet:
     async def refresh(self) -> None:
         """See TransactionalOutlet."""
         self.check()
+        self._in_transactions = True
         async with self._saving:
             saved = (await self._membership.consumer.saved([self.place])).get(self.place)
             if saved:
@@ -261,7 +264,8 @@ class KafkaOutlet(_SavedOutlet):
 
     async def _pass_over(self) -> None:
         """Save the cursor behind what is passed over, when the sink is done with all posts before it. Otherwise it would
-        stay behind for as long as no post comes, and the next assignment might not know what the copies are copies of."""
+        stay behind for as long as no post comes, and the next assignment might not know what the copies are copies of.
+        Where transactions save, one of another process may have moved it further than is known here: they do it."""
         while True:
             while not self._has_passed:
                 await self._reader.changed()
@@ -275,8 +279,9 @@ class KafkaOutlet(_SavedOutlet):
     @property
     def _has_passed(self) -> bool:
         """Whether what was read behind the cursor is nothing to deliver."""
-        behind = self._reader.next > self._cursor.seq and not self._cursor.ordinal
-        return behind and not self._reader.progress.count(self._cursor.seq, self._reader.next)
+        at, end = self._cursor, self._reader.next
+        behind = self._in_transactions is False and end > at.seq and not at.ordinal
+        return behind and not self._reader.progress.count(at.seq, end)
 
     async def _save_passed(self) -> None:
         async with self._saving:

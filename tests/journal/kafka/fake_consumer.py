@@ -312,5 +312,14 @@ async def group_of(
         assert all(consumer.stopped.is_set() for consumer in found.consumers)
 
 
+@asynccontextmanager
+async def outlet_of(brokers: FakeBrokers) -> AsyncIterator[tuple[Group, KafkaOutlet]]:
+    """The outlet of the only partition."""
+    async with group_of(brokers) as it:
+        await it.joined()
+        (outlet,) = await it.assigned(place(0))
+        yield it, outlet
+
+
 def posts(*numbers: int) -> list[Post]:
     return [post(number) for number in numbers]

@@ -1,8 +1,6 @@
 """One outlet: what it reads ahead, passes over and counts."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -14,21 +12,11 @@ from btfeed.journal.kafka.outlet import KafkaOutlet
 from btfeed.journal.kafka.progress import REPEAT_TIME, REPEATS, Progress
 from btfeed.journal.kafka.reading import LOOK_BACK, MAX_BYTES, MAX_RECORDS
 from btfeed.telemetry.samples import total
-from sinks.base import Offsets, StartAgain
 from tests.journal.drivers import read_all
-from tests.journal.journals import dead_letter, post
-from tests.journal.kafka.fake_consumer import FakeBrokers, Group, group_of, place, posts
+from tests.journal.journals import post
+from tests.journal.kafka.fake_consumer import FakeBrokers, group_of, outlet_of, place, posts
 from tests.support.clock import settle
 from tests.support.harness import DEADLINE, until_async
-
-
-@asynccontextmanager
-async def outlet_of(brokers: FakeBrokers) -> AsyncIterator[tuple[Group, KafkaOutlet]]:
-    """The outlet of the only partition."""
-    async with group_of(brokers) as it:
-        await it.joined()
-        (outlet,) = await it.assigned(place(0))
-        yield it, outlet
 
 
 async def seqs(outlet: KafkaOutlet, seq: int | None = None) -> list[int]:
@@ -313,41 +301,6 @@ async def test_dead_letters_are_durable_before_the_offset() -> None:
         with pytest.raises(JournalUnavailable):
             await outlet.commit(Commit(Cursor(1)))
         assert brokers.saved[place(0)].offset == 0
-        assert (await outlet.cursor())[0] == Cursor(0)
-
-
-async def test_a_commit_in_a_transaction() -> None:
-    """The transaction saves the offset, and deletes what was redelivered; other letters are durable before. What earlier
-    owners of the transactions have saved is read again."""
-    brokers = FakeBrokers()
-    brokers.add(*posts(1, 2))
-    async with outlet_of(brokers) as (it, outlet):
-        sent: list[tuple[Offsets, Sequence[tuple[str, bytes]]]] = []
-
-        async def send(saved: Offsets, deleted: Sequence[tuple[str, bytes]]) -> None:
-            assert [commit.redelivered for _, commit in it.letters.applied] == [()]
-            sent.append((saved, deleted))
-
-        await outlet.commit_in(Commit(Cursor(1, 4), "state", [dead_letter(1)], redelivered=[5]), send)
-        metadata = Metadata(4, {"one": "state"}).text()
-        assert sent == [(Offsets("btfeed.a", "btfeed.posts", 0, 1, metadata), [("btfeed.dead-letters", b"5")])]
-        assert await outlet.cursor() == (Cursor(1, 4), "state")
-        brokers.saved[place(0)] = Saved(2, "")
-        await outlet.refresh()
-        assert await outlet.cursor() == (Cursor(2), None)
-
-
-async def test_a_transaction_that_fails_saves_nothing() -> None:
-    """The delivery begins again where the journal says."""
-    brokers = FakeBrokers()
-    brokers.add(*posts(1))
-    async with outlet_of(brokers) as (_, outlet):
-
-        async def fail(saved: Offsets, deleted: Sequence[tuple[str, bytes]]) -> None:
-            raise StartAgain("fenced")
-
-        with pytest.raises(StartAgain):
-            await outlet.commit_in(Commit(Cursor(1)), fail)
         assert (await outlet.cursor())[0] == Cursor(0)
 
 
