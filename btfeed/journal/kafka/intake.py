@@ -93,7 +93,7 @@ class KafkaIntake:
         if settings.spill.enabled:
             own, self._left_over = spill_directories(Path(settings.spill.directory), worker)
             self._spill = self._new_spill(own, metrics)
-        self._own.spill_posts.set_function(lambda: sum(spill.posts for spill in self._spills))
+        self._own.spill_posts.set_function(lambda: sum(spill.waiting for spill in self._spills))
         self._own.spill_bytes.set_function(lambda: sum(spill.nbytes for spill in self._spills))
         self._away: str | None = None  # why Kafka takes no posts
         self._away_since = 0.0
@@ -150,8 +150,8 @@ class KafkaIntake:
     # Spills
 
     def _new_spill(self, directory: Path, metrics: Metrics) -> Spill:
-        kafka = Kafka(self._forward, lambda: not self._away, self._own.forwarded_posts.inc)
-        return Spill(directory, self._settings.spill.max_size, metrics, kafka, self._clock)
+        kafka = Kafka(self._forward, self._send_letter, lambda: not self._away, self._own.forwarded_posts.inc)
+        return Spill(directory, self._settings, metrics, kafka, self._clock)
 
     async def _measure_spills(self) -> None:
         for spill in self._spills:
@@ -280,12 +280,23 @@ class KafkaIntake:
         self._kafka_works()
 
     async def add_dead_letter(self, dead_letter: DeadLetter) -> None:
-        """Keep a rejected post in the topic of these. Kafka has to be there: it does not go to the spill."""
+        """Keep a rejected post in the topic of these or, while that does not take it, in the spill."""
         if self._closed:
             raise JournalUnavailable(CLOSED)
-        if self._away:
-            raise JournalUnavailable(self._away_text())
-        message = refused.to_message(dead_letter, round(self._clock.time() * 1000))
+        reason = self._away_text() if self._away else ""
+        if not self._away:
+            try:
+                await self._send_letter(dead_letter)
+                return
+            except NotAcknowledged as error:
+                reason = str(error)
+        if not self._spill or self._closed:
+            raise JournalUnavailable(reason)
+        await self._spill.refused.add(dead_letter)
+        self._own.spilled_posts.inc()
+
+    async def _send_letter(self, letter: DeadLetter) -> None:
+        message = refused.to_message(letter, round(self._clock.time() * 1000))
         await self._sending.send(*message, topic=self._names.refused)
 
     # Whether Kafka takes posts

@@ -6,10 +6,13 @@ and peer, as often as necessary.
 A post that was sent without an acknowledgement may be in its partition all the same. So the spill keeps the partition with
 the post, behind its peer, and forwards it to that one only: a reader passes over what a partition has twice. Such a post
 is written to the end of the spill, so that it holds up no other while its partition takes nothing.
+
+Rejected posts wait here, too, with the dead letters (spilled_letters.py).
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +29,8 @@ from btfeed.journal.base import (
     PostTooLarge,
 )
 from btfeed.journal.kafka.lane import NotAcknowledged
+from btfeed.journal.kafka.settings import KafkaJournalSettings
+from btfeed.journal.kafka.spilled_letters import SpilledLetters, Topic
 from btfeed.journal.sqlite.journal import SqliteJournal
 from btfeed.journal.sqlite.settings import SqliteSettings
 from btfeed.posts.post import Post
@@ -52,11 +57,13 @@ class Kafka:
 
     send       returns once Kafka has a post with this digest, in this partition if there is one. Raises PostTooLarge if it
                never takes it, or NotAcknowledged
+    refuse     the same with a rejected post
     works      whether it takes posts, so that many may be forwarded at a time
     forwarded  called with how many posts were forwarded
     """
 
     send: Callable[[Post, bytes, int | None], Awaitable[None]]
+    refuse: Callable[[DeadLetter], Awaitable[None]]
     works: Callable[[], bool]
     forwarded: Callable[[int], object]
 
@@ -65,38 +72,51 @@ class Spill:
     """Needs a running event loop.
 
     directory  where it is
-    max_size   how many bytes its posts may take
+    settings   how much posts and rejected posts may take
     metrics    get what is counted of its SQLite journal
-    posts      how many wait
+    posts      how many wait, without rejected ones
+    refused    rejected posts that wait
     """
 
-    def __init__(self, directory: Path, max_size: int, metrics: Metrics, kafka: Kafka, clock: Clock) -> None:
+    def __init__(
+        self, directory: Path, settings: KafkaJournalSettings, metrics: Metrics, kafka: Kafka, clock: Clock
+    ) -> None:
         self.directory = directory
         self.posts = 0
         self._metrics = metrics
         self._kafka = kafka
         self._clock = clock
-        kept = {"directory": str(directory), "max_size": f"{max_size}B", "retention": "0s"}
+        room = {"max_size": settings.spill.max_size, "refused_posts": settings.refused_posts}
+        room["dead_letters"] = max(settings.refused_posts, SqliteSettings().dead_letters)
+        kept = {"directory": str(directory), "retention": "0s"} | {key: f"{size}B" for key, size in room.items()}
         sqlite = SqliteSettings.model_validate(kept)
         self._journal = SqliteJournal(sqlite, {CONSUMER: "oldest"}, metrics, 0, clock=clock)
         self._outlet = self._journal.outlet(CONSUMER)
+        topic = Topic(kafka.refuse, kafka.works, kafka.forwarded, self._say_too_large)
+        self.refused = SpilledLetters(self._journal, CONSUMER, topic, clock)
 
     async def open(self) -> None:
         """Raises JournalUnavailable."""
         await self._journal.open()
         await self.measure()
-        if self.posts:
-            log.warning("posts of an earlier run wait in the spill", posts=self.posts, directory=str(self.directory))
+        if self.waiting:
+            log.warning("posts of an earlier run wait in the spill", posts=self.waiting, directory=str(self.directory))
 
     async def close(self) -> None:
         await self._journal.close()
-        if self.posts:
+        if self.waiting:
             log.warning(
                 "posts are left in the spill",
-                posts=self.posts,
+                posts=self.waiting,
+                refused=self.refused.number,
                 directory=str(self.directory),
                 hint="start btfeed here again, or `btfeed replay` this directory to another one",
             )
+
+    @property
+    def waiting(self) -> int:
+        """How many posts wait, with rejected ones."""
+        return self.posts + self.refused.number
 
     @property
     def refusing(self) -> str | None:
@@ -119,6 +139,7 @@ class Spill:
     async def measure(self) -> None:
         """Count what waits. Raises JournalUnavailable."""
         self.posts = (await self._outlet.backlog()).posts
+        await self.refused.measure()
 
     @property
     def nbytes(self) -> int:
@@ -129,6 +150,16 @@ class Spill:
 
     async def run(self, until_empty: bool = False) -> None:
         """Forward what waits, until it is cancelled or, on demand, until nothing waits."""
+        refused = asyncio.create_task(self.refused.run(until_empty), name="refused posts of the spill")
+        try:
+            await self._run(until_empty)
+            await refused
+        finally:
+            refused.cancel()
+            with suppress(asyncio.CancelledError):
+                await refused
+
+    async def _run(self, until_empty: bool) -> None:
         seq = (await self._outlet.cursor())[0].seq
         while self.posts or not until_empty:
             await self._outlet.wait(seq)
@@ -185,14 +216,17 @@ class Spill:
 
     def _too_large(self, post: Post, error: PostTooLarge) -> DeadLetter:
         """A post that was spilled when the topic took larger ones, or when that was not known."""
+        self._say_too_large(error)
+        self._metrics.dead_letters.labels("", "too_large").inc()
+        now = round(self._clock.time() * 1000)
+        return DeadLetter("post", "", f"too_large: {error}", now, post.body, cause="too_large")
+
+    def _say_too_large(self, error: PostTooLarge) -> None:
         log.error(
             "post in the spill is too large for Kafka, kept as a dead letter of the spill",
             error=str(error),
             directory=str(self.directory),
         )
-        self._metrics.dead_letters.labels("", "too_large").inc()
-        now = round(self._clock.time() * 1000)
-        return DeadLetter("post", "", f"too_large: {error}", now, post.body, cause="too_large")
 
 
 def _with_partition(post: Post, partition: int | None) -> Post:

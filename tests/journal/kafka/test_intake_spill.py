@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from btfeed.journal.base import JournalFull, JournalUnavailable
+from btfeed.journal.base import DeadLetter, JournalFull, JournalUnavailable
 from btfeed.journal.kafka.spill import CONSUMER
 from btfeed.posts.post import digest
 from tests.journal.journals import journal, post
-from tests.journal.kafka.intakes import bodies_of, opened, settings_for
+from tests.journal.kafka.intakes import bodies_of, messages_of, opened, settings_for
 from tests.servers.kafka import Kafka, free_ports, shared
+from tests.sinks.drivers.kafka import headers
 from tests.support.harness import until_async
 
 NOWHERE = f"127.0.0.1:{free_ports(1)[0]}"
@@ -50,6 +51,24 @@ async def test_posts_of_an_earlier_run_are_forwarded(kafka: Kafka, tmp_path: Pat
         await until_async(lambda: not intake.count("spill_posts"), "an empty spill")
         assert intake.count("forwarded_posts") == 1
         assert await bodies_of(kafka, intake.names.posts) == {post(1).body: 1}
+
+
+@pytest.mark.kafka
+async def test_rejected_posts_are_kept_while_kafka_is_away(kafka: Kafka, tmp_path: Path) -> None:
+    """They come to the topic of these with what was said of them. Without a spill the caller has to know."""
+    letter = DeadLetter("post", "", "malformed: not a post", 1_700_000_000_000, b"what is this?", cause="malformed")
+    async with opened(settings_for(NOWHERE, spill={"directory": str(tmp_path)})) as intake:
+        await intake.add_dead_letter(letter)
+        assert (intake.count("spilled_posts"), intake.count("spill_posts")) == (1, 1)
+    async with opened(settings_for(NOWHERE)) as intake:
+        with pytest.raises(JournalUnavailable, match="Kafka takes no posts since"):
+            await intake.add_dead_letter(letter)
+    async with opened(settings_for(kafka.bootstrap, spill={"directory": str(tmp_path)})) as intake:
+        await until_async(lambda: not intake.count("spill_posts"), "an empty spill")
+        assert intake.count("forwarded_posts") == 1
+        (message,) = await messages_of(kafka, intake.names.refused)
+        said = headers(message)
+        assert (message.value(), said["reason"], said["time"]) == (letter.body, b"malformed: not a post", b"1700000000000")
 
 
 @pytest.mark.kafka

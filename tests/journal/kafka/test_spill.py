@@ -6,10 +6,13 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
-from btfeed.journal.base import JournalFull, JournalInUse, JournalUnavailable, PostTooLarge
+from btfeed.journal.base import DeadLetter, JournalFull, JournalInUse, JournalUnavailable, PostTooLarge
 from btfeed.journal.kafka import spill as spills
+from btfeed.journal.kafka import spilled_letters
 from btfeed.journal.kafka.lane import NotAcknowledged
+from btfeed.journal.kafka.settings import KafkaJournalSettings
 from btfeed.journal.kafka.spill import Kafka, Spill
 from btfeed.posts.post import Post, digest
 from btfeed.telemetry.metrics import Metrics
@@ -23,6 +26,7 @@ class Taker:
     """Takes posts in Kafka's place.
 
     taken      the posts that it took, with their digests and the partitions that the spill knew
+    letters    the rejected posts that it took
     fails      how many of the next attempts fail; unlimited if infinite
     sent_to    the partition that such an attempt may have left the post in
     stuck      a partition that takes nothing
@@ -31,6 +35,7 @@ class Taker:
 
     def __init__(self) -> None:
         self.taken: list[tuple[Post, bytes, int | None]] = []
+        self.letters: list[DeadLetter] = []
         self.attempts = self.at_a_time = self.under_way = 0
         self.fails: float = 0
         self.sent_to: int | None = None
@@ -54,6 +59,15 @@ class Taker:
             raise PostTooLarge("too large")
         self.taken.append((post, digest, partition))
 
+    async def refuse(self, letter: DeadLetter) -> None:
+        self.attempts += 1
+        if self.fails:
+            self.fails -= 1
+            raise NotAcknowledged("no right", None)
+        if len(letter.body) > self.limit:
+            raise PostTooLarge("too large")
+        self.letters.append(letter)
+
     def count(self, number: int) -> None:
         self.forwarded += number
 
@@ -63,14 +77,16 @@ class Taker:
 
     @property
     def kafka(self) -> Kafka:
-        return Kafka(self.send, lambda: self.works, self.count)
+        return Kafka(self.send, self.refuse, lambda: self.works, self.count)
 
 
 @asynccontextmanager
 async def opened(directory: Path, taker: Taker, max_size: int = 2**24) -> AsyncIterator[tuple[Spill, Metrics]]:
-    """An open spill that does not forward yet."""
+    """An open spill that does not forward yet. It keeps a MiB of rejected posts."""
     metrics = Metrics()
-    spill = Spill(directory, max_size, metrics, taker.kafka, SYSTEM_CLOCK)
+    room = {"spill": {"max_size": f"{max_size}B"}, "refused_posts": "1MiB"}
+    settings = KafkaJournalSettings.model_validate({"type": "kafka", "bootstrap_servers": "nowhere:1"} | room)
+    spill = Spill(directory, settings, metrics, taker.kafka, SYSTEM_CLOCK)
     await spill.open()
     try:
         yield spill, metrics
@@ -93,6 +109,7 @@ async def forwarding(spill: Spill) -> AsyncIterator[None]:
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts follow each other quickly."""
     monkeypatch.setattr(spills, "PAUSE", 0.001)
+    monkeypatch.setattr(spilled_letters, "PAUSE", 0.001)
 
 
 async def test_posts_are_forwarded_as_they_were_received(tmp_path: Path) -> None:
@@ -207,6 +224,64 @@ async def test_a_full_spill_says_so(tmp_path: Path) -> None:
             await until_async(lambda: spill.refusing is None, "room")
         await spill.append(post(1))
         assert spill.nbytes > 0
+
+
+def rejected(number: int, size: int = 100) -> DeadLetter:
+    """A rejected post that can be told from others."""
+    return DeadLetter("post", "", f"malformed: {number}", number, b"%0*d" % (size, number), cause="malformed")
+
+
+async def test_rejected_posts_are_forwarded_too(tmp_path: Path) -> None:
+    """Over a restart and attempts that fail, each once, as they were, once Kafka works. A topic that takes none while Kafka
+    works is told of once."""
+    taker = Taker()
+    taker.works = False
+    letters = [rejected(number) for number in range(20)]
+    async with opened(tmp_path, taker) as (spill, _):
+        for each in letters[:10]:
+            await spill.refused.add(each)
+        async with forwarding(spill):
+            await spill.append(post(1))
+            await until_async(lambda: not spill.posts, "the post, which has to find out whether Kafka works")
+        assert (spill.waiting, taker.letters) == (10, [])
+    taker.works, taker.fails = True, 30
+    async with opened(tmp_path, taker) as (spill, _):
+        assert spill.waiting == 10
+        with capture_logs() as logs:
+            async with forwarding(spill):
+                await until_async(lambda: not spill.waiting, "all forwarded")
+                for each in letters[10:]:
+                    await spill.refused.add(each)
+                await until_async(lambda: not spill.waiting, "those that came later")
+        assert [each["error"] for each in logs if "retrying" in each["event"]] == ["no right"]
+    said = [(each.reason, each.time, each.body, each.cause) for each in taker.letters]
+    assert sorted(said) == sorted((each.reason, each.time, each.body, each.cause) for each in letters)
+    assert (taker.forwarded, dead_letters(tmp_path)) == (21, [])
+
+
+async def test_a_rejected_post_that_kafka_never_takes_holds_up_no_other(tmp_path: Path) -> None:
+    """It stays a dead letter of the spill, also in a spill that is forwarded until it is empty."""
+    taker = Taker()
+    async with opened(tmp_path, taker) as (spill, _):
+        for number, size in enumerate((200, 20_000, 200)):
+            await spill.refused.add(rejected(number, size))
+        await asyncio.wait_for(spill.run(until_empty=True), 10)
+    assert sorted(each.time for each in taker.letters) == [0, 2]
+    (letter,) = dead_letters(tmp_path)
+    assert (letter.body, letter.cause, letter.destination) == (rejected(1, 20_000).body, "malformed", "")
+
+
+async def test_rejected_posts_have_a_bound_of_their_own(tmp_path: Path) -> None:
+    """The oldest go, and are counted; posts keep their room."""
+    taker = Taker()
+    async with opened(tmp_path, taker, max_size=2**20) as (spill, metrics):
+        for number in range(40):
+            await spill.refused.add(rejected(number, 50_000))
+        await spill.append(post(1))
+        evicted = by_label(metrics.dead_letters_evicted, "reason")["malformed"]
+        await spill.measure()
+        assert spill.refused.number == 40 - evicted < 21
+    assert min(each.time for each in dead_letters(tmp_path)) == evicted
 
 
 async def test_a_spill_belongs_to_one_process(tmp_path: Path) -> None:
