@@ -89,6 +89,7 @@ class Beginning:
             self._shared.metrics.kafka_journal.repeated_posts.labels(self._sink).inc,
             self._keep_damaged,
             self._out_of_range,
+            self._count_lost,
             self._shared.closed,
             self._shared.clock,
         )
@@ -128,6 +129,11 @@ class Beginning:
         self._log.error("damaged post moved to the dead letters", partition=partition, post=damaged.seq)
         self._shared.metrics.journal_damaged_posts.inc()
         self._shared.metrics.dead_letters.labels(sink="", reason="damaged").inc()
+
+    def _count_lost(self, partition: int, seq: int) -> None:
+        if (partition, seq) not in self._shared.damaged:  # once for all sinks
+            self._shared.damaged.add((partition, seq))
+            self._shared.metrics.journal_lost_posts.inc()
 
 
 def _cursor(place: TopicPartition, saved: Saved | None, span: Span, sure: bool) -> tuple[Cursor, Metadata]:

@@ -72,6 +72,8 @@ class Consumer(Protocol):
 
     async def read(self, place: TopicPartition, max_records: int) -> list[Any]: ...
 
+    def ask_another(self, place: TopicPartition) -> int: ...
+
     async def saved(self, places: Collection[TopicPartition]) -> dict[TopicPartition, Saved]: ...
 
     async def save(self, member: Member, offsets: Mapping[TopicPartition, Saved]) -> None: ...
@@ -85,6 +87,10 @@ class Consumer(Protocol):
 
 class OutOfRange(Exception):
     """The partition has no message at the position, or any more."""
+
+
+class DamagedMessage(Exception):
+    """What a broker has at the position can't be read, or something soon behind it."""
 
 
 @dataclass(frozen=True, slots=True)

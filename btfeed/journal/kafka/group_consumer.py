@@ -14,6 +14,7 @@ Traps that it knows
 """
 
 import asyncio
+import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -26,7 +27,16 @@ from aiokafka.protocol.offset import OffsetRequest
 
 from btfeed.journal.base import JournalUnavailable, OutletGone
 from btfeed.journal.kafka import clients
-from btfeed.journal.kafka.consumer import NOBODY, ConsumerSettings, Listener, Member, OutOfRange, Saved, Span
+from btfeed.journal.kafka.consumer import (
+    NOBODY,
+    ConsumerSettings,
+    DamagedMessage,
+    Listener,
+    Member,
+    OutOfRange,
+    Saved,
+    Span,
+)
 from btfeed.telemetry.kafka_journal import KafkaJournalMetrics
 from sinks.base import SinkError
 from sinks.kafka.access import ClusterAccess
@@ -47,6 +57,9 @@ _AGAIN = (
 )
 _MOVED = (errors.GroupCoordinatorNotAvailableError, errors.NotCoordinatorForGroupError, errors.RequestTimedOutError)
 _GONE = (errors.UnknownMemberIdError, errors.IllegalGenerationError)
+_DAMAGE = (errors.CorruptRecordException, errors.UnsupportedCodecError)
+_UNPACKING = (ValueError, IndexError, EOFError, OSError, MemoryError, zlib.error)
+"""What comes out of reading what was fetched, which asks nothing of a broker; and errors of cramjam, which decompresses."""
 _RIGHTS = {
     errors.GroupAuthorizationFailedError: "READ of the group",
     errors.TopicAuthorizationFailedError: "READ of the topic",
@@ -155,8 +168,10 @@ class GroupConsumer:
 
     async def read(self, place: TopicPartition, max_records: int) -> list[Any]:
         """Records in order, from the position at the time when it *returns*; none after a while without any. If the group
-        rebalances meanwhile, these are of the next assignment. Raises OutOfRange, or JournalUnavailable for all else."""
+        rebalances meanwhile, these are of the next assignment. Raises OutOfRange, DamagedMessage, or JournalUnavailable for
+        all else."""
         patience = round(self._settings.read_patience * 1000)
+        damage: Exception | None = None
         with clients.unavailable(lambda error: f"partition {place.partition} can't be read: {_explain(error)}"):
             try:
                 found = await self._consumer.getmany(place, timeout_ms=patience, max_records=max_records)
@@ -164,7 +179,23 @@ class GroupConsumer:
                 return records
             except errors.OffsetOutOfRangeError:
                 pass
-        raise OutOfRange
+            except Exception as error:
+                if not _is_damage(error):
+                    raise
+                damage = error
+        raise DamagedMessage(repr(damage)) if damage else OutOfRange
+
+    def ask_another(self, place: TopicPartition) -> int:
+        """Read a partition from another of its replicas for a while. Returns how many there are in sync."""
+        client, fetcher = self._consumer._client, self._consumer._fetcher
+        known = client.cluster._partitions.get(place.topic, {}).get(place.partition)
+        replicas = sorted(known.isr) if known else []
+        now = fetcher._select_read_replica(place)
+        others = [each for each in replicas if each > (now or 0)] or replicas
+        if others:
+            until = self._clock.monotonic() + fetcher._preferred_replica_ttl
+            fetcher._preferred_read_replica[place] = (others[0], until)
+        return len(replicas)
 
     # Offsets that a group has saved
 
@@ -285,6 +316,12 @@ def _patient(client: Any, seconds: float) -> Any:
         return found
 
     return patient
+
+
+def _is_damage(error: Exception) -> bool:
+    if isinstance(error, errors.KafkaError):
+        return isinstance(error, _DAMAGE)
+    return isinstance(error, _UNPACKING) or type(error).__module__ == "cramjam"
 
 
 def _by_topic(given: Iterable[tuple[TopicPartition, Any]]) -> list[tuple[str, list[Any]]]:

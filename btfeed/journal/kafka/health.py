@@ -5,7 +5,8 @@ from collections.abc import Iterable
 
 import structlog
 
-from btfeed.journal.base import JournalError, Outlet
+from btfeed.journal.base import JournalError
+from btfeed.journal.kafka.outlet import AnyOutlet, KafkaOutlet
 from btfeed.journal.kafka.shared import Shared
 from btfeed.telemetry.wording import count, duration
 
@@ -28,12 +29,16 @@ class Health:
         self._contested_at: float | None = None
         self._told = False
         self._near: dict[int, float] = {}
+        self._unreadable: dict[int, int] = {}  # partition -> offset
 
     @property
     def problem(self) -> str | None:
         if self.contested:
             name = self._shared.settings.instance_name
             return f"another process runs as instance {name}: give each its own journal.instance"
+        if self._unreadable:
+            partition, offset = min(self._unreadable.items())
+            return f"partition {partition} can't be read at offset {offset}: it is damaged on brokers' disks, see the log"
         if self._near:
             behind, number = duration(max(self._near.values())), count(len(self._near), "partition")
             kept = duration(self._shared.settings.retention)
@@ -56,8 +61,11 @@ class Health:
             self._log.error(self.problem or "")
         self._told = self.contested
 
-    async def look(self, outlets: Iterable[Outlet]) -> None:
-        """Look how near the cursors are to the end of retention."""
+    async def look(self, outlets: Iterable[AnyOutlet]) -> None:
+        """Look how near the cursors are to the end of retention, and whether partitions can be read."""
+        outlets = list(outlets)
+        stuck = {each.partition: each.unreadable for each in outlets if isinstance(each, KafkaOutlet)}
+        self._unreadable = {partition: offset for partition, offset in stuck.items() if offset is not None}
         before, limit = set(self._near), NEAR_RETENTION * self._shared.settings.retention
         self._near = {}
         for outlet in outlets:

@@ -69,6 +69,7 @@ class Membership:
     repeated               called with how many posts were passed over because they came twice
     damaged                keeps a post whose body does not fit its digest, of this partition
     out_of_range           given an outlet and a position that its partition does not have, returns where to go on
+    lost                   called with a partition and the offset of a post in it that can't be read
     closed                 set when the journal closes
     """
 
@@ -81,6 +82,7 @@ class Membership:
     repeated: Callable[[int], object]
     damaged: Callable[[int, Damaged], Awaitable[None]]
     out_of_range: Callable[["KafkaOutlet", int], Awaitable[int]]
+    lost: Callable[[int, int], object]
     closed: asyncio.Event
     clock: Clock
 
@@ -203,6 +205,7 @@ class KafkaOutlet(_SavedOutlet):
             membership.repeated,
             lambda damaged: membership.damaged(self.partition, damaged),
             lambda at: membership.out_of_range(self, at),
+            lambda at: membership.lost(self.partition, at),
             membership.clock,
             oldest,
         )
@@ -218,6 +221,11 @@ class KafkaOutlet(_SavedOutlet):
     def end(self, why: str) -> None:
         super().end(why)
         self._reader.wake()
+
+    @property
+    def unreadable(self) -> int | None:
+        """The offset at which the partition can't be read; None if all of it can."""
+        return self._reader.unreadable.at
 
     # Posts
 

@@ -16,9 +16,10 @@ import structlog
 from aiokafka import TopicPartition
 
 from btfeed.journal.base import Damaged, Entry, JournalUnavailable
-from btfeed.journal.kafka.consumer import Consumer, OutOfRange
+from btfeed.journal.kafka.consumer import Consumer, DamagedMessage, OutOfRange
 from btfeed.journal.kafka.messages import to_entry
 from btfeed.journal.kafka.progress import Progress, Repeats
+from btfeed.journal.kafka.unreadable import Unreadable
 from btfeed.posts.post import digests
 from sinks.shared.clock import Clock
 
@@ -42,7 +43,8 @@ RECHECK = 0.05
 class Reader:
     """The posts of a partition from its position on, in order. Belongs to one assignment.
 
-    next  one past what was read; everything before it was given by `take`, is in the buffer, or was passed over
+    next        one past what was read; everything before it was given by `take`, is in the buffer, or was passed over
+    unreadable  where the partition can't be read
     """
 
     def __init__(
@@ -53,19 +55,24 @@ class Reader:
         repeated: Callable[[int], object],
         damaged: Callable[[Damaged], Awaitable[None]],
         out_of_range: Callable[[int], Awaitable[int]],
+        lost: Callable[[int], object],
         clock: Clock,
         oldest: int,
     ) -> None:
         """at: where to begin. oldest: the first offset that the partition has. repeated: called with how many posts were
         passed over because they came twice. damaged: keeps a post whose body does not fit its digest. out_of_range: given a
-        position that the partition does not have, returns the one to go on from."""
+        position that the partition does not have, returns the one to go on from. lost: called with the offset of a post
+        that can't be read."""
         self.next = at
+        self.unreadable = Unreadable(place.partition, clock)
         self.progress = Progress(at)
         self._consumer = consumer
         self._place = place
         self._repeated = repeated
         self._damaged = damaged
         self._out_of_range = out_of_range
+        self._lost = lost
+        self._singly = 0  # how many posts to read one by one
         self._clock = clock
         self._start = at  # what `take` gives next is not before it
         self._known_before = at  # what is read before it is only known, not given
@@ -140,11 +147,35 @@ class Reader:
             while self._bytes >= MAX_BYTES:
                 await self._changed.wait()
             try:
-                records = await self._consumer.read(self._place, MAX_RECORDS)
+                records = await self._consumer.read(self._place, 1 if self._singly else MAX_RECORDS)
             except OutOfRange:
                 await self._go_on_elsewhere()
                 continue
+            except DamagedMessage as error:
+                await self._at_damage(str(error))
+                continue
+            self._singly = max(0, self._singly - len(records))
+            if records:
+                self.unreadable.read(records[-1].offset)
             await self._add([to_entry(record) for record in records])
+
+    async def _at_damage(self, error: str) -> None:
+        """Try again what can't be read, or pass over it."""
+        at = self._consumer.position(self._place)
+        if not self._singly or at is None:  # it may be behind posts that can be read
+            self._singly = MAX_RECORDS
+            return
+        if at < self._known_before:  # it was delivered before
+            self._known_before = 0
+            self._consumer.seek(self._place, self.next)
+            return
+        self.unreadable.met(at, error)
+        if self.unreadable.hopeless(self._consumer.ask_another(self._place)):
+            self._lost(at)
+            self._consumer.seek(self._place, self.unreadable.pass_over())
+            await self._add([])
+        else:
+            await self._clock.sleep(self.unreadable.pause)
 
     async def _add(self, entries: Sequence[Entry]) -> None:
         """Buffer what was read. Nothing may wait between `read` and here."""
@@ -209,7 +240,10 @@ class Reader:
             return
         seeks = self._seeks
         found = await self._out_of_range(self.next if at is None else at)
-        if seeks == self._seeks:
+        if seeks == self._seeks and at is not None and found >= at:  # what was read before is still to be given
+            self._consumer.seek(self._place, found)
+            await self._add([])
+        elif seeks == self._seeks:
             wanted = self._start
             self.seek(found, wanted)
             self._start = min(wanted, found)  # what comes between is missing: no position was moved back

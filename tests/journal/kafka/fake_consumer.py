@@ -12,7 +12,16 @@ from typing import Any
 from aiokafka import TopicPartition
 
 from btfeed.journal.base import Commit, DeadLetter, JournalUnavailable, Outlet, OutletGone
-from btfeed.journal.kafka.consumer import NOBODY, ConsumerSettings, Listener, Member, OutOfRange, Saved, Span
+from btfeed.journal.kafka.consumer import (
+    NOBODY,
+    ConsumerSettings,
+    DamagedMessage,
+    Listener,
+    Member,
+    OutOfRange,
+    Saved,
+    Span,
+)
 from btfeed.journal.kafka.group import KafkaOutlets
 from btfeed.journal.kafka.letter_log import Message
 from btfeed.journal.kafka.messages import to_message
@@ -73,6 +82,8 @@ class FakeConsumer:
     """See btfeed.journal.kafka.consumer.Consumer.
 
     broken     raised by the next read
+    damaged    offsets that can't be read, from any of three replicas
+    asked      how often another replica was asked
     saving     awaited before something is saved
     requests   what was saved, request by request
     """
@@ -81,6 +92,8 @@ class FakeConsumer:
         self.brokers = brokers
         self.member = NOBODY
         self.broken: BaseException | None = None
+        self.damaged: set[int] = set()
+        self.asked = 0
         self.saving: Callable[[], Awaitable[object]] | None = None
         self.requests: list[Mapping[TopicPartition, Saved]] = []
         self.stopped = asyncio.Event()
@@ -171,8 +184,14 @@ class FakeConsumer:
         if not span.first <= position <= span.next:
             raise OutOfRange
         found = self.brokers.messages[at][position:][:max_records]
+        if self.damaged & set(range(position, position + len(found))):
+            raise DamagedMessage("not to be decompressed")
         self._positions[at] += len(found)
         return [message for message in found if message]
+
+    def ask_another(self, at: TopicPartition) -> int:
+        self.asked += 1
+        return 3
 
     async def saved(self, places: Collection[TopicPartition]) -> dict[TopicPartition, Saved]:
         return {at: self.brokers.saved[at] for at in places if at in self.brokers.saved}
