@@ -183,7 +183,8 @@ class SinkContext:
     maps    prefixes of fields whose names users define, such as `appmon.measure.`
     clock   for deadlines, pauses and dates
     transactional_id
-            transactional sinks: the name of the owner of its transactions, which its object has alone
+            transactional sinks: the name of the owner of its transactions, which its object has alone; in a check, one
+            that no other object has
     """
 
     name: str

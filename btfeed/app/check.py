@@ -77,11 +77,14 @@ async def _check_sinks(config: Config) -> list[Check]:
     """In the order of the configuration, several at the same time: one that does not answer takes its whole timeout."""
     turn = asyncio.Semaphore(SINKS_AT_A_TIME)
 
+    def owner(name: str) -> str:
+        return journals.transactional_id(config.journal, name) if config.is_complete("journal") else ""
+
     async def check_one(name: str, sink: SinkConfig) -> Check:
         article = "an" if sink.common.type[0] in "aeiou" else "a"
         async with turn:
             return await _check(
-                f"sinks.{name}", f"{article} {sink.common.type} sink that could open", _check_sink(name, sink)
+                f"sinks.{name}", f"{article} {sink.common.type} sink that could open", _check_sink(name, sink, owner(name))
             )
 
     complete = [(name, sink) for name, sink in config.sinks.items() if config.is_complete(f"sinks.{name}")]
@@ -123,8 +126,8 @@ async def _check_listener(path: str, address: str, is_running: bool) -> Check:
     return Check(path, free)
 
 
-async def _check_sink(name: str, config: SinkConfig) -> None:
-    sink = create_sink(name, config)
+async def _check_sink(name: str, config: SinkConfig, transactional_id: str) -> None:
+    sink = create_sink(name, config, transactional_id=transactional_id)
     try:
         await sink.check()
     finally:

@@ -114,13 +114,14 @@ def identity(settings: JournalSettings) -> Mapping[str, str | None]:
     return {"instance": settings.instance_name, "prefix": settings.prefix}
 
 
-def transactional_id(settings: JournalSettings, sink: str, partition: int) -> str:
-    """The name of the owner of a sink's transactions from one partition; "" if the journal has none."""
+def transactional_id(settings: JournalSettings, sink: str, partition: int | None = None) -> str:
+    """The name of the owner of a sink's transactions from one partition, or of one for a check that takes none of these
+    away; "" if the journal has none."""
     if isinstance(settings, SqliteSettings):
         return ""
     from btfeed.journal.kafka.names import Names
 
-    return Names(settings.prefix).transactional_id(sink, partition)
+    return Names(settings.prefix).transactional_id(sink, "check" if partition is None else partition)
 
 
 async def overview(settings: JournalSettings, sinks: Sequence[str], max_body: int) -> "Overview":

@@ -93,6 +93,9 @@ class Producer:
             await started.stop(0)
             if isinstance(error, TimeoutError):
                 raise Unavailable(f"the brokers assigned no producer id in {send_timeout:g} s") from error
+            if isinstance(error, errors.TransactionalIdAuthorizationFailed):
+                owner = settings["transactional_id"]
+                raise Misconfigured(f"the right WRITE on transactional id {owner} is missing (exactly_once)") from error
             if isinstance(error, errors.KafkaError):
                 raise send_error(error, "any topic", sent=False) from error
             raise

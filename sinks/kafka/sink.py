@@ -91,7 +91,7 @@ class KafkaSink:
 
     async def check(self) -> None:
         """Connect, and ask whether topics exist and schemas would be accepted. Writes and creates nothing."""
-        producer = await self._start_producer()
+        producer = await self._start_producer(self._transactional_id)
         try:
             await self._check_topics_and_schemas(producer)
         finally:

@@ -100,7 +100,7 @@ async def test_sinks_are_asked_at_the_same_time(tmp_path: Path, monkeypatch: pyt
     """The results come in the order of the configuration."""
     everyone = asyncio.Barrier(4)
 
-    async def check_sink(name: str, config: SinkConfig) -> None:
+    async def check_sink(name: str, config: SinkConfig, owner: str) -> None:
         await everyone.wait()
 
     monkeypatch.setattr("btfeed.app.check._check_sink", check_sink)

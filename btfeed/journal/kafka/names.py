@@ -37,6 +37,7 @@ class Names:
         """The consumer group of a sink. It saves how far the sink has come."""
         return f"{self.prefix}.{sink}"
 
-    def transactional_id(self, sink: str, partition: int) -> str:
-        """By which brokers know the producer of a sink that writes exactly once, one for each partition that it reads."""
+    def transactional_id(self, sink: str, partition: int | str) -> str:
+        """By which brokers know the producer of a sink that writes exactly once, one for each partition that it reads, and
+        one for checks."""
         return f"{self.prefix}.{sink}.{partition}"

@@ -1,5 +1,6 @@
 """What brokers must allow: with these rights everything works, and each one that is missing is named."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -17,13 +18,16 @@ from btfeed.journal import create as journals
 from btfeed.journal.base import JournalError
 from btfeed.journal.kafka.names import Names
 from btfeed.journal.kafka.settings import KafkaJournalSettings
-from sinks.base import SinkError
+from btfeed.records.schema import MAPS, RECORD_FIELDS
+from sinks.base import Misconfigured, SinkContext, SinkError
+from sinks.kafka.settings import KafkaSettings
+from sinks.kafka.sink import KafkaSink
 from tests.journal.kafka.intakes import settings_for
 from tests.servers.kafka import PASSWORD, READY, USER, Kafka, shared
 
 Right = tuple[str, ResourceType, str]
 """An operation, what kind of thing it is for, and the thing's name after the prefix; "*" for all with the prefix."""
-TOPIC, GROUP = ResourceType.TOPIC, ResourceType.GROUP
+TOPIC, GROUP, TRANSACTIONAL_ID = ResourceType.TOPIC, ResourceType.GROUP, ResourceType.TRANSACTIONAL_ID
 CHECK: Sequence[Right] = [("DESCRIBE_CONFIGS", TOPIC, "*")]
 RECEIVE: Sequence[Right] = [("WRITE", TOPIC, ".posts"), ("WRITE", TOPIC, ".refused")]
 DELIVER: Sequence[Right] = [
@@ -113,6 +117,32 @@ async def test_a_right_that_is_missing_is_named(right: Right) -> None:
     told = " ".join((await said(settings)).values())
     assert right[0] in told
     assert settings.prefix + right[2].rstrip("*") in told
+
+
+async def test_a_sink_needs_its_transactional_id() -> None:
+    """With exactly_once. It is named when the sink opens, and by a check, which takes no other sink's place."""
+    settings = secured(shared())
+    allow(shared(), settings.prefix, [("WRITE", TRANSACTIONAL_ID, "*")], "somebody")
+    topic = shared().make_topic(f"{settings.prefix}.records")
+    allow(shared(), settings.prefix, [("WRITE", TOPIC, ".records")])
+    given = {"cluster": "journal", "exactly_once": True, "topic": topic}
+    found = KafkaSettings.model_validate(given).with_journal(settings.bootstrap_servers, settings.security)
+
+    async def attempt(owner: str, method: str) -> None:
+        sink = KafkaSink(found, SinkContext("once", RECORD_FIELDS, MAPS, transactional_id=owner))
+        try:
+            await (sink.open(None) if method == "open" else sink.check())
+        finally:
+            await sink.close()
+
+    partition, check = journals.transactional_id(settings, "once", 3), journals.transactional_id(settings, "once")
+    assert partition != check
+    for owner, method in ((partition, "open"), (check, "check")):
+        with pytest.raises(Misconfigured, match=f"^the right WRITE on transactional id {re.escape(owner)} is missing"):
+            await attempt(owner, method)
+    allow(shared(), settings.prefix, [("WRITE", TRANSACTIONAL_ID, "*")])
+    await attempt(partition, "open")
+    await attempt(check, "check")
 
 
 async def test_topics_that_may_not_be_made_are_named() -> None:
