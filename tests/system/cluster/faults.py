@@ -1,19 +1,35 @@
 """What can happen to a cluster. Each fault returns when it has happened, was seen to have hit something, and is over.
 
 They take turns while posts come in. What they did to the records is judged in the end.
+
+A deliverer may write again what it had under way when it ends, when its partitions go to others, and when brokers do not
+say what became of a write. Each fault says how often that may be, of all deliverers together.
 """
 
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
+from btfeed.journal.kafka.health import LOSSES
 from tests.support.halves import Half, total
 from tests.support.harness import until
 from tests.system.cluster.machines import PATIENCE, Cluster
 from tests.system.cluster.posting import Posting
 
-Fault = Callable[[Cluster, Posting], None]
 
+@dataclass(frozen=True)
+class Fault:
+    """happen: returns when it is over. repeats: how often a deliverer may write again what it had under way."""
+
+    happen: Callable[[Cluster, Posting], None]
+    repeats: int = 0
+
+
+NOTHING = Fault(lambda cluster, posting: None)
+DELIVERERS = 2
+UNKNOWN = 2 * DELIVERERS
+"""Repeats while brokers are away: each has writes without an answer, and may lose its membership."""
 BETWEEN = 15
 """Posts from one fault to the next, and while something is away."""
 
@@ -30,7 +46,7 @@ def receiver_killed(which: int) -> Fault:
         until(lambda: cluster.balancer.asked_again() > before, "a post was given to the other receiver", PATIENCE, 0.1)
         half.start()
 
-    return happen
+    return Fault(happen)
 
 
 def deliverer_killed(which: int) -> Fault:
@@ -45,11 +61,14 @@ def deliverer_killed(which: int) -> Fault:
         half.start()
         cluster.shared_out()
 
-    return happen
+    return Fault(happen, 1)
 
 
-def broker_killed(which: int) -> Fault:
-    """kill -9 of a broker, until a post had to be spilled. It is started again, and has what the others have."""
+def broker_killed(which: int, meanwhile: Fault = NOTHING) -> Fault:
+    """kill -9 of a broker, until a post had to be spilled. It is started again, and has what the others have.
+
+    meanwhile: happens while it starts
+    """
 
     def happen(cluster: Cluster, posting: Posting) -> None:
         broker, before = cluster.kafka.nodes[which], _spilled(cluster)
@@ -57,10 +76,11 @@ def broker_killed(which: int) -> Fault:
         until(lambda: _spilled(cluster) > before, "a post was spilled", PATIENCE, 0.2)
         posting.more(BETWEEN)
         broker.start()
+        meanwhile.happen(cluster, posting)
         broker.wait()
         cluster.in_sync()
 
-    return happen
+    return Fault(happen, UNKNOWN + meanwhile.repeats)
 
 
 def brokers_silent(seconds: float) -> Fault:
@@ -72,7 +92,7 @@ def brokers_silent(seconds: float) -> Fault:
             broker.resume()
         cluster.in_sync()
 
-    return happen
+    return Fault(happen, UNKNOWN)
 
 
 def brokers_killed(seconds: float) -> Fault:
@@ -86,10 +106,10 @@ def brokers_killed(seconds: float) -> Fault:
             broker.wait()
         cluster.in_sync()
 
-    return happen
+    return Fault(happen, UNKNOWN)
 
 
-def deliverer_paused(which: int, meanwhile: Fault | None = None) -> Fault:
+def deliverer_paused(which: int, meanwhile: Fault = NOTHING) -> Fault:
     """A deliverer is stopped by a signal for longer than its session, and the others take over. When it goes on, nothing is
     saved of what it had under way."""
 
@@ -98,8 +118,7 @@ def deliverer_paused(which: int, meanwhile: Fault | None = None) -> Fault:
         _delivering(half)
         before = _lost_partitions(half)
         half.pause()
-        if meanwhile:
-            meanwhile(cluster, posting)
+        meanwhile.happen(cluster, posting)
         others = [other for other in cluster.deliverers if other is not half]
         until(lambda: cluster.owned(others), "the others have its partitions", PATIENCE, 0.2)
         posting.more(BETWEEN)
@@ -107,7 +126,7 @@ def deliverer_paused(which: int, meanwhile: Fault | None = None) -> Fault:
         until(lambda: _lost_partitions(half) > before, "it was told that its partitions are gone", PATIENCE, 0.2)
         cluster.shared_out()
 
-    return happen
+    return Fault(happen, 1 + meanwhile.repeats)
 
 
 def instance_twice(which: int) -> Fault:
@@ -125,11 +144,15 @@ def instance_twice(which: int) -> Fault:
             other.kill()
         cluster.shared_out()
 
-    return happen
+    return Fault(happen, 2 * (LOSSES + 1))  # until both know that there are two, and one is killed
 
 
-def rolled(cluster: Cluster, posting: Posting) -> None:
+def rolled() -> Fault:
     """Everything is stopped by SIGTERM and started again, one receiver and one deliverer at a time."""
+    return Fault(_roll, DELIVERERS)  # one may not end a write in its grace
+
+
+def _roll(cluster: Cluster, posting: Posting) -> None:
     with ThreadPoolExecutor() as pool:
         for machine in zip(cluster.receivers, cluster.deliverers, strict=True):
             list(pool.map(_restart, machine))

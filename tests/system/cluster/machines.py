@@ -27,8 +27,9 @@ TIMEOUT = 2.0
 PARTITIONS = 4
 MAX_RECORDS = 60
 IN_FLIGHT = 2
-WINDOW = 2 * IN_FLIGHT * MAX_RECORDS * PARTITIONS
-"""The most records of a sink that all partitions together have read and not saved."""
+UNDER_WAY = IN_FLIGHT * MAX_RECORDS
+"""The most records of the plain topic's sink that one process writes at a time, for all of its partitions together. These
+are written again if it does not learn, or does not save, what became of them."""
 BROKERS = {
     # as docs/scaling.md says
     "broker.session.timeout.ms": "3000",
