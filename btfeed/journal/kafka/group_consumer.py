@@ -14,12 +14,13 @@ Traps that it knows
 """
 
 import asyncio
+import gzip
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition, errors
+from aiokafka import AIOKafkaConsumer, TopicPartition, conn, errors
 from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.group import JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest
@@ -43,6 +44,8 @@ from sinks.kafka.access import ClusterAccess
 from sinks.kafka.steady import steady
 from sinks.shared.clock import Clock
 
+conn.READER_LIMIT = 2**20
+"""aiokafka stops reading a socket while twice as many bytes wait: with its 64 KiB, 16 times in an answer of FETCH_BYTES."""
 RETRY_PAUSE = 0.1
 """Seconds before a request is sent again that another broker, or the same one a little later, can answer."""
 _FENCED = 82
@@ -58,8 +61,8 @@ _AGAIN = (
 _MOVED = (errors.GroupCoordinatorNotAvailableError, errors.NotCoordinatorForGroupError, errors.RequestTimedOutError)
 _GONE = (errors.UnknownMemberIdError, errors.IllegalGenerationError)
 _DAMAGE = (errors.CorruptRecordException, errors.UnsupportedCodecError)
-_UNPACKING = (ValueError, IndexError, EOFError, OSError, MemoryError, zlib.error)
-"""What comes out of reading what was fetched, which asks nothing of a broker; and errors of cramjam, which decompresses."""
+_UNPACKING = (ValueError, IndexError, EOFError, MemoryError, gzip.BadGzipFile, zlib.error)
+"""What comes out of unpacking what was fetched, besides the errors of cramjam. Those of connections are others."""
 _RIGHTS = {
     errors.GroupAuthorizationFailedError: "READ of the group",
     errors.TopicAuthorizationFailedError: "READ of the topic",
