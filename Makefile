@@ -97,6 +97,8 @@ bench-compare: setup  ## compare the latest result with BASE=FILE; fails if a ca
 
 bench-peers:  ## build the servers that benchmarks compare btfeed with, from locked versions (needs Go)
 	cd benchmarks/peers/bento && go build -o ../../.cache/bento .
+	$(if $(wildcard benchmarks/.cache/flume/dtFlume.jar),mvn --quiet --batch-mode --file benchmarks/peers/flume.xml \
+		dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/benchmarks/.cache/flume/lib)
 
 wheel: setup  ## build a wheel with the native modules for this machine's architecture, and try it in an empty environment
 	$(BIN)/python -m deploy.wheels $(shell uname -m)

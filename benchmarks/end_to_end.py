@@ -47,13 +47,15 @@ class Lost(Exception):
 
 @dataclass
 class Subject:
-    """A server that is measured, btfeed or a peer. admin_url: of btfeed."""
+    """A server that is measured, btfeed or a peer. admin_url: of btfeed. lag: seconds for which it may do nothing before it
+    delivers what it has."""
 
     url: str
     pid: int
     far_end: FarEnd
     lost_after: float = LOST_AFTER
     admin_url: str = ""
+    lag: float = 0.0
 
 
 @contextmanager
@@ -125,7 +127,7 @@ def bursts(subject: Subject, path: Path, connections: int, rounds: int, seconds:
     load = Load.read(path)
     baseline = Baseline(load.bodies, load.occurrences)
     with sender(path, subject.url, connections, load.per_post) as generator:
-        posts = _size(subject, generator, load.per_post, seconds, warm)
+        posts = posts_in(subject, generator, load.per_post, seconds, warm)
         for _ in range(rounds):
             before = baseline.measure()
             sample = _burst(subject, generator, posts, posts * load.per_post)
@@ -134,13 +136,13 @@ def bursts(subject: Subject, path: Path, connections: int, rounds: int, seconds:
     yield {"rss_mib": peak_memory(subject.pid) / MEBIBYTE}
 
 
-def _size(subject: Subject, generator: Sender, per_post: int, seconds: float, warm: int) -> int:
+def posts_in(subject: Subject, generator: Sender, per_post: int, seconds: float, warm: int) -> int:
     """Warm the server, and find how many posts take about `seconds`."""
     posts = min(WARM_POSTS, max(2, warm // per_post))
     while True:
         started = time.perf_counter()
-        generator.send(posts)
-        took = wait_for(subject, generator.sent) - started
+        summary = generator.send(posts)
+        took: float = max(summary["seconds"], wait_for(subject, generator.sent) - started - subject.lag)
         times = seconds / took
         if times < 2:  # otherwise most of the time may have been a sink's linger
             return max(2, round(posts * times))

@@ -17,10 +17,11 @@ from tests.servers.installed import missing
 
 
 class Lines:
-    """Counts the lines of the NDJSON files in a directory, while they grow and are renamed."""
+    """Counts the lines of the files in a directory that have such names, while they grow and are renamed."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, names: str = "*ndjson*") -> None:
         self.directory = directory
+        self._names = names
         self._read: dict[int, int] = {}  # inode -> how far
         self._lines = 0
 
@@ -41,15 +42,15 @@ class Lines:
         return self._lines
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
-        for path in self.directory.glob("*ndjson*"):
+        for path in self.directory.glob(self._names):
             with suppress(FileNotFoundError):
                 yield path, path.stat()
 
 
 @contextmanager
-def file(workshop: Workshop) -> Iterator[FarEnd]:
-    """NDJSON files, on the disk with the system's temporary files."""
-    lines = Lines(workshop.directory())
+def file(workshop: Workshop, names: str = "*ndjson*") -> Iterator[FarEnd]:
+    """NDJSON files of such names, on the disk with the system's temporary files."""
+    lines = Lines(workshop.directory(), names)
     yield FarEnd({"file": {"type": "file", "directory": str(lines.directory)}}, lines.count, lines.size)
 
 

@@ -6,6 +6,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.findings import few_connections, posts, usual
 from benchmarks.peers import PEERS
 from benchmarks.results import Case, Result
 
@@ -46,8 +47,10 @@ def tables() -> Iterator[str]:
     yield ""
     yield "| records go to | occurrences per post | occurrences/s | CPU, µs | × parse (least, most) | p99 answer, ms |"
     yield "|---|---|---|---|---|---|"
-    cases = sorted(result.of("whole server"), key=lambda case: (case.parameters["occurrences"] != SHORT_SIZE, _size(case)))
+    usually = [case for case in result.of("whole server") if usual(case)]
+    cases = sorted(usually, key=lambda case: (case.parameters["occurrences"] != SHORT_SIZE, _size(case)))
     yield from map(_server, cases)
+    yield from _posts(result)
     yield ""
     yield "| at a fixed rate, to files | p50 answer, ms | p99 | p99.9 |"
     yield "|---|---|---|---|"
@@ -57,7 +60,7 @@ def tables() -> Iterator[str]:
     yield "|---|---|"
     for case in result.of("sources"):
         yield f"| `btfeed {case.name}`{_of(case)} | {case.median('occurrences_per_s'):,.0f} |"
-    yield from _peers(list(result.of("peers")))
+    yield from _peers([case for case in result.of("peers") if usual(case)])
 
 
 def _size(case: Case) -> int:
@@ -71,6 +74,24 @@ def _server(case: Case) -> str:
         f"| {label} | {_size(case):,} | {case.median('occurrences_per_s'):,.0f} | {case.median('cpu_us'):.1f} "
         f"| {ratio.median:.1f} ({ratio.least:.1f}, {ratio.most:.1f}) | {case.median('ack_p99_ms'):.1f} |"
     )
+
+
+def _posts(result: Result) -> Iterator[str]:
+    """Small posts by the connections that they come over, with those of peers below btfeed's."""
+    if not (found := posts(result)):
+        return
+    yield ""
+    yield "| occurrences per post | connections | taken by | posts/s | CPU per post, µs | × parse | p99 answer, ms |"
+    yield "|---|---|---|---|---|---|---|"
+    for post in found:
+        yield (
+            f"| {post.size} | {post.connections} | {post.name} | {post.per_s:,.0f} | {post.cpu_us:,.0f} "
+            f"| {post.case.median('x_parse'):.1f} | {post.case.median('ack_p99_ms'):.1f} |"
+        )
+    told = " ".join(few_connections(result))
+    if told:
+        yield ""
+        yield told
 
 
 def _latency(case: Case) -> str:

@@ -1,8 +1,11 @@
-"""What a result means: what stays flat as something grows, and whether the load generator limits a rate."""
+"""What a result means: what posts as AppMon sends them cost, what stays flat as something grows, and whether the load
+generator limits a rate."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from benchmarks import beside
+from benchmarks.load import SMALL, connections
 from benchmarks.measuring import Spread
 from benchmarks.results import Case, Result
 
@@ -21,6 +24,69 @@ GROWING = {
 """Quantities that may grow, and their descriptions."""
 BOUND = 1.25
 """The load generator may have limited a rate if it reaches less than this times the rate."""
+
+
+def usual(case: Case) -> bool:
+    """Whether its posts come over as many connections as posts of that size do in most cases."""
+    size = case.parameters.get("occurrences")
+    return size is None or case.parameters.get("connections") in (None, connections(int(size)))
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """What a post of `size` occurrences costs, over so many connections. name: the case's, and who takes it."""
+
+    case: Case
+    size: int
+    connections: int
+
+    @property
+    def name(self) -> str:
+        told = {"none": "no sink", "file": "files"}.get(self.case.name, self.case.name)
+        return told if self.case.group == "peers" else f"btfeed, {told}"
+
+    @property
+    def cpu_us(self) -> float:
+        """CPU microseconds for the whole post."""
+        return self.case.median("cpu_us") * self.size
+
+    @property
+    def per_s(self) -> float:
+        """Posts that were answered in a second."""
+        return self.case.median("acknowledged_per_s") / self.size
+
+
+def posts(result: Result) -> list[Post]:
+    """The small posts: to files, without a sink, and at peers; larger ones first, few connections first."""
+    ours = [case for case in result.of("whole server") if case.name in ("file", "none")]
+    found = [
+        Post(case, int(case.parameters["occurrences"]), int(case.parameters["connections"]))
+        for case in (*ours, *(case for case in result.of("peers") if case.name.partition(", ")[2] != "kafka"))
+        if "acknowledged_per_s" in case.samples and "connections" in case.parameters
+    ]
+    return sorted((post for post in found if post.size <= SMALL), key=lambda post: (-post.size, post.connections))
+
+
+def few_connections(result: Result) -> Iterator[str]:
+    """What one connection costs, and what a sink takes from it, in words."""
+    ours = {post.connections: post for post in posts(result) if post.name == "btfeed, files" and post.size == SMALL}
+    least, most = min(ours, default=0), max(ours, default=0)
+    if least < most:
+        ratio = ours[least].case.median("x_parse") / ours[most].case.median("x_parse")
+        yield (
+            f"A post of {SMALL} occurrences to files costs {ratio:.1f} times as much over {_connections(least)} "
+            f"as over {_connections(most)}."
+        )
+    for case in result.of(*beside.NAME):
+        rate = case.spread("rate_of_none")
+        yield (
+            f"Over {_connections(beside.CONNECTIONS)}, btfeed answers {rate.median:.0%} as many posts of {beside.SIZE} "
+            f"occurrences with files as without a sink ({rate.least:.0%} to {rate.most:.0%}, measured by turns)."
+        )
+
+
+def _connections(number: int) -> str:
+    return f"{number} connection{'s' if number > 1 else ''}"
 
 
 @dataclass(frozen=True, slots=True)

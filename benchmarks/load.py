@@ -17,13 +17,18 @@ SIZES = (1, 10, 100, 1_000, 10_000)
 KINDS = ("purepath", "user_action", "visit")
 MIXTURE = (0, 0, 0, 1, 1, 2)
 """Kinds of consecutive posts of one occurrence: the shares of a mixed post."""
+SMALL = 100
+"""Posts of at most so many occurrences are as AppMon sends them."""
+FEW = (1, 4)
+"""AppMon's own numbers of connections. Posts of each size in SMALL_SIZES are measured over them, too."""
+SMALL_SIZES = tuple(size for size in SIZES if size <= SMALL)
 BLOCK = 10
 """Occurrences of a business transaction, in posts of many business transactions."""
 
 
 def connections(size: int) -> int:
     """How many connections posts of this size come over: many for small ones, so that a commit can group them."""
-    return 64 if size <= 100 else 8
+    return 64 if size <= SMALL else 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from benchmarks.findings import FLAT, GROWING, growths, reserves
+from benchmarks.findings import FLAT, GROWING, few_connections, growths, posts, reserves
 from benchmarks.peers import PEERS
 from benchmarks.plots import PICTURES, STYLE
 from benchmarks.results import Case, Result
@@ -113,6 +113,29 @@ def _reserves(result: Result) -> Iterator[str]:
     yield from _rows(columns, rows)
 
 
+def _posts(result: Result) -> Iterator[str]:
+    """Small posts, by the connections that they come over."""
+    if not (found := posts(result)):
+        return
+    yield f"<p>Posts as AppMon sends them. {html.escape(' '.join(few_connections(result)))}</p>"
+    rows = [
+        (
+            f"{post.size} over {post.connections}",
+            post.name,
+            f"{post.per_s:,.0f}",
+            f"{post.cpu_us:,.0f}",
+            f"{post.case.median('x_parse'):.1f}",
+        )
+        for post in found
+    ]
+    yield from _rows(("occurrences, connections", "taken by", "posts / s", "CPU a post, µs", "× parse"), rows)
+
+
+def _throughput(result: Result) -> Iterator[str]:
+    yield from _posts(result)
+    yield from _reserves(result)
+
+
 def _growths(result: Result) -> Iterator[str]:
     yield f"<p>A cost is flat if it differs by less than {FLAT - 1:.0%}, or by less than its rounds differ.</p>"
     rows = [
@@ -136,7 +159,7 @@ def _lacks(result: Result) -> Iterator[str]:
     yield "</ul>"
 
 
-BELOW = {"throughput": _reserves, "growth": _growths, "peers": _lacks}
+BELOW = {"throughput": _throughput, "growth": _growths, "peers": _lacks}
 """The text below a picture."""
 
 

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from benchmarks.findings import usual
 from benchmarks.peers import PEERS
 from benchmarks.results import SINK, Case, Result
 
@@ -72,9 +73,11 @@ def _from_zero(axes: Axes) -> None:
 
 
 def _by_name(result: Result, group: str) -> dict[str, list[Case]]:
+    """Those whose posts come over the usual number of connections."""
     found: dict[str, list[Case]] = {}
     for case in result.of(group):
-        found.setdefault(case.name, []).append(case)
+        if usual(case):
+            found.setdefault(case.name, []).append(case)
     return found
 
 
@@ -270,10 +273,11 @@ def hour(result: Result) -> Figure | None:
 
 def peers(result: Result) -> Figure | None:
     """Other servers doing the same work, beside btfeed."""
-    others = _by_name(result, "peers")
+    others = {name: [case for case in cases if _large(case)] for name, cases in _by_name(result, "peers").items()}
+    others = {name: cases for name, cases in others.items() if cases}
     if not others:
         return None
-    ours = {f"btfeed, {name}": list(result.of("whole server", name)) for name in ("file", "kafka")}
+    ours = {f"btfeed, {name}": _by_name(result, "whole server").get(name, []) for name in ("file", "kafka")}
     rows = {name: cases for name, cases in ours.items() if cases} | others
     sizes = sorted({int(case.parameters["occurrences"]) for cases in others.values() for case in cases})
     figure = Figure(figsize=(10, 1.2 + 0.8 * len(rows)))
@@ -294,6 +298,10 @@ def peers(result: Result) -> Figure | None:
     figure.axes[0].invert_yaxis()
     figure.axes[1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), title="occurrences\nin a post")
     return figure
+
+
+def _large(case: Case) -> bool:
+    return int(case.parameters["occurrences"]) >= SMALL
 
 
 def _peer(name: str) -> str:

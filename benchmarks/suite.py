@@ -10,18 +10,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from shutil import disk_usage
 from typing import Any
 
 from rich.console import Console
 
-from benchmarks import allocations, bare, end_to_end, flows, growth, journals, peers, sources, stages, viewers
+from benchmarks import allocations, bare, beside, end_to_end, flows, growth, journals, peers, sources, stages, viewers
 from benchmarks.end_to_end import Lost
 from benchmarks.far_ends import FAR_ENDS, all_of, available
 from benchmarks.figures import RESULT
 from benchmarks.job import Job, Plan, Sample
-from benchmarks.load import KINDS, SIZES, connections
+from benchmarks.load import FEW, KINDS, SIZES, SMALL_SIZES, connections
 from benchmarks.progress import Bars, bars
 from benchmarks.results import SINK, Case, Result
 from benchmarks.workshop import Workshop
@@ -106,19 +106,24 @@ def count_allocations(workshop: Workshop, plan: Plan, cases: Sequence[Case]) -> 
 def _whole_server(plan: Plan) -> Iterator[Job]:
     for name in ("none", *available(), "all", *([FILE_PLAIN] if native.module else [])):
         for size in SIZES if name == "file" else plan.few if name in ("all", FILE_PLAIN) else plan.sizes:
-            parameters = {"occurrences": size, "connections": connections(size)}
-            yield Job(Case("whole server", name, parameters), plan.rounds_of("whole server"), _bursts(name, size, plan))
+            yield _posts("whole server", name, size, connections(size), plan)
+    for size in SMALL_SIZES:
+        for number in FEW:
+            yield _posts("whole server", "file", size, number, plan)
+    parameters = {"occurrences": beside.SIZE, "connections": beside.CONNECTIONS}
+    yield Job(Case(*beside.NAME, parameters), plan.rounds_of("whole server"), partial(beside.pairs, plan))
 
 
-def _bursts(name: str, size: int, plan: Plan) -> Callable[[Workshop], Iterator[Sample]]:
-    rounds = plan.rounds_of("whole server")
+def _posts(group: str, name: str, size: int, number: int, plan: Plan) -> Job:
+    """Posts of `size` occurrences over this many connections."""
+    rounds = plan.rounds_of(group)
 
     def run(workshop: Workshop) -> Iterator[Sample]:
         with far_end_and_server(workshop, name) as subject:
             path = workshop.load(size, plan.load)
-            yield from end_to_end.bursts(subject, path, connections(size), rounds, plan.burst, plan.warm)
+            yield from end_to_end.bursts(subject, path, number, rounds, plan.burst, plan.warm)
 
-    return run
+    return Job(Case(group, name, {"occurrences": size, "connections": number}), rounds, run)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaProducer
 from rich.console import Console
 
 from benchmarks import __main__ as command_line
-from benchmarks import end_to_end, far_ends, growth, job, suite, viewers
+from benchmarks import beside, end_to_end, far_ends, growth, job, suite, viewers
 from benchmarks.end_to_end import Lost, Subject
 from benchmarks.far_end import FarEnd
 from benchmarks.load import KINDS, Load, Unique, occurrences_in
@@ -123,7 +123,10 @@ def run(text: str, plan: job.Plan = TINY) -> list[Case]:
             {"x_parse", "occurrences_per_s", "disk_bytes", "ack_p99.9_ms", "rss_mib"},
             marks=[pytest.mark.kafka, pytest.mark.elasticsearch],
         ),
-        ("whole server: file (occurrences 10,", {"x_parse", "occurrences_per_s", "disk_bytes", "ack_p99.9_ms", "rss_mib"}),
+        (
+            "whole server: file (occurrences 10, connections 4",
+            {"x_parse", "occurrences_per_s", "acknowledged_per_s", "disk_bytes", "ack_p99.9_ms", "rss_mib"},
+        ),
         ("whole server: none (occurrences 10,", {"x_parse", "occurrences_per_s", "generator_busy"}),
         ("latency: file", {"ack_p50_ms", "ack_p99_ms", "ack_p99.9_ms", "generator_late_ms"}),
         ("load generator: black hole (occurrences 100)", {"posts_per_s", "generator_busy"}),
@@ -142,6 +145,17 @@ def test_a_case_of_each_kind_gives_its_quantities(text: str, quantities: set[str
     for case in run(text):
         assert quantities <= case.samples.keys(), case.key
         assert all(values and min(values) >= 0 for values in case.samples.values()), case.samples
+
+
+def test_a_sink_is_measured_beside_a_server_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By turns: both rates, and their ratio."""
+    monkeypatch.setattr(beside, "PAIRS", 1)
+    (case,) = run("file beside no sink")
+    assert case.median("none posts_per_s") > 0
+    ours = case.median("acknowledged_per_s") / beside.SIZE
+    assert case.median("rate_of_none") == pytest.approx(ours / case.median("none posts_per_s"))
+    assert case.median("x_none") == pytest.approx(case.median("cpu_us") / case.median("none cpu_us"))
+    assert case.median("x_parse") > 0
 
 
 def test_every_stage_can_be_measured() -> None:

@@ -121,6 +121,34 @@ def test_a_load_generator_that_limits_a_rate_is_reported(rate: float, enough: bo
     assert (found.fastest.name, found.rate, found.busy, found.enough) == ("b", rate, 0.5, enough)
 
 
+def test_small_posts_are_told_by_their_connections() -> None:
+    """What a whole post costs, larger posts and fewer connections first, with peers; and what one connection costs."""
+
+    def case(name: str, size: int, number: int, cpu: float, group: str = "whole server") -> Case:
+        samples = {"cpu_us": [cpu], "x_parse": [2 * cpu], "acknowledged_per_s": [1_000.0], "ack_p99_ms": [3.0]}
+        return Case(group, name, {"occurrences": size, "connections": number}, samples)
+
+    beside = Case(
+        "whole server", "file beside no sink", {"occurrences": 100, "connections": 1}, {"rate_of_none": [0.5, 0.7]}
+    )
+    made = Result({}, [
+        case("file", 1, 4, 50.0), case("file", 100, 64, 2.0), case("file", 100, 1, 6.0), case("file", 1_000, 8, 1.0),
+        case("kafka", 100, 64, 9.0), case("bento, file", 100, 1, 90.0, "peers"), case("bento, kafka", 100, 1, 9.0, "peers"),
+        beside,
+    ])  # fmt: skip
+    rows = [(post.size, post.connections, post.name, post.cpu_us, post.per_s) for post in findings.posts(made)]
+    assert rows == [
+        (100, 1, "btfeed, files", 600.0, 10.0),
+        (100, 1, "bento, file", 9_000.0, 10.0),
+        (100, 64, "btfeed, files", 200.0, 10.0),
+        (1, 4, "btfeed, files", 50.0, 1_000.0),
+    ]
+    first, second = findings.few_connections(made)
+    assert "costs 3.0 times as much over 1 connection as over 64 connections" in first
+    assert "answers 60% as many posts" in second
+    assert [findings.usual(each) for each in made.cases] == [False, True, False, True, True, False, False, False]
+
+
 def test_every_picture_has_a_title_and_a_note() -> None:
     """The page explains each of them."""
     assert plots.PICTURES.keys() == page.TITLES.keys() == page.NOTES.keys()
