@@ -12,7 +12,7 @@ LOCKED := $(PIP_INSTALL) --require-hashes --no-deps
 LOCK := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --no-emit-index-url \
 	--no-emit-trusted-host --no-emit-find-links
 
-.PHONY: help setup runtime servers run test test-quick test-native chaos lint docs docs-site proto lock bench bench-full bench-compare bench-peers \
+.PHONY: help setup runtime servers run test test-quick test-native chaos lint docs docs-site proto lock bench bench-full bench-compare bench-peers profile \
 	wheel wheels bundle deb test-packages clean
 
 help:  ## list the targets
@@ -94,6 +94,9 @@ bench-full: setup  ## measure everything, in hours
 
 bench-compare: setup  ## compare the latest result with BASE=FILE; fails if a case is worse
 	$(BIN)/python -m benchmarks compare $(or $(BASE),$(error no result to compare with: make bench-compare BASE=FILE))
+
+profile: servers  ## draw flame graphs of the whole server, and count its system calls, under small posts; ONLY=TEXT chooses loads
+	$(BIN)/python -m benchmarks.profiling $(if $(ONLY),--only $(ONLY))
 
 bench-peers:  ## build the servers that benchmarks compare btfeed with, from locked versions (needs Go)
 	cd benchmarks/peers/bento && go build -o ../../.cache/bento .

@@ -1,0 +1,46 @@
+"""The profile of the whole server: a load of a few posts."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from benchmarks import profiling
+from tests.servers.installed import NotInstalled
+
+
+@pytest.mark.strace
+def test_a_profile_counts_system_calls_and_draws_flames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of one load. Every post waits for a sync, and the summary has both numbers."""
+    monkeypatch.setattr(profiling, "LOADS", [profiling.Profiled("file", 10, 1)])
+    monkeypatch.setattr(profiling, "OCCURRENCES", 200)
+    monkeypatch.setattr(profiling, "ALONE", 0.01)
+    assert profiling.main(["--seconds", "1", "--out", str(tmp_path)]) == 0, capsys.readouterr().err
+    cpu = capsys.readouterr().out.splitlines()[1].split()
+    assert cpu[0] == "file-10-over-1"
+    assert float(cpu[1].replace(",", "")) > 0
+    assert float(cpu[2]) > 0
+    assert float(cpu[3]) >= 1
+    assert "fdatasync" in (tmp_path / "file-10-over-1" / "syscalls.txt").read_text()
+    flames = (tmp_path / "file-10-over-1" / "flames.svg").read_text()
+    assert ".py:" in flames
+    assert ".so)" in flames  # native
+    assert (tmp_path / "summary.txt").read_text().splitlines()[1].split() == cpu
+
+
+def test_tools_of_a_profile_that_are_missing_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With what to do, below what was measured without them."""
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
+    with pytest.raises(NotInstalled, match="py-spy is not installed: run make setup"):
+        profiling.pyspy()
+    found = profiling.Found(profiling.LOADS[0], 1_234.0, missing=["strace is not installed"])
+    monkeypatch.setattr(profiling, "profile", lambda *arguments: found)
+    assert profiling.main(["--only", "file-100-over-1", "--out", str(tmp_path)]) == 1
+    told = capsys.readouterr()
+    assert told.out.splitlines()[1].split() == ["file-100-over-1", "1,234"]
+    assert told.err == "strace is not installed\n"
+    assert profiling.main(["--only", "nothing", "--out", str(tmp_path)]) == 2
