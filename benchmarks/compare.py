@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from benchmarks.measuring import Spread
 from benchmarks.results import Case, Result
 
-COMPARED = ("x_parse", "x_bare", "x_scan", "ack_p99_ms", "occurrences_per_s")
+COMPARED = ("x_parse", "x_bare", "x_scan", "x_composite", "ack_p99_ms", "occurrences_per_s")
 """The first one that a case has is compared."""
 EXACT = ("allocations",)
 """These are compared as well. They have no noise."""

@@ -60,6 +60,7 @@ def tables() -> Iterator[str]:
     yield "|---|---|"
     for case in result.of("sources"):
         yield f"| `btfeed {case.name}`{_of(case)} | {case.median('occurrences_per_s'):,.0f} |"
+    yield from _flows(list(result.of("flows", "report")))
     yield from _peers([case for case in result.of("peers") if usual(case)])
 
 
@@ -101,6 +102,23 @@ def _latency(case: Case) -> str:
 
 def _of(case: Case) -> str:
     return f" {case.parameters['profile']}, to a file" if "profile" in case.parameters else " to a black hole"
+
+
+BESIDE = {"x_scan": "CPU of a bare scan", "x_composite": "time of a composite aggregation"}
+"""What reports of flows are compared with, by quantity."""
+
+
+def _flows(cases: list[Case]) -> Iterator[str]:
+    if not cases:
+        return
+    yield ""
+    yield "| report of flows, records in | CPU a record, µs | beside |"
+    yield "|---|---|---|"
+    for case in cases:
+        (quantity,) = case.samples.keys() & BESIDE.keys()
+        ratio = case.spread(quantity)
+        beside = f"{ratio.median:.1f} ({ratio.least:.1f}, {ratio.most:.1f}) × the {BESIDE[quantity]}"
+        yield f"| {case.parameters['format']} | {case.median('cpu_us'):.2f} | {beside} |"
 
 
 def _peers(cases: list[Case]) -> Iterator[str]:

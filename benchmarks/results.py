@@ -3,8 +3,8 @@
     {"about": {...}, "cases": [{"group": ..., "name": ..., "parameters": {...}, "samples": {QUANTITY: [...]}}]}
 
 The name of a quantity ends with its unit: `_us` microseconds per occurrence, `_ms` milliseconds, `_per_s` per second,
-`_mib` MiB, `_percent` percent. `x_parse` is a ratio to the parse of the same posts, `x_scan` to a scan of the same records;
-`disk_bytes` and `allocations` are per occurrence.
+`_mib` MiB, `_percent` percent. `x_parse` is a ratio to the parse of the same posts, `x_scan` to a scan of the same records,
+`x_composite` to an aggregation of them; `disk_bytes` and `allocations` are per occurrence.
 """
 
 import json

@@ -105,9 +105,9 @@ def test_the_cpu_of_another_process_is_counted() -> None:
 # Running
 
 
-def run(text: str, plan: job.Plan = TINY) -> list[Case]:
-    """The cases with `text` in their key. None may fail."""
-    cases, failures = suite.run(plan, 1, lambda case: text in case.key, Console(file=sys.stderr))
+def run(*texts: str, plan: job.Plan = TINY) -> list[Case]:
+    """The cases with one of these texts in their key. None may fail."""
+    cases, failures = suite.run(plan, 1, lambda case: any(text in case.key for text in texts), Console(file=sys.stderr))
     assert failures == {}
     assert cases
     return cases
@@ -133,9 +133,9 @@ def run(text: str, plan: job.Plan = TINY) -> list[Case]:
         pytest.param(
             "bare client: kafka (compression none", {"x_bare", "rate_of_bare", "log_bytes"}, marks=pytest.mark.kafka
         ),
-        pytest.param("bare client: elasticsearch", {"x_bare", "rate_of_bare"}, marks=pytest.mark.elasticsearch),
         ("sources: replay", {"occurrences_per_s", "cpu_us"}),
-        ("flows: report", {"x_scan", "x_scan_wall", "records_per_cpu_s", "cpu_us"}),
+        ("flows: report (format ndjson", {"x_scan", "x_scan_wall", "records_per_cpu_s", "cpu_us"}),
+        ("flows: report (format extract", {"x_scan", "records_per_cpu_s", "cpu_us"}),
         ("flows: trace", {"x_scan", "cpu_us"}),
         ("flows: whole command", {"wall_ms", "rss_mib", "cpu_us"}),
     ],
@@ -145,6 +145,14 @@ def test_a_case_of_each_kind_gives_its_quantities(text: str, quantities: set[str
     for case in run(text):
         assert quantities <= case.samples.keys(), case.key
         assert all(values and min(values) >= 0 for values in case.samples.values()), case.samples
+
+
+@pytest.mark.elasticsearch
+def test_cases_with_elasticsearch_give_their_quantities() -> None:
+    """The sink beside the bare client, and a report beside an aggregation, on one node."""
+    bare, report = run("bare client: elasticsearch", "flows: report (format elasticsearch")
+    assert min(bare.median(name) for name in ("x_bare", "rate_of_bare")) > 0
+    assert min(report.median(name) for name in ("x_composite", "step_docs_per_s", "wall_ms", "composite_ms")) > 0
 
 
 def test_a_sink_is_measured_beside_a_server_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +176,7 @@ def test_every_stage_can_be_measured() -> None:
 def test_what_grows_is_measured(quick: bool) -> None:
     """Everything that grows has its costs; a server that starts with a backlog has its first answer."""
     largest = replace(TINY, backlogs=(1,), transactions=(20,), sinks=(2,), connections=(2,))
-    cases = {case.key: case for case in run("growth", largest if quick else TINY)}
+    cases = {case.key: case for case in run("growth", plan=largest if quick else TINY)}
     assert {case.name for case in cases.values()} == {"business transactions", "file sinks", "connections", "backlog"}
     waiting = cases["growth: backlog (mebibytes 1)"]
     assert waiting.median("journal_mib") >= 1

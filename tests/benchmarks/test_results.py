@@ -6,7 +6,7 @@ import pytest
 from rich.progress import Progress
 
 from benchmarks import __main__ as command_line
-from benchmarks import compare, findings, page, plots
+from benchmarks import compare, figures, findings, page, plots
 from benchmarks.progress import Remaining
 from benchmarks.results import Case, Result
 
@@ -147,6 +147,39 @@ def test_small_posts_are_told_by_their_connections() -> None:
     assert "costs 3.0 times as much over 1 connection as over 64 connections" in first
     assert "answers 60% as many posts" in second
     assert [findings.usual(each) for each in made.cases] == [False, True, False, True, True, False, False, False]
+
+
+def test_tables_have_what_a_result_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small posts by connections, and reports of flows with what they are compared with; without them, neither table."""
+    server = {
+        "cpu_us": [2.0],
+        "x_parse": [4.0],
+        "occurrences_per_s": [9.0],
+        "acknowledged_per_s": [800.0],
+        "ack_p99_ms": [3.0],
+    }
+    small = Case("whole server", "file", {"occurrences": 100, "connections": 4}, server)
+    flows = [
+        Case("flows", "report", {"format": kind}, {"cpu_us": [1.5], quantity: [2.0]})
+        for kind, quantity in (("ndjson", "x_scan"), ("elasticsearch", "x_composite"))
+    ]
+    about = {
+        "command": "c",
+        "commit": "c",
+        "machine": {"cores": 2, "cpu": "c", "memory_gib": 1},
+        "versions": {"python": "3"},
+    }
+    monkeypatch.setattr(figures, "RESULT", tmp_path / "r.json")
+    Result(about, [small, *flows]).save(figures.RESULT)
+    text = "\n".join(figures.tables())
+    assert "| 100 | 4 | btfeed, files | 8 | 200 | 4.0 | 3.0 |" in text
+    assert "| ndjson | 1.50 | 2.0 (2.0, 2.0) × the CPU of a bare scan |" in text
+    assert "| elasticsearch | 1.50 | 2.0 (2.0, 2.0) × the time of a composite aggregation |" in text
+    assert "| file | 100 |" not in text  # only the usual number of connections
+    Result(about, []).save(figures.RESULT)
+    text = "\n".join(figures.tables())
+    assert "taken by" not in text
+    assert "report of flows" not in text
 
 
 def test_every_picture_has_a_title_and_a_note() -> None:
