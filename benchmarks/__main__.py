@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import compare, page, suite
+from benchmarks.findings import few_connections, posts
 from benchmarks.job import FULL, SHORT
 from benchmarks.measuring import quiet
 from benchmarks.results import LATEST, Case, Result, about
@@ -67,7 +68,7 @@ def _run(chosen: argparse.Namespace) -> int:
         return 2
     result.save(chosen.out)
     page.write(result, chosen.out.with_suffix(""))
-    print("\n".join(_table(result)))
+    print("\n".join([*_table(result), *_posts(result)]))
     print(f"\nwritten: {_near(chosen.out)} and {_near(chosen.out.with_suffix(''))}/index.html")
     for case, failure in failures.items():
         print(f"failed: {case}: {failure}", file=sys.stderr)
@@ -88,6 +89,16 @@ def _table(result: Result) -> Iterator[str]:
         row += [f"{spread.least:8.2f}{spread.most:8.2f}" if spread else " " * 16]
         row += [_median(case, "occurrences_per_s", "14,.0f"), _median(case, "ack_p99_ms", "11.1f")]
         yield f"{case.key:72}" + "".join(row).rstrip()
+
+
+def _posts(result: Result) -> Iterator[str]:
+    """What whole posts cost, as AppMon sends them."""
+    if found := posts(result):
+        yield f"\n{'small posts: occurrences, connections, taken by':72}{'cpu_us a post':>14}{'x_parse':>9}{'posts/s':>10}"
+    for post in found:
+        told = f"{post.size:4} over {post.connections:2}, {post.name}"
+        yield f"{told:72}{post.cpu_us:14,.0f}{post.case.median('x_parse'):9.2f}{post.per_s:10,.0f}"
+    yield from few_connections(result)
 
 
 def _median(case: Case, quantity: str, form: str) -> str:

@@ -345,6 +345,9 @@ def test_a_result_is_drawn(tmp_path: Path) -> None:
     latencies = {f"ack_{point}_ms": [1.0] for point in ("p50", "p99", "p99.9", "max")}
     cases = [
         Case("whole server", "file", {"occurrences": 1_000}, server),
+        Case(
+            "whole server", "file", {"occurrences": 100, "connections": 1}, server | {"x_parse": [4.0], "ack_p99_ms": [1.0]}
+        ),
         Case("load generator", "black hole", {"occurrences": 1_000}, {"occurrences_per_s": [20.0]}),
         Case("stages", "map", parameters, stage),
         Case("stages", "sink: bizevents", parameters, stage),
@@ -358,6 +361,7 @@ def test_a_result_is_drawn(tmp_path: Path) -> None:
     assert {path.stem for path in (tmp_path / "r").glob("*.svg")} == there
     text = (tmp_path / "r" / "index.html").read_text()
     assert text.count("<svg") == len(there)
+    assert "<td>100 over 1</td><td>btfeed, files</td>" in text
     assert made.about["commit"] in text
     assert 'id="raw"' in text
     assert "src=" not in text
