@@ -5,7 +5,8 @@
 For each load there is a folder, build/profile/LOAD, and a line in the summary that is printed:
 
     flames.svg     a flame graph of all threads that work, with the frames of Python and native ones (py-spy, FREQUENCY
-                   samples a second); open it in a browser, and click on a frame to enlarge it
+                   samples a second): open it in a browser
+    stacks.txt     what it is drawn from, for other tools
     syscalls.txt   all system calls with their numbers and times (strace -c -f)
 
 CPU is measured first, without either tool: both stop the server again and again, so times in syscalls.txt are not those of
@@ -23,7 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks import end_to_end, suite
+from benchmarks import end_to_end, flames, suite
 from benchmarks.end_to_end import Sender, Subject
 from benchmarks.load import FEW, SMALL_SIZES, connections
 from benchmarks.measuring import cpu_seconds
@@ -32,7 +33,7 @@ from benchmarks.workshop import Workshop
 from tests.servers.installed import NotInstalled, strace
 
 OUT = ROOT / "build" / "profile"
-SECONDS = 4
+SECONDS = 8
 FREQUENCY = 50
 """Samples a second: py-spy falls behind if it unwinds native frames much more often."""
 OCCURRENCES = 20_000
@@ -166,8 +167,9 @@ def _syscalls(
 
 def _flames(subject: Subject, generator: Sender, posts: int, directory: Path, seconds: int) -> Iterator[tuple[str, float]]:
     """Write the flame graph, while posts are sent. Counts nothing."""
+    stacks = directory / "stacks.txt"
     command = [pyspy(), "record", "--native", "--pid", str(subject.pid), "--rate", str(FREQUENCY)]
-    command += ["--duration", str(seconds), "--format", "flamegraph", "--output", str(directory / "flames.svg")]
+    command += ["--duration", str(seconds), "--format", "raw", "--output", str(stacks)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         few, end = max(1, posts // 10), time.monotonic() + 10 * seconds
         while process.poll() is None and time.monotonic() < end:
@@ -177,6 +179,9 @@ def _flames(subject: Subject, generator: Sender, posts: int, directory: Path, se
         said, _ = process.communicate()
     if process.returncode:
         raise ToolFailed(f"py-spy failed: {' '.join(said.split())}: run as root")
+    root, waiting = flames.tree(stacks.read_text(encoding="utf-8").splitlines())
+    title = f"{directory.name}: {root.samples} samples, and {waiting} of threads that waited, which are left out"
+    (directory / "flames.svg").write_text(flames.draw(root, title), encoding="utf-8")
     return iter(())
 
 

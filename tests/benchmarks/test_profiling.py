@@ -2,10 +2,11 @@
 
 import shutil
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
-from benchmarks import profiling
+from benchmarks import flames, profiling
 from tests.servers.installed import NotInstalled
 
 
@@ -24,10 +25,29 @@ def test_a_profile_counts_system_calls_and_draws_flames(
     assert float(cpu[2]) > 0
     assert float(cpu[3]) >= 1
     assert "fdatasync" in (tmp_path / "file-10-over-1" / "syscalls.txt").read_text()
-    flames = (tmp_path / "file-10-over-1" / "flames.svg").read_text()
-    assert ".py:" in flames
-    assert ".so)" in flames  # native
+    drawn = (tmp_path / "file-10-over-1" / "flames.svg").read_text()
+    assert ".py:" in drawn
+    assert ".so)" in drawn  # native
     assert (tmp_path / "summary.txt").read_text().splitlines()[1].split() == cpu
+
+
+def test_a_flame_graph_leaves_out_threads_that_wait() -> None:
+    """Boxes are as wide as their share of the other samples; each tells its whole name, as text that is no markup."""
+    stacks = [
+        "main (a.py:1);write (libc.so.6) 3", "main (a.py:1);<lambda> (a.py:2) 1", "run (b.py:3);append (c.py:4) 4",
+        "run (b.py:3);get (q.py:1);PyThread_acquire_lock_timed (python.so);0x7f (libc.so.6);0x7e (libc.so.6) 90",
+    ]  # fmt: skip
+    root, waiting = flames.tree(stacks)
+    assert (root.samples, waiting, root.depth) == (8, 90, 3)
+    assert {name: frame.samples for name, frame in root.callees.items()} == {"main (a.py:1)": 4, "run (b.py:3)": 4}
+    drawn = flames.draw(root, "a & b")
+    svg = ET.fromstring(drawn)
+    told = [element.text for element in svg.iter("{http://www.w3.org/2000/svg}title")]
+    assert told[:2] == ["all threads: 8 samples, 100.0%", "main (a.py:1): 4 samples, 50.0%"]
+    assert "<lambda> (a.py:2): 1 samples, 12.5%" in told
+    widths = [float(box.get("width", "")) for box in svg.findall(".//{*}g/{*}rect")]
+    assert widths[0] == pytest.approx(2 * widths[1])
+    assert "a &amp; b" in drawn
 
 
 def test_tools_of_a_profile_that_are_missing_are_told(
