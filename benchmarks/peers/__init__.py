@@ -88,7 +88,11 @@ NOT_DURABLE = Lack(
 )
 NO_QUEUE = Lack("no journal", "no journal: a second output that is down would block the first")
 NO_RULES = Lack("no validation", "no validation, no dead letters, no limit on occurrences per post")
-FEWER = Lack("not all fields", "no event.id, no W3C times, times in the server's time zone, ids as text")
+FEWER = Lack(
+    "not all fields",
+    "no event.id, no navigation times, AppMon's own names of measures and dimensions; business transactions without a type "
+    "are left out",
+)
 NOT_ALL = Lack("not all fields", "no event.id, no names for measures and dimensions, times as numbers, ids as text")
 
 EARLY = Lack("not durable", "answers before its records are written: what is in its memory is lost when the process ends")
