@@ -32,7 +32,7 @@ from btfeed.flow import clauses, elastic, reading, sources
 from btfeed.flow.definition import load
 from btfeed.flow.duck import Database, identifier, literal
 from btfeed.flow.engine import Engine
-from btfeed.flow.fields import TIME, TYPE, fields
+from btfeed.flow.fields import TEXT, TIME, TYPE, fields
 from btfeed.flow.matching import conditions
 from btfeed.flow.options import ListOptions, ReportOptions, Source
 from btfeed.posts.post import digest
@@ -142,7 +142,7 @@ def _cost(work: Callable[[Source, str], None], source: Source, flow: str) -> tup
 
 def _scan(source: Source, flow: str) -> None:
     """Read the columns that a report needs, and do nothing with them."""
-    columns = fields(load(PROFILE))
+    columns = dict.fromkeys(fields(load(PROFILE)), TEXT)
     counts = ", ".join(f"count({identifier(name)})" for name in columns)
     with Database() as database:
         database.rows(f"SELECT {counts} FROM ({reading.records(database, source, columns)})")

@@ -8,7 +8,7 @@ from btfeed.flow import clauses
 from btfeed.flow.clauses import milliseconds
 from btfeed.flow.definition import Definition
 from btfeed.flow.duck import Database, identifier
-from btfeed.flow.fields import TIME, TYPE, fields
+from btfeed.flow.fields import TIME, TYPE, types
 from btfeed.flow.matching import conditions
 from btfeed.flow.options import Source
 from btfeed.flow.reading import is_end, place, records
@@ -42,7 +42,7 @@ class Coverage:
 def coverage(database: Database, definition: Definition, source: Source, read: Read) -> Coverage:
     """Reads the files once more. Raises FlowError."""
     rows = database.rows(f"""WITH records AS (
-{records(database, source, fields(definition))}
+{records(database, source, types(definition))}
 )
 SELECT {_fitting(definition)} AS steps, {place(definition)} AS place, {is_end(definition)} AS ends,
     coalesce({identifier(TYPE)}, '{NO_TYPE}') AS type, {_has_value(definition)} AS has_value, count(*) AS n

@@ -12,9 +12,20 @@ ALWAYS = (TIME, END, TYPE, DURATION, ID)
 """Those that every report reads."""
 
 
+TEXT, MOMENT, WHOLE = "VARCHAR", "TIMESTAMP WITH TIME ZONE", "BIGINT"
+_TYPES = {TIME: MOMENT, END: MOMENT, DURATION: WHOLE}
+
+
 def fields(definition: "Definition") -> list[str]:
     """The record fields that a report reads, sorted. Sources can leave out others; a trace needs all."""
     return sorted({*ALWAYS, *(field for _, field in _named(definition))})
+
+
+def types(definition: "Definition") -> dict[str, str]:
+    """These fields with the types in SQL that they are read as. Texts, except times and durations, which the reader of files
+    converts faster than a query does; unless the definition names one of them, to compare it as the text that it is."""
+    named = {field for _, field in _named(definition)}
+    return {field: TEXT if field in named else _TYPES.get(field, TEXT) for field in fields(definition)}
 
 
 def alike(definition: "Definition") -> Iterator[tuple[tuple[str, ...], str]]:

@@ -12,28 +12,31 @@ or an end, each of them once.
     id      64-bit hash of event.id; NULL without one
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from btfeed.flow import clauses
 from btfeed.flow.clauses import milliseconds
 from btfeed.flow.definition import Definition
 from btfeed.flow.duck import Database, identifier, listed, literal
-from btfeed.flow.fields import DURATION, END, ID, TIME, TYPE, fields
+from btfeed.flow.fields import DURATION, END, ID, MOMENT, TIME, TYPE, types
 from btfeed.flow.matching import Condition, Match, conditions
 from btfeed.flow.options import Source
 from btfeed.flow.report import Read
 
+NUMBER = "0|[1-9][0-9]{0,17}"
+"""Ids that are taken as numbers: as these, they are what they were as texts."""
+
 # The files
 
 
-def records(database: Database, source: Source, columns: Sequence[str]) -> str:
-    """A SELECT of these fields of all records, as texts; a line that is no record gives a row of NULLs."""
+def records(database: Database, source: Source, columns: Mapping[str, str]) -> str:
+    """A SELECT of these fields of all records, with their types; a line that is no record gives a row of NULLs."""
     parts = [_json(source.ndjson, columns)] if source.ndjson else []
     if source.parquet:
         parts.append(_parquet(database, source.parquet, columns))
     if not parts:
-        parts.append(f"SELECT {listed([f'NULL::VARCHAR AS {identifier(name)}' for name in columns])} WHERE false")
+        parts.append(f"SELECT {listed([f'NULL::{kind} AS {identifier(name)}' for name, kind in columns.items()])} WHERE false")
     return "\nUNION ALL\n".join(parts)
 
 
@@ -47,21 +50,27 @@ def _without_patterns(path: str) -> str:
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in path)
 
 
-def _json(paths: Sequence[Path], columns: Sequence[str]) -> str:
-    types = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in columns)
+def _json(paths: Sequence[Path], columns: Mapping[str, str]) -> str:
+    names = ", ".join(f"{literal(name)}: '{kind}'" for name, kind in columns.items())
     return f"""SELECT {listed([identifier(name) for name in columns])}
 FROM read_json({files(paths)}, format = 'newline_delimited', ignore_errors = true,
-    columns = {{{types}}})"""
+    columns = {{{names}}})"""
 
 
-def _parquet(database: Database, paths: Sequence[Path], columns: Sequence[str]) -> str:
+def _parquet(database: Database, paths: Sequence[Path], columns: Mapping[str, str]) -> str:
     relation = f"read_parquet({files(paths)}, union_by_name = true)"
-    known = {str(row[0]) for row in database.rows(f"DESCRIBE SELECT * FROM {relation}")}
-    parts = [
-        f"CAST({identifier(name)} AS VARCHAR) AS {identifier(name)}" if name in known else f"NULL AS {identifier(name)}"
-        for name in columns
-    ]
+    known = {str(row[0]): str(row[1]) for row in database.rows(f"DESCRIBE SELECT * FROM {relation}")}
+    parts = [f"{_converted(name, known.get(name), kind)} AS {identifier(name)}" for name, kind in columns.items()]
     return f"SELECT {listed(parts)}\nFROM {relation}"
+
+
+def _converted(name: str, known: str | None, wanted: str) -> str:
+    """A column of another type as that of JSON would be: by way of its text, unless that would change nothing."""
+    if known is None:
+        return f"CAST(NULL AS {wanted})"
+    if known == wanted or (known, wanted) == ("TIMESTAMP", MOMENT):
+        return f"CAST({identifier(name)} AS {wanted})"
+    return f"try_cast(CAST({identifier(name)} AS VARCHAR) AS {wanted})"
 
 
 def count(database: Database, source: Source, read_json: int) -> int:
@@ -124,12 +133,10 @@ def events(definition: Definition, further: Sequence[str] = ()) -> str:
 
     further: columns of `records` that it has, too
     """
-    number = "try_cast(correlation AS BIGINT)"
-    is_number = f"length(correlation) <= 18 AND CAST({number} AS VARCHAR) = correlation"
     dimensions = [f"{identifier(field)} AS d{n}" for n, field in enumerate(definition.dimensions.values())]
     columns = [
-        f"CASE WHEN {is_number} THEN {number} END AS number",
-        f"CASE WHEN {is_number} THEN NULL ELSE correlation END AS name",
+        "number",
+        "CASE WHEN number IS NULL THEN correlation END AS name",
         "t",
         "place",
         f"coalesce(place < 0 OR (place >= 0 AND {is_exception(definition)}), false) AS failed",
@@ -144,7 +151,8 @@ def events(definition: Definition, further: Sequence[str] = ()) -> str:
     {listed(columns)}
 FROM (
     SELECT *, {milliseconds(TIME)} AS t, {place(definition)} AS place,
-        {is_end(definition)} AS ends, {correlation(definition)} AS correlation
+        {is_end(definition)} AS ends, {correlation(definition)} AS correlation,
+        CASE WHEN regexp_full_match(correlation, '{NUMBER}') THEN try_cast(correlation AS BIGINT) END AS number
     FROM records
     WHERE ({clauses.fits(conditions(definition.where))} AND ({_is_event(definition)})) OR {milliseconds(TIME)} IS NULL
 ) AS classed"""
@@ -166,7 +174,7 @@ def _is_event(definition: Definition) -> str:
 
 def read(database: Database, definition: Definition, source: Source) -> Read:
     """Make the table `events`. Raises FlowError."""
-    relation = records(database, source, fields(definition))
+    relation = records(database, source, types(definition))
     statement = f"CREATE TABLE found AS WITH records AS (\n{relation}\n)\n{events(definition)}"
     return keep(database, definition, source.kind, count(database, source, database.run_counted(statement)))
 
