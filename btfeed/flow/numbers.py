@@ -15,7 +15,7 @@ from btfeed.flow.duck import Database, Row, listed
 from btfeed.flow.errors import FlowError
 from btfeed.flow.options import STATES
 from btfeed.flow.report import Conversion, Counts, Exceptions, Figures, Step, Time, Value
-from btfeed.flow.states import CONVERTED, LATE, OPEN
+from btfeed.flow.states import CONVERTED, LATE, OPEN, with_exceptions
 from btfeed.flow.values import Money, value
 
 MANY = 5
@@ -91,8 +91,9 @@ def _aggregates_of_step(definition: Definition, rank: int) -> list[str]:
         *(f"count(*) FILTER ({visits} = {times} AND {reached}) AS {name}_times{times}" for times in range(1, MANY)),
         f"coalesce(sum({visits}), 0) AS {name}_visits",
         f"coalesce(sum(x{rank}), 0) AS {name}_exceptions",
-        f"coalesce(sum(a{rank}), 0) AS {name}_attempts",
     ]
+    if rank in with_exceptions(definition):
+        columns.append(f"coalesce(sum(a{rank}), 0) AS {name}_attempts")
     if len(before) > 1:
         columns += spread(f"{name}_time", f"{time} - {first}")
     target = definition.steps[rank].target
@@ -135,7 +136,7 @@ def _step(definition: Definition, row: Row, rank: int) -> Step:
     step, graph = definition.steps[rank], definition.graph
     name, before = f"step{rank}", graph.before[rank]
     reached, dropped, visits = row[f"{name}_reached"], row[f"{name}_dropped"], int(row[f"{name}_visits"])
-    exceptions, attempts = int(row[f"{name}_exceptions"]), int(row[f"{name}_attempts"])
+    exceptions, attempts = int(row[f"{name}_exceptions"]), int(row.get(f"{name}_attempts", visits))
     distribution = tuple(row[f"{name}_times{times}"] for times in range(1, MANY + 1))
     left = dropped + sum(row[f"step{passed}_dropped"] for passed in graph.passed[rank])
     time = (

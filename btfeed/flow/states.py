@@ -2,7 +2,8 @@
 
     t0 ..      when each step was reached; NULL if it was not
     v0 ..      how many events of each step there are
-    x0 ..      how many of these, and of the step's further exceptions, are exceptions; a0 .. of how many
+    x0 ..      how many of these, and of the step's further exceptions, are exceptions
+    a0 ..      how many events and further exceptions there are, of steps that have further ones
     start      the least of the steps where a flow may begin; NULL: headless
     goal       the least of the goals
     furthest   the highest rank that was reached
@@ -13,7 +14,7 @@
     inside     whether one of its events is in the period
 
 The rule for the time of a step is exact, whatever comes out of order. Most flows come in order: their times are the first
-ones of each step. Only the others go through the rule step by step, with lists.
+ones of each step. Only the others, those `astray`, go through the rule step by step, with lists.
 """
 
 from dataclasses import dataclass
@@ -39,11 +40,10 @@ class Frame:
 def make(database: Database, definition: Definition, frame: Frame) -> None:
     """Make the view `seen`, the events that are read for a period, and the table `flows`. Raises FlowError."""
     database.run(f"CREATE OR REPLACE VIEW seen AS {_seen(definition, frame)}")
-    database.run(f"CREATE OR REPLACE TABLE firsts AS {_firsts(definition, frame)}")
-    if definition.order == "sequence":
+    database.run(f"CREATE OR REPLACE TABLE flows AS {_judged(definition, frame, _firsts(definition, frame))}")
+    if definition.order == "sequence" and database.rows("SELECT 1 FROM flows WHERE astray LIMIT 1"):
         _make_exact(database, definition)
-    database.run(f"CREATE OR REPLACE TABLE flows AS {_flows(definition, frame)}")
-    database.run("DROP TABLE firsts")
+        _correct(database, definition, frame)
 
 
 def _seen(definition: Definition, frame: Frame) -> str:
@@ -65,17 +65,11 @@ WHERE {" AND ".join(bounds)}"""
 
 
 def _firsts(definition: Definition, frame: Frame) -> str:
-    """For each flow the first time of each step, as m0 .., and everything that doesn't depend on the order of steps."""
+    """For each flow the first time of each step, as t0 .., and everything that doesn't depend on the order of steps."""
     inside = ["place IS NOT NULL"]
     inside += [] if frame.begin is None else [f"t >= {frame.begin}"]
     inside += [] if frame.end is None else [f"t < {frame.end}"]
-    further = {rank for rank, _ in further_exceptions(definition)}
-    columns = []
-    for rank in range(len(definition.steps)):
-        columns.append(f"min(t) FILTER (place = {rank}) AS m{rank}")
-        columns.append(f"count(*) FILTER (place = {rank}) AS v{rank}")
-        columns.append(f"count(*) FILTER (rank = {rank} AND failed) AS x{rank}")
-        columns.append(f"count(*) FILTER (place = {-1 - rank}) AS f{rank}" if rank in further else f"0 AS f{rank}")
+    columns = [f"{aggregate} AS {name}" for name, aggregate in _columns(definition).items()]
     columns += [
         "max(t) FILTER (place IS NOT NULL) AS last",
         "min(ended) AS ended",
@@ -88,6 +82,23 @@ def _firsts(definition: Definition, frame: Frame) -> str:
 FROM (SELECT *, {_position(definition)} AS position FROM seen)
 GROUP BY flow
 HAVING count(place) > 0"""
+
+
+def _columns(definition: Definition) -> dict[str, str]:
+    """Columns of each step -> the aggregate of events that each is."""
+    columns = {}
+    for rank in range(len(definition.steps)):
+        columns[f"t{rank}"] = f"min(t) FILTER (place = {rank})"
+        columns[f"v{rank}"] = f"count(*) FILTER (place = {rank})"
+        columns[f"x{rank}"] = f"count(*) FILTER (rank = {rank} AND failed)"
+    for rank in sorted(with_exceptions(definition)):
+        columns[f"a{rank}"] = f"count(*) FILTER (place = {-1 - rank} OR place = {rank})"
+    return columns
+
+
+def with_exceptions(definition: Definition) -> set[int]:
+    """Ranks of the steps that have further exceptions."""
+    return {rank for rank, _ in further_exceptions(definition)}
 
 
 def _position(definition: Definition) -> str:
@@ -111,9 +122,9 @@ def _value(definition: Definition) -> str:
     }[calculation]
 
 
-def _bound(definition: Definition, rank: int, times: str) -> str:
+def _bound(definition: Definition, rank: int) -> str:
     """A step is not reached before: the least time of the steps that may come before it, less the tolerance."""
-    return f"{least(f'{times}{p}' for p in definition.graph.after[rank])} - {to_ms(definition.tolerance)}"
+    return f"{least(f't{p}' for p in definition.graph.after[rank])} - {to_ms(definition.tolerance)}"
 
 
 def _follow(definition: Definition) -> list[int]:
@@ -132,34 +143,45 @@ def _make_exact(database: Database, definition: Definition) -> None:
     database.run(f"""CREATE OR REPLACE TABLE exact AS SELECT flow,
     {listed([*(f"min(t) FILTER (place = {rank}) AS t{rank}" for rank in begin), *all_times])}
 FROM seen
-WHERE place >= 0 AND flow IN (SELECT flow FROM firsts WHERE {_astray(definition)})
+WHERE place >= 0 AND flow IN (SELECT flow FROM flows WHERE astray)
 GROUP BY flow""")
     for rank in _follow(definition):
-        late_enough = f"list_filter(l{rank}, lambda t: t >= {_bound(definition, rank, 't')})"
+        late_enough = f"list_filter(l{rank}, lambda t: t >= {_bound(definition, rank)})"
         database.run(f"""CREATE OR REPLACE TABLE exact AS
 SELECT * EXCLUDE (l{rank}), list_min({late_enough}) AS t{rank} FROM exact""")
 
 
 def _astray(definition: Definition) -> str:
-    """Whether the first events of a flow in `firsts` are out of order."""
+    """Whether the first events of a flow are out of order."""
     in_order = [
-        f"(m{rank} IS NULL OR coalesce(m{rank} >= {_bound(definition, rank, 'm')}, false))" for rank in _follow(definition)
+        f"(t{rank} IS NULL OR coalesce(t{rank} >= {_bound(definition, rank)}, false))" for rank in _follow(definition)
     ]
     return f"NOT ({' AND '.join(in_order) or 'true'})"
 
 
-def _flows(definition: Definition, frame: Frame) -> str:
+def _correct(database: Database, definition: Definition, frame: Frame) -> None:
+    """Put the flows that are in `exact` in the place of those in `flows` that are astray."""
+    times = ", ".join(f"exact.t{rank} AS t{rank}" for rank in range(len(definition.steps)))
+    rest = "flows.* EXCLUDE (start, goal, furthest, state, decided, exceptions, astray)"
+    source = f"SELECT {rest} REPLACE ({times}) FROM flows JOIN exact USING (flow)"
+    database.run(f"CREATE OR REPLACE TABLE corrected AS {_judged(definition, frame, source)}")
+    database.run("DELETE FROM flows WHERE astray")
+    database.run("INSERT INTO flows SELECT * FROM corrected")
+    database.run("DROP TABLE corrected; DROP TABLE exact")
+
+
+def _judged(definition: Definition, frame: Frame, timed: str) -> str:
+    """A SELECT with all columns of `flows`, of a SELECT that has those that don't depend on the order of steps."""
     steps, graph = definition.steps, definition.graph
     ranks = range(len(steps))
-    others = [f"{name}{rank}" for rank in ranks for name in ("v", "x")]
-    others += [f"v{rank} + f{rank} AS a{rank}" for rank in ranks]
-    dimensions = [f"d{n}" for n in range(len(definition.dimensions))]
+    kept = [*_columns(definition), "last", "ended", "inside", "value"]
+    kept += [f"d{n}" for n in range(len(definition.dimensions))]
     begin = least(f"t{rank}" for rank in ranks if not graph.after[rank])
     furthest = " ".join(f"WHEN t{rank} IS NOT NULL THEN {rank}" for rank in reversed(ranks))
     patience = " ".join(f"WHEN {rank} THEN {_patience(definition, step)}" for rank, step in enumerate(steps))
     window = "true" if definition.window is None else f"goal - start <= {to_ms(definition.window)}"
     return f"""WITH timed AS (
-{_timed(definition)}
+{timed}
 ), placed AS (
     SELECT *, {begin} AS start, {least(f"t{rank}" for rank in graph.goals)} AS goal, CASE {furthest} END AS furthest
     FROM timed
@@ -176,12 +198,11 @@ def _flows(definition: Definition, frame: Frame) -> str:
     END AS state
     FROM judged
 )
-SELECT flow, {", ".join(f"t{rank}" for rank in ranks)},
-    {", ".join(others)},
-    start, goal, CAST(furthest AS TINYINT) AS furthest, last, CAST(state AS TINYINT) AS state,
+SELECT flow, {", ".join(kept)},
+    start, goal, CAST(furthest AS TINYINT) AS furthest, CAST(state AS TINYINT) AS state,
     CASE WHEN state <= {LATE} THEN goal WHEN state = {ENDED} THEN ended WHEN state = {LOST} THEN given_up END AS decided,
     {" + ".join(f"x{rank}" for rank in ranks)} AS exceptions,
-    {", ".join(["value", *dimensions, "inside"])}
+    {_astray(definition) if definition.order == "sequence" else "false"} AS astray
 FROM told"""
 
 
@@ -189,11 +210,3 @@ def _patience(definition: Definition, step: StepSettings) -> int:
     """How long a flow may wait at a step, in milliseconds."""
     return to_ms(definition.lost_after if step.lost_after is None else step.lost_after)
 
-
-def _timed(definition: Definition) -> str:
-    """`firsts` with the times t0 .."""
-    ranks = range(len(definition.steps))
-    if definition.order == "any":
-        return f"SELECT *, {', '.join(f'm{rank} AS t{rank}' for rank in ranks)} FROM firsts"
-    times = [f"CASE WHEN exact.flow IS NULL THEN m{rank} ELSE exact.t{rank} END AS t{rank}" for rank in ranks]
-    return f"SELECT firsts.*, {', '.join(times)} FROM firsts LEFT JOIN exact USING (flow)"
