@@ -116,7 +116,7 @@ class Engine:
     ) -> tuple[Picked, Figures, tuple[Transition, ...], Series]:
         database, definition = self._database, self._definition
         picked = pick(database, definition, options, as_of)
-        transitions.make(database)
+        transitions.make(database, picked.whole)
         found = numbers.figures(database, definition, values.money(database, definition))[None]
         counts = replace(found.counts, headless=picked.headless, carried_in=picked.carried_in)
         ways = transitions.transitions(database, definition).get(None, ())

@@ -25,6 +25,7 @@ class Picked:
 
     usual  see Report
     young  flows of the period that are left out, since they began after `period.mature_before`
+    whole  whether it is of all flows
     """
 
     frame: Frame
@@ -33,6 +34,7 @@ class Picked:
     headless: int
     carried_in: int
     young: int
+    whole: bool
 
 
 def pick(database: Database, definition: Definition, selection: Selection, as_of: int) -> Picked:
@@ -55,7 +57,8 @@ WHERE start IS NOT NULL AND {belongs} AND {mature} AND {wanted}""")
     beside = database.one(f"""SELECT
     count(*) FILTER (start IS NULL AND inside) AS headless,
     count(*) FILTER ({carried}) AS carried_in,
-    count(*) FILTER (start IS NOT NULL AND {belongs} AND NOT {mature}) AS young
+    count(*) FILTER (start IS NOT NULL AND {belongs} AND NOT {mature}) AS young,
+    (SELECT count(*) FROM flows) = (SELECT count(*) FROM picked) AS whole
 FROM flows AS picked WHERE {wanted}""")
     period = Period(selection.begin, selection.end, selection.by, selection.mature, before)
     return Picked(frame, period, usual, **beside)

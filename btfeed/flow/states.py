@@ -75,7 +75,7 @@ def _firsts(definition: Definition, frame: Frame) -> str:
         "min(ended) AS ended",
         f"count(*) FILTER ({' AND '.join(inside)}) > 0 AS inside",
         f"{_value(definition)} AS value",
-        *(f"arg_min(d{n}, position) FILTER (d{n} IS NOT NULL) AS d{n}" for n in range(len(definition.dimensions))),
+        *(f"arg_min(d{n}, position) AS d{n}" for n in range(len(definition.dimensions))),
     ]
     return f"""SELECT flow,
     {listed(columns)}
@@ -112,13 +112,13 @@ def _position(definition: Definition) -> str:
 
 
 def _value(definition: Definition) -> str:
-    known = "FILTER (value IS NOT NULL)"
+    """arg_min and arg_max pass over events without a value."""
     calculation = definition.value.calculation if definition.value else "sum"
     return {
         "sum": "sum(value)",
         "max": "max(value)",
-        "first": f"arg_min(value, position) {known}",
-        "last": f"arg_max(value, position) {known}",
+        "first": "arg_min(value, position)",
+        "last": "arg_max(value, position)",
     }[calculation]
 
 

@@ -14,21 +14,31 @@ from btfeed.flow.report import Transition
 
 MICROSECONDS = 1000
 """In a millisecond. Gaps are whole microseconds, so that their sums are exact."""
+PLACES = 64
+"""More than there are steps. A time and a place are one whole number, which sorts faster than two."""
 FLOWS = 3
 """How many flows are named that went a way that the definition does not have."""
 
 
-def make(database: Database) -> None:
-    """Make the table `neighbours`, of the flows in `picked`: came, went, gap in microseconds. Raises FlowError."""
+def make(database: Database, whole: bool) -> None:
+    """Make the table `neighbours`, of the flows in `picked`: came, went, gap in microseconds. Raises FlowError.
+
+    whole: whether all flows are picked
+    """
     database.run(f"""CREATE OR REPLACE TABLE neighbours AS
-WITH followed AS (
-    SELECT flow, place AS came, lead(place) OVER ordered AS went,
-        lead(t) OVER ordered * {MICROSECONDS} - (t * {MICROSECONDS} + took) AS gap
-    FROM seen SEMI JOIN picked USING (flow)
+WITH packed AS (
+    SELECT flow, place, took, id, t * {PLACES} + place AS point
+    FROM seen {"" if whole else "SEMI JOIN picked USING (flow)"}
     WHERE place >= 0
-    WINDOW ordered AS (PARTITION BY flow ORDER BY t, place, id)
+), followed AS (
+    SELECT flow, place AS came, took, point - place AS here, lead(point) OVER ordered AS next
+    FROM packed
+    WINDOW ordered AS (PARTITION BY flow ORDER BY point, id)
+), followers AS (
+    SELECT *, next & {PLACES - 1} AS went FROM followed WHERE next IS NOT NULL
 )
-SELECT * FROM followed WHERE went IS NOT NULL""")
+SELECT flow, came, CAST(went AS TINYINT) AS went, (next - went - here) // {PLACES} * {MICROSECONDS} - took AS gap
+FROM followers""")
 
 
 def transitions(
