@@ -22,8 +22,8 @@ def fields(definition: "Definition") -> list[str]:
 
 
 def types(definition: "Definition") -> dict[str, str]:
-    """These fields with the types in SQL that they are read as. Texts, except times and durations, which the reader of files
-    converts faster than a query does; unless the definition names one of them, to compare it as the text that it is."""
+    """These fields with the types in SQL that they are read as: texts, but for times and durations, which the reader of
+    files converts faster than a query does. One that the definition names is a text, to be compared as that."""
     named = {field for _, field in _named(definition)}
     return {field: TEXT if field in named else _TYPES.get(field, TEXT) for field in fields(definition)}
 

@@ -36,7 +36,8 @@ def records(database: Database, source: Source, columns: Mapping[str, str]) -> s
     if source.parquet:
         parts.append(_parquet(database, source.parquet, columns))
     if not parts:
-        parts.append(f"SELECT {listed([f'NULL::{kind} AS {identifier(name)}' for name, kind in columns.items()])} WHERE false")
+        nothing = [f"CAST(NULL AS {kind}) AS {identifier(name)}" for name, kind in columns.items()]
+        parts.append(f"SELECT {listed(nothing)} WHERE false")
     return "\nUNION ALL\n".join(parts)
 
 
@@ -202,7 +203,7 @@ FROM found""")
 
 
 def _copies(database: Database, key: str) -> int:
-    """How many of the events with an id have the key of another. Most files have no two of one id, which is found sooner."""
+    """How many of the events with an id have the key of another. Most files have no id twice, which is found sooner."""
     found = database.one(f"""SELECT count(*) - (SELECT count(*) FROM (
     SELECT DISTINCT {key} FROM correlated WHERE id IS NOT NULL)) AS n
 FROM correlated WHERE id IS NOT NULL""")

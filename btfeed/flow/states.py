@@ -209,4 +209,3 @@ FROM told"""
 def _patience(definition: Definition, step: StepSettings) -> int:
     """How long a flow may wait at a step, in milliseconds."""
     return to_ms(definition.lost_after if step.lost_after is None else step.lost_after)
-

@@ -20,8 +20,11 @@ from btfeed.flow.selecting import pick
 from btfeed.flow.states import ENDED
 
 PUREPATH_ID, CATEGORY, PUREPATH = "appmon.purepath.id", "event.category", "purepath"
-SAME_IN_JSON = re.compile("[A-Za-z0-9_.:-]+")
-"""Parts of ids that every writer of JSON writes as they are: a line that lacks one can be passed over unread."""
+PREFIX = 3
+"""Characters that all ids begin with, from which on one regular expression finds any of them faster than a search for each:
+it looks for these first. Without, it is four times slower."""
+TOGETHER = 200
+"""Ids in one regular expression: with too many it is not compiled."""
 
 
 def trace(
@@ -81,15 +84,22 @@ def _collect(
 FROM read_parquet({reading.files(source.parquet)}, union_by_name = true) AS columns""")
     each = ", ".join(f"{_field(name)} AS {identifier(name)}" for name in columns)
     for relation in relations:
+        # Two statements: in one, DuckDB tries out whether it is faster to parse all lines first, and it never is.
+        database.run(f"CREATE OR REPLACE TABLE lines AS SELECT record FROM ({relation}) WHERE {_may_have(ids)}")
         database.run(f"""INSERT INTO raw
-WITH lines AS ({relation}), records AS (SELECT record, {each} FROM lines WHERE {_may_have(ids)})
+WITH records AS (SELECT record, {each} FROM lines)
 SELECT record, {behind} FROM records WHERE {which}""")
 
 
 def _may_have(ids: Sequence[str]) -> str:
-    """Whether a line may have one of these ids: so that most lines need not be parsed."""
-    each = [[f"contains(record, {literal(word)})" for word in SAME_IN_JSON.findall(name)] for name in ids]
-    return " OR ".join(f"({' AND '.join(words) or 'true'})" for words in each)
+    """Whether a line may have one of these ids, so that most lines need not be parsed: it has it as it is, or a backslash,
+    with which JSON writes what it does not write as it is."""
+    if len(ids) > 1 and len({name[:PREFIX] for name in ids}) == 1:
+        parts = [ids[first : first + TOGETHER] for first in range(0, len(ids), TOGETHER)]
+        each = [f"regexp_matches(record, {literal('|'.join(map(re.escape, part)))})" for part in parts]
+    else:
+        each = [f"contains(record, {literal(name)})" for name in ids]
+    return " OR ".join([*each, "contains(record, '\\')"])
 
 
 def _classify(database: Database, definition: Definition, columns: Sequence[str]) -> None:
