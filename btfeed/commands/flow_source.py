@@ -75,7 +75,11 @@ class Records:
                 say(note)
             try:
                 with Engine(definition, scan.source, self.memory, self.temp) as engine:
-                    return _any_read(engine, ask(engine), scan, flow)
+                    try:
+                        return _any_read(engine, ask(engine), scan, flow)
+                    except FlowError:
+                        engine.check_files()
+                        raise
             except EngineMissing:
                 raise
             except FlowError:

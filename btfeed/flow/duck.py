@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from btfeed.flow.errors import EngineMissing, FlowError
+from btfeed.flow.errors import EngineMissing, FlowError, MemoryMissing
 
 if TYPE_CHECKING:
     import duckdb
@@ -79,7 +79,7 @@ class Database:
         try:
             return self._connection.execute(sql)
         except self._duckdb.Error as error:
-            raise FlowError(_said(error)) from error
+            raise _told(error) from error
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """Raises FlowError."""
@@ -87,7 +87,7 @@ class Database:
         try:
             return result.fetchall()
         except self._duckdb.Error as error:
-            raise FlowError(_said(error)) from error
+            raise _told(error) from error
 
     def dicts(self, sql: str) -> list[Row]:
         """Each row by the names of its columns. Raises FlowError."""
@@ -125,13 +125,13 @@ def _nodes(profile: Any) -> Iterator[Row]:
             yield from _nodes(profile.get(key, []))
 
 
-def _said(error: Exception) -> str:
+def _told(error: Exception) -> FlowError:
     """What DuckDB says, in one line, with what to do where we know it."""
     text = str(error).partition("\n\nLINE")[0].partition("\n\nPossible solutions")[0]
     text = " ".join(text.split())
     if type(error).__name__ == "OutOfMemoryException":
-        return f"not enough memory: raise --memory, or give --temp a directory with more space ({text})"
-    return text
+        return MemoryMissing(f"not enough memory: raise --memory, or give --temp a directory with more space ({text})")
+    return FlowError(text)
 
 
 def free_memory() -> int:

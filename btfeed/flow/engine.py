@@ -107,6 +107,11 @@ class Engine:
         with Database(self._memory, self._temp) as database:
             return trace(database, self._definition, self._source, flow, as_of, self.as_of)
 
+    def check_files(self) -> None:
+        """After an error: raises FlowError with the name of the Parquet file that is damaged, if one is."""
+        with Database(self._memory, self._temp) as database:
+            reading.check_parquet(database, self._source.parquet)
+
     def coverage(self) -> Coverage:
         """How the definition fits the records."""
         return coverage(self._database, self._definition, self._source, self.read)

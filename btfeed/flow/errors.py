@@ -5,6 +5,10 @@ class FlowError(Exception):
     """The records can't be read, or the numbers would be wrong. Says what, and what to do."""
 
 
+class MemoryMissing(FlowError):
+    """The records need more memory than is allowed, and there is no place for what does not fit."""
+
+
 class EngineMissing(FlowError):
     """DuckDB is not installed."""
 

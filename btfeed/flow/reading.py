@@ -19,6 +19,7 @@ from btfeed.flow import clauses
 from btfeed.flow.clauses import milliseconds
 from btfeed.flow.definition import Definition
 from btfeed.flow.duck import Database, identifier, listed, literal
+from btfeed.flow.errors import FlowError, MemoryMissing
 from btfeed.flow.fields import DURATION, END, ID, MOMENT, TIME, TYPE, types
 from btfeed.flow.matching import Condition, Match, conditions
 from btfeed.flow.options import Source
@@ -72,6 +73,20 @@ def _converted(name: str, known: str | None, wanted: str) -> str:
     if known == wanted or (known, wanted) == ("TIMESTAMP", MOMENT):
         return f"CAST({identifier(name)} AS {wanted})"
     return f"try_cast(CAST({identifier(name)} AS VARCHAR) AS {wanted})"
+
+
+def check_parquet(database: Database, paths: Sequence[Path]) -> None:
+    """Read all of these files, one by one. Raises FlowError with the name of the first that is damaged: what DuckDB says
+    of it may not have that. What is only counted, it may not read."""
+    for path in paths:
+        try:
+            database.rows(f"SELECT max(hash(COLUMNS(*))) FROM read_parquet({files([path])})")
+        except MemoryMissing:
+            raise
+        except FlowError as error:
+            raise FlowError(
+                f"{path}: damaged inside, so nothing of it is read: leave it out, or have it written again"
+            ) from error
 
 
 def count(database: Database, source: Source, read_json: int) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import duckdb
 import pytest
 from typer.testing import Result
 
@@ -170,6 +171,30 @@ def test_where_nothing_can_be_read_there_are_no_numbers(suffix: str, tmp_path: P
     assert "nothing" in result.stderr
     assert "read" in result.stderr
     assert "Error" not in result.stderr
+
+
+@pytest.mark.parametrize("place", ["pages", "footer", "length"])
+@pytest.mark.parametrize("command", [["report"], ["trace", "7"]], ids=["report", "trace"])
+def test_a_parquet_file_that_is_damaged_inside_is_named(place: str, command: list[str], tmp_path: Path) -> None:
+    """Also among others, with what to do, and without DuckDB's words, some of which name no file."""
+    for name in ("good", "bad"):
+        lines = " UNION ALL ".join(
+            [f"SELECT '{n}' AS \"appmon.visit.id\", repeat('{n}', 99) AS \"event.type\"" for n in range(99)]
+        )
+        duckdb.sql(f"COPY ({lines}) TO '{tmp_path / name}.parquet' (FORMAT parquet)")
+    path = tmp_path / "bad.parquet"
+    damaged = bytearray(path.read_bytes())
+    footer = len(damaged) - 8 - int.from_bytes(damaged[-8:-4], "little")
+    begin, end = {
+        "pages": (4, footer),
+        "footer": (footer, len(damaged) - 8),
+        "length": (len(damaged) - 8, len(damaged) - 4),
+    }[place]
+    damaged[begin:end] = b"\xff" * (end - begin)
+    path.write_bytes(damaged)
+    result = invoke("flow", command[0], "web-shop", *command[1:], tmp_path)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"{path}: damaged inside, so nothing of it is read: leave it out, or have it written again\n"
 
 
 @pytest.mark.parametrize("head", [b"Obj\x01", b"PAR1"], ids=["avro", "parquet"])
