@@ -1,17 +1,21 @@
 """One traffic, delivered by btfeed's own sinks into all forms of files and into both versions of Elasticsearch: the reports
 are equal to the byte, but for what they say of their source."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from typer.testing import Result
 
+from btfeed.flow import elastic
 from tests.commands.test_main import invoke
 from tests.flow import traffic
 from tests.servers.elasticsearch import EIGHT, NINE, PASSWORD, USER, Elasticsearch, shared
+from tests.servers.stand_in import StandIn
 from tests.support.harness import Server
 
 pytestmark = pytest.mark.elasticsearch
@@ -148,6 +152,67 @@ def test_a_shard_that_can_t_be_read_gives_no_numbers(form: str, world: World) ->
         failed(invoke("flow", "report", "web-shop", *world.source(form)), node.url)
     finally:
         node.must("DELETE", f"/{PREFIX}-lost")
+
+
+class Vanishing(StandIn):
+    """Stands before a node, and is gone once `answers` searches of it were answered: connections break, and later ones too.
+
+    pits  points in time that were opened and could not be closed
+    """
+
+    def __init__(self, node: Elasticsearch, answers: int) -> None:
+        super().__init__()
+        self.node, self.answers, self.pits = node, answers, list[str]()
+
+    def app(self) -> web.Application:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._pass_on)
+        return app
+
+    async def _pass_on(self, request: web.Request) -> web.StreamResponse:
+        search = request.path == "/_search"
+        if self.answers <= 0:
+            assert request.transport
+            request.transport.abort()
+            raise web.HTTPBadGateway
+        self.answers -= search
+        body = await request.json() if request.can_read_body else None
+        status, reply = await asyncio.to_thread(self.node.fetch, request.method, request.raw_path, body)
+        if request.path.endswith("/_pit"):
+            self.pits.append(json.loads(reply)["id"])
+        headers = {"X-Elastic-Product": "Elasticsearch", "Content-Type": "application/json"}
+        return web.Response(body=reply, status=status, headers=headers)
+
+
+def test_a_node_that_goes_away_in_the_middle_gives_no_numbers(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After three pages of many: what has come is a part of the data."""
+    monkeypatch.setattr(elastic, "PAGE", 50)
+    node = world.nodes["nine"]
+    with Vanishing(node, answers=3) as front:
+        failed(invoke("flow", "report", "web-shop", "--elasticsearch", front.url, "--index", f"{PREFIX}-*"), front.url)
+        assert (front.answers, len(front.pits)) == (0, 1)
+    node.must("DELETE", "/_pit", {"id": front.pits[0]})
+
+
+@pytest.mark.chaos
+def test_a_node_that_is_killed_gives_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process of its own, killed when its first page is there."""
+    monkeypatch.setattr(elastic, "PAGE", 10)
+    node, write = Elasticsearch(NINE), elastic._write
+
+    def kill(*page: Any) -> None:
+        write(*page)
+        node.kill()
+
+    try:
+        node.start()
+        record = {"event.type": "Product page viewed", "event.provider": "web-shop", "appmon.visit.id": "7"}
+        lines = [{"index": {"_index": "killed"}}, record | {"timestamp": "2026-01-05T01:00:00.000Z"}] * 60
+        node.must("POST", "/_bulk?refresh=true", "".join(json.dumps(line) + "\n" for line in lines).encode())
+        monkeypatch.setattr(elastic, "_write", kill)
+        failed(invoke("flow", "report", "web-shop", "--elasticsearch", node.url, "--index", "killed"), node.url, "connect")
+    finally:
+        node.remove()
 
 
 def failed(result: Result, *told: str) -> None:
