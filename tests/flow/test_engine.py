@@ -18,7 +18,7 @@ from btfeed.flow.definition import Definition
 from btfeed.flow.duck import Database
 from btfeed.flow.engine import Engine
 from btfeed.flow.options import ReportOptions, Source
-from tests.flow import oracle, oracle_report
+from tests.flow import oracle, oracle_changes, oracle_report
 from tests.flow.random_flows import BROKEN, line, list_options, records, report_options
 from tests.flow.random_flows import definition as random_definition
 from tests.support.strategies import UNHURRIED, examples
@@ -87,7 +87,11 @@ def wrong_numbers(rng: Random) -> list[str]:
             then = report.compare and (
                 report.compare.how, report.compare.shift, report.compare.figures, report.compare.series,
             )  # fmt: skip
-            wrong += differences(then, expected.pop("compared"), "compared")
+            before = expected.pop("compared")
+            wrong += differences(then, before, "compared")
+            if before and report.compare:
+                changed = oracle_changes.changes(expected["figures"], before[2])
+                wrong += differences(dict(report.compare.changes), changed, "changes")
             wrong += [each for name in expected for each in differences(getattr(report, name), expected[name], name)]
         chosen = list_options(rng, definition)
         as_of = chosen.as_of if chosen.as_of is not None else found.last or 0
