@@ -69,6 +69,11 @@ def _firsts(definition: Definition, frame: Frame) -> str:
     inside = ["place IS NOT NULL"]
     inside += [] if frame.begin is None else [f"t >= {frame.begin}"]
     inside += [] if frame.end is None else [f"t < {frame.end}"]
+    ranks = range(len(definition.steps))
+    apart = [
+        f"CASE WHEN place = {rank} THEN t END AS at{rank}" for rank in ranks
+    ]  # costs less than FILTER of each aggregate
+    apart += [f"CASE WHEN failed AND rank = {rank} THEN true END AS failed{rank}" for rank in ranks]
     columns = [f"{aggregate} AS {name}" for name, aggregate in _columns(definition).items()]
     columns += [
         "max(t) FILTER (place IS NOT NULL) AS last",
@@ -79,7 +84,7 @@ def _firsts(definition: Definition, frame: Frame) -> str:
     ]
     return f"""SELECT flow,
     {listed(columns)}
-FROM (SELECT *, {_position(definition)} AS position FROM seen)
+FROM (SELECT *, {_position(definition)} AS position, {", ".join(apart)} FROM seen)
 GROUP BY flow
 HAVING count(place) > 0"""
 
@@ -88,9 +93,9 @@ def _columns(definition: Definition) -> dict[str, str]:
     """Columns of each step -> the aggregate of events that each is."""
     columns = {}
     for rank in range(len(definition.steps)):
-        columns[f"t{rank}"] = f"min(t) FILTER (place = {rank})"
-        columns[f"v{rank}"] = f"count(*) FILTER (place = {rank})"
-        columns[f"x{rank}"] = f"count(*) FILTER (rank = {rank} AND failed)"
+        columns[f"t{rank}"] = f"min(at{rank})"
+        columns[f"v{rank}"] = f"count(at{rank})"
+        columns[f"x{rank}"] = f"count(failed{rank})"
     for rank in sorted(with_exceptions(definition)):
         columns[f"a{rank}"] = f"count(*) FILTER (place = {-1 - rank} OR place = {rank})"
     return columns
