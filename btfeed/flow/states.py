@@ -66,19 +66,19 @@ WHERE {" AND ".join(bounds)}"""
 
 def _firsts(definition: Definition, frame: Frame) -> str:
     """For each flow the first time of each step, as t0 .., and everything that doesn't depend on the order of steps."""
-    inside = ["place IS NOT NULL"]
-    inside += [] if frame.begin is None else [f"t >= {frame.begin}"]
-    inside += [] if frame.end is None else [f"t < {frame.end}"]
+    inside = [] if frame.begin is None else [f"stepped >= {frame.begin}"]
+    inside += [] if frame.end is None else [f"stepped < {frame.end}"]
     ranks = range(len(definition.steps))
     apart = [
         f"CASE WHEN place = {rank} THEN t END AS at{rank}" for rank in ranks
     ]  # costs less than FILTER of each aggregate
+    apart += ["CASE WHEN place IS NOT NULL THEN t END AS stepped"]
     apart += [f"CASE WHEN failed AND rank = {rank} THEN true END AS failed{rank}" for rank in ranks]
     columns = [f"{aggregate} AS {name}" for name, aggregate in _columns(definition).items()]
     columns += [
-        "max(t) FILTER (place IS NOT NULL) AS last",
+        "max(stepped) AS last",
         "min(ended) AS ended",
-        f"count(*) FILTER ({' AND '.join(inside)}) > 0 AS inside",
+        f"coalesce(bool_or({' AND '.join(inside)}), false) AS inside" if inside else "true AS inside",
         f"{_value(definition)} AS value",
         *(f"arg_min(d{n}, position) AS d{n}" for n in range(len(definition.dimensions))),
     ]
