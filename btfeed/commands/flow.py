@@ -11,6 +11,7 @@ import typer
 from btfeed.commands.cli import App
 from btfeed.commands.flow_init import init
 from btfeed.commands.flow_options import (
+    FOLDERS,
     PAGE_LISTS,
     ApiKeyOption,
     AsOfOption,
@@ -100,8 +101,8 @@ def report(
     """Print the numbers of the flows that a definition describes, or write them to a file."""
     found = definition_of(definition)
     form = form or (SUFFIXES.get(out.suffix.lower(), "text") if out else "text")
-    if form == "csv" and out is None:
-        raise typer.BadParameter("csv needs a folder: add --out", param_hint="--format")
+    if form in FOLDERS and out is None:
+        raise typer.BadParameter(f"{form} needs a folder: add --out", param_hint="--format")
     from btfeed.flow.options import ReportOptions  # slow to import, and not needed by every command
 
     moments = Moments(begin, end, last, as_of, by, mature, tuple(where or ()))
@@ -139,12 +140,12 @@ def _compare(text: str | None) -> Any:
 
 def _write(made: "Report", definition: "Definition", form: Format, out: Path | None) -> None:
     """Ends the command with status 1 if the file can't be written."""
-    from btfeed.flow import as_json, tables, text
+    from btfeed.flow import as_json, svg_files, tables, text
 
     try:
-        if form == "csv":
+        if form in FOLDERS:
             assert out
-            for path in tables.write(made, out):
+            for path in (tables if form == "csv" else svg_files).write(made, out):
                 say(f"wrote {path}")
             return
         if form == "json":

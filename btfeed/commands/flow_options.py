@@ -145,7 +145,9 @@ TempOption = Annotated[
         help="Where to put temporary files: what does not fit in memory, and records of other sources than files.",
     ),
 ]  # fmt: skip
-Format = Literal["text", "json", "csv", "html"]
+Format = Literal["text", "json", "csv", "html", "svg"]
+FOLDERS = ("csv", "svg")
+"""Formats of several files."""
 PAGE_LISTS = 50
 """How many flows each list of a report has, unless --lists says that. In text, there are none."""
 CompareOption = Annotated[
@@ -163,12 +165,13 @@ SplitOption = Annotated[
 FormatOption = Annotated[
     Optional[Format],
     typer.Option(
-        "--format", metavar="text|json|csv|html", show_default=False,
-        help="What to write: csv is a folder with a file for each table. Default: as --out ends, else text.",
+        "--format", metavar="text|json|csv|html|svg", show_default=False,
+        help="What to write: csv is a folder with a file for each table, svg one with pictures. Default: as --out ends, "
+        "else text.",
     ),
 ]  # fmt: skip
 OutOption = Annotated[
-    Optional[Path], typer.Option("--out", metavar="FILE", help="Write to this file, or with csv into this folder.")
+    Optional[Path], typer.Option("--out", metavar="FILE", help="Write to this file, or with csv and svg into this folder.")
 ]
 ListsOption = Annotated[
     Optional[int],

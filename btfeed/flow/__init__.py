@@ -15,7 +15,7 @@ To understand it, read these modules in this order.
     numbers     flows -> the numbers of a report
     sources     finds files, and brings what DuckDB can't read to files that it can; elastic: documents of Elasticsearch
     as_json     a report as JSON; tables: as CSV; text: for a terminal; words: how these write numbers
-    page        a report as one HTML file; pictures and ways: what it draws
+    page        a report as one HTML file; pictures and ways: what it draws; svg_files: that alone
     drafts      a definition to begin with, made of a profile of traffic
 
 Every number of a report is defined in docs/flow.md.

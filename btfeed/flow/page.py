@@ -65,7 +65,7 @@ class Multiple:
 def render(report: Report, zone: ZoneInfo) -> str:
     """The page. zone: in which moments are told."""
     figures = report.figures
-    targets = {(s.before[0], s.name): s.target for s in figures.steps if s.before and s.target is not None}
+    promised = targets(figures)
     template = _environment().get_template("flow.html")
     return template.render(
         report=report,
@@ -75,8 +75,8 @@ def render(report: Report, zone: ZoneInfo) -> str:
         compared=_compared(report, zone),
         funnel=funnel(figures),
         ways=ways(figures.steps, report.transitions),
-        times=times(figures.times, targets),
-        targets=targets,
+        times=times(figures.times, promised),
+        targets=promised,
         multiples=list(_multiples(report, zone)),
         steps=Table(text.STEP_HEAD, [text.step_row(step) for step in figures.steps]),
         splits=list(_splits(report)),
@@ -86,6 +86,11 @@ def render(report: Report, zone: ZoneInfo) -> str:
         table=_table,
         count=count,
     )
+
+
+def targets(figures: Figures) -> dict[tuple[str, str], float]:
+    """(step before, step) -> the time that is promised, in milliseconds."""
+    return {(s.before[0], s.name): s.target for s in figures.steps if s.before and s.target is not None}
 
 
 def _style() -> Markup:

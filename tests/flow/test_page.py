@@ -4,9 +4,10 @@ import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from btfeed.flow import words
+from btfeed.flow import svg_files, words
 from btfeed.flow.page import render
 from btfeed.flow.report import Report
 from btfeed.flow.ways import ways
@@ -163,3 +164,18 @@ def test_ways_back_go_below_and_skips_above() -> None:
     assert all(0 <= y + shift <= height for y in labels.values())
     assert labels["60"] > labels["8,735 left"]
     assert width == 170 * 6
+
+
+def test_pictures_are_files_of_their_own(tmp_path: Path) -> None:
+    """Well-formed, with the shapes of the page, the colors as they are, and nothing from elsewhere."""
+    page = render(with_evil(report()), UTC)
+    paths = svg_files.write(with_evil(report()), tmp_path / "new")
+    assert [path.name for path in paths] == ["funnel.svg", "ways.svg", "times.svg"]
+    for path in paths:
+        content = path.read_text()
+        root = ET.fromstring(content)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert float(root.attrib["width"]) > float(root.attrib["height"]) > 0
+        assert content[content.index("<title") :].strip() in page
+        assert "var(" not in content
+        assert not re.findall("url\\((?!#)|href|<script|@import", content)
