@@ -65,7 +65,9 @@ if TYPE_CHECKING:
 flow = App(no_args_is_help=True, help="Show what became of business processes, out of the records that sinks wrote.")
 flow.command()(init)
 
-SUFFIXES: dict[str, Format] = {".html": "html", ".htm": "html", ".json": "json", ".txt": "text", "": "csv"}
+SUFFIXES: dict[str, Format] = {
+    ".html": "html", ".htm": "html", ".json": "json", ".txt": "text", "": "csv", ".csv": "csv", ".svg": "svg",
+}  # fmt: skip
 """Endings of --out, and what is written there."""
 TEXT_LISTS = 0
 """How many flows each list has in text, unless --lists says that."""
@@ -103,6 +105,8 @@ def report(
     form = form or (SUFFIXES.get(out.suffix.lower(), "text") if out else "text")
     if form in FOLDERS and out is None:
         raise typer.BadParameter(f"{form} needs a folder: add --out", param_hint="--format")
+    if form in FOLDERS and out and out.suffix.lower() == f".{form}":
+        raise typer.BadParameter(f"{form} is a folder of several files: give it a name without .{form}", param_hint="--out")
     from btfeed.flow.options import ReportOptions  # slow to import, and not needed by every command
 
     moments = Moments(begin, end, last, as_of, by, mature, tuple(where or ()))

@@ -232,7 +232,8 @@ class Moments:
             raise typer.BadParameter(
                 "it says where the period begins and ends: leave out --from and --to", param_hint="--last"
             )
-        length(self.last, "--last")
+        if length(self.last, "--last") == 0:
+            raise typer.BadParameter("a period of no time has no flows", param_hint="--last")
         given = {
             "begin": at(self.begin, "--from"),
             "end": at(self.end, "--to"),

@@ -43,7 +43,10 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["x.ndjson", "--split", "sgment"], "--split: there is no dimension 'sgment': the definition has segment"),
         (["x.ndjson", "--where", "segment"], "--where: write it like segment=gold"),
         (["x.ndjson", "--where", "size=1"], "--where: there is no dimension 'size'"),
+        (["x.ndjson", "--last", "0s"], "--last: a period of no time has no flows"),
         (["x.ndjson", "--format", "csv"], "--format: csv needs a folder: add --out"),
+        (["x.ndjson", "--out", "x.csv"], "--out: csv is a folder of several files: give it a name without .csv"),
+        (["x.ndjson", "--out", "x.svg"], "--out: svg is a folder of several files: give it a name without .svg"),
         (["x.ndjson", "--memory", "lots"], "--memory: invalid size 'lots'"),
     ],
 )
@@ -79,6 +82,8 @@ def test_results_go_where_they_are_wanted(shop: Path, tmp_path: Path) -> None:
     assert invoke("flow", "report", "web-shop", shop, "--out", tmp_path / "folder").exit_code == 0
     steps = list(csv.DictReader((tmp_path / "folder" / "steps.csv").read_text().splitlines()))
     assert steps[0]["reached"] == "80"
+    assert invoke("flow", "report", "web-shop", shop, "--out", tmp_path / "drawn", "--format", "svg").exit_code == 0
+    assert "80" in (tmp_path / "drawn" / "funnel.svg").read_text()
     result = invoke("flow", "report", "web-shop", shop, "--out", tmp_path / "missing" / "a.html")
     assert (result.exit_code, result.stderr) == (1, f"can't write {tmp_path}/missing/a.html: No such file or directory\n")
 
