@@ -87,7 +87,7 @@ def _statistics(name: str, expression: str, fine: str) -> list[str]:
 
 def read_spread(row: Row, name: str, per_ms: int = 1) -> Spread:
     """What `spread` or `gaps` of this name came to, in milliseconds. per_ms: how many units are one."""
-    n, negative = row[f"{name}_n"], row.get(f"{name}_negative", 0)
+    n, negative = row.get(f"{name}_n", 0), row.get(f"{name}_negative", 0)
     if not n:
         return Spread(0, None, None, None, None, None, negative)
     low, median, p95, high = (each / per_ms for each in row[f"{name}_quantiles"])

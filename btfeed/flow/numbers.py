@@ -57,7 +57,22 @@ def _rows(database: Database, definition: Definition, source: str, key: str = ""
         query = f"SELECT {key} AS key, {some} FROM {source} GROUP BY {key}" if key else f"SELECT {some} FROM {source}"
         for row in database.dicts(query):
             found[row.get("key")] |= row
+    for row in database.dicts(_times(definition, source, key)):
+        number = row.pop("pair")
+        found[row.pop("key")] |= {f"pair{number}_{name}": value for name, value in row.items()}
     return dict(found)
+
+
+def _times(definition: Definition, source: str, key: str) -> str:
+    """A query of the times of all pairs, with a row for each that has any: 50 steps may have 1,200 pairs, of which a
+    statement with columns for each would be long in the making."""
+    each = pairs(definition)
+    taken = ", ".join(f"t{to} - t{begin}" for _, begin, to in each)
+    columns = ", ".join(aggregate.replace(" AS time_", " AS ") for aggregate in spread("time", "taken"))
+    return f"""SELECT key, pair, {columns}
+FROM (SELECT {key or "NULL"} AS key, unnest(range({len(each)})) AS pair, unnest([{taken}]) AS taken FROM {source})
+WHERE taken IS NOT NULL
+GROUP BY key, pair"""
 
 
 def _aggregates(definition: Definition) -> list[str]:
@@ -71,8 +86,6 @@ def _aggregates(definition: Definition) -> list[str]:
     columns += spread("duration", f"CASE WHEN state = {CONVERTED} THEN goal - start END")
     for rank in range(len(definition.steps)):
         columns += _aggregates_of_step(definition, rank)
-    for number, (_, begin, to) in enumerate(pairs(definition)):
-        columns += spread(f"pair{number}", f"t{to} - t{begin}")
     return columns
 
 
