@@ -20,6 +20,10 @@ from btfeed.flow.selecting import pick
 from btfeed.flow.states import ENDED
 
 PUREPATH_ID, CATEGORY, PUREPATH = "appmon.purepath.id", "event.category", "purepath"
+SAME_IN_JSON = re.compile("[A-Za-z0-9_.:-]")
+"""Characters that every writer of JSON writes as they are."""
+SHORT_ESCAPES = set('"\\/')
+"""Characters that have an escape without their number, as control characters may."""
 PREFIX = 3
 """Characters that all ids begin with, from which on one regular expression finds any of them faster than a search for each:
 it looks for these first. Without, it is four times slower."""
@@ -92,14 +96,19 @@ SELECT record, {behind} FROM records WHERE {which}""")
 
 
 def _may_have(ids: Sequence[str]) -> str:
-    """Whether a line may have one of these ids, so that most lines need not be parsed: it has it as it is, or a backslash,
-    with which JSON writes what it does not write as it is."""
+    """Whether a line may have one of these ids, so that most lines need not be parsed: it has it as it is, or one of the
+    escapes with which JSON writes what it does not write as it is."""
     if len(ids) > 1 and len({name[:PREFIX] for name in ids}) == 1:
         parts = [ids[first : first + TOGETHER] for first in range(0, len(ids), TOGETHER)]
         each = [f"regexp_matches(record, {literal('|'.join(map(re.escape, part)))})" for part in parts]
     else:
         each = [f"contains(record, {literal(name)})" for name in ids]
-    return " OR ".join([*each, "contains(record, '\\')"])
+    letters = set("".join(ids))
+    if letters & SHORT_ESCAPES or any(letter < " " for letter in letters):
+        each.append("contains(record, '\\')")
+    elif not all(map(SAME_IN_JSON.fullmatch, letters)):
+        each.append("contains(record, '\\u')")
+    return " OR ".join(each)
 
 
 def _classify(database: Database, definition: Definition, columns: Sequence[str]) -> None:
