@@ -32,7 +32,7 @@ from btfeed.flow import clauses, elastic, reading, sources
 from btfeed.flow.definition import load
 from btfeed.flow.duck import Database, identifier, literal
 from btfeed.flow.engine import Engine
-from btfeed.flow.fields import TEXT, TIME, TYPE, fields
+from btfeed.flow.fields import TEXT, TIME, TYPE, fields, types
 from btfeed.flow.matching import conditions
 from btfeed.flow.options import ListOptions, ReportOptions, Source
 from btfeed.posts.post import digest
@@ -106,7 +106,7 @@ def _extract(database: Database, source: Source) -> str:
     definition = load(PROFILE)
     events = f"({reading.place(definition)} IS NOT NULL OR {reading.is_end(definition)})"
     where = f"{clauses.fits(conditions(definition.where))} AND {events}"
-    return f"SELECT * FROM ({reading.records(database, source, fields(definition))}) WHERE {where}"
+    return f"SELECT * FROM ({reading.records(database, source, types(definition))}) WHERE {where}"
 
 
 def _beside_scans(
