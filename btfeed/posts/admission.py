@@ -8,6 +8,7 @@ The walk also sees whether each occurrence starts with its startTime, as all kno
 protobuf is asked for missing required fields, which takes longer.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from btfeed import native
@@ -43,6 +44,7 @@ class Limits(NamedTuple):
     long: int
 
     @classmethod
+    @lru_cache(maxsize=8)
     def of(cls, max_occurrences: int) -> "Limits":
         occurrences = min(max_occurrences, MAX_OCCURRENCES)
         elements = max(MIN_ELEMENTS, occurrences * ELEMENTS_PER_OCCURRENCE)

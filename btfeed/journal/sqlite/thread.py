@@ -1,5 +1,6 @@
 """The journal's thread: takes jobs from the event loop in groups, and sends back outcomes and a snapshot.
 
+The jobs of one turn of the event loop are handed over together, since to wake the thread costs more than to append a post.
 A job's future is resolved after its transaction was committed, in the same callback that updates the snapshot: code that
 awaits an outcome also sees the state that goes with it.
 """
@@ -45,7 +46,8 @@ class JournalThread:
         self.snapshot: Snapshot = EMPTY
         self._worker = create(self._publish, lambda: self._stopping)
         self._tick = tick
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._given: list[_Job] = []  # in this turn of the loop
+        self._jobs: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[None] = self._loop.create_future()
@@ -84,6 +86,7 @@ class JournalThread:
         """Do all jobs submitted so far, and end the thread. Later jobs raise JournalUnavailable."""
         self._stopping = True
         if self._thread.is_alive():
+            self._hand_over()
             self._jobs.put(None)
             await asyncio.to_thread(self._thread.join)
 
@@ -91,8 +94,17 @@ class JournalThread:
         if self._stopping:
             raise JournalUnavailable("the journal is closed")
         future = self._loop.create_future()
-        self._jobs.put(_Job(future, work, writes))
+        if not self._given:
+            self._loop.call_soon(self._hand_over)
+        self._given.append(_Job(future, work, writes))
+        if len(self._given) >= GROUP_JOBS:
+            self._hand_over()
         return future
+
+    def _hand_over(self) -> None:
+        if self._given:
+            self._jobs.put(self._given)
+            self._given = []
 
     def _resolve(self, jobs: Sequence[_Job], outcomes: Sequence[Any], snapshot: Snapshot) -> None:
         grown, self.snapshot = snapshot.head > self.snapshot.head, snapshot
@@ -139,13 +151,13 @@ class JournalThread:
         jobs: list[_Job] = []
         size = 0
         try:
-            job = self._jobs.get(timeout=max(0.0, next_tick - time.monotonic()))
-            while job is not None:
-                jobs.append(job)
-                size += len(job.work.body) if isinstance(job.work, Post) else 0
+            given = self._jobs.get(timeout=max(0.0, next_tick - time.monotonic()))
+            while given is not None:
+                jobs += given
+                size += sum(len(job.work.body) for job in given if isinstance(job.work, Post))
                 if size > GROUP_BYTES or len(jobs) >= GROUP_JOBS:
                     return jobs, False
-                job = self._jobs.get_nowait()
+                given = self._jobs.get_nowait()
         except queue.Empty:
             return jobs, False
         return jobs, True
