@@ -35,17 +35,13 @@ GROUP_MAPPED = 2**24
 
 @dataclass(frozen=True, slots=True)
 class MappedPost:
-    """A post as records. dead_letters: occurrences that validation rejected, or the post itself if it can't be mapped."""
+    """A post as records. dead_letters: occurrences that validation rejected, or the post itself if it can't be mapped.
+    nbytes: what it takes in memory, approximately."""
 
     received: int
     batch: Batch
     dead_letters: list[DeadLetter]
-
-    @property
-    def nbytes(self) -> int:
-        bodies = sum(len(dead_letter.body) for dead_letter in self.dead_letters)
-        records = 1 + len(self.batch) + len(self.dead_letters)
-        return self.batch.nbytes + bodies + records * RECORD_OVERHEAD
+    nbytes: int
 
 
 Key = tuple[int, int]
@@ -152,16 +148,19 @@ class MappedPosts:
             run = asyncio.get_running_loop().run_in_executor
             mapping = run(self._threads, self._mapper.map_all, given, self._group_mapped)
             posts: Group = {}
+            counts = Counts()
             for entry, mapped in zip(group, await mapping, strict=False):
                 key = partition, entry.seq
-                posts[key] = self._mapped_post(key, entry, mapped)
+                posts[key] = self._mapped_post(key, entry, mapped, counts)
                 self._keep(key, posts[key])
+            self._count(counts)
             return posts
         finally:
             for entry in group:
                 del self._pending[partition, entry.seq]
 
-    def _mapped_post(self, key: Key, entry: Entry, mapped: MappingResult | Exception) -> MappedPost:
+    def _mapped_post(self, key: Key, entry: Entry, mapped: MappingResult | Exception, counts: Counts) -> MappedPost:
+        """counts: of its group."""
         received = entry.post.received
         if isinstance(mapped, Exception):
             if not isinstance(mapped, Malformed):
@@ -177,11 +176,15 @@ class MappedPosts:
             ]  # fmt: skip
         if key in self._uncounted:
             self._uncounted.discard(key)
-            self._count(mapped.counts, dead_letters)
-            transactions = (*mapped.batch.transactions[:1], *(refused.transaction for refused in mapped.refused[:1]))
+            counts.add(mapped.counts)
+            if dead_letters:
+                self._count_dead_letters(dead_letters)
+            transactions = mapped.batch.transactions or [refused.transaction for refused in mapped.refused]
             if transactions:
                 self._metrics.details.mapped(transactions[0].server, received, mapped.counts.occurrences)
-        return MappedPost(received, mapped.batch, dead_letters)
+        nbytes = mapped.batch.nbytes + sum(len(dead_letter.body) for dead_letter in dead_letters)
+        records = 1 + len(mapped.batch) + len(dead_letters)
+        return MappedPost(received, mapped.batch, dead_letters, nbytes + records * RECORD_OVERHEAD)
 
     def _keep(self, key: Key, post: MappedPost) -> None:
         self._posts[key] = post
@@ -204,7 +207,7 @@ class MappedPosts:
         self._total -= self._posts.pop(key).nbytes
         self._had.pop(key, None)
 
-    def _count(self, counts: Counts, dead_letters: list[DeadLetter]) -> None:
+    def _count(self, counts: Counts) -> None:
         metrics = self._metrics
         for category, number in counts.occurrences.items():
             metrics.occurrences.labels(category).inc(number)
@@ -218,9 +221,11 @@ class MappedPosts:
         for message, number in counts.unknown_fields.items():
             metrics.unknown_fields.labels(message).inc(number)
         metrics.invalid_utf8.inc(counts.invalid_utf8)
-        metrics.lost_transactions.inc(max(0, counts.lost))
+        metrics.lost_transactions.inc(counts.lost)
+
+    def _count_dead_letters(self, dead_letters: list[DeadLetter]) -> None:
         for cause, number in Counter(dead_letter.cause for dead_letter in dead_letters).items():
-            metrics.dead_letters.labels("", cause).inc(number)
+            self._metrics.dead_letters.labels("", cause).inc(number)
             self._warnings.warn(KEPT, cause, number, sink="", cause=cause, reason=dead_letters[-1].reason)
 
 

@@ -88,7 +88,8 @@ class _PostMapping:
         return MappingResult(batch, self._refused, self._counts)
 
     def _map_transaction(self, message: BusinessTransaction, compiled: CompiledTransaction) -> None:
-        self._counts.occurrences[compiled.category] += len(message.occurrences)
+        if message.occurrences:
+            self._counts.occurrences[compiled.category] += len(message.occurrences)
         self._counts.invalid_utf8 += compiled.invalid_utf8
         self._count_unknown_fields(message)
         most_values = max((len(occurrence.values) for occurrence in message.occurrences), default=0)

@@ -1,8 +1,9 @@
 """What mapping a post gives: its records as a batch, the occurrences that are refused, and counts."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from sinks.batch import Batch, Transaction
 
@@ -24,6 +25,16 @@ class RefusedRecord:
     body: bytes
 
 
+def _counter() -> dict[Any, int]:
+    """collections.Counter takes ten times as long to create, and each post has five."""
+    return defaultdict(int)
+
+
+def _add(counter: dict[Any, int], other: dict[Any, int]) -> None:
+    for key, number in other.items():
+        counter[key] += number
+
+
 @dataclass(slots=True)
 class Counts:
     """What the metrics count in a post.
@@ -37,13 +48,23 @@ class Counts:
     lost             BusinessTransactions.lostTransactions
     """
 
-    occurrences: Counter[str] = field(default_factory=Counter)
-    violations: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    left_out: Counter[str] = field(default_factory=Counter)
-    mismatches: Counter[tuple[str, str]] = field(default_factory=Counter)
-    unknown_fields: Counter[str] = field(default_factory=Counter)
+    occurrences: dict[str, int] = field(default_factory=_counter)
+    violations: dict[tuple[str, str, str], int] = field(default_factory=_counter)
+    left_out: dict[str, int] = field(default_factory=_counter)
+    mismatches: dict[tuple[str, str], int] = field(default_factory=_counter)
+    unknown_fields: dict[str, int] = field(default_factory=_counter)
     invalid_utf8: int = 0
     lost: int = 0
+
+    def add(self, other: "Counts") -> None:
+        """Count what `other` counts, too."""
+        _add(self.occurrences, other.occurrences)
+        _add(self.violations, other.violations)
+        _add(self.left_out, other.left_out)
+        _add(self.mismatches, other.mismatches)
+        _add(self.unknown_fields, other.unknown_fields)
+        self.invalid_utf8 += other.invalid_utf8
+        self.lost += max(0, other.lost)
 
 
 @dataclass(frozen=True, slots=True)

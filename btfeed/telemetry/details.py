@@ -76,7 +76,8 @@ class Details:
         self.sources[server] = source  # last
         source.last_post = max(source.last_post, received)
         source.posts += 1
-        source.occurrences.update(occurrences)
+        for category, number in occurrences.items():
+            source.occurrences[category] += number
         if len(self.sources) > MAX_SOURCES:
             del self.sources[next(iter(self.sources))]
             self.more_sources += 1
