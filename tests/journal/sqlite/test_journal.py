@@ -35,12 +35,10 @@ async def test_append_returns_after_the_log_was_synced(tmp_path: Path) -> None:
 
 
 async def test_concurrent_appends_share_commits(tmp_path: Path) -> None:
-    """Five hundred appends at once take a few transactions, and keep their order without a gap."""
+    """Five hundred appends in one turn of the event loop take one transaction, and keep their order without a gap."""
     async with journal(tmp_path) as opened:
         await asyncio.gather(*(opened.append(post(number)) for number in range(500)))
-        commits = opened.metrics.registry.get_sample_value("btfeed_journal_commit_seconds_count")
-        assert commits is not None
-        assert commits < 50
+        assert opened.metrics.registry.get_sample_value("btfeed_journal_commit_seconds_count") == 1
         entries = await opened.everything()
         assert [entry.seq for entry in entries] == list(range(1, 501))
         assert [entry.post for entry in entries] == [post(number) for number in range(500)]
