@@ -27,7 +27,7 @@ BUDGET = 64 * 2**20
 """Bytes of mapped posts to keep."""
 RECORD_OVERHEAD = 400
 """Bytes that a record takes besides its body, approximately. A post without records takes as many."""
-GROUP_BYTES = 2**18
+GROUP_BYTES = 2**19
 """Bytes of bodies that one thread maps at a time, approximately."""
 GROUP_MAPPED = 2**24
 """Bytes of records after which a group ends early. The rest of it is mapped when it is asked for."""
