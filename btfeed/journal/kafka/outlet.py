@@ -159,8 +159,7 @@ class _SavedOutlet:
         self.check()
         self._in_transactions = True
         async with self._saving:
-            saved = (await self._membership.consumer.saved([self.place])).get(self.place)
-            if saved:
+            if saved := (await self._membership.consumer.saved([self.place])).get(self.place):
                 self._metadata = Metadata.parse(saved.metadata)
                 self._cursor = Cursor(saved.offset, self._metadata.ordinal)
 
@@ -271,9 +270,9 @@ class KafkaOutlet(_SavedOutlet):
     # Offsets without posts
 
     async def _pass_over(self) -> None:
-        """Save the cursor behind what is passed over, when the sink is done with all posts before it. Otherwise it would
-        stay behind for as long as no post comes, and the next assignment might not know what the copies are copies of.
-        Where transactions save, one of another process may have moved it further than is known here: they do it."""
+        """Save the cursor behind what is passed over, when the sink is done with all before it. It would stay behind while
+        no post comes, and the next assignment might not know what copies are copies of. Not where transactions save: one
+        of another process may have moved the cursor further than is known here."""
         while True:
             while not self._has_passed:
                 await self._reader.changed()
