@@ -52,8 +52,8 @@ test: lint servers  ## run every check and test, with real clients and servers
 	$(if $(CARGO),cd native && cargo test --quiet --workspace)
 	$(BIN)/pytest $(PARALLEL) --require-all --durations=25
 
-test-quick: setup  ## run the tests that need no server, no Java and no strace, with fewer repetitions
-	$(BIN)/pytest $(PARALLEL) -n 4 --quick
+test-quick: setup  ## run the tests that need no server, no Java and no strace and are not slow, with fewer repetitions
+	$(BIN)/pytest $(PARALLEL) --quick
 
 test-native: setup  ## compare the native transcoder with the plain one on 200,000 cases, and run it with AddressSanitizer
 	$(BIN)/python -m tests.records.twins

@@ -2,12 +2,13 @@
 
 Each test is marked with what it needs beyond Python: kafka, elasticsearch, java, strace, prometheus, haproxy, nginx,
 browser, native. If this machine lacks that, the test is skipped; with --require-all the run fails at once instead. --quick
-runs the tests that need no server or tool, with fewer examples and repetitions.
+runs the tests that need no server or tool and are not marked slow, with fewer examples and repetitions.
 """
 
+import gc
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from signal import Signals
 
@@ -24,6 +25,11 @@ from tests.support.harness import Server
 TESTS = Path(__file__).parent
 NATIVE_MODULES = {"records/test_native.py", "records/test_native_columns.py", "sinks/kafka/test_messages.py"}
 
+TAKE_LONG = ("sinks/elasticsearch/", "system/cluster/", "journal/kafka/", "sinks/kafka/", "system/", "benchmarks/")
+"""What modules that take longest begin with, the longest first."""
+AS_USERS_DO = ("system/", "commands/")
+"""Where servers are started as users start them, unless the form is quick. Others are forked: tests/support/forked.py."""
+
 settings.register_profile("quick", max_examples=10)
 os.environ.pop("BTFEED_CONFIG", None)
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every process that a test starts compiles btfeed again
@@ -38,7 +44,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("quick"):
         settings.load_profile("quick")
-        Server.fork = True
     if config.getoption("require_all"):
         reasons = [reason for need in installed.NEEDS if (reason := _missing(need))]
         if shutil.which("cargo") and (reason := _missing("native")):
@@ -73,16 +78,33 @@ def _module(path: Path) -> str:
     return path.relative_to(TESTS).as_posix()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect no garbage meanwhile, and spare each later garbage collection what was collected: all tests."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark each test with what it needs, and leave out what the quick form doesn't run."""
+    """Mark each test with what it needs, leave out what the quick form doesn't run, and put first what takes long."""
     for item in items:
         for need in _needs(item):
             item.add_marker(need)
     if config.getoption("quick"):
-        unwanted = [item for item in items if _needs(item) & installed.NEEDS.keys() or _repeats(item)]
+        unwanted = [item for item in items if _needs(item) & installed.NEEDS.keys() or _is_slow(item) or _repeats(item)]
         config.hook.pytest_deselected(items=unwanted)
-        items[:] = [item for item in items if item not in unwanted]
+        left_out = set(unwanted)
+        items[:] = [item for item in items if item not in left_out]
+    items.sort(key=_turn)
+
+
+def _is_slow(item: pytest.Item) -> bool:
+    return item.get_closest_marker("slow") is not None
 
 
 def _repeats(item: pytest.Item) -> bool:
@@ -95,19 +117,28 @@ def _repeats(item: pytest.Item) -> bool:
     )
 
 
+def _turn(item: pytest.Item) -> int:
+    """The place of the test's module among those that take long, which come first: so no process is alone at the end."""
+    module = _module(item.path)
+    return next((turn for turn, start in enumerate(TAKE_LONG) if module.startswith(start)), len(TAKE_LONG))
+
+
 class _Scheduler(LoadScopeScheduling):
     """A process runs whole modules, since their tests share what is costly to make, and one process runs all tests of
-    Elasticsearch, since a node takes long to start."""
+    Elasticsearch, since a node takes long to start, except for those of whole systems, which have nodes of their own."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "elasticsearch" if "elasticsearch" in nodeid else nodeid.partition("::")[0]
+        module = nodeid.partition("::")[0]
+        return "elasticsearch" if "elasticsearch" in nodeid and not module.startswith("tests/system/") else module
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    config.option.loadscopereorder = False  # modules with few tests take longest
     return _Scheduler(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    Server.fork = item.config.getoption("quick") or not _module(item.path).startswith(AS_USERS_DO)
     for need in sorted(_needs(item)):
         if reason := _missing(need):
             pytest.skip(reason)

@@ -5,7 +5,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+
+import pytest
 
 import btfeed
 
@@ -29,12 +32,23 @@ def packages(directory: Path) -> set[str]:
     return {path.parent.relative_to(directory).as_posix() for path in directory.rglob("__init__.py")} - {"."}
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            yield node
+    """All functions of a module, also those in classes and functions."""
+    inside: list[ast.AST] = [parsed(path)]
+    while inside:
+        for node in ast.iter_child_nodes(inside.pop()):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                yield node
+            if isinstance(node, (ast.stmt, ast.ExceptHandler, ast.match_case)):  # no expression holds a function
+                inside.append(node)
 
 
+@pytest.mark.slow
 def test_imports_go_one_way() -> None:
     """Every contract in pyproject.toml is kept."""
     command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
@@ -92,6 +106,5 @@ def test_every_test_says_what_it_shows() -> None:
 def test_no_test_is_defined_twice() -> None:
     """The second one would silently replace the first."""
     for path in TESTS:
-        body = ast.parse(path.read_text(encoding="utf-8")).body
-        names = [node.name for node in body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+        names = [node.name for node in parsed(path).body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
         assert len(names) == len(set(names)), relative(path)

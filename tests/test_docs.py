@@ -96,6 +96,7 @@ def settings_of(table: dict[str, Any], path: str = "") -> Iterator[str]:
             yield from settings_of(value, f"{path}{key}.")
 
 
+@pytest.mark.slow
 def test_tables_made_from_the_code_are_up_to_date() -> None:
     """Settings, metrics, modules, the record and the dashboards in deploy/ are what the code says."""
     command = [sys.executable, "-m", "docs.generate", "--check"]

@@ -77,6 +77,7 @@ def folder(server: Server, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["replay", "generate", "coming-from", "privacy"])
 def test_examples_run(page: str, server: Server, folder: Path) -> None:
     """Each block of the page, as it stands, one after the other in one folder; the server's port is filled in."""
@@ -84,6 +85,7 @@ def test_examples_run(page: str, server: Server, folder: Path) -> None:
         run(with_free_ports(block, port_4321=server.port), folder)
 
 
+@pytest.mark.slow
 def test_the_first_five_minutes(tmp_path: Path) -> None:
     """All commands of the page in one shell, in an empty directory: the posts arrive, and can be sent again."""
     script = with_free_ports("".join(blocks("first-steps", "sh")))
@@ -95,6 +97,7 @@ def test_the_first_five_minutes(tmp_path: Path) -> None:
     assert '"stopped"' in (tmp_path / "serve.log").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_questions_to_flows_are_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All commands of the page, one after the other, on fewer flows; those on flows in this process."""
     monkeypatch.chdir(tmp_path)

@@ -28,7 +28,7 @@ from tests.support.harness import Server
 
 TINY = job.Plan(
     turns=1, rounds=1, once=(), occurrences=60, burst=0.01, sizes=(10,), few=(10,), viewed=0.1, paced=0.2, rates=(20,),
-    backlogs=(0, 1), transactions=(1, 20), sinks=(1, 2), connections=(1, 2), codecs=("none",), minutes=0, load=2_000,
+    backlogs=(1,), transactions=(20,), sinks=(2,), connections=(2,), codecs=("none",), minutes=0, load=2_000,
     warm=200, at_once=20, drain=0.5,
 )  # fmt: skip
 
@@ -105,9 +105,9 @@ def test_the_cpu_of_another_process_is_counted() -> None:
 # Running
 
 
-def run(*texts: str, plan: job.Plan = TINY) -> list[Case]:
+def run(*texts: str) -> list[Case]:
     """The cases with one of these texts in their key. None may fail."""
-    cases, failures = suite.run(plan, 1, lambda case: any(text in case.key for text in texts), Console(file=sys.stderr))
+    cases, failures = suite.run(TINY, 1, lambda case: any(text in case.key for text in texts), Console(file=sys.stderr))
     assert failures == {}
     assert cases
     return cases
@@ -117,42 +117,61 @@ def run(*texts: str, plan: job.Plan = TINY) -> list[Case]:
     ("text", "quantities"),
     [
         ("stages: map (occurrences 10, posts mixed)", {"cpu_us", "x_parse", "wall_us", "allocations"}),
-        ("stages: sink: file (occurrences 10, posts mixed)", {"cpu_us", "x_parse", "wall_us", "allocations"}),
         pytest.param(
-            "whole server: all (occurrences 10,",
-            {"x_parse", "occurrences_per_s", "disk_bytes", "ack_p99.9_ms", "rss_mib"},
-            marks=[pytest.mark.kafka, pytest.mark.elasticsearch],
+            "stages: sink: file (occurrences 10, posts mixed)",
+            {"cpu_us", "x_parse", "wall_us", "allocations"},
+            marks=pytest.mark.slow,
         ),
         (
             "whole server: file (occurrences 10, connections 4",
             {"x_parse", "occurrences_per_s", "acknowledged_per_s", "disk_bytes", "ack_p99.9_ms", "rss_mib"},
         ),
-        ("whole server: none (occurrences 10,", {"x_parse", "occurrences_per_s", "generator_busy"}),
-        ("latency: file", {"ack_p50_ms", "ack_p99_ms", "ack_p99.9_ms", "generator_late_ms"}),
-        ("load generator: black hole (occurrences 100)", {"posts_per_s", "generator_busy"}),
         pytest.param(
-            "bare client: kafka (compression none", {"x_bare", "rate_of_bare", "log_bytes"}, marks=pytest.mark.kafka
+            "whole server: none (occurrences 10,",
+            {"x_parse", "occurrences_per_s", "generator_busy"},
+            marks=pytest.mark.slow,
         ),
-        ("sources: replay", {"occurrences_per_s", "cpu_us"}),
+        pytest.param(
+            "latency: file", {"ack_p50_ms", "ack_p99_ms", "ack_p99.9_ms", "generator_late_ms"}, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "load generator: black hole (occurrences 100)", {"posts_per_s", "generator_busy"}, marks=pytest.mark.slow
+        ),
+        pytest.param("sources: replay", {"occurrences_per_s", "cpu_us"}, marks=pytest.mark.slow),
         ("flows: report (format ndjson", {"x_scan", "x_scan_wall", "records_per_cpu_s", "cpu_us"}),
-        ("flows: report (format extract", {"x_scan", "records_per_cpu_s", "cpu_us"}),
-        ("flows: trace", {"x_scan", "cpu_us"}),
-        ("flows: whole command", {"wall_ms", "rss_mib", "cpu_us"}),
+        pytest.param("flows: report (format extract", {"x_scan", "records_per_cpu_s", "cpu_us"}, marks=pytest.mark.slow),
+        pytest.param("flows: trace", {"x_scan", "cpu_us"}, marks=pytest.mark.slow),
+        pytest.param("flows: whole command", {"wall_ms", "rss_mib", "cpu_us"}, marks=pytest.mark.slow),
     ],
 )
 def test_a_case_of_each_kind_gives_its_quantities(text: str, quantities: set[str]) -> None:
     """Values of at least zero, for all of these quantities."""
     for case in run(text):
-        assert quantities <= case.samples.keys(), case.key
-        assert all(values and min(values) >= 0 for values in case.samples.values()), case.samples
+        check(case, quantities)
 
 
+def check(case: Case, quantities: set[str]) -> None:
+    """That there are values of at least zero, for all of these quantities."""
+    assert quantities <= case.samples.keys(), case.key
+    assert all(values and min(values) >= 0 for values in case.samples.values()), case.samples
+
+
+@pytest.mark.kafka
 @pytest.mark.elasticsearch
-def test_cases_with_elasticsearch_give_their_quantities() -> None:
-    """The sink beside the bare client, and a report beside an aggregation, on one node."""
-    bare, report = run("bare client: elasticsearch", "flows: report (format elasticsearch")
-    assert min(bare.median(name) for name in ("x_bare", "rate_of_bare")) > 0
-    assert min(report.median(name) for name in ("x_composite", "step_docs_per_s", "wall_ms", "composite_ms")) > 0
+def test_cases_with_real_servers_give_their_quantities() -> None:
+    """The same for those that need Kafka and Elasticsearch, which start once for all of them."""
+    wanted = {
+        "whole server: all (occurrences 10,": {"x_parse", "occurrences_per_s", "disk_bytes", "ack_p99.9_ms", "rss_mib"},
+        "bare client: kafka (compression none": {"x_bare", "rate_of_bare", "log_bytes"},
+        "bare client: elasticsearch": {"x_bare", "rate_of_bare"},
+        "flows: report (format elasticsearch": {"x_composite", "step_docs_per_s", "wall_ms", "composite_ms"},
+    }
+    cases = run(*wanted)
+    for text, quantities in wanted.items():
+        assert any(text in case.key for case in cases), text
+        for case in cases:
+            if text in case.key:
+                check(case, quantities)
 
 
 def test_a_sink_is_measured_beside_a_server_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,6 +185,7 @@ def test_a_sink_is_measured_beside_a_server_without_one(monkeypatch: pytest.Monk
     assert case.median("x_parse") > 0
 
 
+@pytest.mark.slow
 def test_every_stage_can_be_measured() -> None:
     """On posts of one type. The records that a sink wrote are counted."""
     names = {case.name for case in run("posts visit")}
@@ -173,10 +193,10 @@ def test_every_stage_can_be_measured() -> None:
     assert len(names) >= 13
 
 
-def test_what_grows_is_measured(quick: bool) -> None:
+@pytest.mark.slow
+def test_what_grows_is_measured() -> None:
     """Everything that grows has its costs; a server that starts with a backlog has its first answer."""
-    largest = replace(TINY, backlogs=(1,), transactions=(20,), sinks=(2,), connections=(2,))
-    cases = {case.key: case for case in run("growth", plan=largest if quick else TINY)}
+    cases = {case.key: case for case in run("growth")}
     assert {case.name for case in cases.values()} == {"business transactions", "file sinks", "connections", "backlog"}
     waiting = cases["growth: backlog (mebibytes 1)"]
     assert waiting.median("journal_mib") >= 1
@@ -184,6 +204,7 @@ def test_what_grows_is_measured(quick: bool) -> None:
     assert waiting.median("take_x_parse") > 0
 
 
+@pytest.mark.slow
 def test_what_viewers_cost_is_measured() -> None:
     """Next to the same load without them."""
     (case,) = run("viewers")
@@ -236,6 +257,7 @@ def test_a_server_that_loses_records_has_no_figure(workshop: Workshop) -> None:
             list(end_to_end.bursts(subject, path, 1, 1, 0.01, warm=200))
 
 
+@pytest.mark.slow
 def test_a_sink_that_loses_has_no_figure_as_a_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     """The records that its black hole took are compared with those that were written."""
     monkeypatch.setattr(far_ends, "taken", lambda hole: 5)
@@ -289,6 +311,7 @@ def test_a_refused_post_is_an_error(workshop: Workshop) -> None:
         generator.send(3)
 
 
+@pytest.mark.slow
 def test_a_case_that_fails_is_reported_and_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """The result has its name and the reason."""
 
@@ -337,6 +360,7 @@ def test_too_little_disk_space_is_reported_before_anything_is_measured(
     assert "has 5.0" in said
 
 
+@pytest.mark.slow
 def test_a_result_is_drawn(tmp_path: Path) -> None:
     """Each picture for which it has cases, on a page that needs no other file."""
     stage = {"x_parse": [1.0, 1.2], "allocations": [3.0]}

@@ -85,6 +85,7 @@ def test_a_taken_port_is_reported(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_https_with_a_certificate(tmp_path: Path) -> None:
     """A client that does not trust the certificate cannot connect, and is told which options help. So is the log."""
     made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]

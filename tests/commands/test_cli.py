@@ -19,6 +19,7 @@ def run(arguments: list[str], redirection: str) -> "subprocess.CompletedProcess[
     return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
 
 
+@pytest.mark.slow
 @COMMANDS
 @pytest.mark.parametrize(
     ("redirection", "reason"), [("> /dev/full", "No space left on device"), (">&-", "Bad file descriptor")]
@@ -29,6 +30,7 @@ def test_output_that_can_not_be_written_is_a_failure(arguments: list[str], redir
     assert (result.returncode, result.stderr) == (1, f"standard output: {reason}\n")
 
 
+@pytest.mark.slow
 @COMMANDS
 def test_a_reader_that_has_gone_ends_the_command_quietly(arguments: list[str]) -> None:
     """With the exit status of a program that SIGPIPE ended, as `cat` has it."""

@@ -66,6 +66,7 @@ def test_a_configuration_that_can_not_be_read_completes_nothing(content: str, tm
     assert completed("bash", f"btfeed dead-letters list -c {tmp_path / 'gone'} --sink a").strip() == ""
 
 
+@pytest.mark.slow
 def test_bash_completes_with_the_script_that_btfeed_prints(tmp_path: Path) -> None:
     """The real shell, and the installed command."""
     scripts = Path(sys.executable).parent

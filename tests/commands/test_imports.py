@@ -30,6 +30,7 @@ def imported(directory: Path, *arguments: object) -> set[str]:
     return set(json.loads(run.stderr.splitlines()[-1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["serve", "--help"], ["inspect", EXAMPLES]])
 def test_help_and_inspect_import_no_server_client_or_sink(arguments: list[object], tmp_path: Path) -> None:
     """Nor the configuration, or the event loop."""

@@ -227,6 +227,7 @@ def test_inspect_reports_invalid_posts_and_continues(tmp_path: Path) -> None:
 # A terminal
 
 
+@pytest.mark.slow
 def test_the_progress_bar_is_for_terminals(server: Server) -> None:
     """It appears on stderr if that is a terminal, never in a pipe or in the results."""
     arguments = ["replay", str(EXAMPLES), server.url]

@@ -102,6 +102,7 @@ def test_two_outputs_that_are_one_file_are_wrong_usage(folder: Path) -> None:
     assert not (folder / "c.btposts").exists()
 
 
+@pytest.mark.slow
 def test_rejects_and_the_summary_do_not_share_a_file(folder: Path) -> None:
     """One would overwrite the other. A pipe takes both."""
     url = f"http://127.0.0.1:{free_port()}/"

@@ -195,6 +195,7 @@ def test_a_terminal_gets_a_table_that_ctrl_c_ends(server: Server) -> None:
     os.close(controller)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_pipe_gets_a_line_each_time(number: signal.Signals, server: Server, tmp_path: Path) -> None:
     """Each is flushed. With --json, each is what the server answers."""

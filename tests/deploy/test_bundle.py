@@ -47,6 +47,7 @@ def install(bundle: Path, *arguments: str, python: str = sys.executable) -> "sub
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_it_installs_into_a_new_directory(bundle: Path, tmp_path: Path) -> None:
     """With its dependency, at the path with which it was called. A second time is refused, and leaves it as it is."""
     target = tmp_path / "installed"
@@ -61,6 +62,7 @@ def test_it_installs_into_a_new_directory(bundle: Path, tmp_path: Path) -> None:
     assert (target / "bin" / "btfeed").exists()
 
 
+@pytest.mark.slow
 def test_a_changed_wheel_is_refused(bundle: Path, tmp_path: Path) -> None:
     """By its hash in the lock, and nothing stays."""
     (wheel,) = (bundle / "wheels").glob("tiny*")

@@ -32,6 +32,7 @@ def without_scripts(package: Path, directory: Path) -> Path:
     return bare
 
 
+@pytest.mark.slow
 def test_it_says_what_is_in_it(package: Path) -> None:
     """And its version is that of the wheel, with a revision."""
     check_contents(package)

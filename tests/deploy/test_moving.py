@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import apsw
+import pytest
 
 from btfeed.journal.sqlite.layout import APPLICATION, VERSION
 from tests.support import posts
@@ -27,6 +28,7 @@ def set_layout(journal: Path, version: int) -> None:
     db.close()
 
 
+@pytest.mark.slow
 def test_an_older_version_refuses_a_newer_journal_and_gets_its_posts_by_replay(tmp_path: Path) -> None:
     """With the words that the page shows. The file stays as it is, and records arrive with the same ids."""
     server = Server(tmp_path)

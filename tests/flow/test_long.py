@@ -31,6 +31,7 @@ def long_definition() -> Definition:
     return parse({"name": "Long", "correlation": "visit", "steps": steps})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("bounded")
 def test_fifty_steps_with_optional_ones_are_told_in_bounded_memory() -> None:
     """Flows go on, pass over steps and come back; every number is that of the oracle."""

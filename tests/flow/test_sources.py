@@ -144,6 +144,7 @@ def test_a_zstd_file_that_is_cut_is_found_wherever_it_is_cut(tmp_path: Path) -> 
         assert is_cut(path), end
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["", ".gz", "-"])
 def test_a_line_that_is_too_long_is_left_out(form: str, lines: bytes, tmp_path: Path) -> None:
     """It counts as one unreadable record, in a file or from standard input; all others count, the last one, too."""

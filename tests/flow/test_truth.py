@@ -49,6 +49,7 @@ def seen(name: str) -> Seen:
     return Seen(profile.load(name), report, flows, visits)
 
 
+@pytest.mark.slow
 @each_profile
 def test_as_many_flows_reach_each_step_as_the_profile_says(name: str) -> None:
     """Of the step before; of an optional step the share that takes it. Every flow is over, so none is open."""

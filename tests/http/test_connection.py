@@ -276,6 +276,7 @@ def test_a_slow_client_has_time_to_finish_a_rejected_body() -> None:
     assert Limits(header_timeout=1, write_timeout=1, idle_timeout=1, max_connections=1).discard_timeout > 5
 
 
+@pytest.mark.slow
 async def test_a_client_that_sends_ahead_is_not_read_from(running: Site) -> None:
     """While its first post waits, only a few requests and a small part of a body are buffered; all get answered later."""
     running.journal.gate.clear()

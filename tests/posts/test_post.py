@@ -262,6 +262,7 @@ print(peak_memory("self") // 2**20)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", BOMBS.values(), ids=BOMBS)
 def test_a_bomb_takes_little_memory(body: str) -> None:
     """16 MiB that would become gigabytes if they were parsed."""

@@ -256,6 +256,7 @@ def test_dead_letters_list_shows_rejected_posts(server: Server) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_connections_do_not_use_up_the_open_files(tmp_path: Path) -> None:
     """A process started with a low limit raises it to what max_connections needs."""
     limited = ["prlimit", "--nofile=64:4096"]

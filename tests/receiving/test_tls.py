@@ -286,6 +286,7 @@ def test_a_server_process_speaks_tls(tmp_path: Path, authority: Authority) -> No
     assert (line["level"], line["reason"], line["error"]) == ("warning", "bad_tls", "tlsv1 alert unknown ca")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "wrong"),
     [

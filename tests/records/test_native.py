@@ -57,6 +57,7 @@ def test_both_make_the_same_of_any_bytes(body: bytes, limit: int) -> None:
     twins_of(("plain", "report", "report")).agree(body)
 
 
+@pytest.mark.slow
 def test_the_long_form_does_what_it_says() -> None:
     """It tries that many bodies, and many of them are posts."""
     twins.run(2_000, number=20)

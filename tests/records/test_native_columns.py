@@ -229,6 +229,7 @@ def test_a_field_table_that_makes_no_sense_is_refused(fields: list[Any], error: 
 # Memory
 
 
+@pytest.mark.slow
 def test_plans_do_not_fill_the_memory() -> None:
     """Senders choose how many business transactions there are, and their names."""
     script = """if True:
@@ -249,6 +250,7 @@ def test_plans_do_not_fill_the_memory() -> None:
 # Which path runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("plain", "path"), [("", "native"), ("0", "native"), ("1", "plain")])
 def test_the_environment_may_ask_for_the_plain_path(plain: str, path: str) -> None:
     """`btfeed --version` says which path runs."""

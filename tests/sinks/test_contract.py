@@ -218,6 +218,7 @@ async def test_what_goes_with_records_is_described_without_a_connection(driver: 
     await sink.close()
 
 
+@pytest.mark.slow
 async def test_a_large_batch(driver: Driver) -> None:
     """8,000 records in one write."""
     batch = mapped(8_000)

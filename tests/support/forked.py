@@ -1,6 +1,6 @@
 """btfeed as a process that is forked from one in which it is imported already. It starts in milliseconds, not in a second.
 
-The quick form of the tests uses it. The full form starts the command as users do.
+Most tests of servers use it. The full form of those in tests/system and tests/commands starts the command as users do.
 """
 
 import multiprocessing

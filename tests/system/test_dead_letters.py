@@ -69,11 +69,17 @@ async def _passed(journal: SqliteJournal, sinks: Iterable[str], seq: int) -> Non
     await until_async(passed, f"all sinks at post {seq}")
 
 
-@pytest.mark.parametrize("when_full", ["refuse", "drop-oldest"])
-async def test_dead_letters_stop_nothing(tmp_path: Path, when_full: str, quick: bool) -> None:
+@pytest.mark.parametrize("when_full", ["refuse", pytest.param("drop-oldest", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("posts", "size", "bound"),
+    [
+        pytest.param(60, 4 * MEBIBYTE, MEBIBYTE, id="short"),
+        pytest.param(250, 20 * MEBIBYTE, 10 * MEBIBYTE, id="long", marks=pytest.mark.chaos),
+    ],
+)
+async def test_dead_letters_stop_nothing(tmp_path: Path, when_full: str, posts: int, size: int, bound: int) -> None:
     """A journal gets more posts than it has room for, and all of them become dead letters of two sinks. No post is refused,
     a healthy sink gets every record, dead letters stay within their bound, and those that go are counted and logged."""
-    posts, size, bound = (60, 4 * MEBIBYTE, MEBIBYTE) if quick else (250, 20 * MEBIBYTE, 10 * MEBIBYTE)
     settings = SqliteSettings.model_validate(
         {"directory": str(tmp_path), "max_size": f"{size}B", "dead_letters": f"{bound}B", "when_full": when_full}
         | {"retention": "0s"}

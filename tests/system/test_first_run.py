@@ -40,6 +40,7 @@ def first_run(directory: Path, *prefix: str) -> "subprocess.CompletedProcess[str
     return subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.slow
 def test_it_runs_twice_in_the_same_place(alone: list[str], tmp_path: Path) -> None:
     """It sends posts, shows records, the status and what became of the visits, and stops the server. A second run continues
     with the same journal."""

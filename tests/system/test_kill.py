@@ -16,12 +16,13 @@ from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from btfeed.posts.post import digest, event_id_prefix
 from tests.sinks.drivers.file import read_avro
 from tests.support.harness import Server, until
 from tests.support.load import OCCURRENCES, Load
 
-KILLS, FEW_KILLS = 22, 4
 SINKS = ("ndjson", "gzip", "avro")
 CONFIG = """
 [sinks.ndjson]
@@ -91,9 +92,9 @@ def check(directory: Path, load: Load) -> int:
     return sum(f"{event_id_prefix(digest(body))}0" in found for body in load.unanswered)
 
 
-def test_kill_9_loses_and_doubles_nothing(tmp_path: Path, quick: bool) -> None:
+@pytest.mark.parametrize("kills", [5, pytest.param(40, marks=pytest.mark.chaos)])
+def test_kill_9_loses_and_doubles_nothing(tmp_path: Path, kills: int) -> None:
     """Killed at random moments, between accept and answer and between answer and delivery: each record is there once."""
-    kills = FEW_KILLS if quick else KILLS
     seed = int(os.environ.get("BTFEED_KILL_SEED") or time.time_ns() % 1_000_000)
     sys.stdout.write(f"seed {seed}\n")
     rng = random.Random(seed)

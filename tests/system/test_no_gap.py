@@ -39,20 +39,20 @@ def tell(what: str, client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "secure", "restarts", "few"),
+    ("kind", "secure", "restarts"),
     [
-        (SupervisedServer, False, 20, 3),
-        (SupervisedServer, True, 5, 1),
-        (ActivatedServer, False, 5, 2),
-        (ActivatedServer, True, 3, 1),
+        pytest.param(SupervisedServer, False, 5, marks=pytest.mark.slow),
+        pytest.param(SupervisedServer, False, 20, marks=pytest.mark.chaos),
+        (SupervisedServer, True, 2),
+        pytest.param(ActivatedServer, False, 2, marks=pytest.mark.slow),
+        pytest.param(ActivatedServer, True, 1, marks=pytest.mark.slow),
     ],
-    ids=["supervised", "supervised-tls", "activated", "activated-tls"],
+    ids=["supervised", "supervised-often", "supervised-tls", "activated", "activated-tls"],
 )
 async def test_a_restart_refuses_and_loses_nothing(
-    tmp_path: Path, quick: bool, kind: Callable[..., HeldServer], secure: bool, restarts: int, few: int
+    tmp_path: Path, kind: Callable[..., HeldServer], secure: bool, restarts: int
 ) -> None:
     """Every post is answered 200. Clients with kept connections are told to connect again."""
-    restarts = few if quick else restarts
     receiver, tls = "", None
     if secure:
         authority = Authority(tmp_path / "authority")
@@ -81,10 +81,11 @@ def all_since(client: Client, moment: float) -> bool:
     return all(post.began > moment for post in client.open)
 
 
-async def test_kill_9_of_a_supervised_server_costs_what_it_was_serving(tmp_path: Path, quick: bool) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.chaos)])
+async def test_kill_9_of_a_supervised_server_costs_what_it_was_serving(tmp_path: Path, kills: int) -> None:
     """Posts under way on accepted connections fail. A connection that is not accepted yet waits for the next server, and no
     connection is refused. What was answered 200 is delivered once."""
-    kills = 1 if quick else 5
     with SupervisedServer(tmp_path / "server") as server:
         client = Client(server.port, seed=2)
         waited = []

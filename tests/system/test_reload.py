@@ -144,6 +144,7 @@ def told(server: Server) -> Counter[str]:
     return Counter(event["event"] for event in server.events() if event["event"] in (RELOADED, REFUSED))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--supervise"]])
 def test_sighup_while_it_starts_and_stops_does_not_end_it(tmp_path: Path, options: list[str]) -> None:
     """From its first lines, before anything slow is imported, to its very end. One that came during the start causes a

@@ -138,6 +138,7 @@ def test_a_secret_is_planted_in_every_key_that_holds_one() -> None:
     assert all(any(f"{each}.".startswith(f"{key}.") for key in expected) for each in planted)
 
 
+@pytest.mark.slow
 def test_secrets_show_nowhere(tmp_path: Path, refusing: str, hanging_up: str) -> None:
     """With a sink of every kind at a server that repeats its requests, at one that hangs up, at none, and with a bug."""
     planted = Planted(tmp_path / "secrets")

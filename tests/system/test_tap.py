@@ -49,6 +49,7 @@ def read(file: IO[bytes] | None, lines: int) -> list[dict[str, Any]]:
     return [json.loads(file.readline()) for _ in range(lines)]
 
 
+@pytest.mark.slow
 def test_records_are_shown_as_they_are_delivered(tmp_path: Path) -> None:
     """Of every sink, after privacy, until --limit or Ctrl-C, with exit 0."""
     with two_sinks(tmp_path, PRIVACY) as server:

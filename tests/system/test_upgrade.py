@@ -9,6 +9,8 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+import pytest
+
 from tests.support.environments import install, previous_sources
 from tests.support.harness import DEADLINE, until
 from tests.support.held import SupervisedServer, installed
@@ -34,6 +36,7 @@ def check(environment: Path, server: SupervisedServer) -> "subprocess.CompletedP
     )  # fmt: skip
 
 
+@pytest.mark.slow
 async def test_an_upgrade_and_the_way_back_lose_nothing(tmp_path: Path) -> None:
     """The other version checks the journal of the running one, then takes over from it. If the new one has changed the
     journal's layout, the old one says so when it checks, and there is no way back."""

@@ -51,6 +51,7 @@ def posts_of_workers(server: WorkersServer) -> dict[str, int]:
     return {number: each["posts"] for number, each in shown.items()}
 
 
+@pytest.mark.slow
 async def test_workers_that_are_killed_and_restarted_cost_what_they_were_serving(tmp_path: Path) -> None:
     """kill -9 of a worker: no connection is refused, and only posts on connections that it had accepted fail. A restart of
     all by SIGUSR2, a reload, and kill -9 of the process that answers for them cost nothing."""
@@ -140,6 +141,7 @@ def test_the_port_of_another_server_is_not_shared(tmp_path: Path, running: Worke
     assert not list(tmp_path.glob("btfeed-workers-*"))
 
 
+@pytest.mark.slow
 def test_workers_share_a_socket_that_systemd_holds(tmp_path: Path) -> None:
     """Each of them accepts from it."""
     held = socket.create_server(("127.0.0.1", 0))
@@ -151,6 +153,7 @@ def test_workers_share_a_socket_that_systemd_holds(tmp_path: Path) -> None:
     held.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "number"), [([], 2), (["--workers", "2"], 1)])
 def test_workers_need_a_journal_that_they_can_share(tmp_path: Path, arguments: list[str], number: int) -> None:
     """With SQLite, several are refused, and the message says why."""

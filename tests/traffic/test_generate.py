@@ -99,6 +99,7 @@ def assert_mean(values: list[float], low: float, high: float, what: str) -> None
 # Statistics
 
 
+@pytest.mark.slow
 @each_profile
 def test_as_many_visits_reach_each_step_as_the_drop_off_says(name: str) -> None:
     """Each step loses its drop-off of those who reached the step before; optional steps are taken by their share."""

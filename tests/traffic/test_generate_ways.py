@@ -45,6 +45,7 @@ def test_equal_seeds_give_equal_files(tmp_path: Path) -> None:
     assert list(postfile.read(tmp_path / "a.btposts.gz")) == small(seed=1)
 
 
+@pytest.mark.slow
 def test_a_history_contains_exactly_what_arrives_in_its_time() -> None:
     """Visits that began earlier and end in its first minutes are included, as on a server that has always run."""
     begin, end = DEFAULT_BEGIN + 20 * HOUR, DEFAULT_BEGIN + 21 * HOUR

@@ -100,6 +100,7 @@ async def said(settings: KafkaJournalSettings) -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 async def test_nothing_else_is_needed() -> None:
     """With all of these rights, nothing is missing."""
     settings = secured(shared())

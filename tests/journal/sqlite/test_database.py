@@ -181,6 +181,7 @@ def _letters(number: int, tag: str = "") -> list[DeadLetter]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 50, 5_000], ids="{} at a time".format)
 def test_the_bytes_of_dead_letters_are_not_underestimated(database: JournalDatabase, size: int) -> None:
     """They are subtracted from what the file holds to find the room for posts: too few would take room from posts. They are

@@ -215,6 +215,7 @@ def test_oauth_under_load_refreshes_once_at_a_time(tmp_path: Path) -> None:
     assert sorted(dynatrace.ids) == sorted(ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["token", "oauth"])
 def test_secrets_appear_nowhere(tmp_path: Path, way: str) -> None:
     """Not in logs, /status, /metrics, /readyz or the output of check, although Dynatrace repeats the token."""

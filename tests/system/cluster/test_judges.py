@@ -41,6 +41,7 @@ def test_nothing_is_said_against_a_server_that_works(tmp_path: Path) -> None:
     assert len(posting.late(timeout=-60.0)) == len(posting.client.sent)
 
 
+@pytest.mark.slow
 def test_a_delivery_that_loses_and_doubles_is_found_out(tmp_path: Path) -> None:
     """The server says that it has delivered everything. What one batch lacked and another had twice is named."""
     verdict, _ = posted_and_judged(tmp_path, FAULTY)
