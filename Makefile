@@ -6,14 +6,14 @@ CRATES := $(shell find native -name target -prune -o -type f \( -name '*.rs' -o 
 WHY_PLAIN := $(if $(CARGO),cargo failed: try cargo build --manifest-path native/Cargo.toml,cargo is not installed)
 SANITIZED := cd native && MUTATIONS=2000000 SEED=$$(date +%s) RUSTFLAGS='-Zsanitizer=address -Cdebug-assertions' \
 	cargo +nightly test --quiet --release -p transcoder --test mutations --target $$(rustc -vV | sed -n 's/host: //p')
-PARALLEL := -n 3 --dist loadscope
+PARALLEL := -n 4 --dist loadscope
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 LOCKED := $(PIP_INSTALL) --require-hashes --no-deps
 LOCK := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --no-emit-index-url \
 	--no-emit-trusted-host --no-emit-find-links
 
-.PHONY: help setup runtime servers run test test-quick test-native chaos lint docs docs-site proto lock bench bench-full bench-compare bench-peers profile \
-	wheel wheels bundle deb test-packages clean
+.PHONY: help setup runtime servers run test test-quick test-native test-rust chaos lint lint-python lint-rust docs docs-site proto lock \
+	bench bench-full bench-compare bench-peers profile wheel wheels bundle deb test-packages clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -48,12 +48,12 @@ run: runtime  ## start the server, post what the AppMon of a web shop would, and
 servers: setup  ## install what tests need beyond Python: Kafka, Elasticsearch, their JDKs, strace, Prometheus, haproxy, nginx, Chromium
 	$(BIN)/python -m tests.servers.install
 
-test: lint servers  ## run every check and test, with real clients and servers
-	$(if $(CARGO),cd native && cargo test --quiet --workspace)
+test: setup  ## run every check and test, with real clients and servers
+	$(MAKE) --jobs 2 --output-sync=target lint-python test-rust servers
 	$(BIN)/pytest $(PARALLEL) --require-all --durations=25
 
 test-quick: setup  ## run the tests that need no server, no Java and no strace and are not slow, with fewer repetitions
-	$(BIN)/pytest $(PARALLEL) --quick
+	$(BIN)/pytest $(PARALLEL) -n 3 --quick
 
 test-native: setup  ## compare the native transcoder with the plain one on 200,000 cases, and run it with AddressSanitizer
 	$(BIN)/python -m tests.records.twins
@@ -62,14 +62,21 @@ test-native: setup  ## compare the native transcoder with the plain one on 200,0
 chaos: servers  ## run the tests of faults that take minutes each
 	$(BIN)/pytest --require-all -m chaos
 
-lint: setup  ## check style, types, the direction of imports, and generated files
+lint: lint-python lint-rust  ## check style, types, the direction of imports, and generated files
+
+lint-python: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python proto/generate.py --check
 	$(BIN)/python -m docs.generate --check
+
+lint-rust: setup
 	$(if $(CARGO),cd native && cargo fmt --all --check && cargo clippy --quiet --workspace --all-targets -- -D warnings)
+
+test-rust: lint-rust
+	$(if $(CARGO),cd native && cargo test --quiet --workspace)
 
 docs: setup  ## generate the tables in docs/ and README.md from the code and the figures
 	$(BIN)/python -m docs.generate

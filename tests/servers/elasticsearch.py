@@ -259,7 +259,7 @@ class Elasticsearch:
     def documents(self, pattern: str) -> list["Document"]:
         """All documents of the indexes that match `pattern`."""
         self.must("POST", f"/{pattern}/_refresh?ignore_unavailable=true")
-        pit = self.must("POST", f"/{pattern}/_pit?keep_alive=1m&ignore_unavailable=true")["id"]
+        pit = until(lambda: self._point_in_time(pattern), f"shards of {pattern} are there", START)
         query: dict[str, Any] = {"size": PAGE, "sort": ["_shard_doc"], "pit": {"id": pit, "keep_alive": "1m"}}
         found: list[Document] = []
         while True:
@@ -271,6 +271,12 @@ class Elasticsearch:
                 self.must("DELETE", "/_pit", {"id": pit})
                 return found
             query["search_after"] = hits[-1].sort
+
+    def _point_in_time(self, pattern: str) -> str | None:
+        """Its id, or None if the shard of a new index has not started."""
+        status, answer = self.ask("POST", f"/{pattern}/_pit?keep_alive=1m&ignore_unavailable=true")
+        assert status in (200, 503), answer
+        return answer["id"] if status == 200 else None
 
     def api_key(self, index: str = "*", *privileges: str, cluster: Sequence[str] = ()) -> str:
         """An API key with only these privileges, for the indexes that match `index` and for the cluster."""
