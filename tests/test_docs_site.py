@@ -15,6 +15,8 @@ from markdown_it import MarkdownIt
 from docs.hooks import PAGES, uri_of
 from tests.support.harness import DEADLINE
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 SOURCES = {path.relative_to(ROOT / "docs").as_posix(): path for path in sorted((ROOT / "docs").rglob("*.md"))}
 SOURCES |= {uri: ROOT / name for uri, name in PAGES.items()}
@@ -55,7 +57,6 @@ def page_of(site: Path, uri: str) -> str:
     return (site / path).read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
 def test_it_has_every_page_and_finds_it(site: Path) -> None:
     """Those of docs/, and those from elsewhere in the repository; the search knows each."""
     for uri in SOURCES:
@@ -99,7 +100,6 @@ def test_pictures_and_files_of_the_repository_are_in_it(site: Path) -> None:
                 assert attributes["alt"], f"{uri}: {attributes['src']} needs a text for those who can't see it"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("uri", SOURCES)
 def test_a_page_is_the_same_on_a_forge(uri: str, site: Path) -> None:
     """As many headings, list items, cells, blocks of code, links and pictures, whichever reads its Markdown."""

@@ -10,6 +10,8 @@ import pytest
 from tests.commands.test_main import EXAMPLES
 from tests.support.harness import DEADLINE
 
+pytestmark = pytest.mark.slow
+
 HTTP = {"aiohttp"}
 SERVERS = {"btfeed.admin.server", "btfeed.app.serve", "btfeed.http.server", "btfeed.receiving.receiver"}
 SINKS = {"aiokafka", "elasticsearch", "sinks.bizevents", "sinks.elasticsearch", "sinks.file", "sinks.kafka"}
@@ -30,7 +32,6 @@ def imported(directory: Path, *arguments: object) -> set[str]:
     return set(json.loads(run.stderr.splitlines()[-1]))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["serve", "--help"], ["inspect", EXAMPLES]])
 def test_help_and_inspect_import_no_server_client_or_sink(arguments: list[object], tmp_path: Path) -> None:
     """Nor the configuration, or the event loop."""

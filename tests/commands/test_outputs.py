@@ -69,6 +69,7 @@ def test_an_output_that_is_a_source_is_wrong_usage(
     assert (folder / "a.btposts").read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["-", "/dev/stdin"])
 def test_an_output_that_is_standard_input_is_wrong_usage(source: str, folder: Path) -> None:
     """If that is a file."""
@@ -80,6 +81,7 @@ def test_an_output_that_is_standard_input_is_wrong_usage(source: str, folder: Pa
     assert (folder / "a.btposts").read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("out", ["-", "/dev/stdout", "b.btposts"])
 def test_standard_output_that_is_a_source_is_wrong_usage(out: str, folder: Path) -> None:
     """With -, the source would grow for as long as it is read; else the summary would end up in it."""

@@ -9,6 +9,8 @@ import pytest
 from tests.commands.test_admin_client import answering
 from tests.support.harness import BTFEED, DEADLINE
 
+pytestmark = pytest.mark.slow
+
 KAFKA = '[journal]\ntype = "kafka"\nbootstrap_servers = "127.0.0.1:1"\nrequest_timeout = "200ms"\n'
 
 
@@ -44,7 +46,6 @@ def test_leaving_says_why_it_could_not(tmp_path: Path) -> None:
     assert "127.0.0.1:1" in done.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("role", "instance", "refused"), [("deliver", "one", True), ("receive", "one", False), ("deliver", "two", False)]
 )
@@ -59,7 +60,6 @@ def test_only_an_instance_that_has_ended_leaves(role: str, instance: str, refuse
     assert ("127.0.0.1:1:" in done.stderr) is not refused  # it asked the brokers
 
 
-@pytest.mark.slow
 def test_a_check_is_for_a_command(tmp_path: Path) -> None:
     """What only the others need is not looked at: a receiver has no secrets of sinks."""
     secret = '[sinks.a]\ntype = "kafka"\nbootstrap_servers = "k:1"\nsecurity = { password = "${MISSING}" }\n'

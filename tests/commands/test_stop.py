@@ -17,6 +17,8 @@ from tests.support.harness import BTFEED, until
 from tests.support.sending import free_port
 from tests.traffic.test_replay_sources import BODIES, write
 
+pytestmark = pytest.mark.slow
+
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 NOT_SENT = "stopped by a signal: the remaining posts were not sent\n"
 DATA = 2**16

@@ -14,6 +14,8 @@ from btfeed.commands.supervise import server_command
 from tests.support.harness import DEADLINE, until
 from tests.support.held import SupervisedServer, installed
 
+pytestmark = pytest.mark.slow
+
 
 def test_an_installed_command_is_started_by_its_own_path(tmp_path: Path) -> None:
     """Not resolved, so a link in it may lead to another version later. Not by the interpreter that runs it now."""
@@ -32,7 +34,6 @@ def test_a_module_is_started_by_its_interpreter(tmp_path: Path) -> None:
     assert rest == ["-m", "btfeed", "serve"]
 
 
-@pytest.mark.slow
 def test_faults_at_the_start_are_told_as_without_a_supervisor(tmp_path: Path) -> None:
     """A wrong configuration is exit status 2, a port in use is 1. No supervisor is left."""
     command = installed(tmp_path / "btfeed")
@@ -54,7 +55,6 @@ def test_faults_at_the_start_are_told_as_without_a_supervisor(tmp_path: Path) ->
     assert "server started" not in result.stderr
 
 
-@pytest.mark.slow
 def test_the_supervisor_holds_the_sockets_and_little_else(tmp_path: Path) -> None:
     """It keeps the pid, has the two sockets that listen, and the server's memory is not its own."""
     with SupervisedServer(tmp_path) as server:
@@ -91,7 +91,6 @@ def test_a_stop_ends_both(tmp_path: Path, number: signal.Signals) -> None:
         assert probe.connect_ex(("127.0.0.1", server.port)) != 0
 
 
-@pytest.mark.slow
 def test_a_changed_address_is_told_after_a_restart_of_the_server(tmp_path: Path) -> None:
     """The supervisor holds the old one until it is restarted itself."""
     with SupervisedServer(tmp_path) as server:
@@ -105,7 +104,6 @@ def test_a_changed_address_is_told_after_a_restart_of_the_server(tmp_path: Path)
         assert json.loads(server.get("/status"))["ready"]
 
 
-@pytest.mark.slow
 def test_a_restart_that_can_not_succeed_leaves_the_old_server(tmp_path: Path) -> None:
     """If the file is wrong, or what it names can't be used. The log says what is wrong, and others that it is."""
     with SupervisedServer(tmp_path) as server:
@@ -137,7 +135,6 @@ def test_a_restart_that_can_not_succeed_leaves_the_old_server(tmp_path: Path) ->
         assert server.status()["failed_restart"] is None
 
 
-@pytest.mark.slow
 def test_a_reload_reaches_the_server(tmp_path: Path) -> None:
     """SIGHUP goes to the supervisor, whose pid is the one that others know."""
     with SupervisedServer(tmp_path) as server:

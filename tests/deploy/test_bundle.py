@@ -14,6 +14,8 @@ import pytest
 from deploy.bundle.make import make, oldest_glibc
 from tests.deploy.tiny_wheel import tiny_wheel
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 MAIN = "import tiny_dependency\n\ndef cli():\n    print('btfeed 9.9 for the test', tiny_dependency.WORD)\n"
 
@@ -47,7 +49,6 @@ def install(bundle: Path, *arguments: str, python: str = sys.executable) -> "sub
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.slow
 def test_it_installs_into_a_new_directory(bundle: Path, tmp_path: Path) -> None:
     """With its dependency, at the path with which it was called. A second time is refused, and leaves it as it is."""
     target = tmp_path / "installed"
@@ -62,7 +63,6 @@ def test_it_installs_into_a_new_directory(bundle: Path, tmp_path: Path) -> None:
     assert (target / "bin" / "btfeed").exists()
 
 
-@pytest.mark.slow
 def test_a_changed_wheel_is_refused(bundle: Path, tmp_path: Path) -> None:
     """By its hash in the lock, and nothing stays."""
     (wheel,) = (bundle / "wheels").glob("tiny*")

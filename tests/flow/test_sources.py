@@ -198,6 +198,7 @@ def test_a_parquet_file_that_is_damaged_inside_is_named(place: str, command: lis
     assert result.stderr == f"{path}: damaged inside, so nothing of it is read: leave it out, or have it written again\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", [b"Obj\x01", b"PAR1"], ids=["avro", "parquet"])
 def test_what_can_t_come_from_standard_input_is_told(head: bytes) -> None:
     """Formats that are no lines."""
@@ -257,6 +258,7 @@ def test_standard_input_may_be_anything(
     assert counts.started == {"ndjson": 60, "posts": 20, "nothing": 0}[kind]
 
 
+@pytest.mark.slow
 def test_standard_input_is_read_by_the_command(lines: bytes) -> None:
     """Through a pipe."""
     command = [*BTFEED, "flow", "report", "web-shop", "-", "--format", "json"]
@@ -335,6 +337,7 @@ def test_a_damaged_avro_file_is_read_up_to_the_damage(posts: Path, tmp_path: Pat
     assert made(avro, tmp_path / "no.avro")["source"]["unreadable"] == 2
 
 
+@pytest.mark.slow
 def test_without_duckdb_a_command_says_how_to_get_it(lines: bytes, tmp_path: Path) -> None:
     """With exit status 2."""
     (tmp_path / "a.ndjson").write_bytes(lines)

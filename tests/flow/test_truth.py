@@ -143,6 +143,7 @@ def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(path, traffic, seed=5, begin=DEFAULT_BEGIN, end=DEFAULT_BEGIN + 14 * DAY)
 
 
+@pytest.mark.slow
 def test_flows_that_are_not_over_do_not_falsify_rates_of_mature_flows(cut: Path) -> None:
     """Two weeks, cut at both ends. Flows begun before are not counted as started. The share that gets a decision is far too
     low, since some still wait for it; of flows that are old enough to be over it is right."""

@@ -74,6 +74,7 @@ def test_records_are_shown_as_they_are_delivered(tmp_path: Path) -> None:
         until(lambda: taps(server) == 0, "the readers are gone")
 
 
+@pytest.mark.slow
 def test_a_reader_chooses_sinks_and_transactions(tmp_path: Path) -> None:
     """By their names. It ends with the server, with exit 0."""
     with (
