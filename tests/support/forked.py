@@ -47,7 +47,7 @@ class ForkedProcess:
 @cache
 def _context() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["btfeed.commands.main", "tests.support.forked"])
+    context.set_forkserver_preload(["btfeed.commands.main", "btfeed.app.serve", "sinks.file.sink", "tests.support.forked"])
     return context
 
 
