@@ -162,8 +162,11 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
 
 @pytest.fixture(autouse=True)
 def _logs() -> Iterator[None]:
-    """Undo what a test does to structlog: its stream may end with the test."""
-    yield
+    """Undo what a test does to structlog: its stream may end with the test. So no logger may keep its settings."""
+    configure = structlog.configure
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(structlog, "configure", lambda **given: configure(**given | {"cache_logger_on_first_use": False}))
+        yield
     structlog.reset_defaults()
 
 
