@@ -32,7 +32,8 @@ def serve():
     until_term()
     note("up")
     tell("READY=1")
-    time.sleep(60)
+    while True:
+        time.sleep(0.01)  # a signal that comes just before a sleep does not end it
 signal.signal(signal.SIGHUP, lambda *_: note("reloaded"))
 """
 SUBREAPER = """
