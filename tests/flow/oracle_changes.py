@@ -12,13 +12,13 @@ Part = tuple[int, int]
 
 def changes(now: Figures, before: Figures) -> dict[str, Change]:
     """Name of the number -> its change."""
-    counts, rates, rest = zip(_numbers(now), _numbers(before), strict=True)
-    found = {name: of_count(a, counts[1][name]) for name, a in counts[0].items()}
-    found |= {name: of_rate(a, rates[1][name]) for name, a in rates[0].items()}
-    known = [name for name in rest[0] if name.startswith("value.") and name.split(".")[1] in ("lost", "at_risk")]
-    nothing = [name for name in known if rest[0][name] is rest[1][name] is None]
-    money = {name: (rest[0][name] or 0.0, rest[1][name] or 0.0) for name in known}
-    pairs = {name: money.get(name, (a, rest[1][name])) for name, a in rest[0].items() if name not in nothing}
+    (counts, rates, rest), (old_counts, old_rates, old_rest) = _numbers(now), _numbers(before)
+    found = {name: of_count(number, old_counts[name]) for name, number in counts.items()}
+    found |= {name: of_rate(part, old_rates[name]) for name, part in rates.items()}
+    known = [name for name in rest if name.startswith("value.") and name.split(".")[1] in ("lost", "at_risk")]
+    nothing = [name for name in known if rest[name] is old_rest[name] is None]
+    money = {name: (rest[name] or 0.0, old_rest[name] or 0.0) for name in known}
+    pairs = {name: money.get(name, (number, old_rest[name])) for name, number in rest.items() if name not in nothing}
     return found | {name: of_other(*pair) for name, pair in pairs.items()}
 
 
