@@ -138,8 +138,8 @@ class Delivery:
                 return
             except BaseExceptionGroup as failures:
                 failed, others = failures.split(StartAgain)
-                if others or failed is None:
-                    raise
+                if others or failed is None:  # what became of the transaction does not matter then
+                    raise others or failures from None
             transactions.labels(self.name, "aborted").inc()
             self._report.failed(_first(failed))
             self._queue = asyncio.Queue()

@@ -10,7 +10,7 @@ from aiokafka.protocol.produce import ProduceRequest, ProduceRequest_v8
 
 from sinks.base import BatchRefused, Misconfigured, Offsets, OutcomeUnknown, SinkError, StartAgain, Unavailable
 from sinks.kafka.access import ClusterAccess
-from sinks.kafka.steady import steady
+from sinks.kafka.steady import quiet, steady
 from sinks.kafka.topics import Faults, NewTopics, Topics, TopicUnusable
 from sinks.shared.clock import Clock
 
@@ -84,6 +84,7 @@ class Producer:
         fixed = {"acks": "all", "enable_idempotence": True, "retry_backoff_ms": RETRY_BACKOFF_MS}
         producer = AIOKafkaProducer(**access.client_arguments() | replying, **settings, **fixed)
         steady(producer.client)
+        quiet(producer)
         started = Producer(producer, Topics(producer.client, new_topics, clock), send_timeout, clock)
         producer.client.send = started._noting_record_errors(producer.client.send)
         try:
@@ -161,7 +162,6 @@ class Producer:
         """Begin a transaction, unless one is open."""
         if not self._producer._txn_manager.is_in_transaction():
             await self._in_transaction(self._producer.begin_transaction(), "can't begin a transaction")
-            self._forget_outcome()
 
     async def commit(self, saved: Offsets, deleted: Iterable[tuple[str, bytes]]) -> None:
         """End the transaction, which also saves and deletes these, see TransactionalSink. Raises StartAgain."""
@@ -181,12 +181,6 @@ class Producer:
         if self._producer._txn_manager.is_in_transaction() and not self.failed:
             with suppress(StartAgain):
                 await self._in_transaction(self._producer.abort_transaction(), "the transaction was not aborted")
-
-    def _forget_outcome(self) -> None:
-        """aiokafka keeps a transaction's outcome in a future that nobody may await."""
-        outcome = self._producer._txn_manager.wait_for_transaction_end() if self._producer._txn_manager else None
-        if outcome:
-            outcome.add_done_callback(lambda outcome: outcome.cancelled() or outcome.exception())
 
     async def _in_transaction(self, call: Awaitable[None], what: str) -> None:
         """Whatever fails in a transaction, this producer can't go on."""
@@ -232,7 +226,6 @@ class Producer:
                 sender.cancel()  # the first time it still waits for replies, the second time it ends
                 await self._wait(sender, seconds)
         self._producer._closed = True
-        self._forget_outcome()
         await self._wait(asyncio.ensure_future(self._producer.client.close()), max(CANCEL_TIMEOUT, reply_timeout))
 
     async def _wait(self, task: "asyncio.Future[Any]", seconds: float) -> None:

@@ -1,10 +1,11 @@
-"""Keeps a client of aiokafka alive over errors that it does not expect.
+"""Keeps a client of aiokafka alive over errors that it does not expect, and quiet about those that it reports.
 
 aiokafka's tasks survive its own errors only. A connection whose transport is closed, which it does not know yet, raises
 RuntimeError at the next write (uvloop) or OSError. The task that meets that ends for good: nothing is fetched any more, or
 no change of leaders is noticed, and questions about offsets wait for ever.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -31,3 +32,33 @@ def _steady(client: Any, send: Callable[..., Awaitable[Any]]) -> Callable[..., A
             raise errors.KafkaConnectionError(f"connection to broker {node} broken: {error}") from error
 
     return steadily
+
+
+def quiet(producer: Any) -> None:
+    """Let a producer's error be raised only to those who wait for an outcome. aiokafka also sets it on futures that nobody
+    awaits, and asyncio would log each of them as an exception that was never retrieved."""
+    batches, transactions = producer._message_accumulator, producer._txn_manager
+    fail_all = batches.fail_all
+
+    def fail(error: BaseException) -> None:
+        waiting = [*batches._pending_batches, *(batch for queue in batches._batches.values() for batch in queue)]
+        for batch in waiting:
+            batch._drain_waiter.add_done_callback(_retrieve)
+        fail_all(error)
+
+    batches.fail_all = fail
+    for name in ("error_transaction", "fatal_error"):
+        setattr(transactions, name, _retrieving(transactions, getattr(transactions, name)))
+
+
+def _retrieving(transactions: Any, end: Callable[[BaseException], None]) -> Callable[[BaseException], None]:
+    def ending(error: BaseException) -> None:
+        end(error)
+        _retrieve(transactions.wait_for_transaction_end())
+
+    return ending
+
+
+def _retrieve(outcome: "asyncio.Future[Any]") -> None:
+    if outcome.done() and not outcome.cancelled():
+        outcome.exception()

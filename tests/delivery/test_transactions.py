@@ -1,14 +1,15 @@
 """Delivery to a sink that writes in transactions: what fails in one is written again, from where the journal says."""
 
+import asyncio
 from collections.abc import Sequence
 
-from btfeed.journal.base import JournalUnavailable
+from btfeed.journal.base import JournalUnavailable, OutletGone
 from btfeed.telemetry.samples import by_label
 from sinks.base import Offsets, StartAgain, Unavailable, WriteResult
 from sinks.batch import Batch
 from tests.support.clock import settle
 from tests.support.fakes import FakeSink, Rig
-from tests.support.harness import until_async
+from tests.support.harness import DEADLINE, until_async
 
 
 class TransactionalFakeSink(FakeSink):
@@ -75,6 +76,25 @@ async def test_what_fails_without_the_transaction_is_only_retried() -> None:
         await until_async(lambda: len(sink.committed) == 3, "all is committed")
     assert sorted(sink.committed) == sorted(bodies)
     assert sink.order == ["open", "write", "write", "write", "commit"]
+
+
+async def test_a_transaction_that_fails_with_its_partition_gone_is_no_bug() -> None:
+    """A process that was paused for longer than its session meets both at the same time."""
+    sink = TransactionalFakeSink()
+
+    async def write(batch: Batch) -> WriteResult:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise StartAgain("fenced")
+
+    sink.always = write
+    async with Rig(sink, transactional=True) as rig:
+        await rig.post(1)
+        await until_async(lambda: sink.at_once == 1, "a write is in progress")
+        rig.outlet.error, rig.outlet.failing = OutletGone("another process has it"), {"retries"}
+        await asyncio.wait_for(rig.task, DEADLINE)
+    assert (sink.committed, sink.closed) == ([], 1)
 
 
 async def test_nothing_is_written_while_a_commit_is_tried_again() -> None:

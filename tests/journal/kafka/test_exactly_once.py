@@ -2,9 +2,11 @@
 whatever fails between a write and the end of its transaction."""
 
 import asyncio
+import gc
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -27,7 +29,7 @@ from tests.journal.drivers import FAST
 from tests.journal.journals import dead_letter, wanting
 from tests.journal.kafka.intakes import settings_for
 from tests.servers.kafka import shared
-from tests.support.fakes import mapper
+from tests.support.fakes import mapped, mapper
 from tests.support.harness import DEADLINE, until_async
 from tests.support.posts import mixed
 
@@ -168,6 +170,23 @@ async def test_an_earlier_owner_of_the_transactions_commits_nothing() -> None:
         assert set((await it.delivered(60)).values()) == {1}
         assert it.transactions("aborted") == 1
         await other.close()
+
+
+async def test_an_earlier_owner_is_told_once() -> None:
+    """By what its sink raises. asyncio has no errors to log that aiokafka left behind."""
+    left: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: left.append(context))
+    it = Process()
+    earlier, later = it.new_sink(), it.new_sink()
+    await earlier.open(None)
+    await later.open(None)
+    with pytest.raises(StartAgain):
+        await earlier.write(mapped(3))
+    await earlier.close()
+    await later.close()
+    gc.collect()
+    await asyncio.sleep(0)
+    assert left == []
 
 
 async def test_a_stop_leaves_no_transaction_open() -> None:
