@@ -60,10 +60,11 @@ async def check(config: Config, role: Role = SERVE) -> list[Check]:
         for key, what, attempt in attempts:
             found.append(await _check(f"journal.{key}", what, attempt))
     is_running = any(each.verdict == "in use" for each in found)
+    own = role.command if config.is_complete("journal") and journals.halves(config.journal) else ""
     if receives:
-        found.append(await _check_listener("receiver.listen", config.receiver.listen, is_running))
+        found.append(await _check_listener("receiver.listen", config.receiver.listen, is_running, own))
     if administers:
-        free = await _check_listener("admin.listen", config.admin.listen, is_running)
+        free = await _check_listener("admin.listen", config.admin.listen, is_running, own)
         both = check_addresses(config) if receives else None
         distinct = await _check("admin.listen", "another address than the receiver's", both) if both else free
         found.append(distinct if distinct.failure else free)
@@ -110,8 +111,9 @@ async def _check(path: str, what: str, attempt: Awaitable[object]) -> Check:
     return Check(path, note, verdict="warning") if isinstance(note, str) and note else Check(path, what)
 
 
-async def _check_listener(path: str, address: str, is_running: bool) -> Check:
-    """is_running: whether a server has the journal, and so probably the port."""
+async def _check_listener(path: str, address: str, is_running: bool, own: str = "") -> Check:
+    """is_running: whether a server has the journal, and so probably the port. own: the command whose process is taken for
+    the server, since nothing but its ports tells that it is running: a journal in Kafka is nobody's alone."""
     free = f"{address} is free"
     try:
         await check_free(address)
@@ -122,6 +124,8 @@ async def _check_listener(path: str, address: str, is_running: bool) -> Check:
         if holder and holder.keeps:
             runs = "running" if holder.runs else "not running"
             return Check(path, f"{address}, held for a server that is {runs}, by {holder}", verdict="in use")
+        if holder and own and holder.program == f"btfeed {own}":
+            return Check(path, f"{address}, by {holder}", verdict="in use")
         return Check(path, free, explain(address, error))
     return Check(path, free)
 

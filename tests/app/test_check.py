@@ -11,6 +11,8 @@ import pytest
 
 from btfeed import config
 from btfeed.app.check import Check, check
+from btfeed.app.in_use import Holder
+from btfeed.app.roles import BY_COMMAND
 from btfeed.app.serve import serve
 from btfeed.config import Config
 from btfeed.delivery.sink_config import CommonSettings, SinkConfig
@@ -185,6 +187,19 @@ async def test_a_running_server_is_no_failure(tmp_path: Path) -> None:
                 "receiver.listen": f"{taken}, probably by that btfeed",
             }
         assert running.refusing is None
+
+
+@pytest.mark.parametrize(("running", "verdict"), [("deliver", "in use"), ("serve", "ok")])
+async def test_a_running_deliverer_is_no_failure(monkeypatch: pytest.MonkeyPatch, running: str, verdict: str) -> None:
+    """Its journal in Kafka is not its own, so that only its port tells that it is running."""
+    holder = Holder(1, f"btfeed {running}", keeps=False)
+    monkeypatch.setattr("btfeed.app.check.holder_of", lambda port: holder)
+    tables = {"journal": {"type": "kafka", "bootstrap_servers": "127.0.0.1:1", "request_timeout": "100ms"}}
+    with taken_port() as taken:
+        parsed = config.parse(tables | {"sinks": {}, "admin": {"listen": taken}}, {})
+        (told,) = [each for each in await check(parsed, BY_COMMAND["deliver"]) if each.path == "admin.listen"]
+    assert told.verdict == verdict
+    assert bool(told.failure) == (verdict == "ok")
 
 
 @pytest.mark.parametrize("name", ["systemd", "supervisor"])

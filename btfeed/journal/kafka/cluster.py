@@ -229,11 +229,16 @@ class Cluster:
         return {name: TopicState.of(each, configs.get(name)) for name, each in existing.items()}
 
     async def _configs(self, names: Collection[str]) -> dict[str, Mapping[str, str]]:
-        """The configuration of each topic of which we may know it."""
-        reply = await self.ask(DescribeConfigsRequest([(_TOPIC, name, list(_ASKED)) for name in sorted(names)]))
-        return {
-            name: {entry[0]: entry[1] for entry in entries} for code, _, _, name, entries in reply.resources if not code
-        }
+        """The configuration of each topic of which we may know it. A broker may not know a new topic yet."""
+        deadline = self._clock.monotonic() + self._settings.request_timeout
+        while True:
+            reply = await self.ask(DescribeConfigsRequest([(_TOPIC, name, list(_ASKED)) for name in sorted(names)]))
+            unknown = any(code == errors.UnknownTopicOrPartitionError.errno for code, *_ in reply.resources)
+            if not unknown or self._clock.monotonic() > deadline:
+                return {
+                    name: {entry[0]: entry[1] for entry in each} for code, _, _, name, each in reply.resources if not code
+                }
+            await self._clock.sleep(COORDINATOR_PAUSE)
 
     async def prepare(self, names: Collection[str]) -> dict[str, TopicState]:
         """These topics of the journal, made if necessary. Raises Misconfigured if one is missing or can't be used."""

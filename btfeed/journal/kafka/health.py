@@ -24,6 +24,7 @@ class Health:
 
     def __init__(self, sink: str, shared: Shared) -> None:
         self._shared = shared
+        self._instance = shared.settings.instance_name
         self._log = log.bind(sink=sink)
         self._lost: deque[float] = deque(maxlen=LOSSES)
         self._contested_at: float | None = None
@@ -34,8 +35,7 @@ class Health:
     @property
     def problem(self) -> str | None:
         if self.contested:
-            name = self._shared.settings.instance_name
-            return f"another process runs as instance {name}: give each its own journal.instance"
+            return f"another process runs as instance {self._instance}: give each its own journal.instance"
         if self._unreadable:
             partition, offset = min(self._unreadable.items())
             return f"partition {partition} can't be read at offset {offset}: it is damaged on brokers' disks, see the log"
@@ -58,7 +58,7 @@ class Health:
         if self.contested or (len(self._lost) == LOSSES and now - self._lost[0] <= LOSS_TIME):
             self._contested_at = now
         if self.contested and not self._told:
-            self._log.error(self.problem or "")
+            self._log.error("another process has this journal.instance, give each its own", instance=self._instance)
         self._told = self.contested
 
     async def look(self, outlets: Iterable[AnyOutlet]) -> None:

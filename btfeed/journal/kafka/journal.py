@@ -79,6 +79,7 @@ class KafkaJournal:
             try:
                 with clients.unavailable():
                     await self._cluster.prepare(self._cluster.names.topics)
+                    self._problem = "the topic of dead letters is still being read"
                     await self._letters.open()
                 break
             except JournalUnavailable as error:
