@@ -62,8 +62,9 @@ Counts: TypeAlias = tuple[
 ]
 """Occurrences by category, mismatches, unknown fields, lost, values left out, invalid_utf8."""
 
-Transcoded: TypeAlias = tuple[Any, Texts, Texts, bytes, bytes, list[Run[P]], list[Refused[P]], Counts]
-"""JSON, ids, keys, timestamps, sizes, business transactions, refused occurrences, and counts."""
+Transcoded: TypeAlias = tuple[Any, Texts, Texts, bytes, bytes, list[Run[P]], list[Refused[P]], Counts, list[int]]
+"""JSON, ids, keys, timestamps, sizes, business transactions, refused occurrences, counts, and the number of records up
+to the end of each post."""
 
 class Transcoder(Generic[P]):
     """Maps posts under one configuration; several threads may use it."""
@@ -76,5 +77,8 @@ class Transcoder(Generic[P]):
         compile: Callable[[bytes | None, bytes], Compiled[P]],
         names: Callable[[P, bool, int], Sequence[str]],
     ) -> None: ...
-    def transcode(self, posts: Sequence[tuple[bytes, str]], room: int) -> list[Transcoded[P] | Exception | None]:
-        """posts: each with the prefix of its event.ids. Stops once the records exceed `room` bytes."""
+    def transcode(
+        self, posts: Sequence[tuple[bytes, str]], room: int, run: int = 0
+    ) -> list[Transcoded[P] | Exception | None]:
+        """posts: each with the prefix of its event.ids. Stops once the records exceed `room` bytes. Posts in a row whose
+        records fit into `run` bytes, each a small part of it and none of them refused, are one result."""

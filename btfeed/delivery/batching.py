@@ -4,9 +4,9 @@ Posts are mapped when a batch is due, many at a time: handing each to a thread a
 batch is due when its oldest post has lingered, or when the posts that wait are likely to fill it.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from btfeed.delivery.mapped_posts import MappedPosts
@@ -39,6 +39,33 @@ class Slice:
     dead_letters: list[DeadLetter] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class _Rest:
+    """What is left of a run of mapped posts, after the filter: the records of `batch`.
+
+    seqs, received  the number of each post, and when it was received, in milliseconds since the epoch
+    ends            the number of records of the batch up to the end of each post
+    dead_letters    those of the post, if it is one
+    """
+
+    batch: Batch
+    seqs: Sequence[int]
+    received: Sequence[int]
+    ends: Sequence[int]
+    dead_letters: list[DeadLetter]
+
+    def without(self, records: int, posts: int) -> "_Rest | None":
+        """What is left behind the next `records`, which end in one of the next `posts`. None if that is nothing."""
+        whole = bisect_left(self.ends, records, 0, posts)
+        if self.ends[whole] == records:
+            whole = bisect_right(self.ends, records, whole, posts) if not records else whole + 1
+        if whole == len(self.seqs):
+            return None
+        ends = [end - records for end in self.ends[whole:]]
+        batch = self.batch.slice(records, len(self.batch))
+        return _Rest(batch, self.seqs[whole:], self.received[whole:], ends, self.dead_letters)
+
+
 class Batcher:
     """Cuts what follows `cursor` into slices, in order. filtered: called with the number of records filtered out."""
 
@@ -65,9 +92,7 @@ class Batcher:
         self._loaded = 0  # bytes of the posts that were loaded, and what came of them:
         self._loaded_records = 0
         self._loaded_bytes = 0
-        self._rest: Batch | None = None  # what is left of the post at the cursor
-        self._received = 0  # when that post was received, in milliseconds since the epoch
-        self._dead_letters: list[DeadLetter] = []  # that post's
+        self._rest: _Rest | None = None  # begins with the post at the cursor
         self._accepts: dict[Transaction, bool] = {}
 
     async def next(self, patience: float) -> Slice | None:
@@ -86,19 +111,22 @@ class Batcher:
                 if begun:  # keep what was taken; the next call meets the error again
                     break
                 raise
-            assert self._rest is not None
-            part = self._fitting(self._rest, records, room, first=not parts)
-            if not len(part) and len(self._rest):
+            rest = self._rest
+            assert rest is not None
+            most = min(posts, len(rest.seqs))
+            within = rest.ends[most - 1]
+            part = self._fitting(rest.batch, min(records, within), room, first=not parts and within > 0)
+            if not len(part) and rest.ends[0]:
                 break
             if not begun:
-                begun, received = True, self._received
+                begun, received = True, rest.received[0]
                 deadline = self._due or self._end_of_linger(received)
             parts.append(part)
-            due = self._advance(len(part))
+            due = self._advance(rest, len(part), most)
             dead_letters += due
             records -= len(part) + len(due)
             room -= part.nbytes + sum(len(dead_letter.body) for dead_letter in due)
-            posts -= self._rest is None
+            posts -= len(rest.seqs) - (len(self._rest.seqs) if self._rest else 0)
         return Slice(Batch.concat(parts), self._cursor, received, dead_letters) if begun else None
 
     def _end_of_linger(self, received: int) -> float:
@@ -112,15 +140,18 @@ class Batcher:
         """As much of `rest` as fits, but at least one record if it is the first."""
         return rest.slice(0, max(rest.fitting(records, room), min(first, len(rest))))
 
-    def _advance(self, taken: int) -> list[DeadLetter]:
-        """Move the cursor over the next `taken` records. Returns the post's dead letters after its last record."""
-        assert self._rest is not None
-        if taken == len(self._rest):
-            self._rest = None
-            self._cursor = Cursor(self._cursor.seq + 1)
-            return self._dead_letters
-        self._rest = self._rest.slice(taken, len(self._rest))
-        self._cursor = Cursor(self._cursor.seq, ordinal_of(self._rest.ids[0]))
+    def _advance(self, rest: _Rest, taken: int, posts: int) -> list[DeadLetter]:
+        """Move the cursor over the next `taken` records, which end in one of the next `posts`. Returns dead letters after
+        the last record of their post."""
+        left = self._rest = rest.without(taken, posts)
+        if left is None:
+            self._cursor = Cursor(rest.seqs[-1] + 1)
+            return rest.dead_letters
+        whole = len(rest.seqs) - len(left.seqs)
+        if (rest.ends[whole - 1] if whole else 0) == taken:
+            self._cursor = Cursor(left.seqs[0])
+        else:
+            self._cursor = Cursor(left.seqs[0], ordinal_of(left.batch.ids[0]))
         return []
 
     async def _load(self, deadline: float, begun: bool, records: int, room: int) -> bool:
@@ -140,18 +171,23 @@ class Batcher:
                 if self._clock.monotonic() >= deadline:
                     return False
         entry = self._entries.popleft()
-        post = await self._mapped_posts.map(self._outlet.partition, entry, self._entries)
-        batch = post.batch
+        run = await self._mapped_posts.map(self._outlet.partition, entry, self._entries)
+        self._loaded += len(entry.post.body)
+        first = run.seqs.index(entry.seq)
+        after = first + 1
+        while self._entries and after < len(run.seqs) and self._entries[0].seq == run.seqs[after]:
+            self._loaded += len(self._entries.popleft().post.body)
+            after += 1
+        start = run.ends[first - 1] if first else 0
         if entry.seq == self._cursor.seq and self._cursor.ordinal:
-            batch = batch.slice(bisect_left(batch.ids, self._cursor.ordinal, key=ordinal_of), len(batch))
+            start = bisect_left(run.batch.ids, self._cursor.ordinal, start, run.ends[first], key=ordinal_of)
         else:
             self._cursor = Cursor(entry.seq)  # numbers may be missing
-        self._rest = self._filtered_batch(batch)
-        self._loaded += len(entry.post.body)
-        self._loaded_records += len(self._rest)
-        self._loaded_bytes += self._rest.nbytes
-        self._received = post.received
-        self._dead_letters = post.dead_letters
+        ends = [end - start for end in run.ends[first:after]]
+        batch, ends = self._filtered_batch(run.batch.slice(start, run.ends[after - 1]), ends)
+        self._loaded_records += len(batch)
+        self._loaded_bytes += batch.nbytes
+        self._rest = _Rest(batch, run.seqs[first:after], run.received[first:after], ends, run.dead_letters)
         return True
 
     async def _gather(self, due: float, records: int, room: int) -> None:
@@ -185,9 +221,10 @@ class Batcher:
             return False
         return True
 
-    def _filtered_batch(self, batch: Batch) -> Batch:
+    def _filtered_batch(self, batch: Batch, ends: list[int]) -> tuple[Batch, list[int]]:
+        """ends: of its posts, and returned as they are after the filter."""
         if self._filter is None:
-            return batch
+            return batch, ends
         accepted = []
         for index, transaction in enumerate(batch.transactions):
             accepts = self._accepts.get(transaction)
@@ -198,7 +235,8 @@ class Batcher:
             if accepts:
                 accepted.append(index)
         if len(accepted) == len(batch):
-            return batch
+            return batch, ends
         self._filtered(len(batch) - len(accepted))
         picked = batch.take(accepted)
-        return replace(picked, parts=[memoryview(picked.ndjson)])  # a copy, so that the whole post can be freed
+        copied = replace(picked, parts=[memoryview(picked.ndjson)])  # so that the whole run can be freed
+        return copied, [bisect_left(accepted, end) for end in ends]

@@ -1,9 +1,10 @@
 """Mapped posts: each post is decoded and mapped once, for all sinks that are near the head of the journal.
 
 Mapping runs on threads of its own, so that the event loop can answer posts meanwhile: as many as there are processors for
-the native mapper. Small posts are mapped in groups, since handing one to a thread costs more than mapping it. A mapped post
-is kept until each sink has taken it, within a budget of bytes, beyond which the least recently used go first. So sinks
-near the head share the work, and a sink far behind maps again what the others have taken, without using more memory.
+the native mapper. Small posts are mapped in groups, since handing one to a thread costs more than mapping it. They stay
+together as runs, since an object for each costs more, too. A run is kept until each sink has taken it, within a budget of
+bytes, beyond which the least recently used go first. So sinks near the head share the work, and a sink far behind maps
+again what the others have taken, without using more memory.
 """
 
 import asyncio
@@ -34,11 +35,18 @@ GROUP_MAPPED = 2**24
 
 
 @dataclass(frozen=True, slots=True)
-class MappedPost:
-    """A post as records. dead_letters: occurrences that validation rejected, or the post itself if it can't be mapped.
-    nbytes: what it takes in memory, approximately."""
+class MappedRun:
+    """A post as records, or several in a row. A post with dead letters is alone.
 
-    received: int
+    seqs, received  the number of each post, and when it was received, in milliseconds since the epoch
+    ends            the number of records up to the end of each post
+    dead_letters    occurrences that validation rejected, or the post itself if it can't be mapped
+    nbytes          what it takes in memory, approximately
+    """
+
+    seqs: Sequence[int]
+    received: Sequence[int]
+    ends: Sequence[int]
     batch: Batch
     dead_letters: list[DeadLetter]
     nbytes: int
@@ -46,8 +54,8 @@ class MappedPost:
 
 Key = tuple[int, int]
 """A post's partition and number."""
-Group = dict[Key, MappedPost]
-"""Posts that were mapped together."""
+Runs = dict[Key, MappedRun]
+"""By each of their posts."""
 
 
 class MappedPosts:
@@ -73,9 +81,10 @@ class MappedPosts:
         self._group_bytes = group_bytes
         self._group_mapped = group_mapped
         self._threads = ThreadPoolExecutor(mapper.threads, thread_name_prefix="mapping")
-        self._posts: OrderedDict[Key, MappedPost] = OrderedDict()
-        self._had: dict[Key, int] = {}  # how many sinks have taken a post, for those that at least one has taken
-        self._pending: dict[Key, asyncio.Task[Group]] = {}
+        self._posts: OrderedDict[Key, MappedRun] = OrderedDict()  # by the first post
+        self._runs: Runs = {}  # the same
+        self._had: dict[Key, int] = {}  # how many sinks have taken a run, for those that at least one has taken
+        self._pending: dict[Key, asyncio.Task[Runs]] = {}
         self._total = 0  # bytes of self._posts
         self._begun: dict[int, int] = {}  # the highest number whose mapping was begun, by partition
         self._uncounted: set[Key] = set()  # posts up to that number that are not in the metrics yet
@@ -89,19 +98,21 @@ class MappedPosts:
         finally:
             self._takers[partition] -= 1
 
-    async def map(self, partition: int, entry: Entry, following: Iterable[Entry] = ()) -> MappedPost:
-        """The post in `entry`, mapped now or for another sink. Also begins to map as many of the entries `following` as
-        keep all threads busy, since they will be asked for next."""
+    async def map(self, partition: int, entry: Entry, following: Sequence[Entry] = ()) -> MappedRun:
+        """The run with the post in `entry`, mapped now or for another sink. Also begins to map as many of the entries
+        `following` as keep all threads busy, since they will be asked for next. The run is taken when its last post is one
+        of them."""
         key = partition, entry.seq
         while True:
-            post = self._posts.get(key)
-            if post is None:
+            run = self._runs.get(key)
+            if run is None:
                 if key not in self._pending:
                     self._begin(partition, entry, following)
-                post = (await asyncio.shield(self._pending[key])).get(key)  # None: its group ended early; begin another
-            if post:
-                self._count_use(key)
-                return post
+                run = (await asyncio.shield(self._pending[key])).get(key)  # None: its group ended early; begin another
+            if run:
+                if (following[-1] if following else entry).seq >= run.seqs[-1]:
+                    self._count_use((partition, run.seqs[0]))
+                return run
 
     async def preview(self, entries: Sequence[Entry]) -> Batch:
         """The records of these posts, for display: they are not counted, and what can't be mapped is left out."""
@@ -122,8 +133,14 @@ class MappedPosts:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _begin(self, partition: int, entry: Entry, following: Iterable[Entry]) -> None:
-        """Begin one group per thread, the first one with `entry`."""
-        groups, size = [[entry]], len(entry.post.body)
+        """Begin one group per thread, the first one with `entry`. Ends before a post that is mapped, or counted, already if
+        `entry` is not, so that each group is posts in a row that count alike."""
+        begun = self._begun.get(partition, 0)
+
+        def counts(seq: int) -> bool:
+            return seq > begun or (partition, seq) in self._uncounted
+
+        groups, size, alike = [[entry]], len(entry.post.body), counts(entry.seq)
         for other in following:
             if size >= self._group_bytes:
                 if len(groups) == self._mapper.threads:
@@ -131,38 +148,43 @@ class MappedPosts:
                 groups.append([])
                 size = 0
             key = partition, other.seq
-            if key not in self._posts and key not in self._pending:
-                groups[-1].append(other)
-                size += len(other.post.body)
+            if key in self._runs or key in self._pending or counts(other.seq) is not alike:
+                break
+            groups[-1].append(other)
+            size += len(other.post.body)
         for group in filter(None, groups):
             keys = [(partition, each.seq) for each in group]
             self._pending |= dict.fromkeys(keys, asyncio.create_task(self._map(partition, group)))
-            begun = self._begun.get(partition, 0)
-            self._uncounted.update(key for key in keys if key[1] > begun)
-            self._begun[partition] = max(begun, group[-1].seq)
+            if alike:
+                self._uncounted.update(keys)
+            self._begun[partition] = max(self._begun.get(partition, 0), group[-1].seq)
 
-    async def _map(self, partition: int, group: Sequence[Entry]) -> Group:
+    async def _map(self, partition: int, group: Sequence[Entry]) -> Runs:
         """Map at least the first of them."""
         try:
             given = [(entry.post.body, entry.digest) for entry in group]
             run = asyncio.get_running_loop().run_in_executor
             mapping = run(self._threads, self._mapper.map_all, given, self._group_mapped)
-            posts: Group = {}
+            runs: Runs = {}
             counts = Counts()
-            for entry, mapped in zip(group, await mapping, strict=False):
-                key = partition, entry.seq
-                posts[key] = self._mapped_post(key, entry, mapped, counts)
-                self._keep(key, posts[key])
+            place = 0
+            for mapped in await mapping:
+                following = place + (len(mapped.ends) or 1 if isinstance(mapped, MappingResult) else 1)
+                runs |= self._keep(partition, self._run(partition, group[place:following], mapped, counts))
+                place = following
             self._count(counts)
-            return posts
+            return runs
         finally:
             for entry in group:
                 del self._pending[partition, entry.seq]
 
-    def _mapped_post(self, key: Key, entry: Entry, mapped: MappingResult | Exception, counts: Counts) -> MappedPost:
+    def _run(
+        self, partition: int, entries: Sequence[Entry], mapped: MappingResult | Exception, counts: Counts
+    ) -> MappedRun:
         """counts: of its group."""
-        received = entry.post.received
+        received = [entry.post.received for entry in entries]
         if isinstance(mapped, Exception):
+            (entry,) = entries
             if not isinstance(mapped, Malformed):
                 event = "bug in mapping, post kept as dead letter"
                 self._warnings.error(event, repr(type(mapped)), post=entry.seq, exc_info=mapped)
@@ -170,30 +192,34 @@ class MappedPosts:
             mapped = MappingResult(Batch(), [], Counts())
         else:
             dead_letters = [
-                DeadLetter("record", "", refused.reason, received, refused.body, 1, refused.id, refused.key,
+                DeadLetter("record", "", refused.reason, received[0], refused.body, 1, refused.id, refused.key,
                            refused.timestamp, refused.transaction, cause="invalid")
                 for refused in mapped.refused
             ]  # fmt: skip
-        if key in self._uncounted:
-            self._uncounted.discard(key)
+        batch, seqs = mapped.batch, [entry.seq for entry in entries]
+        ends = mapped.ends or [len(batch)]
+        if (partition, seqs[0]) in self._uncounted:
+            self._uncounted.difference_update((partition, seq) for seq in seqs)
             counts.add(mapped.counts)
             if dead_letters:
                 self._count_dead_letters(dead_letters)
-            transactions = mapped.batch.transactions or [refused.transaction for refused in mapped.refused]
-            if transactions:
-                self._metrics.details.mapped(transactions[0].server, received, mapped.counts.occurrences)
-        nbytes = mapped.batch.nbytes + sum(len(dead_letter.body) for dead_letter in dead_letters)
-        records = 1 + len(mapped.batch) + len(dead_letters)
-        return MappedPost(received, mapped.batch, dead_letters, nbytes + records * RECORD_OVERHEAD)
+            self._count_sources(mapped, ends, received)
+        nbytes = batch.nbytes + sum(len(dead_letter.body) for dead_letter in dead_letters)
+        records = len(seqs) + len(batch) + len(dead_letters)
+        return MappedRun(seqs, received, ends, batch, dead_letters, nbytes + records * RECORD_OVERHEAD)
 
-    def _keep(self, key: Key, post: MappedPost) -> None:
-        self._posts[key] = post
-        self._total += post.nbytes
+    def _keep(self, partition: int, run: MappedRun) -> Runs:
+        """Returns it by each of its posts."""
+        found = dict.fromkeys([(partition, seq) for seq in run.seqs], run)
+        self._posts[partition, run.seqs[0]] = run
+        self._runs |= found
+        self._total += run.nbytes
         while self._total > self._budget and len(self._posts) > 1:
             self._drop(next(iter(self._posts)))
+        return found
 
     def _count_use(self, key: Key) -> None:
-        """One more sink has taken it. Drops it after the last one."""
+        """One more sink has taken the run that begins with this post. Drops it after the last one."""
         had = self._had.get(key, 0) + 1
         if key not in self._posts:
             return
@@ -204,7 +230,10 @@ class MappedPosts:
             self._posts.move_to_end(key)
 
     def _drop(self, key: Key) -> None:
-        self._total -= self._posts.pop(key).nbytes
+        run = self._posts.pop(key)
+        for seq in run.seqs:
+            del self._runs[key[0], seq]
+        self._total -= run.nbytes
         self._had.pop(key, None)
 
     def _count(self, counts: Counts) -> None:
@@ -222,6 +251,24 @@ class MappedPosts:
             metrics.unknown_fields.labels(message).inc(number)
         metrics.invalid_utf8.inc(counts.invalid_utf8)
         metrics.lost_transactions.inc(counts.lost)
+
+    def _count_sources(self, mapped: MappingResult, ends: Sequence[int], received: Sequence[int]) -> None:
+        """By server: it is part of each business transaction, so that a post without records may not tell it."""
+        transactions = mapped.batch.transactions or [refused.transaction for refused in mapped.refused]
+        if not transactions:
+            return
+        last: dict[str, int] = {}
+        posts: Counter[str] = Counter()
+        for start, end, when in zip((0, *ends[:-1]), ends, received, strict=True):
+            if start < end or mapped.refused:
+                server = transactions[start].server
+                last[server] = when
+                posts[server] += 1
+        for server, when in last.items():
+            occurrences = mapped.counts.occurrences
+            if len(last) > 1:
+                occurrences = Counter(each.category for each in transactions if each.server == server)
+            self._metrics.details.mapped(server, when, occurrences, posts[server])
 
     def _count_dead_letters(self, dead_letters: list[DeadLetter]) -> None:
         for cause, number in Counter(dead_letter.cause for dead_letter in dead_letters).items():

@@ -5,6 +5,7 @@ once (transaction.py), so that templates, names and constants are decided in one
 plain mapper, which raises the error with the reason.
 """
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 HEAD = f'{{"event.kind":"{EVENT_KIND}","event.id":"'.encode()
 """What every record begins with."""
+RUN_BYTES = 2**18
+"""Bytes of records up to which small posts in a row become one result. Each result costs more than to map such a post."""
 _CATEGORIES = (*CATEGORIES, UNKNOWN)
 _MESSAGES = ("BusinessTransactions", "BusinessTransaction", "BtOccurrence")
 _LISTS = (VALUES, DIMENSIONS)
@@ -61,8 +64,8 @@ class PostMapper(Protocol):
         message."""
 
     def map_all(self, posts: Posts, max_bytes: int) -> list[MappingResult | Exception]:
-        """The result of each post, or the exception that it raised. Stops after the post with which the records have more
-        than `max_bytes`: the list may be shorter than `posts`."""
+        """The results in order, each of one post or of several in a row, or the exception that a post raised. Stops after
+        the post with which the records have more than `max_bytes`: the last posts may have no result."""
 
 
 def create_mapper(record: RecordSettings, validation: ValidationSettings) -> PostMapper:
@@ -103,18 +106,22 @@ class NativeMapper:
 
     def map_all(self, posts: Posts, max_bytes: int) -> list[MappingResult | Exception]:
         """Releases the interpreter's lock once for all posts: to get it back may take long."""
-        transcoded = self._native.transcode([(body, event_id_prefix(digest)) for body, digest in posts], max_bytes)
-        each = iter(transcoded)
-        return map_each(lambda body, digest: self._result(body, digest, next(each)), posts[: len(transcoded)], max_bytes)
+        given = [(body, event_id_prefix(digest)) for body, digest in posts]
+        results: list[MappingResult | Exception] = []
+        place = 0
+        for transcoded in self._native.transcode(given, max_bytes, RUN_BYTES):
+            results += map_each(partial(self._result, transcoded), [posts[place]], 0)
+            place += 1 if transcoded is None or isinstance(transcoded, Exception) else len(transcoded[-1])
+        return results
 
     def _result(
-        self, body: bytes, digest: bytes, transcoded: "_native.Transcoded[CompiledTransaction] | Exception | None"
+        self, transcoded: "_native.Transcoded[CompiledTransaction] | Exception | None", body: bytes, digest: bytes
     ) -> MappingResult:
         if transcoded is None:
             return self._plain.map(body, digest)
         if isinstance(transcoded, Exception):
             raise transcoded
-        json, ids, keys, timestamps, sizes, runs, refused, counts = transcoded
+        json, ids, keys, timestamps, sizes, runs, refused, counts, ends = transcoded
         transactions: list[Transaction] = []
         for compiled, records, _ in runs:
             transactions += [compiled.transaction] * records
@@ -122,7 +129,7 @@ class NativeMapper:
         batch = Batch(*columns, [memoryview(json)])
         occurrences, mismatches, unknown, lost, (left_out, invalid_utf8) = counts
         counted = _counts(runs, occurrences, mismatches, unknown, lost, left_out, invalid_utf8)
-        return MappingResult(batch, [_refused(*each) for each in refused], counted)
+        return MappingResult(batch, [_refused(*each) for each in refused], counted, ends if len(ends) > 1 else ())
 
     def _compile(self, server: bytes | None, head: bytes) -> "_native.Compiled[CompiledTransaction]":
         """Compiles a transaction. `head` is its message without occurrences."""

@@ -69,11 +69,16 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class MappingResult:
-    """What a post became. The batch has the records in the order of the post, without those of `refused`."""
+    """What a post became, or posts in a row of which no record is refused.
+
+    batch    the records in the order of the posts, without those of `refused`
+    ends     the number of records up to the end of each post; empty if it is one post
+    """
 
     batch: Batch
     refused: list[RefusedRecord]
     counts: Counts
+    ends: Sequence[int] = ()
 
 
 Posts = Sequence[tuple[bytes, bytes]]

@@ -69,13 +69,13 @@ class Details:
             failure.last = last
             failure.count += 1
 
-    def mapped(self, server: str, received: int, occurrences: Mapping[str, int]) -> None:
-        """A post of this server became records. received: when, in milliseconds since the epoch."""
+    def mapped(self, server: str, received: int, occurrences: Mapping[str, int], posts: int = 1) -> None:
+        """Posts of this server became records. received: when the last one was, in milliseconds since the epoch."""
         server = cut(server)
         source = self.sources.pop(server, None) or Source()
         self.sources[server] = source  # last
         source.last_post = max(source.last_post, received)
-        source.posts += 1
+        source.posts += posts
         for category, number in occurrences.items():
             source.occurrences[category] += number
         if len(self.sources) > MAX_SOURCES:

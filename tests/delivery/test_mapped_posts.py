@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from btfeed.delivery.mapped_posts import MappedPost, MappedPosts
+from btfeed.delivery.mapped_posts import MappedPosts, MappedRun
+from btfeed.journal.base import Entry
 from btfeed.records.mapper import PostMapper
 from btfeed.records.result import MappingResult, Posts, map_each
 from btfeed.records.schema import CATEGORIES
@@ -42,7 +43,7 @@ class Bench:
         self.metrics = Metrics()
         self.mapped_posts = MappedPosts(self.mapper, self.metrics, sinks, budget, **groups)
 
-    async def map(self, seq: int, *bodies: bytes, partition: int = 0) -> MappedPost:
+    async def map(self, seq: int, *bodies: bytes, partition: int = 0) -> MappedRun:
         """Ask for the first of them, which has number `seq`. The others follow it."""
         entry, *following = entries(seq, list(map(post, bodies)))
         return await self.mapped_posts.map(partition, entry, following)
@@ -115,6 +116,53 @@ async def test_a_post_is_dropped_when_all_sinks_had_it(bench: Bench) -> None:
     assert (bench.kept(), bench.mapped_posts._had, bench.mapped_posts._total) == ([], {}, 0)
     assert len((await bench.map(1, bodies[0])).batch) == 5
     assert len(bench.mapper.mapped) == 3
+
+
+def _runs(sinks: int = 2) -> tuple[MappedPosts, Metrics, list[Entry]]:
+    """Mapped posts of the mapper that joins posts, and six posts of three records."""
+    metrics = Metrics()
+    found = entries(1, [post(posts.mixed(3, seed)) for seed in range(6)])
+    return MappedPosts(mapper(), metrics, sinks), metrics, found
+
+
+async def test_sinks_share_a_run_of_posts() -> None:
+    """Also one that begins, or for now ends, in the middle. It is kept until both have taken its last post."""
+    mapped_posts, metrics, asked = _runs()
+    run = await mapped_posts.map(0, asked[0], asked[1:])
+    assert list(run.seqs) == [1, 2, 3, 4, 5, 6]
+    assert list(run.ends) == [3, 6, 9, 12, 15, 18]
+    for start, stop, kept in ((2, 4, 1), (4, 5, 1), (5, 6, 0)):
+        assert run is await mapped_posts.map(0, asked[start], asked[start + 1 : stop])
+        assert len(mapped_posts._posts) == kept
+    assert (mapped_posts._runs, mapped_posts._had, mapped_posts._total) == ({}, {}, 0)
+    assert sum(metrics.occurrences.labels(category)._value.get() for category in CATEGORIES) == 18
+    mapped_posts.close()
+
+
+async def test_the_posts_of_a_run_count_for_their_servers() -> None:
+    """Each with its own occurrences, as if it had come alone."""
+    metrics = Metrics()
+    bodies = [posts.mixed(size, seed) for seed, size in enumerate((3, 0, 4, 5))]
+    bodies[2] = bodies[2].replace(b"appmon-01", b"appmon-02")
+    asked = entries(1, [post(body, 1000.0 + at) for at, body in enumerate(bodies)])
+    together, alone = MappedPosts(mapper(), metrics), Bench()
+    assert len((await together.map(0, asked[0], asked[1:])).seqs) == 4
+    for entry in asked:
+        await alone.mapped_posts.map(0, entry)
+    assert metrics.details.sources == alone.metrics.details.sources
+    assert [source.posts for source in metrics.details.sources.values()] == [2, 1]
+    together.close()
+    alone.mapped_posts.close()
+
+
+async def test_a_run_ends_before_what_is_mapped_already() -> None:
+    """And posts that are mapped again are counted once, next to new ones."""
+    mapped_posts, metrics, asked = _runs(sinks=1)
+    await mapped_posts.map(0, asked[2], asked[3:4])
+    both = await asyncio.gather(mapped_posts.map(0, asked[0], asked[1:]), mapped_posts.map(0, asked[4], asked[5:]))
+    assert [list(run.seqs) for run in both] == [[1, 2, 3, 4], [5, 6]]
+    assert sum(metrics.occurrences.labels(category)._value.get() for category in CATEGORIES) == 12
+    mapped_posts.close()
 
 
 async def test_partitions_have_numbers_of_their_own(bench: Bench) -> None:

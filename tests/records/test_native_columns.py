@@ -6,7 +6,9 @@ import subprocess
 import sys
 import threading
 from bisect import bisect_left
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,12 +17,14 @@ import pytest
 
 from btfeed import _native, native
 from btfeed.posts import admission
+from btfeed.posts.bt_pb2 import BusinessTransactions
 from btfeed.posts.post import Malformed, digest, digests, event_id_prefix
-from btfeed.records.mapper import _CATEGORIES, _ROLES, HEAD, NativeMapper, create_mapper
+from btfeed.records.mapper import _CATEGORIES, _ROLES, HEAD, RUN_BYTES, NativeMapper, create_mapper
 from btfeed.records.plain_mapper import PlainMapper
-from btfeed.records.result import MappingResult
+from btfeed.records.result import Counts, MappingResult
 from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
+from sinks.batch import Batch
 from sinks.shared.optional import optional
 from tests.records.mapping import equal
 from tests.support import posts, wire
@@ -28,8 +32,8 @@ from tests.support import posts, wire
 BTFEED = Path(sys.executable).parent / "btfeed"
 
 
-def mapper() -> NativeMapper:
-    return NativeMapper(RecordSettings(), ValidationSettings())
+def mapper(**validation: str) -> NativeMapper:
+    return NativeMapper(RecordSettings(), ValidationSettings.model_validate(validation))
 
 
 def expected(body: bytes) -> MappingResult:
@@ -104,19 +108,70 @@ def test_threads_may_share_a_mapper() -> None:
         equal(each, expected(body))
 
 
-def test_posts_of_a_group_are_mapped_each_for_itself() -> None:
-    """A malformed post does not harm its neighbors. The group ends after the post that exceeds max_bytes."""
-    one, sound = mapper(), posts.mixed(3)
-    bodies = [sound, b"no post", posts.mixed(4, 1), sound]
-    group = [(body, digest(body)) for body in bodies]
-    first, second, *others = one.map_all(group, 2**30)
+def joined(bodies: Sequence[bytes]) -> MappingResult:
+    """What the plain mapper makes of each, as one result."""
+    results = [expected(body) for body in bodies]
+    counts = Counts()
+    for result in results:
+        assert not result.refused
+        counts.add(result.counts)
+    ends = [*accumulate(len(result.batch) for result in results)]
+    return MappingResult(Batch.concat([result.batch for result in results]), [], counts, ends)
+
+
+def group_of(*bodies: bytes) -> list[tuple[bytes, bytes]]:
+    return [(body, digest(body)) for body in bodies]
+
+
+def test_a_malformed_post_does_not_harm_its_neighbors() -> None:
+    """Those that follow it are one result."""
+    sound, other = posts.mixed(3), posts.mixed(4, 1)
+    first, second, third = mapper().map_all(group_of(sound, b"no post", other, sound), 2**30)
     assert isinstance(second, Malformed)
-    for body, found in zip([sound, *bodies[2:]], [first, *others], strict=True):
+    for found, wanted in ((first, expected(sound)), (third, joined([other, sound]))):
         assert isinstance(found, MappingResult)
-        equal(found, expected(body))
-    assert len(one.map_all(group, 0)) == 1
-    assert isinstance(first, MappingResult)
-    assert len(one.map_all([group[0]] * 5, first.batch.nbytes * 2)) == 3
+        equal(found, wanted)
+        assert list(found.ends) == list(wanted.ends)
+
+
+def test_a_group_ends_after_the_post_that_exceeds_max_bytes() -> None:
+    """The rest has no result."""
+    one, body = mapper(), posts.mixed(3)
+    nbytes = expected(body).batch.nbytes
+    for max_bytes, ends in ((0, ()), (nbytes * 2, (3, 6, 9))):
+        (found,) = one.map_all(group_of(*[body] * 5), max_bytes)
+        assert isinstance(found, MappingResult)
+        assert tuple(found.ends) == ends
+
+
+def _lost(number: int) -> bytes:
+    return posts.mixed(2) + BusinessTransactions(lostTransactions=number).SerializePartialToString()
+
+
+def test_posts_in_a_row_are_one_result() -> None:
+    """With all their records and counts, and the end of each post, up to RUN_BYTES."""
+    bodies = [posts.mixed(seed % 4, seed) for seed in range(12)] + [posts.mixed(300), *[posts.mixed(12, 1)] * 40]
+    bodies[5:5] = [_lost(number) for number in (3, 4, 2**31 - 1, -1, 5)]
+    place = 0
+    runs = mapper().map_all(group_of(*bodies), 2**30)
+    for found in runs:
+        assert isinstance(found, MappingResult)
+        count = len(found.ends) or 1
+        wanted = joined(bodies[place : place + count]) if count > 1 else expected(bodies[place])
+        equal(found, wanted)
+        assert list(found.ends) == list(wanted.ends)
+        assert count == 1 or found.batch.nbytes <= RUN_BYTES
+        place += count
+    assert place == len(bodies)
+    assert 1 < len(runs) < len(bodies) / 2
+
+
+def test_a_post_with_refused_records_is_a_result_of_its_own() -> None:
+    """So that its dead letters go with it."""
+    sound, broken = posts.sample_visit(), posts.sample_purepath()
+    found = mapper(unexpected="dead-letter").map_all(group_of(sound, sound, broken, broken, sound), 2**30)
+    results = [result for result in found if isinstance(result, MappingResult)]
+    assert [(len(result.ends) or 1, len(result.refused)) for result in results] == [(2, 0), (1, 1), (1, 1), (1, 0)]
 
 
 def test_a_bug_in_compiling_is_that_post_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ fn get<'py, T: for<'a> FromPyObject<'a, 'py, Error = PyErr>>(table: &Bound<'py, 
     table.as_any().get_item(key)?.extract()
 }
 
-/// Converts a mapped post to (JSON, ids, keys, timestamps, sizes, transactions, refused records, counts).
+/// Converts a mapped post to (JSON, ids, keys, timestamps, sizes, transactions, refused records, counts, ends).
 pub fn mapped<'py>(
     py: Python<'py>,
     transcoder: &Transcoder<PyPlan>,
@@ -76,7 +76,7 @@ pub fn mapped<'py>(
     let keys = Texts::new(json.clone_ref(py), mapped.keys);
     let timestamps = i64s_to_bytes(py, &mapped.timestamps)?;
     let sizes = i64s_to_bytes(py, &mapped.sizes)?;
-    (json, ids, keys, timestamps, sizes, transactions, refused, counts).into_pyobject(py)
+    (json, ids, keys, timestamps, sizes, transactions, refused, counts, mapped.ends).into_pyobject(py)
 }
 
 /// Converts to (plan, records, violations). A violation is (field, rule, number of occurrences).

@@ -9,6 +9,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use transcoder::admission::{self, Limits};
+use transcoder::mapped::Mapped;
 use transcoder::plan::{Compiled, Compiler, List};
 use transcoder::post::Error;
 use transcoder::table::Table;
@@ -17,7 +18,7 @@ use columns::{Buffer, Texts};
 use convert::FieldRow;
 
 /// The version of this interface, which btfeed/native.py checks. Increment it with every change that Python can see.
-const INTERFACE: u32 = 4;
+const INTERFACE: u32 = 5;
 /// The size in bytes from which on a body is checked without the GIL. For smaller ones, releasing it costs as much as the
 /// check.
 const RELEASE_GIL_SIZE: usize = 1 << 14;
@@ -76,25 +77,33 @@ impl Transcoder {
     /// Maps posts, each given as its body and the prefix of its event.ids.
     ///
     /// Returns for each post its records, with what was noticed; or the exception that a callback raised; or None if the
-    /// Python implementation has to map it and say what is wrong. Stops once the records exceed `room` bytes.
+    /// Python implementation has to map it and say what is wrong. Stops once the records exceed `room` bytes. Posts in a row
+    /// whose records fit into `run` bytes, each a small part of it and none of them refused, are one result.
+    #[pyo3(signature = (posts, room, run = 0))]
     fn transcode<'py>(
         &self,
         py: Python<'py>,
         posts: Vec<(Bound<'py, PyBytes>, String)>,
         room: usize,
+        run: usize,
     ) -> PyResult<Vec<Bound<'py, PyAny>>> {
         let compiler = Callbacks { compile: &self.compile, names: &self.names };
         let posts: Vec<_> = posts.iter().map(|(body, prefix)| (body.as_bytes(), prefix.as_bytes())).collect();
         let results = py.detach(|| {
-            let (mut results, mut size) = (Vec::with_capacity(posts.len()), 0);
+            let (mut results, mut size) = (Vec::new(), 0);
+            let pool = self.inner.pool();
             for (body, prefix) in posts {
                 let result = catch_panic(|| self.inner.transcode(body, prefix, &compiler));
                 size += if let Some(Ok(mapped)) = &result { mapped.length } else { 0 };
-                results.push(result);
+                match (results.last_mut(), result) {
+                    (Some(Some(Ok(last))), Some(Ok(next))) if Mapped::joins(last, &next, run) => last.join(next, run, pool),
+                    (_, result) => results.push(result),
+                }
                 if size > room {
                     break;
                 }
             }
+            results.iter_mut().flatten().flatten().for_each(|mapped| mapped.shrink(pool));
             results
         });
         let to_python = |result: Option<Result<_, Error<PyErr>>>| match result {

@@ -92,6 +92,7 @@ impl<P: Send + Sync> Transcoder<P> {
         }
         mapped.json = self.pool.shrink(json, length);
         mapped.length = length;
+        mapped.ends = vec![mapped.sizes.len()];
         Ok(mapped)
     }
 }
