@@ -69,6 +69,7 @@ async def test_what_no_replica_has_is_lost_and_holds_up_nothing_for_good() -> No
         assert total(it.metrics.journal_lost_posts) == 1
         await clock.advance(PATIENCE + PAUSE_MAX)  # the last one is at the end
         await until_async(lambda: total(it.metrics.journal_lost_posts) == 2, "the end")
+        await outlet.cursor()  # as a delivery does when it begins
         await outlet.commit(Commit(Cursor(7)))
         await until_async(lambda: brokers.saved[place(0)].offset == 8, "a cursor behind all")
 
