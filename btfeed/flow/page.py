@@ -17,7 +17,7 @@ from btfeed.flow import text, words
 from btfeed.flow.pictures import funnel, multiple, times
 from btfeed.flow.report import Change, Figures, Report, Series
 from btfeed.flow.terms import TERMS
-from btfeed.flow.ways import ways
+from btfeed.flow.ways import stretch, ways
 from btfeed.flow.words import money, number, percent
 from btfeed.page import page as admin
 from btfeed.page.templating import environment
@@ -75,6 +75,7 @@ def render(report: Report, zone: ZoneInfo) -> str:
         compared=_compared(report, zone),
         funnel=funnel(figures),
         ways=ways(figures.steps, report.transitions),
+        stretch=stretch(len(figures.steps)),
         times=times(figures.times, promised),
         targets=promised,
         multiples=list(_multiples(report, zone)),
@@ -163,7 +164,7 @@ def _multiples(report: Report, zone: ZoneInfo) -> Iterator[Multiple]:
         values = _values(now, course)
         earlier = _values(before, course) if before else []
         padded = [old for _, old in zip_longest(values, earlier)][: len(values)] if earlier else []
-        svg, top = multiple(f"series-{place}", title, now, values, padded)
+        svg, top = multiple(f"series-{place}", title, now, values, padded, report.period.begin)
         yield Multiple(title, svg, written(top), begin, end)
 
 

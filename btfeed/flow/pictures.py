@@ -7,6 +7,7 @@ from math import log10
 from markupsafe import Markup
 
 from btfeed.flow import words
+from btfeed.flow.labels import label
 from btfeed.flow.report import Figures, Series, Step, Time
 from btfeed.flow.words import number, percent
 from btfeed.page import charts
@@ -14,12 +15,9 @@ from btfeed.page.svg import element, hatch, image, joined, titled
 from btfeed.page.svg import number as coordinate
 from btfeed.page.svg import words as text
 from btfeed.page.wording import count
-from btfeed.telemetry.wording import cut
 
 WIDTH = 1080
 """Of pictures with text in them, in coordinates."""
-NAME = 26
-"""Characters of a step's name in a picture."""
 _ROW, _BAR, _LEFT, _RIGHT = 46, 26, 190, 310
 _SECOND, _MINUTE, _HOUR, _DAY = 1000, 60_000, 3_600_000, 86_400_000
 _AXIS = (
@@ -39,7 +37,8 @@ def funnel(figures: Figures) -> Markup:
         y = row * _ROW + 10
         went_on = step.reached - step.dropped - step.open
         style = "optional" if step.optional else "goal" if step.goal else ""
-        parts.append(text(_name(step), _LEFT - 12, y + _BAR * 0.68, "name", "end"))
+        further = " (optional)" if step.optional else ""
+        parts.append(label(step.name, _LEFT - 16, _LEFT - 12, y + _BAR * 0.68, "end", further))
         x = float(_LEFT)
         for kind, what, flows in (
             (f"on {style}", "converted" if step.goal else "went on", went_on),
@@ -78,10 +77,6 @@ def _between(steps: Sequence[Step], scale: float) -> Markup:
     return joined(shades)
 
 
-def _name(step: Step) -> str:
-    return f"{cut(step.name, NAME)} (optional)" if step.optional else cut(step.name, NAME)
-
-
 def _shares(step: Step) -> str:
     parts = [f"{percent(step.of_start)} of start"]
     if step.before:
@@ -118,7 +113,7 @@ def times(found: Sequence[Time], targets: dict[tuple[str, str], float]) -> Marku
         y = row * 34 + 20
         half, most = time.spread.median or 0.0, time.spread.p95 or 0.0
         said = f"half within {words.time(half)}, 95 % within {words.time(most)}"
-        parts.append(text(cut(time.name, NAME * 2 - 10), left - 12, y + 5, "name", "end"))
+        parts.append(label(time.name, left - 16, left - 12, y + 5, "end"))
         bar = element("line", class_="span", x1=at(half), x2=max(at(most), at(half) + 1), y1=y, y2=y)
         parts.append(
             titled(bar, f"{time.name}: {said}, average {words.time(time.spread.average)}, {count(time.spread.n, 'flow')}")
@@ -144,24 +139,32 @@ def times(found: Sequence[Time], targets: dict[tuple[str, str], float]) -> Marku
 
 
 def multiple(
-    name: str, title: str, now: Series, values: Sequence[float | None], earlier: Sequence[float | None]
+    name: str,
+    title: str,
+    now: Series,
+    values: Sequence[float | None],
+    earlier: Sequence[float | None],
+    begin: int | None = None,
 ) -> tuple[Markup, float]:
     """The course of one number, over that of the compared period in grey, and the value at the upper edge.
 
     values, earlier  of each bucket, and of that of the compared period. From the first on that has
     open flows and is not finished, they are hatched
+    begin            of the period: the first bucket is hatched, too, if it begins before, since it is only a part of one
     """
     lines = [charts.Series("now", values, "series-1")]
     if earlier:
         lines.insert(0, charts.Series("before", earlier, "before"))
     unfinished = [index for index, row in enumerate(now.rows) if row.unfinished and row.figures.counts.open]
-    above = []
-    if unfinished and len(values) > 1:
-        x = charts.WIDTH * max(0.0, unfinished[0] - 0.5) / (len(values) - 1)
-        above = [
-            hatch(f"{name}-hatch"),
-            element("rect", x=x, y=0, width=charts.WIDTH - x, height=charts.HEIGHT, fill=f"url(#{name}-hatch)"),
-        ]
+    last = len(values) - 1
+    parts = [(0.0, 0.5)] if begin is not None and now.rows and now.rows[0].begin < begin else []
+    parts += [(max(0.0, unfinished[0] - 0.5), float(last))] if unfinished else []
+    if len(parts) == 2 and parts[1][0] <= parts[0][1]:
+        parts = [(0.0, float(last))]
+    above = [hatch(f"{name}-hatch")] if parts and last else []
+    for left, right in parts if last else ():
+        x, width = (charts.WIDTH * each / last for each in (left, right - left))
+        above.append(element("rect", x=x, y=0, width=width, height=charts.HEIGHT, fill=f"url(#{name}-hatch)"))
     known = [value for value in values if value is not None]
     said = (
         f"{len(values)} values, the last one {known[-1]:.6g}, at most {max(known):.6g}." if known else "Nothing is known."

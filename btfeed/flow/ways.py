@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from btfeed.flow.pictures import NAME
+from btfeed.flow.labels import label
+from btfeed.flow.pictures import WIDTH
 from btfeed.flow.report import Step, Transition
 from btfeed.flow.words import number
 from btfeed.page.svg import element, image, joined, titled
 from btfeed.page.svg import number as coordinate
 from btfeed.page.svg import words as text
 from btfeed.page.wording import count
-from btfeed.telemetry.wording import cut
 
 COLUMN, NODE = 170, 16
-"""Coordinates from step to step, and the width of a step."""
+"""The least coordinates from step to step, and the width of a step."""
 TALLEST, THICKEST, LOOP = 150.0, 30.0, 12.0
 """Of a step, of a way that goes back, and of one to the same step: a thick band can't turn."""
 LABEL, FADE = 36.0, 64.0
@@ -56,8 +56,9 @@ def ways(steps: Sequence[Step], transitions: Sequence[Transition], headline: str
         step.name: max(step.reached, _sum(forward, "begin", step.name), _sum(forward, "to", step.name)) for step in steps
     }
     scale = TALLEST / max(1, *volume.values())
-    nodes = _nodes(steps, volume, scale)
-    picture = _Picture(nodes, ranks, scale)
+    column = WIDTH * stretch(len(steps)) / len(steps)
+    nodes = _nodes(steps, volume, scale, column)
+    picture = _Picture(nodes, ranks, scale, column)
     for each in sorted(forward, key=lambda each: (ranks[each.begin] - ranks[each.to], ranks[each.begin])):
         picture.forward(each)
     for step in steps:
@@ -69,32 +70,39 @@ def ways(steps: Sequence[Step], transitions: Sequence[Transition], headline: str
     said = "; ".join(f"{each.begin} to {each.to}: {number(each.n)} ({_WORDS[each.way]})" for each in shown)
     top, bottom = picture.top - 8, picture.bottom + 8
     content = element("g", _FADE + joined(picture.parts), transform=f"translate(0 {coordinate(-top)})")
-    width = COLUMN * len(steps)
-    return image(content, width=width, height=bottom - top, id="ways", title=headline, text=said, style="picture ways")
+    return image(
+        content, width=column * len(steps), height=bottom - top, id="ways", title=headline, text=said, style="picture ways"
+    )
+
+
+def stretch(steps: int) -> float:
+    """How many times as wide as other pictures it is, for letters of the same size."""
+    return max(1.0, COLUMN * steps / WIDTH)
 
 
 def _sum(ways: Sequence[Transition], end: str, name: str) -> int:
     return sum(each.n for each in ways if getattr(each, end) == name)
 
 
-def _nodes(steps: Sequence[Step], volume: Mapping[str, int], scale: float) -> dict[str, _Node]:
+def _nodes(steps: Sequence[Step], volume: Mapping[str, int], scale: float, column: float) -> dict[str, _Node]:
     """In a row, around y = 0."""
     nodes = {}
     for rank, step in enumerate(steps):
         height = max(volume[step.name] * scale, 2)
-        nodes[step.name] = _Node(rank * COLUMN + COLUMN / 2 - NODE / 2, -height / 2, height)
+        nodes[step.name] = _Node(rank * column + column / 2 - NODE / 2, -height / 2, height)
     return nodes
 
 
 class _Picture:
     """Collects what is drawn, and how high and deep it goes."""
 
-    def __init__(self, nodes: Mapping[str, _Node], ranks: Mapping[str, int], scale: float) -> None:
+    def __init__(self, nodes: Mapping[str, _Node], ranks: Mapping[str, int], scale: float, column: float) -> None:
         self.parts: list[Markup] = []
         self.top = self.bottom = 0.0
         self._nodes = nodes
         self._ranks = ranks
         self._scale = scale
+        self._column = column
 
     def node(self, step: Step) -> None:
         node = self._nodes[step.name]
@@ -102,7 +110,7 @@ class _Picture:
         middle = node.x + NODE / 2
         self.parts += [
             titled(box, f"{step.name}: {count(step.reached, 'flow')}, {count(step.visits, 'time')}"),
-            text(cut(step.name, NAME), middle, node.top - 20, "name", "middle"),
+            label(step.name, self._column - 10, middle, node.top - 20, "middle"),
             text(number(step.reached), middle, node.top - 6, "small", "middle"),
         ]
         self._reaches(node.top - LABEL, node.top + node.height)

@@ -8,6 +8,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from btfeed.flow import svg_files, words
+from btfeed.flow.labels import width as labels_width
 from btfeed.flow.page import render
 from btfeed.flow.report import Report
 from btfeed.flow.ways import ways
@@ -163,7 +164,44 @@ def test_ways_back_go_below_and_skips_above() -> None:
     shift = float(re.findall(r"-?[\d.]+", picture.find("g").get("transform", ""))[1])  # type: ignore[union-attr]
     assert all(0 <= y + shift <= height for y in labels.values())
     assert labels["60"] > labels["8,735 left"]
-    assert width == 170 * 6
+    assert width == 1080
+
+
+def test_letters_of_ways_are_as_large_as_those_of_other_pictures() -> None:
+    """However many steps there are: the picture is wider, in coordinates and on the page alike, and scrolls."""
+    found = report()
+    step, other = found.figures.steps[:2]
+    for many, width in ((2, 1080), (6, 1080), (30, 170 * 30)):
+        steps = (step, *(replace(other, name=f"step {rank}") for rank in range(1, many)))
+        html = render(replace(found, figures=replace(found.figures, steps=steps), transitions=()), UTC)
+        assert re.findall(r'<svg class="picture ways" viewBox="0 0 (\d+) ', html) == [str(width)]
+        assert re.findall(r'style="--stretch: ([\d.]+)"', html) == [f"{width / 1080:.3f}"]
+
+
+def test_long_names_keep_their_beginning() -> None:
+    """Cut by their width, so that wide letters do not leave the picture; the whole name is in the title."""
+    found = report()
+    for name, shown in (
+        ("MANDATORY DOCUMENTS MWM", "MANDATORY DOCUM\N{HORIZONTAL ELLIPSIS}"),
+        ("illicit little tills", "illicit little tills"),
+    ):
+        steps = tuple(replace(step, name=name) for step in found.figures.steps[:1])
+        times = tuple(replace(time, name=name * 3) for time in found.figures.times)
+        html = render(replace(found, figures=replace(found.figures, steps=steps, times=times), transitions=()), UTC)
+        labels = re.findall(r'<g><title>([^<]*)</title><text [^>]*class="name">([^<]*)</text>', html)
+        assert (name, shown) in labels
+        assert all(whole.startswith(part.rstrip("\N{HORIZONTAL ELLIPSIS}")) for whole, part in labels)
+        assert max(labels_width(part) for _, part in labels) <= 288
+
+
+def test_a_first_bucket_that_the_period_cuts_is_hatched() -> None:
+    """As the last ones are, in which flows are under way: a rise that is none would be seen."""
+    found = report()
+    hatched = {}
+    for later in (0, 1000):
+        html = render(replace(found, period=replace(found.period, begin=found.series.rows[0].begin + later)), UTC)
+        hatched[later] = len(re.findall(r'<rect x="0" y="0" [^>]*fill="url\(#series-0-hatch\)"', html))
+    assert hatched == {0: 0, 1000: 1}
 
 
 def test_pictures_are_files_of_their_own(tmp_path: Path) -> None:
