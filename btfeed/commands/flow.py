@@ -136,10 +136,12 @@ def _compare(text: str | None) -> Any:
     if text is None or text in ("previous", "week", "none"):
         return text
     try:
-        return length(text, "--compare")
+        if shift := length(text, "--compare"):
+            return shift
     except typer.BadParameter:
         choice = f"{text!r} is not previous, week, none, or a time such as 7d or 24h"
         raise typer.BadParameter(choice, param_hint="--compare") from None
+    raise typer.BadParameter("the period would be compared with itself", param_hint="--compare")
 
 
 def _write(made: "Report", definition: "Definition", form: Format, out: Path | None) -> None:

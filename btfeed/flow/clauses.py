@@ -50,9 +50,10 @@ def _double(value: float) -> str:
 
 
 def milliseconds(field: str) -> str:
-    """A field with a time, in milliseconds since the epoch; NULL where it has none."""
+    """A field with a time of the years 1 to 9999, in milliseconds since the epoch; NULL where it has none."""
     time = f"try_cast({identifier(field)} AS TIMESTAMPTZ)"
-    return f"CASE WHEN isfinite({time}) THEN epoch_ms({time}) END"
+    years = "TIMESTAMPTZ '0001-01-01 00:00:00Z' AND TIMESTAMPTZ '9999-12-30 00:00:00Z'"
+    return f"CASE WHEN {time} BETWEEN {years} THEN epoch_ms({time}) END"
 
 
 def least(columns: Iterable[str]) -> str:

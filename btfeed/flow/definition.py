@@ -240,6 +240,8 @@ def _faults_of_steps(tables: dict[str, Any]) -> Iterator[Fault]:
         path = ("steps", place)
         if ranks.get(step.get("name", ""), rank) != rank:
             yield (*path, "name"), "an earlier step has the same name"
+        if _is_no_time(step.get("target")):
+            yield (*path, "target"), "must be more than 0"
         if "event" not in step and not step.get("match"):
             yield (*path, "event"), "is required, unless match has conditions"
         if step.get("event") == []:
@@ -303,8 +305,12 @@ def _faults_of_times(tables: dict[str, Any]) -> Iterator[Fault]:
     if isinstance(zone, str) and zone not in available_timezones():
         yield ("timezone",), 'there is no such time zone; write "UTC" or a name such as "Europe/Vienna"'
     for key in ("window", "lost_after"):
-        if isinstance(tables.get(key), str) and tables[key].strip("0.smhd ") == "":
+        if _is_no_time(tables.get(key)):
             yield (key,), "must be more than 0"
+
+
+def _is_no_time(value: Any) -> bool:
+    return isinstance(value, str) and value.strip("0.smhd ") == ""
 
 
 def _no_step(name: str, names: dict[str, int]) -> str:

@@ -13,17 +13,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from btfeed.flow import listing, numbers, reading, transitions, values
+from btfeed.flow import ahead, listing, numbers, reading, transitions, values
 from btfeed.flow.changes import changes
 from btfeed.flow.coverage import Coverage, coverage
 from btfeed.flow.definition import Definition
 from btfeed.flow.duck import Database
 from btfeed.flow.errors import EngineMissing, FlowError
 from btfeed.flow.fields import fields
-from btfeed.flow.notes import notes
+from btfeed.flow.notes import Beside, notes
 from btfeed.flow.options import WEEK, ListOptions, ReportOptions, Source
 from btfeed.flow.report import Comparison, Figures, ListedFlow, Read, Report, Series, Trace, Transition
-from btfeed.flow.selecting import Picked, earlier, pick
+from btfeed.flow.selecting import Picked, earlier, nameless, pick
 from btfeed.flow.selecting import values as values_of
 from btfeed.flow.series import series
 from btfeed.flow.splits import split
@@ -73,10 +73,13 @@ class Engine:
         picked, figures, ways, times = self._figures(options, as_of or 0, None)
         splits = {",".join(names): split(database, definition, names) for names in options.split}
         lists = listing.lists(database, definition, options.lists)
-        asked = (
+        beside = Beside(
+            picked.young,
             {}
             if figures.counts.started
-            else {name: values_of(database, definition, name, value) for name, value in options.where}
+            else {name: values_of(database, definition, name, at) for name, at in options.where},
+            nameless(database, definition, options, picked.period) if figures.counts.started else {},
+            ahead.ahead(database, definition, read.last) if as_of is not None and as_of == read.last else None,
         )
         compare = self._compare(options, as_of, figures, times)
         made = Report(
@@ -94,7 +97,7 @@ class Engine:
             compare=compare,
             notes=(),
         )
-        return replace(made, notes=notes(definition, options, made, picked.young, asked))
+        return replace(made, notes=notes(definition, options, made, beside))
 
     def flows(self, options: ListOptions) -> Sequence[ListedFlow]:
         """The flows of a selection."""

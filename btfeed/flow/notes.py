@@ -1,11 +1,14 @@
 """What a reader of a report has to know so that its numbers are not misread."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo
 
+from btfeed.flow.ahead import Ahead
 from btfeed.flow.definition import Definition
 from btfeed.flow.options import ReportOptions
 from btfeed.flow.report import UNKNOWN, Figures, Read, Report, Transition
+from btfeed.flow.series import MOST
 from btfeed.flow.words import moment, time
 from btfeed.page.wording import count
 from btfeed.telemetry.wording import cut
@@ -18,22 +21,34 @@ MANY_WAYS = 0.01
 """Share of neighbours from which on ways that the definition does not have are told."""
 
 
-def notes(
-    definition: Definition, options: ReportOptions, made: Report, young: int, asked: Mapping[str, Sequence[str]]
-) -> tuple[str, ...]:
-    """Sentences.
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What notes tell, and a report does not have.
 
-    made   the report that they are of, but for its notes
-    young  how many flows are left out since they are too young
-    asked  if there is no flow: dimensions that flows are chosen by -> values that there are
+    young     how many flows are left out since they are too young
+    asked     if there is no flow: dimensions that flows are chosen by -> values that there are
+    nameless  dimensions that flows are chosen by -> open flows of the period without a value, and all open ones
+    ahead     what is suspicious about the newest record, from which the report looks
     """
+
+    young: int = 0
+    asked: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    nameless: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    ahead: Ahead | None = None
+
+
+def notes(definition: Definition, options: ReportOptions, made: Report, beside: Beside) -> tuple[str, ...]:
+    """Sentences. made: the report that they are of, but for its notes."""
     zone = ZoneInfo(definition.timezone)
     return (
         *_of_records(made.source),
-        *_of_nothing(options, made, asked, young, zone),
+        *_of_ahead(made, beside.ahead, zone),
+        *_of_nothing(options, made, beside, zone),
         *_of_flows(options, made.figures),
-        *_of_age(options, made, young, definition.window is not None),
+        *_of_age(options, made, beside.young, definition.window is not None),
+        *_of_where(beside.nameless),
         *_of_splits(made),
+        *_of_series(options, made, zone),
         *_of_ways(made.transitions),
         *_of_comparison(options, made, zone),
     )
@@ -73,12 +88,32 @@ def _of_ways(ways: Sequence[Transition]) -> Iterator[str]:
         )
 
 
-def _of_nothing(
-    options: ReportOptions, made: Report, asked: Mapping[str, Sequence[str]], young: int, zone: ZoneInfo
-) -> Iterator[str]:
+def _of_ahead(made: Report, ahead: Ahead | None, zone: ZoneInfo) -> Iterator[str]:
+    """Whether flows look older than they are, so that open ones are taken for lost."""
+    if ahead is None:
+        return
+    newest, before = moment(made.as_of, zone), moment(ahead.before, zone)
+    if ahead.future:
+        why = "later than this machine's clock"
+        why += "" if ahead.before is None else f"; the newest that is not is of {before}"
+    else:
+        why = f"long after the one before, of {before}"
+    yield f"the newest record is of {newest}, {why}: if its date is wrong, all flows look too old. --as-of leaves it out"
+
+
+def _of_series(options: ReportOptions, made: Report, zone: ZoneInfo) -> Iterator[str]:
+    if made.figures.counts.started and not made.series.rows:
+        begin = f"the period begins at {moment(options.begin, zone)}, and " if options.begin is not None else ""
+        yield (
+            f"no series: it would have more than {MOST:,} buckets. {begin}the first record is of "
+            f"{moment(made.source.first, zone)}: is its date right? Set a shorter --last, or a longer `bucket`"
+        )
+
+
+def _of_nothing(options: ReportOptions, made: Report, beside: Beside, zone: ZoneInfo) -> Iterator[str]:
     """Why there is no flow."""
-    read = made.source
-    if made.figures.counts.started or young or not read.matched:
+    read, asked = made.source, beside.asked
+    if made.figures.counts.started or beside.young or not read.matched:
         return
     strange = [(name, value) for name, value in options.where if asked.get(name) and value not in asked[name]]
     for name, value in strange:
@@ -96,19 +131,35 @@ def _of_age(options: ReportOptions, made: Report, young: int, windowed: bool) ->
         yield f"left out: {count(young, 'flow')} too young to be over: the limit is {time(made.usual)}, {why}"
 
 
+def _of_where(nameless: Mapping[str, tuple[int, int]]) -> Iterator[str]:
+    """The same of flows that are chosen by a value."""
+    for name, (without, still) in nameless.items():
+        if still and without / still > MOSTLY:
+            yield _without(without, still, name)
+
+
+def _without(nameless: int, still: int, name: str) -> str:
+    return f"{nameless:,} of {count(still, 'open flow')} without {name} yet: the rates of its values look too high"
+
+
 def _of_splits(made: Report) -> Iterator[str]:
     """Whether values are known of flows that are over only, so that open ones are in no part of their own."""
     for name, parts in made.splits.items():
         still = sum(part.figures.counts.open for part in parts)
         nameless = sum(part.figures.counts.open for part in parts if UNKNOWN in part.values)
         if still and nameless / still > MOSTLY and any(UNKNOWN not in part.values for part in parts):
-            yield f"{nameless:,} of {count(still, 'open flow')} without {name} yet: the rates of its values look too high"
+            yield _without(nameless, still, name)
 
 
 def _of_comparison(options: ReportOptions, made: Report, zone: ZoneInfo) -> Iterator[str]:
     compare, first = made.compare, made.source.first
     if compare and not compare.figures.counts.started:
         yield "no flow has started in the period that is compared"
+    if compare and made.period.begin is not None:
+        end = compare.period.end if compare.period.end is not None else compare.as_of + 1
+        if end > made.period.begin:
+            both = time(end - made.period.begin)
+            yield f"the period and the one that it is compared with overlap by {both}: the same flows are in both"
     if compare or options.compare == "none":
         return
     if options.begin is not None and options.covered and first is not None and made.figures.counts.started:

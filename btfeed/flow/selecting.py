@@ -8,9 +8,9 @@ from btfeed.flow.definition import Definition
 from btfeed.flow.duck import Database, literal
 from btfeed.flow.errors import FlowError
 from btfeed.flow.options import Selection
-from btfeed.flow.report import Period
+from btfeed.flow.report import UNKNOWN, Period
 from btfeed.flow.splits import known
-from btfeed.flow.states import CONVERTED, Frame
+from btfeed.flow.states import CONVERTED, OPEN, Frame
 
 MOST_FLOWS_IN = 0.99
 """The share of converted flows that come to the goal within the usual time."""
@@ -43,13 +43,9 @@ def pick(database: Database, definition: Definition, selection: Selection, as_of
     states.make(database, definition, frame)
     usual = _usual(database, definition)
     before = as_of - usual if selection.mature and usual is not None else None
-    moment = "start" if selection.by == "start" else "decided"
-    within = [f"{moment} IS NOT NULL"]
-    within += [] if selection.begin is None else [f"{moment} >= {selection.begin}"]
-    within += [] if selection.end is None else [f"{moment} < {selection.end}"]
-    mature = "true" if before is None else f"start < CAST('{before!r}' AS DOUBLE)"
+    mature = _is_mature(before)
     wanted = " AND ".join(_has(definition, name, value) for name, value in selection.where) or "true"
-    belongs = " AND ".join(within)
+    belongs = _belongs(selection)
     database.run(f"""CREATE OR REPLACE VIEW picked AS
 SELECT * EXCLUDE (inside) FROM flows AS picked
 WHERE start IS NOT NULL AND {belongs} AND {mature} AND {wanted}""")
@@ -70,6 +66,33 @@ def values(database: Database, definition: Definition, name: str, asked: str) ->
 WHERE start IS NOT NULL GROUP BY named ORDER BY named = {literal(asked)} DESC, count(*) DESC, named
 LIMIT {SOME_VALUES}""")
     return [str(row[0]) for row in rows]
+
+
+def nameless(
+    database: Database, definition: Definition, selection: Selection, period: Period
+) -> dict[str, tuple[int, int]]:
+    """Dimension that flows are chosen by a value of -> open flows of the period in `flows` without any value of it, and all
+    open ones. Raises FlowError."""
+    names = [name for name, value in selection.where if value != UNKNOWN]
+    if not names:
+        return {}
+    counts = [f"count(*) FILTER ({_has(definition, name, UNKNOWN)})" for name in names]
+    row = database.rows(f"""SELECT {", ".join(counts)}, count(*) FROM flows AS picked
+WHERE start IS NOT NULL AND state = {OPEN} AND {_belongs(selection)} AND {_is_mature(period.mature_before)}""")[0]
+    return {name: (int(without), int(row[-1])) for name, without in zip(names, row[:-1], strict=True)}
+
+
+def _belongs(selection: Selection) -> str:
+    """Whether a flow is of the period."""
+    moment = "start" if selection.by == "start" else "decided"
+    within = [f"{moment} IS NOT NULL"]
+    within += [] if selection.begin is None else [f"{moment} >= {selection.begin}"]
+    within += [] if selection.end is None else [f"{moment} < {selection.end}"]
+    return " AND ".join(within)
+
+
+def _is_mature(before: float | None) -> str:
+    return "true" if before is None else f"start < CAST('{before!r}' AS DOUBLE)"
 
 
 def earlier(selection: Selection, shift: int) -> Selection:

@@ -8,7 +8,6 @@ from zoneinfo import ZoneInfo
 from btfeed.flow.clauses import to_ms
 from btfeed.flow.definition import BUCKETS, Definition
 from btfeed.flow.duck import Database
-from btfeed.flow.errors import FlowError
 from btfeed.flow.numbers import figures, nothing
 from btfeed.flow.report import Bucket, Figures, Series
 from btfeed.flow.states import Frame
@@ -17,7 +16,7 @@ from btfeed.flow.values import money
 FEWEST = 24
 """Buckets that a series should have at least."""
 MOST = 10_000
-"""Buckets that a series may have."""
+"""Buckets that a series may have. Of a longer period there is none."""
 LOCAL = 6 * 3_600_000
 """Buckets of this width and wider begin by the clock of the time zone; narrower ones do in all zones alike."""
 MONDAY = datetime(1970, 1, 5)  # noqa: DTZ001 - of any time zone
@@ -65,7 +64,7 @@ def series(
         return Series(bucket or to_ms(definition.bucket or 60), ())
     bucket = bucket or width(definition, begin, end)
     if (end - begin) // bucket > MOST:
-        raise FlowError(f"the series has more than {MOST:,} buckets: set a longer period as `bucket`, or a shorter --last")
+        return Series(bucket, ())
     limits = boundaries(begin, end, bucket, ZoneInfo(definition.timezone))
     database.run(f"CREATE OR REPLACE VIEW bucketed AS {_bucketed(definition, by, bucket, limits)}")
     by_bucket = figures(database, definition, money(database, definition, "bucket", "bucketed"), "bucket", "bucketed")

@@ -127,7 +127,7 @@ def step_row(step: Step) -> tuple[str, ...]:
 def _value(value: Value) -> Iterator[str]:
     unit = value.unit
     average = f", {money(value.average, unit)} each" if value.average is not None else ""
-    yield f"{value.label.lower()} won {money(value.won, unit)} in {count(value.valued, 'flow')}{average}"
+    yield f"{value.label} won {money(value.won, unit)} in {count(value.valued, 'flow')}{average}"
     for name, amount in (
         ("lost", value.lost),
         ("at risk in open flows", value.at_risk),
@@ -141,7 +141,7 @@ def _value(value: Value) -> Iterator[str]:
                 f"about {money(amount.about, unit)} in {count(amount.about_flows, 'flow')} whose value is not known"
             )
         if parts:
-            yield f"{value.label.lower()} {name}: {'; '.join(parts)}"
+            yield f"{value.label} {name}: {'; '.join(parts)}"
 
 
 def _exceptions(figures: Figures) -> str:

@@ -1,10 +1,12 @@
 """How text and page write numbers, rates, times and moments."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 NOTHING = "-"
 """In place of a number that can't be told."""
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_A_DAY = timedelta(days=1)
 _TIMES = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1000, "s"))
 
 
@@ -51,8 +53,10 @@ def moment(at: float | None, zone: ZoneInfo | None = None) -> str:
     """Milliseconds since the epoch, to the minute, as 2026-03-14 23:58 UTC."""
     if at is None:
         return NOTHING
-    there = datetime.fromtimestamp(at / 1000, zone or UTC)
-    return f"{there:%Y-%m-%d %H:%M} {there.tzname()}"
+    there = EPOCH + timedelta(milliseconds=at)
+    if zone and datetime.min.replace(tzinfo=UTC) + _A_DAY < there < datetime.max.replace(tzinfo=UTC) - _A_DAY:
+        there = there.astimezone(zone)  # the first and the last day may be in no year elsewhere
+    return f"{there.replace(tzinfo=None).isoformat(' ', 'minutes')} {there.tzname()}"
 
 
 def tick(at: float, step: float, zone: ZoneInfo) -> str:

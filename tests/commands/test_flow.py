@@ -43,6 +43,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["x.ndjson", "--split", "sgment"], "--split: there is no dimension 'sgment': the definition has segment"),
         (["x.ndjson", "--where", "segment"], "--where: write it like segment=gold"),
         (["x.ndjson", "--where", "size=1"], "--where: there is no dimension 'size'"),
+        (["x.ndjson", "--compare", "0h"], "--compare: the period would be compared with itself"),
         (["x.ndjson", "--last", "0s"], "--last: a period of no time has no flows"),
         (["x.ndjson", "--format", "csv"], "--format: csv needs a folder: add --out"),
         (["x.ndjson", "--out", "x.csv"], "--out: csv is a folder of several files: give it a name without .csv"),

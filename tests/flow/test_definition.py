@@ -44,6 +44,7 @@ def test_all_faults_are_reported_at_once_with_their_paths() -> None:
     found["colour"] = "red"
     found["window"] = 5
     found["steps"][0]["repeat"] = True
+    found["steps"][0]["target"] = "0s"
     del found["steps"][1]["event"]
     found["steps"][2]["back_to"] = ["Product pages"]
     found["steps"][3]["match"] = {"amount": {"min": 3, "max": 2, "most": 1}, "code": {"regex": "("}}
@@ -55,7 +56,8 @@ def test_all_faults_are_reported_at_once_with_their_paths() -> None:
     found["bucket"], found["timezone"] = "2h", "Europe/Nowhere"
     found["times"] = [{"name": "back", "from": "Cart", "to": "Product page"}]
     assert paths(found) == [
-        "bucket", "colour", "ends", "steps.0.repeat", "steps.1.event", "steps.2.back_to.0", "steps.3.exceptions.0",
+        "bucket", "colour", "ends", "steps.0.repeat", "steps.0.target", "steps.1.event", "steps.2.back_to.0",
+        "steps.3.exceptions.0",
         "steps.3.match.amount.min", "steps.3.match.amount.most", "steps.3.match.code.regex", "times.0.to", "timezone",
         "value.estimate_by", "value.step", "where.a", "window",
     ]  # fmt: skip

@@ -72,6 +72,15 @@ def test_what_records_do_not_cover_is_not_compared(bank: Engine) -> None:
     assert "nothing is compared" not in told(bank, covered=True, begin=END - 11 * DAY, compare="none")
 
 
+def test_periods_that_overlap_are_told(bank: Engine) -> None:
+    """Flows in both hide what has changed. A period that ends where the other begins has none in common."""
+    for shift, both in ((DAY, "overlap by 4.0 d"), (4 * DAY, "overlap by 1.0 d")):
+        assert both in told(bank, compare=shift, begin=END - 5 * DAY, end=END)
+    for how in (5 * DAY, "previous", "week", None):
+        assert "overlap" not in told(bank, compare=how, begin=END - 5 * DAY, end=END)
+        assert "overlap" not in told(bank, compare=how, begin=END - 5 * DAY)
+
+
 def test_of_what_is_only_estimated_no_change_is_told(bank: Engine) -> None:
     """Lost flows have no value of their own: 0 would say that nothing was lost."""
     report = bank.report(ReportOptions(begin=END - 10 * DAY))
@@ -86,6 +95,56 @@ def test_a_split_by_what_only_the_end_says_is_told(bank: Engine) -> None:
     """Open flows have no city yet; all have a segment."""
     assert "24 of 24 open flows without city yet" in told(bank, split=(("city",),))
     assert "yet" not in told(bank, split=(("segment",),))
+
+
+def test_flows_of_a_value_that_only_the_end_says_are_told(bank: Engine) -> None:
+    """The rate of a city is of flows that are over, as if there were no open ones; a segment's is not."""
+    assert "24 of 24 open flows without city yet" in told(bank, where=(("city", "Graz"), ("segment", "basic")))
+    assert "yet" not in told(bank, where=(("segment", "basic"),))
+    assert "yet" not in told(bank, where=(("city", "(unknown)"),))
+    assert "yet" not in told(bank, where=(("city", "Graz"),), end=END - 5 * DAY)
+
+
+def test_one_wrong_date_of_the_past_costs_the_series_alone() -> None:
+    """In every time zone, also for a period that begins so early."""
+    steps = [{"name": "A", "event": "A"}, {"name": "B", "event": "B"}]
+    for zone, first, begin in (
+        ("UTC", "0001-01-01T00:00:00Z", None),
+        ("America/New_York", "0001-01-01T00:00:00Z", None),
+        ("UTC", "2026-03-01T00:00:00Z", -62_135_596_800_000),
+    ):
+        definition = parse({"name": "Loan", "correlation": "visit", "timezone": zone, "steps": steps})
+        rows = [_record("A", number, BEGIN, {}) for number in range(3)]
+        rows.append(_record("A", 3, BEGIN, {}) | {"timestamp": first})
+        with engine(definition, [line(row, number) for number, row in enumerate(rows)]) as running:
+            report = running.report(ReportOptions(begin=begin))
+        assert (report.figures.counts.started, report.series.rows) == (4, ())
+        assert f"the first record is of {first[:10]} 00:00 UTC: is its date right?" in "\n".join(report.notes)
+
+
+def test_a_date_that_no_calendar_shows_is_no_time() -> None:
+    """Of year 10000 and later, and before Christ: the record is left out, and counted."""
+    definition = parse({"name": "Loan", "correlation": "visit", "steps": [{"name": n, "event": n} for n in "AB"]})
+    rows = [_record("A", 0, BEGIN, {})]
+    rows += [_record("A", 1, BEGIN, {}) | {"timestamp": f"{year}-01-01T00:00:00Z"} for year in ("99999", "-0044")]
+    with engine(definition, [line(row, number) for number, row in enumerate(rows)]) as running:
+        assert "left out, since cut or no record with a time: 2 lines" in told(running)
+
+
+def test_one_wrong_date_of_the_future_is_told() -> None:
+    """Later than the clock, or long after the record before it; not if the report is asked to look from before it."""
+    steps = [{"name": "A", "event": "A"}, {"name": "B", "event": "B"}]
+    definition = parse({"name": "Loan", "correlation": "visit", "lost_after": "48h", "steps": steps})
+    for last, told_of in (
+        ("2199-01-01T00:00:00Z", "of 2199-01-01 00:00 UTC, later than this machine's clock; the newest that is not is of"),
+        (moment(BEGIN + 2 * DAY + 1), "long after the one before, of 2026-03-29 00:00 UTC"),
+        (moment(BEGIN + 2 * DAY), None),
+    ):
+        rows = [_record("A", 0, BEGIN, {}), _record("A", 1, BEGIN, {}) | {"timestamp": last}]
+        with engine(definition, [line(row, number) for number, row in enumerate(rows)]) as running:
+            notes = told(running)
+            assert told_of in notes if told_of else "the newest record" not in notes
+            assert "the newest record" not in told(running, as_of=BEGIN + 1)
 
 
 def test_a_report_of_no_flow_says_why(bank: Engine) -> None:
