@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from btfeed.flow.coverage import Coverage
+from btfeed.flow.coverage import Coverage, without_fit
 from btfeed.flow.definition import Definition
 from btfeed.flow.report import Report
 from btfeed.flow.text import table
@@ -32,6 +32,9 @@ def lines(definition: Definition, coverage: Coverage) -> Iterator[str]:
 def findings(definition: Definition, coverage: Coverage, report: Report) -> Iterator[str]:
     """What does not fit, each in a line that says what to do."""
     read = coverage.read
+    if coverage.strangers:  # whatever else does not fit is not known
+        yield from without_fit(definition, coverage.strangers)
+        return
     for step in definition.steps:
         if not coverage.by_step.get(step.name):
             yield f"step {step.name}: no record fits it: compare its event with the event types that are passed over"

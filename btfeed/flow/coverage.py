@@ -1,8 +1,8 @@
 """How a definition fits the records of a source: what `flow check` judges."""
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from btfeed.flow import clauses
 from btfeed.flow.clauses import milliseconds
@@ -13,8 +13,11 @@ from btfeed.flow.matching import conditions
 from btfeed.flow.options import Source
 from btfeed.flow.reading import is_end, place, records
 from btfeed.flow.report import Read
+from btfeed.telemetry.wording import cut
 
 MOST_FREQUENT = 50
+SOME_VALUES = 8
+"""Values that there are of a field of `where` that no record fits."""
 NO_TYPE = "(none)"
 
 
@@ -28,6 +31,7 @@ class Coverage:
     ends         records that say that a flow is over
     passed       event.type -> records that are no step, no exception and no end; the most frequent 50
     value_types  event.type -> records that have the value's field
+    strangers    see `strangers`
     """
 
     read: Read
@@ -37,6 +41,7 @@ class Coverage:
     ends: int
     passed: Mapping[str, int]
     value_types: Mapping[str, int]
+    strangers: Mapping[str, list[str]] = field(default_factory=dict)
 
 
 def coverage(database: Database, definition: Definition, source: Source, read: Read) -> Coverage:
@@ -65,7 +70,34 @@ GROUP BY ALL""")
         if has_value:
             value_types[event_type] += n
     frequent = dict(sorted(passed.items(), key=lambda item: (-item[1], item[0]))[:MOST_FREQUENT])
-    return Coverage(read, dict(by_step), dict(several), exceptions, ends, frequent, dict(sorted(value_types.items())))
+    types_of_value = dict(sorted(value_types.items()))
+    unlike = {} if rows else strangers(database, definition, source)
+    return Coverage(read, dict(by_step), dict(several), exceptions, ends, frequent, types_of_value, unlike)
+
+
+def strangers(database: Database, definition: Definition, source: Source) -> dict[str, list[str]]:
+    """Field of `where` whose condition no record fits -> its most frequent values. Reads the files. Raises FlowError."""
+    found: dict[str, list[str]] = {}
+    relation = records(database, source, types(definition))
+    for condition in conditions(definition.where):
+        column = identifier(condition.field)
+        rows = database.rows(f"""WITH records AS (
+{relation}
+)
+SELECT {column} AS value, bool_or(coalesce({clauses.fits((condition,))}, false)) AS fits FROM records
+GROUP BY value ORDER BY fits DESC, count(*) DESC, value LIMIT {SOME_VALUES + 1}""")
+        if rows and not rows[0][1]:
+            found[condition.field] = [value for value, _ in rows if value is not None][:SOME_VALUES]
+    return found
+
+
+def without_fit(definition: Definition, unlike: Mapping[str, list[str]]) -> Iterator[str]:
+    """That no record fits `where`, for each of its fields that is why."""
+    for name, values in unlike.items():
+        wanted = definition.where[name]
+        asked = f"{name} = {cut(wanted)}" if isinstance(wanted, str) else f"the {name} that it asks for"
+        there = f"there is {', '.join(map(cut, values))}" if values else "none has this field"
+        yield f"where: no record has {asked}; {there}: take other records, or a definition whose `where` fits these"
 
 
 def _fitting(definition: Definition) -> str:

@@ -15,7 +15,7 @@ from typing import Self
 
 from btfeed.flow import ahead, listing, numbers, reading, transitions, values
 from btfeed.flow.changes import changes
-from btfeed.flow.coverage import Coverage, coverage
+from btfeed.flow.coverage import Coverage, coverage, strangers
 from btfeed.flow.definition import Definition
 from btfeed.flow.duck import Database
 from btfeed.flow.errors import EngineMissing, FlowError
@@ -80,6 +80,7 @@ class Engine:
             else {name: values_of(database, definition, name, at) for name, at in options.where},
             nameless(database, definition, options, picked.period) if figures.counts.started else {},
             ahead.ahead(database, definition, read.last) if as_of is not None and as_of == read.last else None,
+            {} if read.matched else strangers(database, definition, self._source),
         )
         compare = self._compare(options, as_of, figures, times)
         made = Report(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo
 
 from btfeed.flow.ahead import Ahead
+from btfeed.flow.coverage import without_fit
 from btfeed.flow.definition import Definition
 from btfeed.flow.options import ReportOptions
 from btfeed.flow.report import UNKNOWN, Figures, Read, Report, Transition
@@ -29,19 +30,22 @@ class Beside:
     asked     if there is no flow: dimensions that flows are chosen by -> values that there are
     nameless  dimensions that flows are chosen by -> open flows of the period without a value, and all open ones
     ahead     what is suspicious about the newest record, from which the report looks
+    unlike    if no record matters: fields of `where` that no record fits -> values that there are
     """
 
     young: int = 0
     asked: Mapping[str, Sequence[str]] = field(default_factory=dict)
     nameless: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     ahead: Ahead | None = None
+    unlike: Mapping[str, list[str]] = field(default_factory=dict)
 
 
 def notes(definition: Definition, options: ReportOptions, made: Report, beside: Beside) -> tuple[str, ...]:
     """Sentences. made: the report that they are of, but for its notes."""
     zone = ZoneInfo(definition.timezone)
     return (
-        *_of_records(made.source),
+        *without_fit(definition, beside.unlike),
+        *_of_records(made.source, bool(beside.unlike)),
         *_of_ahead(made, beside.ahead, zone),
         *_of_nothing(options, made, beside, zone),
         *_of_flows(options, made.figures),
@@ -54,8 +58,8 @@ def notes(definition: Definition, options: ReportOptions, made: Report, beside: 
     )
 
 
-def _of_records(read: Read) -> Iterator[str]:
-    if not read.matched:
+def _of_records(read: Read, unlike: bool) -> Iterator[str]:
+    if not read.matched and not unlike:
         yield "no record is a step of this flow; flow check tells which records there are"
     if read.unreadable:
         yield f"left out, since cut or no record with a time: {count(read.unreadable, 'line')}"

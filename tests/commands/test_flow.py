@@ -176,6 +176,17 @@ def test_a_draft_fits_the_traffic_of_its_profile(name: str, tmp_path: Path) -> N
     assert (result.exit_code, "is left as it is" in result.stderr) == (1, True)
 
 
+def test_records_of_another_application_are_told_first(shop: Path) -> None:
+    """With what they have, in a report as in a check, which advises nothing else then."""
+    told = "where: no record has event.provider = loans; there is web-shop: take other records"
+    report = invoke("flow", "report", "loan-application", shop)
+    assert (report.exit_code, report.stdout.count("note: ")) == (0, 1)
+    assert f"note: {told}" in report.stdout
+    check = invoke("flow", "check", "loan-application", shop)
+    assert (check.exit_code, check.stderr.count("\n")) == (3, 1)
+    assert check.stderr.startswith(told)
+
+
 def test_a_draft_takes_any_name(tmp_path: Path) -> None:
     """Texts of a profile are texts of the definition."""
     text = profiles.shipped()["web-shop"].replace('"Checkout"', '"Check \\"out\\" \\\\ \\u007f é"')
