@@ -109,7 +109,7 @@ def _of_series(options: ReportOptions, made: Report, zone: ZoneInfo) -> Iterator
     if made.figures.counts.started and not made.series.rows:
         begin = f"the period begins at {moment(options.begin, zone)}, and " if options.begin is not None else ""
         yield (
-            f"no series: it would have more than {MOST:,} buckets. {begin}the first record is of "
+            f"no series: it would have more than {MOST:,} buckets; {begin}the first record is of "
             f"{moment(made.source.first, zone)}: is its date right? Set a shorter --last, or a longer `bucket`"
         )
 
