@@ -202,7 +202,7 @@ def keep(database: Database, definition: Definition, kind: str, number: int) -> 
     count(*) - count(t) AS unreadable,
     count(*) FILTER (t IS NOT NULL AND number IS NULL AND name IS NULL) AS uncorrelated,
     count(name) FILTER (t IS NOT NULL) AS names,
-    min(t) AS first, max(greatest(t, coalesce(ended, t))) AS last
+    min(t) AS first, max(greatest(t, coalesce(ended, t))) FILTER (t IS NOT NULL) AS last
 FROM found""")
     flow = "coalesce(name, CAST(number AS VARCHAR))" if counts["names"] else "number"
     rest = "* EXCLUDE (number, name)"

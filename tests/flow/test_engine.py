@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from btfeed.flow.definition import Definition
@@ -63,6 +63,7 @@ def engine(definition: Definition, lines: list[bytes]) -> Iterator[Engine]:
 
 @settings(parent=UNHURRIED, max_examples=examples(30))
 @given(st.integers(0, 2**64 - 1))
+@example(417_580_025_386)  # an end without a time of its own is the latest
 def test_every_number_is_that_of_the_oracle(seed: int) -> None:
     """Loops, disorder, equal times, duplicates, missing fields, broken lines, windows, tolerance, order any, optional
     steps, alternatives, exceptions, values, periods, as_of, comparisons, series, splits and lists."""
