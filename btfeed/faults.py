@@ -228,6 +228,12 @@ def _has(hint: Any, wanted: Any) -> bool:
     )
 
 
+def _has_tables(hint: Any) -> bool:
+    """Whether it is the type of a list of tables."""
+    inner = get_args(hint)
+    return any(get_origin(each) is dict or (isinstance(each, type) and issubclass(each, Settings)) for each in inner)
+
+
 def _expected_table(path: tuple[str, ...], location: tuple[int | str, ...]) -> str:
     in_list = any(isinstance(part, int) for part in location)
     return "must be a table" if in_list else f"must be a table: write [{'.'.join(path)}] and its keys below"
@@ -241,9 +247,10 @@ def _example(kind: str, model: type[Settings], location: tuple[int | str, ...], 
     name, hint, default = found
     in_list = isinstance(location[-1], int)
     if kind == "list_type":
-        example = f"[{_text(value if isinstance(value, str) else '...', hint, None)}]"
+        example = f"[{'{ ... }' if _has_tables(hint) else _text(value if isinstance(value, str) else '...', hint, None)}]"
     elif kind == "string_type":
-        example = _text(value, hint, None if in_list else default)
+        others = '"...", ' if isinstance(location[-1], int) and location[-1] > 0 else ""
+        example = others + _text(value, hint, None if in_list else default)
     elif kind == "bool_type":
         example = "false" if str(value).lower() in ("false", "no", "off", "0") else "true"
     elif isinstance(value, str) and re.fullmatch(r"[1-9][0-9]{0,5}", value):

@@ -66,6 +66,13 @@ def test_all_faults_are_reported_at_once_with_their_paths() -> None:
     assert "steps.2.back_to.0: there is no step with this name; did you mean 'Product page'?" in reported
 
 
+def test_an_example_of_a_list_of_tables_has_tables() -> None:
+    """And not texts."""
+    found = tables()
+    found["steps"][1]["exceptions"] = {"a": 1}
+    assert faults(found) == ["steps.1.exceptions: must be a list: write exceptions = [{ ... }]"]
+
+
 def test_a_cycle_and_a_wrong_order_are_reported() -> None:
     """`after` names earlier steps only: a step's place in the file is its rank."""
     found = tables()
@@ -142,5 +149,5 @@ def test_a_text_or_a_list_of_texts_is_told_as_such() -> None:
     assert faults({"name": "x", "correlation": [], "steps": steps}) == [
         "correlation: must not be empty",
         'steps.0.event: must be text in quotes, or a list of such texts: write event = "5"',
-        'steps.1.event.1: must be text in quotes: write event = ["7"]',
+        'steps.1.event.1: must be text in quotes: write event = ["...", "7"]',
     ]
