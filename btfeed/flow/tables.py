@@ -2,11 +2,19 @@
 
 import csv
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from btfeed.flow.as_json import as_json
-from btfeed.flow.report import Report
+from btfeed.flow.as_json import as_json, plain
+from btfeed.flow.report import ListedFlow, Report, Spread, Time, Transition
+
+_NOT_IN_EACH = {
+    "split-*.csv": "counts.started", "list-*.csv": "furthest",
+    "compare.csv": "number", "compare-series.csv": "counts.started",
+}  # fmt: skip
+"""Names of tables that not every report has -> a column of theirs."""
+_LONGEST_HEAD = 2**16
 
 
 def tables(report: Report) -> Iterator[tuple[str, list[dict[str, Any]]]]:
@@ -53,19 +61,56 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
+def _columns(name: str, report: Report) -> list[str]:
+    """Of a table without rows: those that each row would have."""
+    empty = Spread(0, None, None, None, None, None)
+    figures = {key: value for key, value in as_json(report).items() if key in _OF_FIGURES}
+    kind = name.partition("-")[0]
+    if kind == "split":
+        split = next(each for each in report.splits if f"split-{each.replace(',', '-')}" == name)
+        return [*split.split(","), *_flat(figures)]
+    rows: dict[str, dict[str, Any]] = {
+        "list": plain(ListedFlow("", 0, "open", "", 0, None, None, 0, _dimensions(report))),
+        "times": plain(Time("", "", "", empty)),
+        "transitions": plain(Transition("", "", 0, empty, None, ())),
+        "series": {"from": None, "to": None, "unfinished": None} | figures,
+        "compare": {"from": None, "to": None, "unfinished": None} | figures,
+        "notes": {"note": None},
+    }
+    return list(_flat(rows[kind]))
+
+
+def _dimensions(report: Report) -> dict[str, str]:
+    """Names of dimensions, as far as the flows of other lists show them."""
+    return {name: "" for flows in report.lists.values() for flow in flows for name in flow.dimensions}
+
+
 def write(report: Report, folder: Path) -> list[Path]:
-    """Write the files, and return their paths. Raises OSError."""
+    """Write the files, and return their paths. Tables of an earlier report that this one does not have are removed: they
+    would look like its own. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, rows in tables(report):
         path = folder / f"{name}.csv"
-        columns = list(dict.fromkeys(column for row in rows for column in row))
+        columns = list(dict.fromkeys(column for row in rows for column in row)) or _columns(name, report)
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows({key: _safe(value) for key, value in row.items()} for row in rows)
         written.append(path)
+    for path in sorted(set(folder.glob("*.csv")) - set(written)):
+        if _is_earlier(path):
+            path.unlink()
     return written
+
+
+def _is_earlier(path: Path) -> bool:
+    """Whether it is a table of a report that not every report has: it has such a name, and such columns."""
+    column = next((column for pattern, column in _NOT_IN_EACH.items() if fnmatchcase(path.name, pattern)), None)
+    if column is None or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return column in file.readline(_LONGEST_HEAD).decode("utf-8", "replace").strip().split(",")
 
 
 def _safe(value: Any) -> Any:

@@ -12,6 +12,7 @@ import jsonschema
 
 from btfeed.flow import tables, text, words
 from btfeed.flow.as_json import as_json, encode
+from btfeed.flow.report import Report
 from btfeed.flow.schema import schema
 from tests.flow.samples import report
 
@@ -88,6 +89,35 @@ def flat(value: dict[str, Any], prefix: str = "") -> dict[str, str]:
                 yield f"{prefix}{name}", " ".join("" if each is None else str(each) for each in items)
 
     return dict(pairs())
+
+
+def test_a_table_without_rows_has_the_same_head(tmp_path: Path) -> None:
+    """Whichever of them is empty."""
+
+    def heads(of: Report) -> dict[str, list[str]]:
+        return {path.stem: path.read_text().splitlines()[0].split(",") for path in tables.write(of, tmp_path)}
+
+    whole = report()
+    series = replace(whole.series, rows=())
+    lists = {name: flows[: name == "open_longest_idle"] for name, flows in whole.lists.items()}
+    assert whole.compare
+    compare = replace(whole.compare, series=series)
+    splits = dict.fromkeys(whole.splits, ())
+    figures = replace(whole.figures, times=())
+    empty = replace(
+        whole, series=series, lists=lists, splits=splits, transitions=(), notes=(), compare=compare, figures=figures
+    )
+    assert heads(empty) == heads(whole)
+
+
+def test_no_table_of_an_earlier_report_stays(tmp_path: Path) -> None:
+    """What others put into the folder does."""
+    paths = {path.name for path in tables.write(report(), tmp_path)}
+    (tmp_path / "split-wood.csv").write_text("kind,price\n")
+    (tmp_path / "prices.csv").write_text("counts.started\n")
+    tables.write(replace(report(), compare=None, splits={}), tmp_path)
+    left = paths - {"split-segment.csv", "compare.csv", "compare-series.csv"} | {"split-wood.csv", "prices.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == left
 
 
 def test_a_spreadsheet_takes_no_text_of_a_record_for_a_formula(tmp_path: Path) -> None:
