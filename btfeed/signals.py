@@ -1,9 +1,11 @@
 """The signals that ask the process to stop, or to load its configuration again."""
 
 import asyncio
+import os
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Generic, TypeVar
@@ -22,6 +24,29 @@ def stop_on_signals(stop: asyncio.Event | None = None) -> asyncio.Event:
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, stop.set)
     return stop
+
+
+@contextmanager
+def cleaning(clean: Callable[[], None]) -> Iterator[None]:
+    """Let SIGTERM and SIGHUP call `clean` before they end the process, with the status that they give it. What ignores or
+    handles them already is left alone. SIGINT is an exception, KeyboardInterrupt, and needs none of this."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        clean()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python takes handlers from the main thread alone
+        return
+    caught = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) == signal.SIG_DFL]
+    for number in caught:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in caught:
+            signal.signal(number, signal.SIG_DFL)
 
 
 class HangUps:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from zoneinfo import ZoneInfo
 
@@ -11,7 +10,6 @@ import typer
 from btfeed.commands.cli import App
 from btfeed.commands.flow_init import init
 from btfeed.commands.flow_options import (
-    FOLDERS,
     PAGE_LISTS,
     ApiKeyOption,
     AsOfOption,
@@ -23,7 +21,6 @@ from btfeed.commands.flow_options import (
     DefinitionArgument,
     ElasticsearchOption,
     ExceptionsOption,
-    Format,
     FormatOption,
     FromOption,
     IdleOption,
@@ -48,27 +45,24 @@ from btfeed.commands.flow_options import (
     at,
     definition_of,
     dimension,
+    file_of,
     length,
     size,
     step,
     told,
 )
+from btfeed.commands.flow_output import output
 from btfeed.commands.flow_source import Records, say, with_unreadable
 from btfeed.commands.terminal import fail
-from btfeed.telemetry.printable import printable
+from btfeed.telemetry.printable import lines, printable
 
 if TYPE_CHECKING:
-    from btfeed.flow.definition import Definition
     from btfeed.flow.engine import Engine
     from btfeed.flow.report import ListedFlow, Report
 
 flow = App(no_args_is_help=True, help="Show what became of business processes, out of the records that sinks wrote.")
 flow.command()(init)
 
-SUFFIXES: dict[str, Format] = {
-    ".html": "html", ".htm": "html", ".json": "json", ".txt": "text", "": "csv", ".csv": "csv", ".svg": "svg",
-}  # fmt: skip
-"""Endings of --out, and what is written there."""
 TEXT_LISTS = 0
 """How many flows each list has in text, unless --lists says that."""
 
@@ -102,11 +96,7 @@ def report(
 ) -> None:
     """Print the numbers of the flows that a definition describes, or write them to a file."""
     found = definition_of(definition)
-    form = form or (SUFFIXES.get(out.suffix.lower(), "text") if out else "text")
-    if form in FOLDERS and out is None:
-        raise typer.BadParameter(f"{form} needs a folder: add --out", param_hint="--format")
-    if form in FOLDERS and out and out.suffix.lower() == f".{form}":
-        raise typer.BadParameter(f"{form} is a folder of several files: give it a name without .{form}", param_hint="--out")
+    to = output(form, out)
     from btfeed.flow.options import ReportOptions  # slow to import, and not needed by every command
 
     moments = Moments(begin, end, last, as_of, by, mature, tuple(where or ()))
@@ -115,11 +105,11 @@ def report(
         "compare": _compare(compare),
         "covered": True,
         "split": tuple(tuple(dimension(name, found, "--split") for name in each.split(",")) for each in split or ()),
-        "lists": lists if lists is not None else TEXT_LISTS if form == "text" else PAGE_LISTS,
+        "lists": lists if lists is not None else TEXT_LISTS if to.form == "text" else PAGE_LISTS,
     }
     records = Records(
         tuple(sources or ()), config, sink, open_files, tuple(elasticsearch or ()), index, user, api_key, ca,
-        size(memory, "--memory"), temp,
+        size(memory, "--memory"), temp, file_of(definition), to.files(),
     )  # fmt: skip
     records.check()
 
@@ -128,7 +118,7 @@ def report(
 
     with told():
         made, scan = records.answer(found, ask)
-    _write(with_unreadable(made, scan), found, form, out)
+    to.write(with_unreadable(made, scan), found)
 
 
 def _compare(text: str | None) -> Any:
@@ -142,33 +132,6 @@ def _compare(text: str | None) -> Any:
         choice = f"{text!r} is not previous, week, none, or a time such as 7d or 24h"
         raise typer.BadParameter(choice, param_hint="--compare") from None
     raise typer.BadParameter("the period would be compared with itself", param_hint="--compare")
-
-
-def _write(made: "Report", definition: "Definition", form: Format, out: Path | None) -> None:
-    """Ends the command with status 1 if the file can't be written."""
-    from btfeed.flow import as_json, svg_files, tables, text
-
-    try:
-        if form in FOLDERS:
-            assert out
-            for path in (tables if form == "csv" else svg_files).write(made, out):
-                say(f"wrote {path}")
-            return
-        if form == "json":
-            shown = as_json.encode(as_json.as_json(made)).decode()
-        elif form == "html":
-            from btfeed.flow.page import render  # slow to import, and not needed by every command
-
-            shown = render(made, ZoneInfo(definition.timezone))
-        else:
-            shown = printable("\n".join(text.report(made, ZoneInfo(definition.timezone)))) + "\n"
-        if out is None:
-            typer.echo(shown, nl=False)
-            return
-        out.write_text(shown, encoding="utf-8")
-        say(f"wrote {out}")
-    except OSError as error:
-        fail(f"can't write {error.filename or out}: {error.strerror}")
 
 
 @flow.command("list")
@@ -236,7 +199,7 @@ def _list(flows: "Sequence[ListedFlow]", zone: ZoneInfo, as_json: bool) -> None:
         for listed in flows:
             typer.echo(json_form.line(json_form.plain(listed)).decode())
     else:
-        typer.echo(printable("\n".join(text.listed(flows, zone))))
+        typer.echo(lines(text.listed(flows, zone)))
 
 
 def _states(named: list[str] | None) -> tuple[str, ...]:
@@ -269,6 +232,10 @@ def trace(
     temp: TempOption = None,
 ) -> None:
     """Print one flow: every record with the time since the one before, the PurePaths behind it, and what became of it."""
+    if only_records and as_json:
+        raise typer.BadParameter(
+            "prints the whole flow, and --records its records: leave out one of them", param_hint="--json"
+        )
     found = definition_of(definition)
     records = Records(
         tuple(sources or ()), config, sink, open_files, tuple(elasticsearch or ()), index, user, api_key, ca,
@@ -289,7 +256,7 @@ def trace(
     elif as_json:
         typer.echo(json_form.encode(json_form.traced(traced)).decode(), nl=False)
     else:
-        typer.echo(printable("\n".join(text.trace(traced, ZoneInfo(found.timezone)))))
+        typer.echo(lines(text.trace(traced, ZoneInfo(found.timezone))))
 
 
 @flow.command()
@@ -325,7 +292,7 @@ def check(
             found, lambda engine: (engine.coverage(), engine.report(ReportOptions(compare="none"))), whole=True
         )
     coverage = replace(coverage, read=with_unreadable(made, scan).source)
-    typer.echo(printable("\n".join(checking.lines(found, coverage))))
+    typer.echo(lines(checking.lines(found, coverage)))
     findings = list(checking.findings(found, coverage, made))
     for finding in findings:
         say(finding)

@@ -6,6 +6,7 @@ from typing import Annotated, Optional
 import typer
 
 from btfeed.commands.init import STANDARD, write_new
+from btfeed.commands.outputs import check_apart
 from btfeed.commands.terminal import fail
 from btfeed.faults import ConfigError
 
@@ -45,5 +46,7 @@ def init(
     if output is None or output == STANDARD:
         typer.echo(text, nl=False)
         return
+    if profile not in profiles.shipped():
+        check_apart({"--output": output}, [Path(profile)])
     write_new(output, text)
     typer.echo(f"wrote {output}. Compare it with records: btfeed flow check {output} SOURCE", err=True)

@@ -170,8 +170,8 @@ FormatOption = Annotated[
         "else text.",
     ),
 ]  # fmt: skip
-OutOption = Annotated[
-    Optional[Path], typer.Option("--out", metavar="FILE", help="Write to this file, or with csv and svg into this folder.")
+OutOption = Annotated[  # a text, since an empty path would be the current directory
+    Optional[str], typer.Option("--out", metavar="FILE", help="Write to this file, or with csv and svg into this folder.")
 ]
 ListsOption = Annotated[
     Optional[int],
@@ -212,6 +212,11 @@ def definition_of(name: str) -> "Definition":
         return load(name)
     except ConfigError as error:
         fail("\n".join([f"invalid definition {name}:", *error.faults]), 2)
+
+
+def file_of(name: str) -> tuple[Path, ...]:
+    """The file of a definition, unless it is built in."""
+    return () if name in _shipped() else (Path(name),)
 
 
 @dataclass(frozen=True, slots=True)

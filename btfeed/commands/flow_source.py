@@ -10,8 +10,10 @@ import typer
 
 from btfeed.commands.config_file import load
 from btfeed.commands.connection import name_and_password
+from btfeed.commands.outputs import check_apart
 from btfeed.commands.secrets import secret, token
 from btfeed.commands.terminal import fail
+from btfeed.signals import cleaning
 from btfeed.telemetry.printable import printable
 from btfeed.telemetry.wording import count
 
@@ -28,7 +30,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """The values of the options that say where records are, as they were given. Its methods raise BadParameter."""
+    """The values of the options that say where records are, as they were given. Its methods raise BadParameter.
+
+    also_read  further files that the command reads
+    written    files of --out, none of which may be read
+    """
 
     sources: tuple[Path, ...] = ()
     config: Path | None = None
@@ -41,6 +47,8 @@ class Records:
     ca: Path | None = None
     memory: int | None = None
     temp: Path | None = None
+    also_read: tuple[Path, ...] = ()
+    written: tuple[Path, ...] = ()
 
     def check(self) -> None:
         """Refuse what is missing, or contradicts itself."""
@@ -74,7 +82,7 @@ class Records:
             for note in scan.notes:
                 say(note)
             try:
-                with Engine(definition, scan.source, self.memory, self.temp) as engine:
+                with Engine(definition, scan.source, self.memory, scan.spool) as engine:
                     try:
                         return _any_read(engine, ask(engine), scan, flow)
                     except FlowError:
@@ -86,7 +94,7 @@ class Records:
                 repaired = scan.repaired(say)
                 if repaired.unreadable == scan.unreadable:
                     raise
-            with Engine(definition, repaired.source, self.memory, self.temp) as engine:
+            with Engine(definition, repaired.source, self.memory, scan.spool) as engine:
                 return _any_read(engine, ask(engine), repaired, flow)
 
     @contextmanager
@@ -100,7 +108,8 @@ class Records:
             place, found = self._of_sink(self.sink)
         elif place is None:
             found = sources.find(self.sources, self.open)
-        with sources.spool(self.temp) as spool:
+        self._check_outputs(found)
+        with sources.spool(self.temp) as spool, cleaning(lambda: sources.remove(spool)):
             if found is not None:
                 yield sources.of_files(found, spool, self._mapper, say)
                 return
@@ -111,6 +120,17 @@ class Records:
                 yield elastic.read_flow(place, definition, flow, spool)
             else:
                 yield elastic.read(place, definition, None if whole else fields(definition), spool)
+
+    def _check_outputs(self, found: "Found | None") -> None:
+        """Refuse to write a file that is read, before any is."""
+        read = [*self.also_read, *(path for path in self.sources if not path.is_dir())]
+        if found is not None:
+            read += [*found.ndjson, *found.parquet, *found.avro, *found.posts, *found.passed_over]
+        read += [path for path in (self.config, self.api_key, self.ca) if path is not None]
+        read += [Path(self.user[1:])] if self.user and self.user.startswith("@") else []
+        check_apart({}, read)
+        for path in self.written:
+            check_apart({"--out": path}, read)
 
     def _mapper(self) -> "PostMapper":
         from btfeed.records.mapper import create_mapper

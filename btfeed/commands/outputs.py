@@ -40,7 +40,7 @@ def open_outputs(
     new  a file must not exist yet
     """
     paths = {option: path for option, path in outputs.items() if path is not None}
-    _compare(paths, inputs)
+    check_apart(paths, inputs)
     opened: dict[str, BinaryIO] = {}
     created: list[Path] = []
     for option, path in paths.items():
@@ -95,7 +95,7 @@ def _undo(opened: Mapping[str, BinaryIO], created: Iterable[Path]) -> None:
         path.unlink()
 
 
-def _compare(outputs: Mapping[str, Path], inputs: Iterable[Path]) -> None:
+def check_apart(outputs: Mapping[str, Path], inputs: Iterable[Path]) -> None:
     """Raises BadParameter if an output is an input or another output.
 
     Standard output and error, which every command writes, count if they are files. Then each writer has a position of its

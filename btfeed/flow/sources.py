@@ -39,6 +39,8 @@ _GLOB = set("*?[]{}")
 """Characters that DuckDB reads as a pattern."""
 _CHUNK = 2**20
 DAMAGED = "damaged, or cut off: what comes before that is read"
+REMOVALS = 10
+"""How often it is tried to remove a spool."""
 MANY = 1_000_000
 """Records of Avro from which on a message says that it is slow."""
 
@@ -172,7 +174,15 @@ def spool(parent: Path | None = None) -> Iterator[Path]:
     try:
         yield place
     finally:
+        remove(place)
+
+
+def remove(place: Path) -> None:
+    """Remove a spool, also while threads still make files in it."""
+    for _ in range(REMOVALS):
         shutil.rmtree(place, ignore_errors=True)
+        if not place.exists():
+            return
 
 
 def of_files(
@@ -265,7 +275,7 @@ class _Spool:
                     except OSError:
                         raise
                     except Exception:  # noqa: BLE001 - damaged data raises many kinds of errors
-                        self._damaged(path)
+                        self._damaged(str(path))
         return spooled
 
     def posts(self, files: Iterable[Path], mapper: Callable[[], PostMapper]) -> Iterator[Path]:
@@ -273,15 +283,17 @@ class _Spool:
         spooled, made = self._place / "posts.ndjson", None
         with spooled.open("wb") as out:
             for path in files:
+                name = str(path)
                 if path == STANDARD:
+                    name = "standard input"
                     path = self._place / "stdin"
                     kind = _copy_standard_input(path)
                     path = path.rename(path.with_name(f"stdin{kind}"))
                     if kind in NDJSON:
-                        yield self.whole(path, "standard input")
+                        yield self.whole(path, name)
                         continue
                 made = made or mapper()
-                self._map(path, made, out)
+                self._map(path, made, out, name)
         yield spooled
 
     def whole(self, path: Path, name: str = "") -> Path:
@@ -295,7 +307,7 @@ class _Spool:
             raise SourceError(f"{name or path}: {error.strerror}") from None
         return path
 
-    def _map(self, path: Path, mapper: PostMapper, out: BinaryIO) -> None:
+    def _map(self, path: Path, mapper: PostMapper, out: BinaryIO, name: str) -> None:
         try:
             for body in postfile.read(path):
                 try:
@@ -306,11 +318,11 @@ class _Spool:
                 out.write(mapped.batch.ndjson)
                 self.refused.update(refused.reason for refused in mapped.refused)
         except postfile.PostFileError:
-            self._damaged(path)
+            self._damaged(name)
 
-    def _damaged(self, path: Path) -> None:
+    def _damaged(self, name: str) -> None:
         self.unreadable += 1
-        self._say(f"{path}: {DAMAGED}")
+        self._say(f"{name}: {DAMAGED}")
 
 
 def _copy_standard_input(path: Path) -> str:

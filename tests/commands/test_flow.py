@@ -2,6 +2,8 @@
 
 import csv
 import json
+import signal
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from btfeed.traffic import profile as profiles
 from tests.commands.test_imports import imported
 from tests.commands.test_main import invoke, write_config
 from tests.flow import records
+from tests.support.harness import BTFEED, DEADLINE, until
 
 EVIL = "\x1b[2J\N{RIGHT-TO-LEFT OVERRIDE}"
 
@@ -20,6 +23,49 @@ EVIL = "\x1b[2J\N{RIGHT-TO-LEFT OVERRIDE}"
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Records of 80 visits of the web shop, in less than an hour."""
     return records.write(tmp_path_factory.mktemp("shop") / "shop.ndjson", "web-shop", visits=80, seed=3)
+
+
+@pytest.fixture
+def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """What commands read, in the working directory, and what is in it: a definition, records, a folder of tables."""
+    monkeypatch.chdir(tmp_path)
+    write_config(tmp_path / "own.toml", shipped()["web-shop"])
+    record = {"event.id": "1", "event.type": "Product page viewed", "event.provider": "web-shop"}
+    record |= {"appmon.visit.id": "one", "timestamp": "2026-01-05T00:00:00.000Z"}
+    (tmp_path / "q.ndjson").write_text(json.dumps(record) + "\n")
+    (tmp_path / "q.json").write_text(json.dumps(record) + "\n")
+    (tmp_path / "soft.html").symlink_to("q.ndjson")
+    (tmp_path / "hard.txt").hardlink_to("q.ndjson")
+    for folder, name in (("tables", "steps.csv"), ("drawn", "funnel.svg")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).hardlink_to("q.ndjson")
+    return {name: (tmp_path / name).read_bytes() for name in ("own.toml", "q.ndjson", "q.json")}
+
+
+@pytest.mark.parametrize(
+    "out",
+    [
+        "q.json", "./q.json", "soft.html", "hard.txt", "tables", "q.ndjson --format text", "q.ndjson --format html",
+        "drawn --format svg", "own.toml --format json",
+    ],
+)  # fmt: skip
+def test_no_report_is_written_to_a_file_that_is_read(out: str, inputs: dict[str, bytes]) -> None:
+    """Whatever it is called, and in every form."""
+    result = invoke("flow", "report", "own.toml", "q.ndjson", "q.json", "--out", *out.split())
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "is also read (" in result.stderr
+    assert {name: Path(name).read_bytes() for name in inputs} == inputs
+
+
+def test_no_report_is_written_to_a_file_of_a_folder_that_is_read(inputs: dict[str, bytes]) -> None:
+    """A new file in it is none; no draft is written to the profile that it is made of."""
+    result = invoke("flow", "report", "web-shop", ".", "--out", "q.json")
+    assert (result.exit_code, "q.json is also read (" in result.stderr) == (2, True)
+    assert {name: Path(name).read_bytes() for name in inputs} == inputs
+    assert invoke("flow", "report", "web-shop", ".", "--out", "web-shop", "--format", "text").exit_code == 0
+    write_config(Path("profile.toml"), profiles.shipped()["web-shop"])
+    result = invoke("flow", "init", "--profile", "profile.toml", "-o", "profile.toml")
+    assert (result.exit_code, "profile.toml is also read (" in result.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +90,10 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["x.ndjson", "--where", "segment"], "--where: write it like segment=gold"),
         (["x.ndjson", "--where", "size=1"], "--where: there is no dimension 'size'"),
         (["x.ndjson", "--compare", "0h"], "--compare: the period would be compared with itself"),
+        (["x.ndjson", "--last", "100000d"], "--last: '100000d' is too long: a time is at most 36500d"),
+        (["x.ndjson", "--out", ""], "--out: is empty: name a file, a folder, or - for standard output"),
+        (["x.ndjson", "--out", "-", "--format", "csv"], "--format: csv needs a folder: add --out"),
+        (["x.ndjson", "--out", "x.pdf"], "--out: .pdf says of no format what to write"),
         (["x.ndjson", "--last", "0s"], "--last: a period of no time has no flows"),
         (["x.ndjson", "--format", "csv"], "--format: csv needs a folder: add --out"),
         (["x.ndjson", "--out", "x.csv"], "--out: csv is a folder of several files: give it a name without .csv"),
@@ -85,6 +135,7 @@ def test_results_go_where_they_are_wanted(shop: Path, tmp_path: Path) -> None:
     assert steps[0]["reached"] == "80"
     assert invoke("flow", "report", "web-shop", shop, "--out", tmp_path / "drawn", "--format", "svg").exit_code == 0
     assert "80" in (tmp_path / "drawn" / "funnel.svg").read_text()
+    assert invoke("flow", "report", "web-shop", shop, "--out", "-").stdout.startswith(first["text"])
     result = invoke("flow", "report", "web-shop", shop, "--out", tmp_path / "missing" / "a.html")
     assert (result.exit_code, result.stderr) == (1, f"can't write {tmp_path}/missing/a.html: No such file or directory\n")
 
@@ -136,6 +187,48 @@ def test_records_can_t_control_the_terminal(tmp_path: Path) -> None:
         result = invoke("flow", *command, tmp_path / "a.ndjson")
         assert result.exit_code == 0, result.stderr
         assert not set(EVIL[:1] + EVIL[-1:]) & set(result.stdout)
+
+
+def test_a_newline_in_an_id_begins_no_line(tmp_path: Path) -> None:
+    """It is an escape, in lists, reports and traces."""
+    record = {
+        "event.id": "1", "event.type": "Product page viewed", "event.provider": "web-shop", "appmon.visit.id": "a\nb\rc",
+        "timestamp": "2026-01-05T00:00:00.000Z",
+    }  # fmt: skip
+    (tmp_path / "a.ndjson").write_text(json.dumps(record) + "\n")
+    for command in (["list", "web-shop"], ["trace", "web-shop", "a\nb\rc"], ["report", "web-shop", "--lists", "1"]):
+        shown = invoke("flow", *command, tmp_path / "a.ndjson").stdout
+        assert "a\\u000ab\\u000dc" in shown
+        assert not any(line.startswith("b") for line in shown.splitlines())
+
+
+def test_a_trace_has_one_form() -> None:
+    """Records are JSON already."""
+    result = invoke("flow", "trace", "web-shop", "1", "x.ndjson", "--json", "--records")
+    assert (result.exit_code, "--json: prints the whole flow" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_no_records(number: int, tmp_path: Path) -> None:
+    """What was copied from standard input is removed, and the status is that of the signal."""
+    command = [*BTFEED, "flow", "report", "web-shop", "-", "--temp", str(tmp_path)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdin
+    with process.stdin as records_of:
+        records_of.write(b"{" + b" " * 2**21)
+        records_of.flush()
+        until(lambda: [path for path in tmp_path.rglob("stdin") if path.stat().st_size], "records are copied")
+        process.send_signal(number)
+        assert process.wait(DEADLINE) == -number
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_standard_output_that_can_t_be_written_is_named(inputs: dict[str, bytes]) -> None:
+    """As by every command: App tells it."""
+    command = [*BTFEED, "flow", "report", "web-shop", "q.ndjson", "--format", "json"]
+    with Path("/dev/full").open("wb") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=DEADLINE, check=False)
+    assert (result.returncode, result.stderr) == (1, b"standard output: No space left on device\n")
 
 
 def test_check_tells_what_does_not_fit(shop: Path, tmp_path: Path) -> None:

@@ -258,6 +258,16 @@ def test_standard_input_may_be_anything(
     assert counts.started == {"ndjson": 60, "posts": 20, "nothing": 0}[kind]
 
 
+def test_standard_input_is_named_if_it_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not the file that it is copied to."""
+    (tmp_path / "given").write_bytes(b"\n")
+    told: list[str] = []
+    with (tmp_path / "given").open() as given, spool(tmp_path) as place:
+        monkeypatch.setattr(sys, "stdin", given)
+        assert of_files(find([Path("-")]), place, mapper, told.append).unreadable == 1
+    assert told == ["standard input: damaged, or cut off: what comes before that is read"]
+
+
 @pytest.mark.slow
 def test_standard_input_is_read_by_the_command(lines: bytes) -> None:
     """Through a pipe."""
