@@ -138,7 +138,7 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
     if not status.get("prefix"):
         yield f"journal: {count(counts['journal_posts'], 'post')}, {journal(counts)}"
     elif counts["journal_limit_bytes"]:  # what is in Kafka, `--cluster` tells
-        yield f"spill: {count(counts['journal_posts'], 'post')}, {journal(counts)}"
+        yield _spill_line(counts)
     if losses := ", ".join(_losses(status)):
         yield f"LOST: {losses}"
     for sink, skipped in counts.get("skipped_posts", {}).items():
@@ -213,6 +213,14 @@ def journal(counts: dict[str, Any]) -> str:
     used, limit, free = counts["journal_bytes"], counts.get("journal_limit_bytes"), counts.get("journal_free_bytes")
     share = f" of {size(limit)} ({used / limit:.0%})" if limit else ""
     return f"{size(used)}{share}" + (f", {size(free)} free on its disk" if free is not None else "")
+
+
+def _spill_line(counts: dict[str, Any]) -> str:
+    """What waits for Kafka here, in whichever directory, and how full the process's own spill is."""
+    posts, nbytes = count(counts["spill_posts"], "post"), counts["spill_bytes"]
+    if nbytes == counts["journal_bytes"]:
+        return f"spill: {posts}, {journal(counts)}"
+    return f"spill: {posts}, {size(nbytes)} with those of former workers; its own: {journal(counts)}"
 
 
 def _losses(status: dict[str, Any]) -> Iterator[str]:

@@ -27,8 +27,14 @@ class KafkaJournalMetrics:
         self.spilled_posts = create.counter(
             "spilled_posts", "Posts that Kafka did not take in time, and that were kept on this machine instead"
         )
-        self.spill_posts = create.gauge("spill_posts", "Posts in the spill that are still to be forwarded to Kafka")
-        self.spill_bytes = create.gauge("spill_bytes", "Bytes in the spill, including those of forwarded posts")
+        self.spill_posts = create.gauge(
+            "spill_posts",
+            "Posts in the spill that are still to be forwarded to Kafka, with rejected ones and those of former workers",
+        )
+        self.spill_bytes = create.gauge(
+            "spill_bytes",
+            "Bytes of posts in the spill, with forwarded ones and those of former workers, without rejected ones",
+        )
         self.forwarded_posts = create.counter("forwarded_posts", "Posts forwarded from the spill to Kafka")
         self.repeated_posts = create.counter(
             "repeated_posts", "Posts passed over because they came twice within the last 10,000 of a partition", _SINK

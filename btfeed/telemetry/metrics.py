@@ -352,7 +352,15 @@ class Metrics:
             "skipped_posts": by_label(self.skipped_posts),
             "evicted_dead_letters": by_label(self.dead_letters_evicted),
             "lost_dead_letters": total(self.dead_letters_lost),
+            **self._of_kafka(),
         }
+
+    def _of_kafka(self) -> dict[str, int | dict[str, int]]:
+        """Those of a process whose journal is in Kafka."""
+        if "kafka_journal" not in self.__dict__:
+            return {}
+        spill = self.kafka_journal
+        return {"spill_posts": total(spill.spill_posts), "spill_bytes": total(spill.spill_bytes)}
 
     def sample(self) -> dict[str, int | dict[str, int]]:
         """Those of `summary` that are read again and again."""

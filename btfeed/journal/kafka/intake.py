@@ -93,7 +93,7 @@ class KafkaIntake:
         if settings.spill.enabled:
             own, self._left_over = spill_directories(Path(settings.spill.directory), worker)
             self._spill = self._new_spill(own, metrics)
-        self._own.spill_posts.set_function(lambda: sum(spill.waiting for spill in self._spills))
+        self._own.spill_posts.set_function(self._waiting)
         self._own.spill_bytes.set_function(lambda: sum(spill.nbytes for spill in self._spills))
         self._away: str | None = None  # why Kafka takes no posts
         self._away_since = 0.0
@@ -152,6 +152,10 @@ class KafkaIntake:
     def _new_spill(self, directory: Path, metrics: Metrics) -> Spill:
         kafka = Kafka(self._forward, self._send_letter, lambda: not self._away, self._own.forwarded_posts.inc)
         return Spill(directory, self._settings, metrics, kafka, self._clock)
+
+    def _waiting(self) -> int:
+        """Posts in all spills of this process, with rejected ones."""
+        return sum(spill.waiting for spill in self._spills)
 
     async def _measure_spills(self) -> None:
         for spill in self._spills:
@@ -312,9 +316,8 @@ class KafkaIntake:
 
     def _kafka_works(self) -> None:
         if self._away:
-            waiting = self._spill.posts if self._spill else 0
             seconds = round(self._clock.time() - self._away_since, 1)
-            log.info("Kafka takes posts again", after_seconds=seconds, posts_in_the_spill=waiting)
+            log.info("Kafka takes posts again", after_seconds=seconds, posts_in_the_spill=self._waiting())
         self._away = None
         self._own.up.set(1)
 

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -100,18 +101,19 @@ class Spill:
         await self._journal.open()
         await self.measure()
         if self.waiting:
-            log.warning("posts of an earlier run wait in the spill", posts=self.waiting, directory=str(self.directory))
+            log.warning("posts of an earlier run wait in the spill", **self._left())
 
     async def close(self) -> None:
         await self._journal.close()
         if self.waiting:
-            log.warning(
-                "posts are left in the spill",
-                posts=self.waiting,
-                refused=self.refused.number,
-                directory=str(self.directory),
-                hint="start btfeed here again, or `btfeed replay` this directory to another one",
-            )
+            hint = "start btfeed here again"
+            hint += ", or `btfeed replay` this directory to another one" if self.posts else ""
+            hint += "; `btfeed replay` has no rejected posts" if self.refused.number else ""
+            log.warning("posts are left in the spill", **self._left(), hint=hint)
+
+    def _left(self) -> dict[str, Any]:
+        """What waits, for the log."""
+        return {"posts": self.waiting, "refused": self.refused.number, "directory": str(self.directory)}
 
     @property
     def waiting(self) -> int:

@@ -3,10 +3,14 @@
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
+from btfeed.commands.status import _spill_line
 from btfeed.journal.base import DeadLetter, JournalFull, JournalUnavailable
 from btfeed.journal.kafka.spill import CONSUMER
 from btfeed.posts.post import digest
+from btfeed.telemetry.samples import total
+from btfeed.telemetry.wording import size
 from tests.journal.journals import journal, post
 from tests.journal.kafka.intakes import bodies_of, messages_of, opened, settings_for
 from tests.servers.kafka import Kafka, free_ports, shared
@@ -40,6 +44,26 @@ async def test_a_full_spill_refuses_with_both_reasons(tmp_path: Path) -> None:
         with pytest.raises(JournalFull, match=r"spill is full \(journal.spill.max_size\), and Kafka takes no posts since"):
             await intake.append_all([post(number, 50_000) for number in range(40)])
         assert "the spill refuses posts: the journal is full" in (intake.refusing or "")
+
+
+async def test_status_counts_all_that_waits_on_the_machine(tmp_path: Path) -> None:
+    """In every directory, rejected posts included: the same number in the metric, in status and in the log."""
+    async with journal(tmp_path / "worker-2", (CONSUMER,)) as left:
+        await left.append(post(1))
+    letter = DeadLetter("post", "", "malformed: not a post", 1_700_000_000_000, b"what is this?", cause="malformed")
+    async with opened(settings_for(NOWHERE, spill={"directory": str(tmp_path)})) as intake:
+        await until_async(lambda: intake.count("spill_posts") == 1, "the other directory is open")
+        await intake.add_dead_letter(letter)
+        counts = intake.metrics.summary()
+        assert counts["spill_posts"] == intake.count("spill_posts") == 2
+        assert counts["spill_bytes"] == intake.count("spill_bytes") > total(intake.metrics.journal_bytes)
+        shown = _spill_line(counts)
+        assert shown.startswith(
+            f"spill: 2 posts, {size(intake.count('spill_bytes'))} with those of former workers; its own: "
+        )
+        with capture_logs() as logs:
+            intake._kafka_works()
+        assert [line["posts_in_the_spill"] for line in logs if line["event"] == "Kafka takes posts again"] == [2]
 
 
 @pytest.mark.kafka

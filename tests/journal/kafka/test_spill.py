@@ -145,6 +145,26 @@ async def test_what_was_not_taken_is_sent_again(tmp_path: Path) -> None:
     assert taker.forwarded == 10
 
 
+async def test_the_log_tells_what_is_left(tmp_path: Path) -> None:
+    """How much of it was rejected, when it ends and when it starts, and what helps: a replay has no rejected posts."""
+    letter = DeadLetter("post", "", "malformed: no", 1, b"no", cause="malformed")
+    directory = str(tmp_path)
+    with capture_logs() as logs:
+        async with opened(tmp_path, Taker()) as (spill, _):
+            await spill.refused.add(letter)
+        async with opened(tmp_path, Taker()) as (spill, _):
+            await spill.append(post(1))
+    rejected = {"posts": 1, "refused": 1, "directory": directory, "log_level": "warning"}
+    again, none = "start btfeed here again", "; `btfeed replay` has no rejected posts"
+    assert [line for line in logs if line["log_level"] == "warning"] == [
+        rejected | {"event": "posts are left in the spill", "hint": again + none},
+        rejected | {"event": "posts of an earlier run wait in the spill"},
+        rejected
+        | {"event": "posts are left in the spill", "posts": 2}
+        | {"hint": f"{again}, or `btfeed replay` this directory to another one{none}"},
+    ]
+
+
 async def test_a_post_that_was_sent_keeps_its_partition(tmp_path: Path) -> None:
     """Whether the receiver sent it or the spill did, and over a restart: it may be there already."""
     taker = Taker()
