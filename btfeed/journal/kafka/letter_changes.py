@@ -1,6 +1,8 @@
 """What changes dead letters, as messages: new letters, their next versions, and their end."""
 
 from dataclasses import replace
+from typing import Any
+from uuid import uuid4
 
 from btfeed.journal.base import DeadLetter
 from btfeed.journal.kafka import letter_messages, refused
@@ -9,6 +11,10 @@ from btfeed.journal.kafka.letter_log import Message
 from btfeed.journal.kafka.letter_messages import UNREADABLE, Outcome
 from btfeed.journal.kafka.names import Names
 from sinks.shared.clock import Clock
+
+_EVICTED_BY = "evicted-by"
+"""The header of the end of a letter that was deleted for lack of room: several processes may delete it at once, and the one
+whose message is the first counts it."""
 
 
 class LetterChanges:
@@ -19,6 +25,7 @@ class LetterChanges:
         self._index = index
         self._clock = clock
         self._last_id = 0
+        self._evictor = uuid4().bytes
 
     def now(self) -> int:
         """Milliseconds since the epoch."""
@@ -39,6 +46,14 @@ class LetterChanges:
         """The end of a letter."""
         value = letter_messages.encode_outcome(Outcome(gone=True)) if entry.is_post else None
         return Message(self._names.dead_letters, entry.key, value, self.now())
+
+    def evicted(self, entry: Entry) -> Message:
+        """The end of a letter that this process deletes for lack of room."""
+        return self.gone(entry)._replace(headers=[(_EVICTED_BY, self._evictor)])
+
+    def has_evicted(self, record: Any) -> bool:
+        """Whether a message of the topic is an `evicted` of this process."""
+        return (_EVICTED_BY, self._evictor) in record.headers
 
     def refused_again(self, entry: Entry, letter: DeadLetter, reason: str) -> Message:
         """A letter whose retry has failed, and that waits for no destination."""

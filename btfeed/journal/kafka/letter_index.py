@@ -73,12 +73,12 @@ class LetterIndex:
 
     # From the topics
 
-    def add_letter(self, record: Any) -> None:
-        """A message of PREFIX.dead-letters."""
+    def add_letter(self, record: Any) -> Entry | None:
+        """A message of PREFIX.dead-letters. Returns the letter of a record that it ends, None if there was none."""
         key, value = record.key or b"", record.value
         if messages.is_letter(key):
-            self._add_record(key, value, record)
-        elif (sink := messages.paused_by(key)) is not None:
+            return self._add_record(key, value, record)
+        if (sink := messages.paused_by(key)) is not None:
             since = messages.decode_pause(value) if value else None
             if since is None:
                 self.paused.pop(sink, None)
@@ -86,6 +86,7 @@ class LetterIndex:
                 self.paused[sink] = since
         elif post := messages.post_in(key):
             self._note_outcome(*post, messages.decode_outcome(value) if value else None)
+        return None
 
     def add_refused(self, record: Any) -> None:
         """A message of PREFIX.refused."""
@@ -197,12 +198,13 @@ class LetterIndex:
 
     # Changes
 
-    def _add_record(self, key: bytes, value: bytes | None, record: Any) -> None:
+    def _add_record(self, key: bytes, value: bytes | None, record: Any) -> Entry | None:
+        """The letter that ends, if one does."""
         known = self.by_key.get(key)
         if known:
             self._remove(known)
         if value is None:
-            return
+            return known
         head = messages.decode_head(value)
         if head is None:
             sink, event_id = messages.named_by(key)
@@ -215,6 +217,7 @@ class LetterIndex:
         if self._marks.get(key, head.mark) < head.mark:
             del self._marks[key]
         self._mark(key)
+        return None
 
     def _note_outcome(self, offset: int, digest: str, outcome: Outcome | None) -> None:
         if outcome is None:

@@ -75,7 +75,7 @@ class Letters:
         self._access = ClusterAccess(settings.bootstrap_servers, settings.security, settings.request_timeout, clock)
         self.log = LetterLog(settings, self._access, clock)
         folds = {
-            names.dead_letters: self.index.add_letter,
+            names.dead_letters: self._add_letter,
             names.refused: self.index.add_refused,
             names.retries: self.index.add_mark,
         }
@@ -311,8 +311,12 @@ class Letters:
     async def _evict_records(self) -> None:
         excess = self.index.records - round(self._max_records * LEFT)
         oldest = self.index.oldest_records(min(excess, EVICTED_AT_ONCE))
-        await self.write([self.changes.gone(entry) for entry in oldest])
-        self._report_evicted(oldest)
+        await self.write([self.changes.evicted(entry) for entry in oldest])
+
+    def _add_letter(self, record: Any) -> None:
+        ended = self.index.add_letter(record)
+        if ended and self.changes.has_evicted(record):
+            self._report_evicted([ended])
 
     def _report_evicted(self, entries: Iterable[Entry]) -> None:
         for (sink, cause), number in Counter(entry.group for entry in entries).items():

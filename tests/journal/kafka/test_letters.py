@@ -174,6 +174,19 @@ async def test_records_are_bounded(settings: KafkaJournalSettings) -> None:
         assert kept.counted("dead_letters_evicted") == 3
 
 
+async def test_what_two_processes_delete_at_once_is_counted_once(settings: KafkaJournalSettings) -> None:
+    """By the one whose message was the first: the sum over all processes is what is gone. One that starts later counts
+    nothing of it."""
+    async with opened(settings, max_records=32) as first, opened(settings, max_records=32) as second:
+        await first.add(*(dead_letter(number) for number in range(32)))
+        await second.find()
+        await asyncio.gather(first._evict_records(), second._evict_records())
+        assert len(await first.find()) == len(await second.find()) == 30
+        async with opened(settings) as later:
+            assert later.counted("dead_letters_evicted") == 0
+        assert first.counted("dead_letters_evicted") + second.counted("dead_letters_evicted") == 2
+
+
 async def test_posts_that_the_brokers_delete_are_counted(kafka: Kafka, settings: KafkaJournalSettings) -> None:
     """But not those that an operator had deleted. What became of them is forgotten."""
     async with opened(settings) as kept:
