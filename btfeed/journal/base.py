@@ -77,7 +77,8 @@ class DeadLetter:
 
     kind          "post": a raw body that was rejected or damaged; "record": one record as JSON
     sink          the sink it was meant for; empty if it belongs to no single sink
-    time          when it last failed, in milliseconds since the epoch; if it waits for a destination, since when it does
+    time          when it last failed, in milliseconds since the epoch; of a post, when it was received or found damaged; if
+                  it waits for a destination, since when it does
     tries         how often it failed
     cause         why, in a word: refused, waiting, expired, invalid, malformed, damaged ... ; the label `reason` of metrics
     destination   what it waits for, such as `topic orders`: the delivery tries it again by itself; empty if an operator

@@ -23,8 +23,8 @@ from btfeed.journal.base import (
     Selection,
     Wants,
 )
-from btfeed.posts import admission
-from btfeed.posts.post import Post, PostRefused, digest
+from btfeed.journal.readmission import why_not
+from btfeed.posts.post import Post, digest
 from sinks.settings import Settings
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 
@@ -253,7 +253,7 @@ class MemoryDeadLetters:
                 kept,
                 reason=reason,
                 tries=kept.tries + 1,
-                time=kept.time if destination and kept.destination else self._now(),
+                time=kept.time if kept.kind == "post" or (destination and kept.destination) else self._now(),
                 destination=destination,
                 cause="waiting" if destination else "refused" if kept.kind == "record" else kept.cause,
             )
@@ -283,10 +283,8 @@ class MemoryDeadLetters:
         return bool(takers)
 
     def _append(self, kept: DeadLetter) -> None:
-        try:
-            admission.admit(kept.body, self.max_occurrences)
-        except PostRefused as error:
-            self.refuse_again(kept.id, kept.reason if kept.cause == "bad_gzip" else str(error))
+        if why := why_not(kept, self.max_occurrences):
+            self.refuse_again(kept.id, why)
         else:
             self._journal.add(Post(kept.body, self._now(), "dead-letter"))
             self.delete([kept.id])

@@ -101,7 +101,7 @@ def test_retry_is_taken_up_by_the_running_server(case: Case) -> None:
     (record,) = case.server.delivered(1)
     assert record["appmon.visit.id"] == "1234"
     until(lambda: [dead_letter["tries"] for dead_letter in case.listed()] == [2], "only the post is left, tried twice")
-    assert case.listed()[0]["reason"].startswith("not a BusinessTransactions message")
+    assert case.listed()[0]["reason"].startswith("malformed: not a BusinessTransactions message")
 
 
 def test_retry_is_taken_up_by_the_next_server(case: Case) -> None:

@@ -181,17 +181,19 @@ async def test_what_cannot_be_retried_is_left_as_it_is(driver: Driver) -> None:
 
 
 async def test_a_rejected_post_that_is_retried_is_appended(driver: Driver) -> None:
-    """If it is valid now. Otherwise it stays, with one more try and the new reason."""
+    """If it is valid now. Otherwise it stays, with its time, its cause, one more try and the new reason."""
     async with opened(driver, "a") as it:
         await it.journal.add_dead_letter(DeadLetter("post", "", "too strict", 1, mixed(3)))
-        await it.journal.add_dead_letter(DeadLetter("post", "", "malformed", 1, b"nonsense"))
+        await it.journal.add_dead_letter(DeadLetter("post", "", "malformed: no", 1, b"nonsense", cause="malformed"))
         with driver.dead_letters() as dead_letters:
             assert dead_letters.retry(ALL, wanting("a")) == 2
             await until_async(lambda: dead_letters.count() == 1, "the dead letter of the valid post is deleted")
             await until_async(lambda: [each.tries for each in dead_letters.select()] == [2], "the other one was tried")
             (kept,) = dead_letters.select()
         assert kept.body == b"nonsense"
-        assert "not a BusinessTransactions message" in kept.reason
+        assert (kept.time, kept.cause) == (1, "malformed")
+        assert kept.reason.startswith("malformed: not a BusinessTransactions message")
+        assert Kept("", "malformed", 1, 1) in await it.journal.kept()
         assert [each.body for each in await read_every(it.outlets["a"])] == [mixed(3)]
 
 

@@ -56,10 +56,10 @@ class LetterChanges:
         return (_EVICTED_BY, self._evictor) in record.headers
 
     def refused_again(self, entry: Entry, letter: DeadLetter, reason: str) -> Message:
-        """A letter whose retry has failed, and that waits for no destination."""
+        """A letter whose retry has failed, and that waits for no destination. A post keeps its time."""
         now, tries = self.now(), letter.tries + 1
         if entry.is_post:
-            outcome = Outcome(time=now, reason=letter_messages.clean(reason), tries=tries)
+            outcome = Outcome(reason=letter_messages.clean(reason), tries=tries)
             return Message(self._names.dead_letters, entry.key, letter_messages.encode_outcome(outcome), now)
         return self._next(entry, replace(letter, reason=reason, tries=tries, time=now, destination="", cause="refused"))
 

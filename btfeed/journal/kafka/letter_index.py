@@ -102,7 +102,7 @@ class LetterIndex:
             intern((said.get("cause") or b"").decode(errors="replace")), is_post=True,
         )  # fmt: skip
         if outcome and named == digest.hex():
-            entry.outcome, entry.time = outcome, outcome.time
+            entry.outcome = outcome
         self._posts[record.offset] = entry
         self._insert(entry)
 
@@ -229,7 +229,7 @@ class LetterIndex:
             if outcome.gone:
                 self._remove(entry)
             else:
-                entry.outcome, entry.time = outcome, outcome.time
+                entry.outcome = outcome
 
     def _insert(self, entry: Entry) -> None:
         while entry.id in self._by_id:  # two processes, one moment

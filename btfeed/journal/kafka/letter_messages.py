@@ -57,10 +57,9 @@ class Letter(Head, omit_defaults=True):
 
 
 class Outcome(msgspec.Struct, omit_defaults=True):
-    """What became of a refused post. time, reason and tries: of its last try, if it is not gone."""
+    """What became of a refused post. reason and tries: since its last try, if it is not gone."""
 
     gone: bool = False
-    time: int = 0
     reason: str = ""
     tries: int = 1
 

@@ -12,8 +12,8 @@ from btfeed.journal.kafka import letter_messages
 from btfeed.journal.kafka.letter_index import Entry
 from btfeed.journal.kafka.letter_log import Message
 from btfeed.journal.kafka.messages import to_message
-from btfeed.posts import admission
-from btfeed.posts.post import Post, PostRefused, digest
+from btfeed.journal.readmission import why_not
+from btfeed.posts.post import Post, digest
 from sinks.kafka.partitions import partition_of
 
 if TYPE_CHECKING:
@@ -54,10 +54,8 @@ def _split(
 async def _append(posts: Sequence[tuple[Entry, DeadLetter]], letters: "Letters") -> None:
     """Append rejected posts if they are valid now."""
     for entry, letter in posts:
-        try:
-            admission.admit(letter.body, letters.max_occurrences)
-        except PostRefused as error:
-            await letters.write([letters.changes.refused_again(entry, letter, str(error))])
+        if invalid := why_not(letter, letters.max_occurrences):
+            await letters.write([letters.changes.refused_again(entry, letter, invalid)])
             continue
         name = digest(letter.body)
         key, value, timestamp, headers = to_message(Post(letter.body, letters.changes.now(), "dead-letter"), name)

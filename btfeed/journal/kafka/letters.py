@@ -355,5 +355,4 @@ def _post(entry: Entry, message: Any) -> DeadLetter:
     letter = refused.to_letter(message, entry.id)
     if entry.outcome is None:
         return letter
-    reason = letter.reason if letter.cause == "bad_gzip" else entry.outcome.reason  # its body is still compressed
-    return replace(letter, reason=reason, tries=entry.outcome.tries, time=entry.outcome.time)
+    return replace(letter, reason=entry.outcome.reason, tries=entry.outcome.tries)

@@ -119,10 +119,10 @@ class DeadLetterTable:
         self._db.execute(f"UPDATE dead_letters SET retry = 1 WHERE {where}", values)
 
     def refuse_again(self, refused: Mapping[int, str], now: int) -> None:
-        """End retries that failed. refused: id -> why. The body of a broken gzip is still that, whatever it decodes to."""
+        """End retries that failed. refused: id -> why. Posts keep their time."""
         self._db.executemany(
             "UPDATE dead_letters SET retry = 0, destination = '', cause = iif(kind = 'record', 'refused', cause),"
-            " tries = tries + 1, reason = iif(cause = 'bad_gzip', reason, ?), time = ? WHERE id = ?",
+            " tries = tries + 1, reason = ?, time = iif(kind = 'post', time, ?) WHERE id = ?",
             [(clean(reason), now, number) for number, reason in refused.items()],
         )
 

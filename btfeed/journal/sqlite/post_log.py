@@ -23,6 +23,7 @@ import apsw
 import structlog
 
 from btfeed.journal.base import Backlog, Commit, Cursor, Damaged, DeadLetter, Entry, JournalFull, JournalUnavailable, Kept
+from btfeed.journal.readmission import why_not
 from btfeed.journal.sqlite.database import JournalDatabase
 from btfeed.journal.sqlite.dead_letter_block import Block
 from btfeed.journal.sqlite.dead_letter_bound import DeadLetterBound
@@ -32,7 +33,6 @@ from btfeed.journal.sqlite.positions import Positions
 from btfeed.journal.sqlite.recent import RecentPosts
 from btfeed.journal.sqlite.recovery import damaged_post
 from btfeed.journal.sqlite.settings import SqliteSettings
-from btfeed.posts import admission
 from btfeed.posts import post as posts
 from btfeed.posts.post import Post
 from btfeed.telemetry.metrics import Metrics
@@ -380,10 +380,8 @@ class PostLog:
         """Append rejected posts that an operator marked for retry, if they are valid now."""
         table = self.database.dead_letters
         for dead_letter in list(table.select("retry AND kind = 'post'", limit=10)):
-            try:
-                admission.admit(dead_letter.body, self._max_occurrences)
-            except posts.PostRefused as error:
-                table.refuse_again({dead_letter.id: str(error)}, self._now())
+            if why := why_not(dead_letter, self._max_occurrences):
+                table.refuse_again({dead_letter.id: why}, self._now())
                 continue
             (outcome,) = self.append([Post(dead_letter.body, self._now(), "dead-letter")])
             if isinstance(outcome, bytes):

@@ -83,7 +83,7 @@ def history(chance: random.Random) -> Iterator[tuple[str, Any]]:
         elif chance.random() < 0.2 and ends[REFUSED]:
             post_offset = chance.randrange(ends[REFUSED])
             gone |= {post_offset} if chance.random() < 0.5 else set()  # which is final
-            outcome = Outcome(post_offset in gone, NOW, "still", 2)
+            outcome = Outcome(post_offset in gone, "still", 2)
             name = post_key(post_offset, digest(b"%d" % post_offset))
             yield topic, message(offset, name, letter_messages.encode_outcome(outcome))
         elif chance.random() < 0.2:
