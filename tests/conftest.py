@@ -8,9 +8,9 @@ runs the tests that need no server or tool and are not marked slow, with fewer e
 import gc
 import os
 import shutil
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from signal import Signals
 
 import pytest
 import structlog
@@ -42,6 +42,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    for number in (signal.SIGHUP, signal.SIGINT):  # nohup and background jobs ignore them, and what we start would, too
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: None)
     if config.getoption("quick"):
         settings.load_profile("quick")
     if config.getoption("require_all"):
@@ -113,7 +116,7 @@ def _repeats(item: pytest.Item) -> bool:
     if call is None:
         return False
     return any(
-        call.indices[name] > 0 for name, value in call.params.items() if name == "seed" or isinstance(value, Signals)
+        call.indices[name] > 0 for name, value in call.params.items() if name == "seed" or isinstance(value, signal.Signals)
     )
 
 
