@@ -38,6 +38,7 @@ from btfeed.journal.kafka.consumer import (
     Saved,
     Span,
 )
+from btfeed.journal.kafka.stable_offsets import UNSTABLE, StableOffsetFetchRequest
 from btfeed.telemetry.kafka_journal import KafkaJournalMetrics
 from sinks.base import SinkError
 from sinks.kafka.access import ClusterAccess
@@ -202,9 +203,10 @@ class GroupConsumer:
 
     # Offsets that a group has saved
 
-    async def saved(self, places: Collection[TopicPartition]) -> dict[TopicPartition, Saved]:
-        """What the group has saved of these partitions, for those of which it has."""
-        answer = await self._ask(OffsetFetchRequest(self._settings.group, _by_topic((place, place[1]) for place in places)))
+    async def saved(self, places: Collection[TopicPartition], *, stable: bool = False) -> dict[TopicPartition, Saved]:
+        """What the group has saved of these partitions, for those of which it has. stable: once transactions have ended."""
+        kind = StableOffsetFetchRequest if stable else OffsetFetchRequest
+        answer = await self._ask(kind(self._settings.group, _by_topic((place, place[1]) for place in places)))
         return {
             TopicPartition(topic, partition): Saved(offset, metadata or "")
             for topic, partitions in answer.topics
@@ -241,7 +243,7 @@ class GroupConsumer:
         await coordinator.ensure_coordinator_known()
         answer = await coordinator._send_req(request)
         for code in _codes(answer):
-            kind = errors.for_code(code)
+            kind = errors.GroupLoadInProgressError if code == UNSTABLE else errors.for_code(code)
             if kind in _MOVED:
                 coordinator.coordinator_dead()
             if member and (kind in _GONE or code == _FENCED):

@@ -159,9 +159,10 @@ class _SavedOutlet:
         self.check()
         self._in_transactions = True
         async with self._saving:
-            if saved := (await self._membership.consumer.saved([self.place])).get(self.place):
+            found = await self._membership.consumer.saved([self.place], stable=True)
+            if (saved := found.get(self.place)) and saved.offset >= self._cursor.seq:  # a broker may be behind
                 self._metadata = Metadata.parse(saved.metadata)
-                self._cursor = Cursor(saved.offset, self._metadata.ordinal)
+                self._cursor = max(self._cursor, Cursor(saved.offset, self._metadata.ordinal))
 
     async def destinations(self) -> Mapping[str, int]:
         self.check()
@@ -288,7 +289,7 @@ class KafkaOutlet(_SavedOutlet):
         """Whether what was read behind the cursor is nothing to deliver."""
         at, end = self._cursor, self._reader.next
         behind = self._in_transactions is False and end > at.seq and not at.ordinal
-        return behind and not self._reader.progress.count(at.seq, end)
+        return behind and not self._count(at.seq, end)
 
     async def _save_passed(self) -> None:
         async with self._saving:
@@ -314,11 +315,9 @@ class KafkaOutlet(_SavedOutlet):
 
     async def find(self, received: int) -> int:
         self.check()
-        if received < LATEST:
-            found = await self._membership.consumer.first_since(self.place, max(0, received))
-            if found:
-                return found[0]
-        return await self._end()
+        consumer, since = self._membership.consumer, max(0, received)
+        found = await consumer.first_since(self.place, since) if received < LATEST else None
+        return found[0] if found else await self._end()
 
     async def plan(self, seq: int) -> Move:
         self.check()

@@ -193,7 +193,7 @@ class FakeConsumer:
         self.asked += 1
         return 3
 
-    async def saved(self, places: Collection[TopicPartition]) -> dict[TopicPartition, Saved]:
+    async def saved(self, places: Collection[TopicPartition], *, stable: bool = False) -> dict[TopicPartition, Saved]:
         return {at: self.brokers.saved[at] for at in places if at in self.brokers.saved}
 
     async def save(self, member: Member, offsets: Mapping[TopicPartition, Saved]) -> None:

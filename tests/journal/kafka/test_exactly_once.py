@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from confluent_kafka import Consumer, Producer
+from confluent_kafka import TopicPartition as ConfluentPartition
 
 from btfeed.delivery.loop import Delivery
 from btfeed.delivery.mapped_posts import MappedPosts
@@ -17,6 +19,7 @@ from btfeed.delivery.settings import DeliverySettings, FilterSettings
 from btfeed.journal.base import ALL, Commit, Cursor, Outlet
 from btfeed.journal.kafka.journal import KafkaJournal
 from btfeed.journal.kafka.names import Names
+from btfeed.journal.kafka.outlet import KafkaOutlet
 from btfeed.journal.kafka.settings import KafkaJournalSettings
 from btfeed.posts.post import Post
 from btfeed.records.schema import MAPS, RECORD_FIELDS
@@ -187,6 +190,31 @@ async def test_an_earlier_owner_is_told_once() -> None:
     gc.collect()
     await asyncio.sleep(0)
     assert left == []
+
+
+@pytest.mark.parametrize("committed", [True, False])
+async def test_a_cursor_is_read_after_the_transaction_that_moves_it(committed: bool) -> None:
+    """Brokers tell the offset of before for a moment, although the transaction is said to be committed."""
+    async with process() as it:
+        await until_async(lambda: 0 in it.outlets, "an outlet")
+        outlet = it.outlets[0]
+        assert isinstance(outlet, KafkaOutlet)
+        group, producer = (
+            it.names.group("once"),
+            Producer({"bootstrap.servers": shared().bootstrap, "transactional.id": "other"}),
+        )
+        member = Consumer({"bootstrap.servers": shared().bootstrap, "group.id": group})
+        await asyncio.to_thread(producer.init_transactions, DEADLINE)
+        producer.begin_transaction()
+        moved = [ConfluentPartition(it.names.posts, 0, 7)]
+        await asyncio.to_thread(producer.send_offsets_to_transaction, moved, member.consumer_group_metadata(), DEADLINE)
+        refreshing = asyncio.create_task(outlet.refresh())
+        await asyncio.sleep(0.3)
+        assert not refreshing.done()
+        await asyncio.to_thread(producer.commit_transaction if committed else producer.abort_transaction, DEADLINE)
+        await asyncio.wait_for(refreshing, DEADLINE)
+        assert (await outlet.cursor())[0] == Cursor(7 if committed else 0)
+        member.close()
 
 
 async def test_a_stop_leaves_no_transaction_open() -> None:
