@@ -226,27 +226,29 @@ class FileSink:
         for other in self._others(path):
             self._log.warning("finishing an open file of another journal", file=str(other))
             finish(other)
-        if path and (found := stat(path)):
-            length = min(saved["length"], found.st_size)
-            finish(path, length)
-            self._log.info(LEFT, file=str(path), length=length)
+        if path and stat(path):
+            length = self._finish_left(path, saved["length"])
             if length < saved["length"]:
-                what = f"it was truncated to {length} of {saved['length']} bytes"
-                self._count_loss(path, what, saved.get("records", 0))
+                self._count_loss(path, f"it was truncated to {length} of {saved['length']} bytes", saved.get("records", 0))
 
     def _is_settled(self, other: Path) -> bool:
         """Cut and finish a file that another process with our name could not find, and remove one that was begun after our
         last saved state. False if `other` is neither."""
         if other.name in self._elsewhere:
-            length = min(self._elsewhere[other.name], other.stat().st_size)
-            finish(other, length)
+            self._finish_left(other, self._elsewhere[other.name])
             del self._elsewhere[other.name]
-            self._log.info(LEFT, file=str(other), length=length)
         elif other.name not in self._lost_names and peers.is_of(self._series, other):
             remove(other)
         else:
             return False
         return True
+
+    def _finish_left(self, path: Path, saved: int) -> int:
+        """Finish an open file at its saved length, or what there is of that. Returns the length."""
+        length = min(saved, path.stat().st_size)
+        finish(path, length)
+        self._log.info(LEFT, file=str(path), length=length)
+        return length
 
     def _set_aside(self, file: OpenFile) -> None:
         """Copy what is after the length of `file` to an open file of its own."""

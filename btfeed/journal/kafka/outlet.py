@@ -159,10 +159,11 @@ class _SavedOutlet:
         self.check()
         self._in_transactions = True
         async with self._saving:
-            found = await self._membership.consumer.saved([self.place], stable=True)
-            if (saved := found.get(self.place)) and saved.offset >= self._cursor.seq:  # a broker may be behind
-                self._metadata = Metadata.parse(saved.metadata)
-                self._cursor = max(self._cursor, Cursor(saved.offset, self._metadata.ordinal))
+            if saved := (await self._membership.consumer.saved([self.place], stable=True)).get(self.place):
+                metadata = Metadata.parse(saved.metadata)
+                cursor = Cursor(saved.offset, metadata.ordinal)
+                if cursor >= self._cursor:  # a broker may be behind
+                    self._cursor, self._metadata = cursor, metadata
 
     async def destinations(self) -> Mapping[str, int]:
         self.check()
