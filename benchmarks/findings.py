@@ -34,7 +34,7 @@ def usual(case: Case) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """What a post of `size` occurrences costs, over so many connections. name: the case's, and who takes it."""
+    """What a post of `size` occurrences costs over that many connections. name: the case's, and who takes it."""
 
     case: Case
     size: int

@@ -18,7 +18,7 @@ KINDS = ("purepath", "user_action", "visit")
 MIXTURE = (0, 0, 0, 1, 1, 2)
 """Kinds of consecutive posts of one occurrence: the shares of a mixed post."""
 SMALL = 100
-"""Posts of at most so many occurrences are as AppMon sends them."""
+"""Posts with at most this many occurrences count as those that AppMon sends."""
 FEW = (1, 4)
 """AppMon's own numbers of connections. Posts of each size in SMALL_SIZES are measured over them, too."""
 SMALL_SIZES = tuple(size for size in SIZES if size <= SMALL)

@@ -112,8 +112,8 @@ async def _check(path: str, what: str, attempt: Awaitable[object]) -> Check:
 
 
 async def _check_listener(path: str, address: str, is_running: bool, own: str = "") -> Check:
-    """is_running: whether a server has the journal, and so probably the port. own: the command whose process is taken for
-    the server, since nothing but its ports tells that it is running: a journal in Kafka is nobody's alone."""
+    """is_running: whether a server has the journal, and so probably the port. own: the command whose process
+    counts as the server: a journal in Kafka has no lock, so only the port shows that it is running."""
     free = f"{address} is free"
     try:
         await check_free(address)

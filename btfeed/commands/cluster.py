@@ -106,7 +106,7 @@ def _group_lines(group: "GroupView") -> Iterator[str]:
 
 
 def _is_late(partition: "PartitionView", group: "GroupView") -> bool:
-    """Whether its posts wait for long, as far as that is known, or nobody delivers them."""
+    """Whether its posts have waited long, or for an unknown time, or no process delivers them."""
     return partition.waits is None or partition.waits >= LATE or not partition.instance or group.state != "Stable"
 
 

@@ -32,7 +32,7 @@ NUMBER = "0|[1-9][0-9]{0,17}"
 
 
 def records(database: Database, source: Source, columns: Mapping[str, str]) -> str:
-    """A SELECT of these fields of all records, with their types; a line that is no record gives a row of NULLs."""
+    """A SELECT of these fields of all records, with their types; an invalid line gives a row of NULLs."""
     parts = [_json(source.ndjson, columns)] if source.ndjson else []
     if source.parquet:
         parts.append(_parquet(database, source.parquet, columns))

@@ -16,7 +16,7 @@ from btfeed.flow.values import money
 FEWEST = 24
 """Buckets that a series should have at least."""
 MOST = 10_000
-"""Buckets that a series may have. Of a longer period there is none."""
+"""The most buckets of a series. A longer period has no series."""
 LOCAL = 6 * 3_600_000
 """Buckets of this width and wider begin by the clock of the time zone; narrower ones do in all zones alike."""
 MONDAY = datetime(1970, 1, 5)  # noqa: DTZ001 - of any time zone
