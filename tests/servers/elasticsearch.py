@@ -27,7 +27,7 @@ import msgspec
 
 from tests.servers import installed
 from tests.support.certificates import Authority
-from tests.support.harness import until
+from tests.support.harness import freeze, until
 
 NINE, EIGHT = installed.ELASTICSEARCH
 USER, PASSWORD = "admin", "SECRETPASSWORD"
@@ -204,10 +204,12 @@ class Elasticsearch:
 
     def freeze(self) -> None:
         """Send SIGSTOP: connections stay open, and requests are not answered."""
-        self._signal(signal.SIGSTOP)
+        assert self.process
+        freeze(self.process.pid, group=True)
 
     def thaw(self) -> None:
-        self._signal(signal.SIGCONT)
+        assert self.process
+        os.killpg(self.process.pid, signal.SIGCONT)
 
     def remove(self) -> None:
         """Kill it, and remove its directory."""
@@ -224,10 +226,6 @@ class Elasticsearch:
             os.killpg(process.pid, number)
         process.wait(60)
         until(lambda: not _alive(process.pid), "the server ended", 60)
-
-    def _signal(self, number: signal.Signals) -> None:
-        assert self.process
-        os.killpg(self.process.pid, number)
 
     # Requests, without the client that is tested
 

@@ -40,7 +40,7 @@ from confluent_kafka.admin import (
 
 from tests.servers import installed
 from tests.support.certificates import Authority
-from tests.support.harness import until
+from tests.support.harness import freeze, until
 
 USER, PASSWORD = "btfeed", "SECRETOFKAFKA"
 READY = 180.0
@@ -119,7 +119,8 @@ class Broker:
 
     def pause(self) -> None:
         """Send SIGSTOP: connections stay open, and requests are not answered."""
-        self._signal(signal.SIGSTOP)
+        if self.process and self.process.poll() is None:
+            freeze(self.process.pid)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.harness import BTFEED, Server
+from tests.support.harness import BTFEED, Server, freeze
 
 
 class Half(Server):
@@ -34,7 +34,8 @@ class Half(Server):
 
     def pause(self) -> None:
         """Send SIGSTOP."""
-        self._signal(signal.SIGSTOP)
+        assert self.process
+        freeze(self.process.pid, group=True)
 
     def resume(self) -> None:
         """Send SIGCONT."""

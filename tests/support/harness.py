@@ -10,6 +10,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -59,9 +61,32 @@ def peak_memory(pid: int | str) -> int:
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
 
 
-def is_stopped(pid: int) -> bool:
-    """Whether SIGSTOP has taken effect."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+def freeze(pid: int, group: bool = False) -> None:
+    """Send SIGSTOP, and wait until no thread runs: on a busy machine, some go on for a while. group: pid is a process
+    group, and all of its processes are meant."""
+    for process in _members(pid) if group else [pid]:
+        os.kill(process, signal.SIGSTOP)
+        until(partial(_is_stopped, process), f"process {process} stopped")
+
+
+def _members(group: int) -> list[int]:
+    processes = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal())
+    return [process for process in processes if _is_in(process, group)]
+
+
+def _is_in(process: int, group: int) -> bool:
+    try:
+        return os.getpgid(process) == group
+    except ProcessLookupError:
+        return False
+
+
+def _is_stopped(process: int) -> bool:
+    for thread in Path(f"/proc/{process}/task").glob("*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            if thread.read_text().rpartition(")")[2].split()[0] != "T":
+                return False
+    return True
 
 
 class Server:

@@ -2,8 +2,6 @@
 nothing twice: each receiver is stopped and killed in turn, and every post is answered 200 and delivered."""
 
 import asyncio
-import os
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +15,7 @@ from tests.servers import installed
 from tests.servers.balancer import DEPLOY, Balancer
 from tests.servers.haproxy import Haproxy
 from tests.servers.nginx import Nginx
-from tests.support.harness import Server, until, until_async
+from tests.support.harness import Server, freeze, until, until_async
 from tests.support.never_retries import OCCURRENCES, RATE, Client
 
 BETWEEN = RATE // 4
@@ -52,7 +50,7 @@ def nginx(directory: Path, receivers: list[Server]) -> Balancer:
 
 async def kill_with_posts(server: Server, client: Client) -> None:
     """kill -9 when it has taken posts that it has not answered: it is stopped first, and these wait."""
-    os.killpg(server.pid, signal.SIGSTOP)
+    await asyncio.to_thread(freeze, server.pid, group=True)
     stopped = time.monotonic()
     await until_async(lambda: sum(post.began > stopped for post in client.open) >= 2, "posts that wait for an answer")
     await asyncio.to_thread(server.kill)

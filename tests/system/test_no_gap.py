@@ -17,7 +17,7 @@ import pytest
 
 from btfeed.posts.post import digest, event_id_prefix
 from tests.support.certificates import Authority
-from tests.support.harness import is_stopped, until, until_async
+from tests.support.harness import freeze, until, until_async
 from tests.support.held import ActivatedServer, HeldServer, SupervisedServer
 from tests.support.never_retries import ANSWERED_WITHIN, KEPT, OCCURRENCES, Client
 
@@ -93,8 +93,7 @@ async def test_kill_9_of_a_supervised_server_costs_what_it_was_serving(tmp_path:
             for kill in range(1, kills + 1):
                 await client.more_posts()
                 pid = server.pids[-1]
-                os.kill(pid, signal.SIGSTOP)
-                await until_async(partial(is_stopped, pid), "stopped")
+                await asyncio.to_thread(freeze, pid)
                 accepts_nothing = time.monotonic()
                 await client.more_connections(10)
                 os.kill(pid, signal.SIGKILL)

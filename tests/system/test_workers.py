@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.harness import BTFEED, DEADLINE, is_stopped, until_async
+from tests.support.harness import BTFEED, DEADLINE, freeze, until_async
 from tests.support.never_retries import RATE, Client
 from tests.support.workers import CONFIG, WorkersServer
 
@@ -63,8 +63,7 @@ async def test_workers_that_are_killed_and_restarted_cost_what_they_were_serving
             posts = await asyncio.to_thread(posts_of_workers, server)
             assert min(posts.values()) > 0  # the kernel gives connections to both
             pid = server.pids()["2/2"]
-            os.kill(pid, signal.SIGSTOP)
-            await until_async(lambda: is_stopped(pid), "stopped")
+            await asyncio.to_thread(freeze, pid)
             accepts_nothing, opened = time.monotonic(), client.opened
             await until_async(lambda: client.opened >= opened + 10, "connections that wait")
             server.kill_worker(2)

@@ -68,6 +68,7 @@ async def test_what_one_process_did_with_a_retry_is_known_to_the_other(settings:
         one, two, three = await first.add(*(dead_letter(number) for number in range(3)))
         with open_dead_letters(settings, MAX_OCCURRENCES) as command:
             assert command.retry(ALL, wanting("a")) == 3
+        assert [each.id for each in await first.retries("a", 9)] == [one, two, three]
         await first.apply("a", -1, Commit(START, redelivered=[one], refused_again={two: "still"}))
         assert [each.id for each in await second.retries("a", 9)] == [three]
         assert [(each.id, each.tries) for each in await second.all()] == [(two, 2), (three, 1)]
