@@ -20,6 +20,36 @@ def digests(bodies: Sequence[bytes]) -> list[bytes]:
 def number(value: float) -> str:
     """A finite number as records write it."""
 
+Appended: TypeAlias = tuple[int, list[bytes], float | None]
+"""The number of the first post, the digests of all, and the seconds of the transaction in the first group of it."""
+
+class Appender:
+    """A thread that appends posts to the journal on connections of apsw, whose SQLite has loaded this module as an
+    extension, with the entry point `btfeed_sqlite_init`."""
+
+    def __init__(self, signal: int) -> None:
+        """signal: the writing end of a pipe, which it closes. It writes to it when there is something to `take`."""
+
+    def append(self, posts: Sequence[tuple[bytes, int, str, int]]) -> None:
+        """Append a group: body, milliseconds since the epoch, peer, and bytes of room, of each."""
+
+    def take(self) -> list[tuple[Appended | None, tuple[int, str] | None]]:
+        """What became of groups, in their order: appended, or failed with SQLite's extended result code and message, or
+        neither if it was not tried."""
+
+    def lend(self, handle: int, next: int, room: int, slack: int) -> None:
+        """handle: of a connection that nobody uses or closes before `reclaim` returns. next: the number of the next post.
+        room: bytes that may be taken. slack: bytes that a transaction takes besides its posts."""
+
+    def reclaim(self) -> tuple[int, int] | None:
+        """The number of the next post and the room that is left; None if nothing was lent. Groups wait from now on."""
+
+    def refuse(self) -> None:
+        """Give back groups untried from now on, also those that wait. To be called after `reclaim`."""
+
+    def end(self) -> None:
+        """End the thread."""
+
 class Texts(Sequence[str]):
     """Strings in a buffer. They are created on access; slices share the buffer."""
 

@@ -6,13 +6,17 @@ A post is durable when `append` returns: write-ahead log, synchronous=FULL, and 
 
 import asyncio
 import fcntl
+import logging
 import os
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
+import structlog
+
 from btfeed.journal.base import Backlog, Commit, Cursor, DeadLetter, Entry, JournalUnavailable, Kept, Move, Outlet
 from btfeed.journal.sqlite import steering
+from btfeed.journal.sqlite.appender import Appended
 from btfeed.journal.sqlite.check import LOCK, cant_open, check_directory, in_use
 from btfeed.journal.sqlite.dead_letter_block import blocks
 from btfeed.journal.sqlite.post_log import PostLog
@@ -26,6 +30,8 @@ from sinks.settings import Settings
 from sinks.shared.clock import SYSTEM_CLOCK, Clock
 from sinks.shared.private import create_directory, open_file
 from sinks.shared.reasons import explain_file
+
+log = structlog.get_logger()
 
 
 class SqliteJournal:
@@ -53,7 +59,16 @@ class SqliteJournal:
             post_log = PostLog(settings, starts, metrics, max_occurrences, recent, clock)
             return JournalWorker(directory, post_log, metrics, vfs, tuning, clock, report, stopping)
 
-        self._thread = JournalThread(create_worker, tuning.tick)
+        debug = log.is_enabled_for(logging.DEBUG)
+
+        def on_appended(appended: Appended) -> None:
+            recent.add(appended.entries)
+            if appended.seconds is not None:
+                metrics.journal_commit_seconds.observe(appended.seconds)
+                if debug:
+                    log.debug("commit done", jobs=len(appended.entries), seconds=appended.seconds)
+
+        self._thread = JournalThread(create_worker, tuning.tick, on_appended)
 
     async def open(self) -> None:
         """Lock the directory and open the journal. Raises JournalUnavailable if another process uses it or the disk

@@ -52,6 +52,7 @@ class Snapshot:
     """The journal's state when the thread finished a job. The event loop reads nothing else of the thread's.
 
     head      one past the number of the newest post
+    next      the number of the next post; above `head` if the newest posts were lost or set aside
     first     posts below this number were dropped
     cursors   each sink's cursor and state
     broken    why nothing can be written; None if it can
@@ -60,6 +61,7 @@ class Snapshot:
     """
 
     head: int
+    next: int
     first: int
     cursors: Mapping[str, tuple[Cursor, str | None]]
     broken: str | None
@@ -67,5 +69,5 @@ class Snapshot:
     held_up: bool = False
 
 
-EMPTY = Snapshot(1, 0, {}, None, None)
+EMPTY = Snapshot(1, 0, 0, {}, None, None)
 """The snapshot before the journal is open."""

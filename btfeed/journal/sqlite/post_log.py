@@ -18,12 +18,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import apsw
 import structlog
 
 from btfeed.journal.base import Backlog, Commit, Cursor, Damaged, DeadLetter, Entry, JournalFull, JournalUnavailable, Kept
 from btfeed.journal.readmission import why_not
+from btfeed.journal.sqlite.appender import Appender
 from btfeed.journal.sqlite.database import JournalDatabase
 from btfeed.journal.sqlite.dead_letter_block import Block
 from btfeed.journal.sqlite.dead_letter_bound import DeadLetterBound
@@ -152,20 +154,19 @@ class PostLog:
         for action in self._when_durable:
             action()
 
-    def append_alone(self, new: Sequence[Post]) -> list[bytes] | None:
-        """Write the posts in a transaction of their own, which is one statement: each statement gives up Python's lock and
-        has to get it back. Returns their digests in the order of `new`, or None if there may be no room for them."""
-        size = SLACK + sum(map(bytes_taken, new))
-        if size > self._sure_room:
-            return None
-        digests = posts.digests([post.body for post in new])
-        taken = [Entry(seq, *each) for seq, each in enumerate(zip(new, digests, strict=True), self.positions.next)]
-        self.database.insert_posts(taken)
-        self._sure_room -= size
-        self._missing_room = 0
-        self._note_appended(taken)
-        self._recent.add(taken)
-        return digests
+    def lend(self, appender: Appender[Any]) -> bool:
+        """Let the appender use the connection. False if there is no room for another post, or no connection."""
+        if self._database is None or self._missing_room:
+            return False
+        appender.lend(self._database.db, self.positions.next, self._sure_room, SLACK)
+        return True
+
+    def note_appended(self, next_seq: int, sure_room: int) -> None:
+        """What the appender has come to."""
+        if next_seq > self.positions.next:
+            self.positions.last, self.positions.next = next_seq - 1, next_seq
+            self._missing_room = 0
+        self._sure_room = sure_room
 
     # Within a transaction
 
@@ -194,12 +195,9 @@ class PostLog:
         if taken:
             self.database.insert_posts(taken)
             self._when_durable.append(partial(self._recent.add, taken))
-            self._note_appended(taken)
+            self.positions.last, self.positions.next = taken[-1].seq, taken[-1].seq + 1
         self._sure_room = room - pending
         return outcomes
-
-    def _note_appended(self, taken: Sequence[Entry]) -> None:
-        self.positions.last, self.positions.next = taken[-1].seq, taken[-1].seq + 1
 
     def add_dead_letter(self, dead_letter: DeadLetter) -> None:
         self.database.dead_letters.insert([dead_letter])

@@ -1,8 +1,9 @@
 """The journal's thread: takes jobs from the event loop in groups, and sends back outcomes and a snapshot.
 
-The jobs of one turn of the event loop are handed over together, since to wake the thread costs more than to append a post.
-A job's future is resolved after its transaction was committed, in the same callback that updates the snapshot: code that
-awaits an outcome also sees the state that goes with it.
+The jobs of one turn of the event loop are handed over together, since to wake a thread costs more than to append a post.
+Posts go to a native thread if there is one (btfeed/journal/sqlite/appender.py), and only those that it can't append come
+to this one. A job's future is resolved after its transaction was committed, in the same callback that updates the snapshot:
+code that awaits an outcome also sees the state that goes with it.
 """
 
 import asyncio
@@ -10,10 +11,14 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+import apsw
+
 from btfeed.journal.base import JournalUnavailable
+from btfeed.journal.sqlite import appender
+from btfeed.journal.sqlite.appender import Appended, Appender
 from btfeed.journal.sqlite.positions import EMPTY, Snapshot
 from btfeed.journal.sqlite.post_log import PostLog
 from btfeed.journal.sqlite.worker import JournalWorker, Work
@@ -28,24 +33,33 @@ GROUP_JOBS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """writes: whether it belongs in the group's transaction."""
+    """writes: whether it belongs in the group's transaction. failed: why it could not be done without Python."""
 
     future: "asyncio.Future[Any]"
     work: Work
     writes: bool
+    failed: apsw.Error | None = None
 
 
 class JournalThread:
     """Runs a worker on a thread of its own. `snapshot` is the journal's state as of the last outcome.
 
     create: makes the worker; its arguments are what the worker calls to report its state at once, and to ask whether the
-    journal is to close.
+    journal is to close. on_appended: called with each group of posts that was appended without the worker.
     """
 
-    def __init__(self, create: Callable[[Callable[[], None], Callable[[], bool]], JournalWorker], tick: float) -> None:
+    def __init__(
+        self,
+        create: Callable[[Callable[[], None], Callable[[], bool]], JournalWorker],
+        tick: float,
+        on_appended: Callable[[Appended], None],
+    ) -> None:
         self.snapshot: Snapshot = EMPTY
         self._worker = create(self._publish, lambda: self._stopping)
         self._tick = tick
+        self._on_appended = on_appended
+        self._appender: Appender[_Job] | None = None
+        self._posts: list[_Job] = []  # for the appender, in this turn of the loop
         self._given: list[_Job] = []  # in this turn of the loop
         self._jobs: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
@@ -57,11 +71,13 @@ class JournalThread:
     # On the event loop
 
     async def start(self) -> None:
-        """Start, and open the journal. Raises what opening it raised. Cancelled: closes it again first."""
+        """Start, and open the journal. Raises what opening it raised. If that fails or is cancelled, it is closed again."""
+        if appender.available():
+            self._appender = Appender(self._done)
         self._thread.start()
         try:
             await asyncio.shield(self._opened)
-        except asyncio.CancelledError:
+        except BaseException:
             await self.stop()
             raise
 
@@ -87,34 +103,55 @@ class JournalThread:
         self._stopping = True
         if self._thread.is_alive():
             self._hand_over()
+            if self._appender:
+                await self._appender.idle()
             self._jobs.put(None)
             await asyncio.to_thread(self._thread.join)
+        if self._appender:
+            self._appender.close()
+            self._appender = None
 
     def _submit(self, work: Work, writes: bool) -> "asyncio.Future[Any]":
         if self._stopping:
             raise JournalUnavailable("the journal is closed")
         future = self._loop.create_future()
-        if not self._given:
+        if not self._given and not self._posts:
             self._loop.call_soon(self._hand_over)
-        self._given.append(_Job(future, work, writes))
-        if len(self._given) >= GROUP_JOBS:
+        given = self._posts if self._appender and isinstance(work, Post) else self._given
+        given.append(_Job(future, work, writes))
+        if len(given) >= GROUP_JOBS:
             self._hand_over()
         return future
 
     def _hand_over(self) -> None:
+        if self._posts:
+            jobs, self._posts = self._posts, []
+            assert self._appender
+            self._appender.append(jobs, [job.work for job in jobs if isinstance(job.work, Post)])
         if self._given:
             self._jobs.put(self._given)
             self._given = []
 
+    def _done(self, jobs: Sequence[_Job], outcome: Appended | apsw.Error | None) -> None:
+        """The appender is done with these."""
+        if isinstance(outcome, Appended):
+            self._on_appended(outcome)
+            end = outcome.entries[-1].seq + 1
+            if end > self.snapshot.next:
+                self._update(replace(self.snapshot, head=end, next=end))
+            _settle(jobs, [entry.digest for entry in outcome.entries])
+        else:
+            self._jobs.put([replace(job, failed=outcome) for job in jobs])
+
     def _resolve(self, jobs: Sequence[_Job], outcomes: Sequence[Any], snapshot: Snapshot) -> None:
+        known = self.snapshot
+        if known.next > snapshot.next:  # the appender went on before this came here
+            snapshot = replace(snapshot, head=known.head, next=known.next)
+        self._update(snapshot)
+        _settle(jobs, outcomes)
+
+    def _update(self, snapshot: Snapshot) -> None:
         grown, self.snapshot = snapshot.head > self.snapshot.head, snapshot
-        for job, outcome in zip(jobs, outcomes, strict=True):
-            if job.future.done():  # the caller was cancelled
-                continue
-            if isinstance(outcome, Exception):
-                job.future.set_exception(outcome)
-            else:
-                job.future.set_result(outcome)
         if grown:
             self._grown.set()
             self._grown = asyncio.Event()
@@ -134,9 +171,12 @@ class JournalThread:
         stopping = False
         while not stopping:
             jobs, stopping = self._collect(next_tick)
+            if self._appender:
+                worker.reclaim(self._appender)
             writes = [job for job in jobs if job.writes]
             if writes:
-                self._publish(writes, worker.write([job.work for job in writes]))
+                failed = next((job.failed for job in writes if job.failed), None)
+                self._publish(writes, worker.write([job.work for job in writes], failed))
             for job in jobs:
                 if not job.writes and not isinstance(job.work, Post):
                     self._publish([job], [worker.ask(job.work)])
@@ -144,6 +184,8 @@ class JournalThread:
                 more = worker.tick()
                 next_tick = time.monotonic() + (0.0 if more else self._tick)
                 self._publish()
+            if self._appender and not stopping:
+                worker.lend(self._appender)
         worker.close()
 
     def _collect(self, next_tick: float) -> tuple[list[_Job], bool]:
@@ -165,3 +207,13 @@ class JournalThread:
     def _publish(self, jobs: Sequence[_Job] = (), outcomes: Sequence[Any] = ()) -> None:
         """Send outcomes and the current snapshot to the event loop."""
         self._loop.call_soon_threadsafe(self._resolve, jobs, outcomes, self._worker.snapshot())
+
+
+def _settle(jobs: Sequence[_Job], outcomes: Sequence[Any]) -> None:
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        if job.future.done():  # the caller was cancelled
+            continue
+        if isinstance(outcome, Exception):
+            job.future.set_exception(outcome)
+        else:
+            job.future.set_result(outcome)

@@ -22,6 +22,7 @@ import apsw
 import structlog
 
 from btfeed.journal.base import JournalError, JournalUnavailable
+from btfeed.journal.sqlite.appender import Appender
 from btfeed.journal.sqlite.database import DAMAGE, FILE, LOCKED, JournalDatabase
 from btfeed.journal.sqlite.positions import Snapshot
 from btfeed.journal.sqlite.post_log import PostLog
@@ -75,7 +76,8 @@ class JournalWorker:
         positions = self._post_log.positions
         refusing = self._broken or self._locked or ("the journal is full" if self._post_log.is_full else None)
         held_up = bool(self._broken or self._locked)
-        return Snapshot(positions.last + 1, positions.first, dict(positions.cursors), self._broken, refusing, held_up)
+        cursors = dict(positions.cursors)
+        return Snapshot(positions.last + 1, positions.next, positions.first, cursors, self._broken, refusing, held_up)
 
     def open(self) -> None:
         """Raises apsw.Error or OSError."""
@@ -88,13 +90,21 @@ class JournalWorker:
     def close(self) -> None:
         self._post_log.close()
 
-    def write(self, works: Sequence[Work]) -> list[Any]:
-        """Do all of `works` in one transaction. Returns what each returned, or a JournalError."""
+    def write(self, works: Sequence[Work], failed: apsw.Error | None = None) -> list[Any]:
+        """Do all of `works` in one transaction. Returns what each returned, or a JournalError. failed: what the first
+        attempt has raised, if somebody else has made it."""
         failure: JournalError
+        errors = [failed] if failed else []
+
+        def attempt() -> list[Any]:
+            if errors:
+                raise errors.pop()
+            return self._commit_group(works)
+
         try:
             if self._broken:
                 raise JournalUnavailable(self._broken)
-            return self._when_unlocked(lambda: self._recovering(lambda: self._commit_group(works)))
+            return self._when_unlocked(lambda: self._recovering(attempt))
         except JournalError as error:
             failure = error
         except apsw.Error as error:
@@ -102,6 +112,17 @@ class JournalWorker:
         except Exception as error:  # noqa: BLE001 - logged as a bug
             failure = _bug(error)
         return [failure] * len(works)
+
+    def lend(self, appender: Appender[Any]) -> None:
+        """Let the appender use the connection if posts can be written."""
+        if self._broken or not self._post_log.lend(appender):
+            appender.refuse()
+
+    def reclaim(self, appender: Appender[Any]) -> None:
+        """Take the connection back."""
+        found = appender.reclaim()
+        if found:
+            self._post_log.note_appended(*found)
 
     def ask(self, question: Callable[[PostLog], T]) -> T | JournalError:
         """What `question` returns, or a JournalError."""
@@ -142,12 +163,9 @@ class JournalWorker:
 
     def _commit_group(self, works: Sequence[Work]) -> list[Any]:
         started = time.perf_counter()
-        new = [work for work in works if isinstance(work, Post)]
-        outcomes: list[Any] | None = self._post_log.append_alone(new) if len(new) == len(works) else None
-        if outcomes is None:
-            with self._post_log.transaction():
-                appended = iter(self._post_log.append(new))
-                outcomes = [next(appended) if isinstance(work, Post) else work(self._post_log) for work in works]
+        with self._post_log.transaction():
+            appended = iter(self._post_log.append([work for work in works if isinstance(work, Post)]))
+            outcomes = [next(appended) if isinstance(work, Post) else work(self._post_log) for work in works]
         seconds = time.perf_counter() - started
         self._metrics.journal_commit_seconds.observe(seconds)
         log.debug("commit done", jobs=len(works), seconds=seconds)

@@ -1,5 +1,6 @@
 //! The Python module `btfeed._native`: exposes the crate `transcoder`. Described to Python in btfeed/_native.pyi.
 
+mod appender;
 mod columns;
 mod convert;
 
@@ -14,11 +15,12 @@ use transcoder::plan::{Compiled, Compiler, List};
 use transcoder::post::Error;
 use transcoder::table::Table;
 
+use appender::Appender;
 use columns::{Buffer, Texts};
 use convert::FieldRow;
 
 /// The version of this interface, which btfeed/native.py checks. Increment it with every change that Python can see.
-const INTERFACE: u32 = 5;
+const INTERFACE: u32 = 6;
 /// The size in bytes from which on a body is checked without the GIL. For smaller ones, releasing it costs as much as the
 /// check.
 const RELEASE_GIL_SIZE: usize = 1 << 14;
@@ -150,6 +152,7 @@ fn number(value: f64) -> PyResult<String> {
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("INTERFACE", INTERFACE)?;
     module.add_class::<Transcoder>()?;
+    module.add_class::<Appender>()?;
     module.add_class::<Texts>()?;
     module.add_class::<Buffer>()?;
     module.add_function(wrap_pyfunction!(admit, module)?)?;

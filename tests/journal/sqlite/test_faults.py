@@ -12,6 +12,7 @@ import apsw
 import pytest
 
 from btfeed.journal.base import Commit, Cursor, JournalError, JournalUnavailable
+from btfeed.journal.sqlite import appender
 from btfeed.journal.sqlite.database import FILE, JournalDatabase
 from btfeed.journal.sqlite.journal import SqliteJournal
 from btfeed.journal.sqlite.layout import PAGE_SIZE
@@ -42,6 +43,15 @@ journal = partial(journals.journal, tuning=FROM_THE_FILE)
 def disk() -> FaultyDisk:
     """A disk that works until a test makes it fail."""
     return FaultyDisk()
+
+
+@pytest.fixture(autouse=True, params=[pytest.param("native", marks=pytest.mark.native), "plain"])
+def appending(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Posts are appended without Python, and by Python."""
+    if request.param == "plain":
+        monkeypatch.setattr(appender, "available", lambda: False)
+    else:
+        assert appender.available()
 
 
 @pytest.fixture(params=FAULTS)
