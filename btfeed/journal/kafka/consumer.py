@@ -119,7 +119,6 @@ class ConsumerSettings:
             "enable_auto_commit": False,
             "auto_offset_reset": "none",
             "isolation_level": "read_committed",
-            "check_crcs": False,  # the digest is compared instead
             "max_poll_interval_ms": NEVER,
             "session_timeout_ms": round(self.session_timeout * 1000),
             "heartbeat_interval_ms": round(min(3.0, self.session_timeout / 3) * 1000),

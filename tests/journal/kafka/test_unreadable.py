@@ -108,9 +108,10 @@ async def test_what_was_read_before_the_rest_was_deleted_is_still_given() -> Non
 
 @pytest.mark.kafka
 @pytest.mark.parametrize("compression", ["none", "zstd"])
-async def test_batches_that_aiokafka_can_not_unpack(compression: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["records", "attributes"])
+async def test_damaged_batches(where: str, compression: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With bytes as a damaged disk gives them, from a real broker: the other posts of the partition are delivered, and the
-    consumer stays."""
+    consumer stays. A bit in the attributes makes a batch one without records."""
     monkeypatch.setattr(unreadable, "PATIENCE", 0.1)
     whole, damaged = fetcher.MemoryRecords, set[int]()
 
@@ -119,26 +120,31 @@ async def test_batches_that_aiokafka_can_not_unpack(compression: str, monkeypatc
         at = 0
         while at + 61 <= len(changed):  # see the record batch in Kafka's documentation of its protocol
             if int.from_bytes(changed[at : at + 8]) in damaged:
-                changed[at + 61 : at + 71] = b"\xff" * 10
+                if where == "records":
+                    changed[at + 61 : at + 71] = b"\xff" * 10
+                else:
+                    changed[at + 22] ^= 0x20  # a control batch
             at += 12 + int.from_bytes(changed[at + 8 : at + 12])
         return whole(bytes(changed))
 
     monkeypatch.setattr(fetcher, "MemoryRecords", records)
     driver = KafkaDriver(1)
     driver._settings = driver._settings.model_copy(update={"compression": compression})
-    async with opened(driver, "a") as it:
-        (outlet,) = it.outlets["a"]
-        sent = [post(number) for number in range(6)]
-        for each in sent[:2]:
-            await it.journal.append(each)
-        damaged |= {2, 4}
-        for each in sent[2:]:
-            await it.journal.append(each)
-        found: list[bytes] = []
+    with capture_logs() as logs:
+        async with opened(driver, "a") as it:
+            (outlet,) = it.outlets["a"]
+            sent = [post(number) for number in range(6)]
+            for each in sent[:2]:
+                await it.journal.append(each)
+            damaged |= {2, 4}
+            for each in sent[2:]:
+                await it.journal.append(each)
+            found: list[bytes] = []
 
-        async with asyncio.timeout(DEADLINE):
-            while len(found) < 4:  # a read ends without posts while none can be read
-                with suppress(JournalUnavailable):
-                    found[:] = [entry.post.body for entry in await read_all(outlet)]
-        assert found == [sent[number].body for number in (0, 1, 3, 5)]
-        assert it.outlets["a"] == [outlet]
+            async with asyncio.timeout(DEADLINE):
+                while len(found) < 4:  # a read ends without posts while none can be read
+                    with suppress(JournalUnavailable):
+                        found[:] = [entry.post.body for entry in await read_all(outlet)]
+            assert found == [sent[number].body for number in (0, 1, 3, 5)]
+            assert [each["offset"] for each in logs if each["event"].startswith("passing over damaged posts")] == [2, 4]
+            assert it.outlets["a"] == [outlet]
