@@ -74,10 +74,11 @@ async def journal(
         await opened.close()
 
 
-def seeded() -> random.Random:
-    """Random numbers that can be repeated: set BTFEED_SEED to the seed that a failed test shows."""
-    seed = int(os.environ.get("BTFEED_SEED") or random.randrange(2**32))
-    sys.stdout.write(f"BTFEED_SEED={seed}\n")
+def seeded(seed: int | None = None) -> random.Random:
+    """Random numbers that can be repeated: set BTFEED_SEED to the seed that a failed test shows. seed: one that failed."""
+    if seed is None:
+        seed = int(os.environ.get("BTFEED_SEED") or random.randrange(2**32))
+        sys.stdout.write(f"BTFEED_SEED={seed}\n")
     return random.Random(seed)
 
 

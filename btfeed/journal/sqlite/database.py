@@ -288,13 +288,16 @@ class JournalDatabase:
 
     def first_seq(self) -> int:
         """Posts below this number were dropped. A saved number above that of a post is damaged, and does not count."""
-        saved, oldest = next(
-            self.db.execute(
-                "SELECT (SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'first_seq'), (SELECT min(seq) FROM posts)"
-            )
-        )
-        saved = max(1, saved or 1)
-        return saved if oldest is None else min(saved, oldest)
+        saved = self.saved_first_seq()
+        return min(saved, self.oldest_seq() or saved)
+
+    def saved_first_seq(self) -> int:
+        """What is saved of `first_seq`. It can be read whatever became of the posts."""
+        return max(1, self._one("SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'first_seq'") or 1)
+
+    def oldest_seq(self) -> int:
+        """The number of the oldest post, 0 if there is none."""
+        return self._one("SELECT min(seq) FROM posts WHERE seq > 0") or 0
 
     def save_first_seq(self, seq: int) -> None:
         self.db.execute("INSERT OR REPLACE INTO meta VALUES('first_seq', ?)", (seq,))

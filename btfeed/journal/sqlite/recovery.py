@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import TypeVar
@@ -222,11 +223,17 @@ def _copy_dead_letters(old: JournalDatabase, new: JournalDatabase, found: Recove
 
 @dataclass(slots=True)
 class _Numbers:
-    """The numbers that posts have: from `first` (0 if unknown) to before `next`, except known `gaps`."""
+    """The numbers that posts have: from `first` (0 if unknown) to before `next`, except known `gaps`. Some sink has not
+    read those from `unread` on (0 if unknown)."""
 
     first: int
     next: int
     gaps: dict[int, int]
+    unread: int
+
+    def begin(self, seq: int) -> int:
+        """The first number, if no post that was read lies below `seq`."""
+        return min(self.first or self.unread or seq, seq)
 
     def is_gap(self, seq: int) -> bool:
         return after_gaps(self.gaps, seq) != seq
@@ -238,8 +245,8 @@ class _Numbers:
 
 def _copy_posts(old: JournalDatabase, new: JournalDatabase, found: Recovered, first_seq: int, next_seq: int) -> None:
     numbers = _known_numbers(old, new, first_seq, next_seq)
-    end = max(numbers.next, _known(old.last_seq, 0) + 1)
-    rows = _readable(lambda seq: old.posts(seq, _EVERYTHING), lambda row: row.seq, numbers.first, end)
+    start = numbers.first if 0 < numbers.first < numbers.next else max(0, numbers.next - _TRIES)
+    rows = _readable(lambda seq: old.posts(seq, _EVERYTHING), lambda row: row.seq, start, numbers.next)
     doubtful = _DoubtfulRows()
     size = 0
     for entry in _numbered(doubtful.separate(rows), numbers):
@@ -258,11 +265,28 @@ def _copy_posts(old: JournalDatabase, new: JournalDatabase, found: Recovered, fi
 
 
 def _known_numbers(old: JournalDatabase, new: JournalDatabase, first_seq: int, next_seq: int) -> _Numbers:
-    """What is known of the numbers before the posts are read."""
+    """What is known of the numbers before the posts are read. The first is known from what was saved, even if the oldest
+    posts can't be read, and from the oldest post, even if what was saved can't be read or is wrong."""
     seqs = [cursor.seq for cursor, _ in new.cursors().values()]
     gaps: dict[int, int] = _known(old.gaps, {})
-    first = first_seq or _known(old.first_seq, 0)
-    return _Numbers(first, max(next_seq, first, *seqs, *(last + 1 for last in gaps.values())), gaps)
+    saved, oldest = _known(old.saved_first_seq, 0), _known(old.oldest_seq, 0)
+    first = first_seq or min(saved or oldest, oldest or saved)
+    end = _end(old, max(next_seq, first_seq, *seqs, *(last + 1 for last in gaps.values())))
+    return _Numbers(first, end, gaps, min(seqs, default=0))
+
+
+def _end(old: JournalDatabase, known: int) -> int:
+    """One past the newest post, at least `known`. If that can't be read, one past the newest that can, approximately."""
+    with suppress(apsw.Error):
+        return max(known, old.last_seq() + 1)
+    end, beyond = known, _EVERYTHING
+    while end < beyond:
+        middle = (end + beyond) // 2
+        if _known(partial(old.first_from, middle), None):
+            end = middle + 1
+        else:
+            beyond = middle
+    return end
 
 
 def _numbered(entries: Iterator[Entry], numbers: _Numbers) -> Iterator[Entry]:
@@ -271,7 +295,7 @@ def _numbered(entries: Iterator[Entry], numbers: _Numbers) -> Iterator[Entry]:
     for entry, following in pairwise(chain(entries, [None])):
         assert entry is not None
         if not expected:
-            expected = numbers.first = min(numbers.first or entry.seq, entry.seq)
+            expected = numbers.first = numbers.begin(entry.seq)
         expected = after_gaps(numbers.gaps, expected)
         seq = _number(entry.seq, expected, following.seq if following else max(numbers.next, entry.seq + 1))
         numbers.next = max(numbers.next, seq + 1)
@@ -281,7 +305,8 @@ def _numbered(entries: Iterator[Entry], numbers: _Numbers) -> Iterator[Entry]:
 
 def _account_for_the_rest(new: JournalDatabase, found: Recovered, numbers: _Numbers, doubtful: "_DoubtfulRows") -> None:
     """Account for every number that has no post: with a dead letter, or as lost."""
-    numbers.first = numbers.first or numbers.next
+    numbers.next = max(numbers.next, numbers.first)
+    numbers.first = numbers.begin(numbers.next)
     missing = max(0, numbers.count() - found.posts)
     dead_letters = doubtful.dead_letters(new, numbers)[:missing]
     new.dead_letters.insert(dead_letters)

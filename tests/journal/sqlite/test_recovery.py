@@ -16,64 +16,24 @@ from btfeed.journal.sqlite.database import FILE, JournalDatabase
 from btfeed.journal.sqlite.dead_letters import open_dead_letters
 from btfeed.journal.sqlite.layout import PAGE_SIZE, VERSION
 from tests.journal.journals import Journal, dead_letter, dead_letters, fill, journal, post, seeded, wanting
+from tests.journal.sqlite.damage import accounted, change, garbage, overwrite, write_journal
 from tests.journal.sqlite.faulty_disk import FaultyDisk
 from tests.support.harness import DEADLINE, until_async
 
 LOG = f"{FILE}-wal"
-SIZES = (100, 700, 5_000, 40_000)
-
-
-async def _written(directory: Path, posts: int = 300, log: bool = False) -> list[bytes]:
-    """Create a journal of that many posts, which one sink has read half of and another all; returns the bodies. log: as it
-    is after kill -9, with the newest posts in the write-ahead log."""
-    home = directory.with_name(f"{directory.name}-original")
-    async with journal(home, ("a", "b")) as opened:
-        bodies = [body for n in range(posts) for body in await fill(opened, [n], SIZES[n % len(SIZES)])]
-        await opened.outlet("a").commit(Commit(Cursor(posts // 2, 3), "half-way", [dead_letter(1), dead_letter(2)]))
-        await opened.outlet("b").commit(Commit(Cursor(posts + 1), "at the end"))
-        if log:
-            shutil.copytree(home, directory)
-    if not log:
-        shutil.copytree(home, directory)
-    return bodies
-
-
-async def _accounted(opened: Journal, written: list[bytes]) -> list[bytes]:
-    """Read all posts. Each one written is read in order and once, or counted as damaged or lost. Returns what was read."""
-    found = await opened.bodies()
-    rest = iter(written)
-    assert all(body in rest for body in found), "not what was written, or out of order, or twice"
-    damaged, lost = opened.count("journal_damaged_posts"), opened.count("journal_lost_posts")
-    assert len(found) + damaged + lost == len(written), f"{len(found)} read, {damaged} damaged, {lost} lost"
-    return found
 
 
 def _kept(directory: Path) -> list[Path]:
     return [path for path in directory.glob(f"{FILE}.damaged-*") if not path.name.endswith("-wal")]
 
 
-def _overwrite(path: Path, offset: int, data: bytes) -> None:
-    with path.open("r+b") as file:
-        file.seek(offset)
-        file.write(data)
-
-
-def _change(directory: Path, body: bytes) -> None:
-    """Flip bits of a body wherever it is in the file: pages also have remains of what was moved."""
-    path = directory / FILE
-    content = path.read_bytes()
-    changed = content.replace(body[:90], body[:50] + bytes([body[50] ^ 0x55]) + body[51:90])
-    assert changed != content
-    path.write_bytes(changed)
-
-
 async def test_a_changed_body_becomes_a_dead_letter(tmp_path: Path) -> None:
     """A post whose body is not what was received. Its neighbors are delivered, and the file is not replaced."""
     home = tmp_path / "journal"
-    written = await _written(home)
-    _change(home, written[121])
+    written = await write_journal(home)
+    change(home, written[121])
     async with journal(home, ("a", "b")) as opened:
-        assert await _accounted(opened, written) == written[:121] + written[122:]
+        assert await accounted(opened, written) == written[:121] + written[122:]
         assert opened.count("journal_damaged_posts") == opened.count("dead_letters", reason="damaged") == 1
         (kept,) = dead_letters(home, "kind = 'post'")
         assert kept.reason.startswith("damaged in the journal (post 122)")
@@ -85,11 +45,11 @@ async def test_readers_behind_damaged_posts_wait(tmp_path: Path) -> None:
     """If the newest posts are damaged, each becomes a dead letter. Readers then wait for the next post, and do not read
     again and again."""
     home = tmp_path / "journal"
-    written = await _written(home, 8)
+    written = await write_journal(home, 8)
     for body in written[3:]:
-        _change(home, body)
+        change(home, body)
     async with journal(home, ("a", "b")) as opened:
-        assert await _accounted(opened, written) == written[:3]
+        assert await accounted(opened, written) == written[:3]
         waiting = asyncio.create_task(opened.outlet("a").wait(4))
         assert await opened.outlet("a").read(4, 1) == []
         assert not waiting.done()
@@ -99,27 +59,23 @@ async def test_readers_behind_damaged_posts_wait(tmp_path: Path) -> None:
         assert [entry.seq for entry in await opened.outlet("a").read(4, 1)] == [9]
 
 
-def _garbage(path: Path, start: int, stop: int) -> None:
-    _overwrite(path, start, random.Random(1).randbytes(stop - start))
-
-
 def _truncate(path: Path, size: int) -> None:
     with path.open("r+b") as file:
         file.truncate(size)
 
 
 DAMAGES: dict[str, Callable[[Path], None]] = {
-    "no magic": lambda path: _garbage(path, 0, 16),
-    "wrong page size": lambda path: _overwrite(path, 16, b"\x10\x00"),
-    "reserved bytes": lambda path: _overwrite(path, 20, b"\x08"),
-    "another version": lambda path: _overwrite(path, 63, bytes([VERSION + 1])),
-    "first page": lambda path: _garbage(path, 0, PAGE_SIZE),
-    "root of posts": lambda path: _garbage(path, PAGE_SIZE, PAGE_SIZE + 100),
-    "a page": lambda path: _garbage(path, 40 * PAGE_SIZE, 41 * PAGE_SIZE),
-    "many pages": lambda path: _garbage(path, 20 * PAGE_SIZE, 60 * PAGE_SIZE),
+    "no magic": lambda path: garbage(path, 0, 16),
+    "wrong page size": lambda path: overwrite(path, 16, b"\x10\x00"),
+    "reserved bytes": lambda path: overwrite(path, 20, b"\x08"),
+    "another version": lambda path: overwrite(path, 63, bytes([VERSION + 1])),
+    "first page": lambda path: garbage(path, 0, PAGE_SIZE),
+    "root of posts": lambda path: garbage(path, PAGE_SIZE, PAGE_SIZE + 100),
+    "a page": lambda path: garbage(path, 40 * PAGE_SIZE, 41 * PAGE_SIZE),
+    "many pages": lambda path: garbage(path, 20 * PAGE_SIZE, 60 * PAGE_SIZE),
     "truncated": lambda path: _truncate(path, 100 * PAGE_SIZE + 77),
     "empty": lambda path: _truncate(path, 0),
-    "garbage": lambda path: _garbage(path, 0, path.stat().st_size),
+    "garbage": lambda path: garbage(path, 0, path.stat().st_size),
     "missing": Path.unlink,
 }
 LOSSLESS = {"no magic", "wrong page size", "reserved bytes", "another version", "first page"}
@@ -133,11 +89,11 @@ async def test_damage_at_start(tmp_path: Path, damage: str, log: bool) -> None:
     """Whatever happened to the file, the journal starts. It accounts for each post if anything tells how many there were,
     keeps the damaged file, and takes posts."""
     home = tmp_path / "journal"
-    written = await _written(home, log=log)
+    written = await write_journal(home, log=log)
     DAMAGES[damage](home / FILE)
     before = (home / FILE).read_bytes() if (home / FILE).exists() else b""
     async with journal(home, ("a", "b")) as opened:
-        found = await opened.bodies() if damage in UNKNOWN else await _accounted(opened, written)
+        found = await opened.bodies() if damage in UNKNOWN else await accounted(opened, written)
         assert opened.refusing is None
         taken = await fill(opened, range(1000, 1003))
         assert await opened.bodies() == found + taken
@@ -150,11 +106,13 @@ async def test_damage_at_start(tmp_path: Path, damage: str, log: bool) -> None:
             assert damage in (("another version", "root of posts") if log else ("empty", "missing"))
 
 
-async def test_random_bit_flips(tmp_path: Path) -> None:
-    """Whichever bits of the file change, each post is delivered as it was written, or counted as damaged or lost."""
-    rng = seeded()
+@pytest.mark.parametrize("seed", [None, 2337490689], ids=["random", "oldest posts unreadable"])
+async def test_random_bit_flips(tmp_path: Path, seed: int | None) -> None:
+    """Whichever bits of the file change, each post is delivered as it was written, or counted as damaged or lost. One sink
+    has read nothing, so that none may be dropped."""
+    rng = seeded(seed)
     home = tmp_path / "journal"
-    written = await _written(home, 120)
+    written = await write_journal(home, 120)
     content = (home / FILE).read_bytes()
     recovered = 0
     for _ in range(60):
@@ -165,8 +123,8 @@ async def test_random_bit_flips(tmp_path: Path) -> None:
         shutil.rmtree(home)
         home.mkdir()
         (home / FILE).write_bytes(damaged)
-        async with journal(home, ("a", "b")) as opened:
-            await _accounted(opened, written)
+        async with journal(home, ("a", "b", "new")) as opened:
+            await accounted(opened, written)
             recovered += opened.count("journal_errors")
     assert recovered
 
@@ -174,7 +132,7 @@ async def test_random_bit_flips(tmp_path: Path) -> None:
 async def test_saved_numbers_that_would_hide_posts(tmp_path: Path) -> None:
     """Posts below a damaged first number, or within a damaged gap, are read."""
     home = tmp_path / "journal"
-    written = await _written(home, 120)
+    written = await write_journal(home, 120)
     with closing(apsw.Connection(str(home / FILE))) as database:
         database.execute("INSERT OR REPLACE INTO meta VALUES('first_seq', 59); INSERT INTO gaps VALUES(70, 90)")
     async with journal(home, ("a", "b")) as opened:
@@ -184,7 +142,7 @@ async def test_saved_numbers_that_would_hide_posts(tmp_path: Path) -> None:
 async def test_a_sink_whose_cursor_lies_in_a_gap_goes_on_behind_it(tmp_path: Path) -> None:
     """As after a recovery that lost the posts around the cursor."""
     home = tmp_path / "journal"
-    written = await _written(home, 120)
+    written = await write_journal(home, 120)
     with closing(apsw.Connection(str(home / FILE))) as database:
         database.execute("DELETE FROM posts WHERE seq BETWEEN 50 AND 70; INSERT INTO gaps VALUES(50, 70)")
     async with journal(home, ("a", "b")) as opened:
@@ -197,7 +155,7 @@ async def test_changes_in_the_log(tmp_path: Path) -> None:
     """A write-ahead log with changed bytes, torn or missing, costs posts at most. What is left is as it was written."""
     rng = seeded()
     home = tmp_path / "journal"
-    written = await _written(home, 120, log=True)
+    written = await write_journal(home, 120, log=True)
     shutil.copytree(home, tmp_path / "copy")
     lost = 0
     for turn in range(20):
@@ -209,7 +167,7 @@ async def test_changes_in_the_log(tmp_path: Path) -> None:
         elif turn % 2:
             _truncate(home / LOG, rng.randrange(size))
         else:
-            _overwrite(home / LOG, rng.randrange(size), rng.randbytes(3))
+            overwrite(home / LOG, rng.randrange(size), rng.randbytes(3))
         async with journal(home, ("a",)) as opened:
             rest = iter(written)
             found = await opened.bodies()
@@ -231,11 +189,11 @@ async def _taken(opened: Journal, number: int) -> list[bytes]:
 async def test_a_page_that_is_damaged_while_running(tmp_path: Path) -> None:
     """Damage is found when a sink reads it. The file is recovered, the loss counted, and posts are taken."""
     home = tmp_path / "journal"
-    written = await _written(home)
+    written = await write_journal(home)
     async with journal(home, ("a", "b")) as opened:
-        _garbage(home / FILE, 40 * PAGE_SIZE, 60 * PAGE_SIZE)
+        garbage(home / FILE, 40 * PAGE_SIZE, 60 * PAGE_SIZE)
         written += await _taken(opened, 1000)
-        found = await _accounted(opened, written)
+        found = await accounted(opened, written)
         assert len(found) < len(written)
         assert await opened.outlet("a").cursor() == (Cursor(150, 3), "half-way")
         assert opened.refusing is None
@@ -248,8 +206,8 @@ async def test_a_page_that_is_damaged_while_running(tmp_path: Path) -> None:
 async def test_posts_that_find_the_damage_are_taken(tmp_path: Path) -> None:
     """An append that finds the file damaged succeeds once it is recovered."""
     home = tmp_path / "journal"
-    await _written(home)
-    _garbage(home / FILE, PAGE_SIZE, PAGE_SIZE + 100)
+    await write_journal(home)
+    garbage(home / FILE, PAGE_SIZE, PAGE_SIZE + 100)
     async with journal(home, ("a", "b")) as opened:
         bodies = await fill(opened, range(1000, 1003))
         assert (await opened.bodies())[-3:] == bodies
@@ -268,7 +226,7 @@ async def test_deleted_files(tmp_path: Path, names: list[str]) -> None:
         with suppress(JournalUnavailable):  # behind what the thread does now: `refusing` is as new as the error then
             await opened.everything()
         await until_async(lambda: not opened.refusing, "recovered")
-        found = await _accounted(opened, written)
+        found = await accounted(opened, written)
         assert (len(found) == 50) == (FILE not in names)
         found += await fill(opened, range(100, 103))
     async with journal(home, ("a",)) as opened:
@@ -279,10 +237,10 @@ async def test_deleted_files(tmp_path: Path, names: list[str]) -> None:
 async def test_cursors_and_dead_letters_are_recovered(tmp_path: Path) -> None:
     """Sinks go on where they were, with their state. Dead letters keep their ids and marks."""
     home = tmp_path / "journal"
-    await _written(home)
+    await write_journal(home)
     with open_dead_letters(home) as kept:
         kept.retry(Selection("a", [2]), wanting("a"))
-    _garbage(home / FILE, 0, PAGE_SIZE)
+    garbage(home / FILE, 0, PAGE_SIZE)
     async with journal(home, {"a": "latest", "b": "oldest"}) as opened:
         assert await opened.outlet("a").cursor() == (Cursor(150, 3), "half-way")
         assert await opened.outlet("b").cursor() == (Cursor(301), "at the end")
@@ -300,7 +258,7 @@ async def test_recovered_dead_letters_are_deleted_one_by_one(tmp_path: Path) -> 
             ]
             await opened.outlet("a").commit(Commit(Cursor(1), None, kept))
         await opened.add_dead_letter(DeadLetter("post", "", "malformed", 1, b"body"))
-    _garbage(home / FILE, 0, PAGE_SIZE)
+    garbage(home / FILE, 0, PAGE_SIZE)
     async with journal(home) as opened:
         assert opened.count("journal_errors") == 1
     before = dead_letters(home)
@@ -315,7 +273,7 @@ async def test_recovered_dead_letters_are_deleted_one_by_one(tmp_path: Path) -> 
 async def test_a_sink_that_lost_its_cursor_starts_with_the_oldest(tmp_path: Path) -> None:
     """A damaged cursor is not used: delivering records twice is better than losing them."""
     home = tmp_path / "journal"
-    await _written(home)
+    await write_journal(home)
     content = (home / FILE).read_bytes()
     (home / FILE).write_bytes(content.replace(b"half-way", b"half-wax"))
     async with journal(home, {"a": "latest", "b": "oldest"}) as opened:
@@ -342,8 +300,8 @@ async def test_dead_letters_with_broken_text_can_be_read(tmp_path: Path) -> None
 async def test_an_interrupted_recovery(tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever a recovery stops, the next start completes it, and nothing more is lost."""
     home = tmp_path / "journal"
-    written = await _written(home, log=True)
-    _garbage(home / FILE, 0, PAGE_SIZE)
+    written = await write_journal(home, log=True)
+    garbage(home / FILE, 0, PAGE_SIZE)
     renames = 0
     rename = Path.rename
 
@@ -370,14 +328,14 @@ async def test_a_recovery_without_room_is_tried_again(tmp_path: Path) -> None:
     """If the disk is too full to recover the file, posts are refused and nothing is changed until there is room."""
     disk = FaultyDisk()
     home = tmp_path / "journal"
-    written = await _written(home)
+    written = await write_journal(home)
     async with journal(home, ("a", "b"), disk.name) as opened:
-        _garbage(home / FILE, 40 * PAGE_SIZE, 60 * PAGE_SIZE)
+        garbage(home / FILE, 40 * PAGE_SIZE, 60 * PAGE_SIZE)
         with disk.failing("write", apsw.SQLITE_FULL):
             with pytest.raises(JournalUnavailable):
                 await opened.bodies()
             assert opened.refusing
             assert _kept(home) == []
         await until_async(lambda: opened.refusing is None, "healed")
-        await _accounted(opened, written)
+        await accounted(opened, written)
     assert len(_kept(home)) == 1
