@@ -1,7 +1,8 @@
 """Signals end replay and generate at once, whatever they are doing, and leave whole files."""
 
+import base64
+import json
 import os
-import re
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -12,9 +13,9 @@ import pytest
 from btfeed.posts import files as postfile
 from btfeed.posts import post
 from btfeed.telemetry.wording import count
+from tests.servers.echo import EchoServer
 from tests.support import posts
 from tests.support.harness import BTFEED, until
-from tests.support.sending import free_port
 from tests.traffic.test_replay_sources import BODIES, write
 
 pytestmark = pytest.mark.slow
@@ -86,15 +87,18 @@ def test_a_replay_that_waits_for_standard_input_ends(number: int, tmp_path: Path
 
 @SIGNALS
 def test_a_replay_to_a_url_that_waits_for_standard_input_ends(number: int, tmp_path: Path) -> None:
-    """The outcomes of the posts that arrived are counted."""
-    process = start("replay", "-", f"http://127.0.0.1:{free_port()}/", "--rejects", tmp_path / "r.ndjson")
-    assert process.stdin
-    process.stdin.write(write(tmp_path / "a.btposts").read_bytes())
-    process.stdin.flush()
-    until((tmp_path / "r.ndjson").exists, "it runs")
-    status, out, err = stop(process, number)
+    """The outcomes of the posts that arrived are counted, and what was refused is written."""
+    with EchoServer() as server:
+        process = start("replay", "-", server.url, "--rejects", tmp_path / "r.ndjson")
+        assert process.stdin
+        process.stdin.write(write(tmp_path / "a.btposts").read_bytes())
+        process.stdin.flush()
+        until(lambda: server.requests == len(BODIES), "the posts are sent")
+        status, out, err = stop(process, number)
     assert (status, err) == (1, NOT_SENT)
-    assert re.match("0 (of [123] )?posts accepted ", out)
+    assert out.startswith("0 of 3 posts accepted ")
+    rejects = map(json.loads, (tmp_path / "r.ndjson").read_text().splitlines())
+    assert [base64.b64decode(reject["body"]) for reject in rejects] == BODIES
 
 
 @SIGNALS
