@@ -25,7 +25,7 @@ import apsw
 from btfeed.journal.base import Cursor, Damaged, DeadLetter, Entry
 from btfeed.journal.sqlite.database import FILE, JournalDatabase
 from btfeed.journal.sqlite.layout import PAGE_SIZE, check_header, check_schema, first_page
-from btfeed.journal.sqlite.positions import after_gaps
+from btfeed.journal.sqlite.positions import Positions, after_gaps
 
 T = TypeVar("T")
 
@@ -59,9 +59,9 @@ class Recovered:
     lost_dead_letters: int | None = None
 
 
-def recover(directory: Path, vfs: str | None, first_seq: int, next_seq: int) -> Recovered:
-    """Replace the journal in `directory`, which must not be open, by one with everything readable in it. first_seq and
-    next_seq: what the caller knows of the numbers in it, 0 if nothing. Raises apsw.Error or OSError."""
+def recover(directory: Path, vfs: str | None, positions: Positions) -> Recovered:
+    """Replace the journal in `directory`, which must not be open, by one with everything readable in it. positions: what
+    the caller knows of it, empty if nothing. Raises apsw.Error or OSError."""
     for suffix in ("", "-wal", "-shm"):
         (directory / (_UNFINISHED + suffix)).unlink(missing_ok=True)
     found = Recovered(directory)
@@ -72,7 +72,7 @@ def recover(directory: Path, vfs: str | None, first_seq: int, next_seq: int) -> 
             new.begin()
             _copy_sinks(old, new)
             _copy_dead_letters(old, new, found)
-            _copy_posts(old, new, found, first_seq, next_seq)
+            _copy_posts(old, new, found, positions)
             new.commit()
         new.checkpoint()
     finally:
@@ -243,9 +243,9 @@ class _Numbers:
         return self.next - self.first - gaps
 
 
-def _copy_posts(old: JournalDatabase, new: JournalDatabase, found: Recovered, first_seq: int, next_seq: int) -> None:
-    numbers = _known_numbers(old, new, first_seq, next_seq)
-    start = numbers.first if 0 < numbers.first < numbers.next else max(0, numbers.next - _TRIES)
+def _copy_posts(old: JournalDatabase, new: JournalDatabase, found: Recovered, positions: Positions) -> None:
+    numbers = _known_numbers(old, new, positions)
+    start = numbers.first if 0 < numbers.first <= numbers.next else max(0, numbers.next - _TRIES)
     rows = _readable(lambda seq: old.posts(seq, _EVERYTHING), lambda row: row.seq, start, numbers.next)
     doubtful = _DoubtfulRows()
     size = 0
@@ -264,15 +264,16 @@ def _copy_posts(old: JournalDatabase, new: JournalDatabase, found: Recovered, fi
     _account_for_the_rest(new, found, numbers, doubtful)
 
 
-def _known_numbers(old: JournalDatabase, new: JournalDatabase, first_seq: int, next_seq: int) -> _Numbers:
-    """What is known of the numbers before the posts are read. The first is known from what was saved, even if the oldest
-    posts can't be read, and from the oldest post, even if what was saved can't be read or is wrong."""
+def _known_numbers(old: JournalDatabase, new: JournalDatabase, positions: Positions) -> _Numbers:
+    """What is known of the numbers before the posts are read. Without positions, the first is known from what was saved,
+    even if the oldest posts can't be read, and from the oldest post, even if what was saved can't be read or is wrong."""
+    if positions.next:
+        return _Numbers(positions.first, positions.next, positions.gaps, positions.first)
     seqs = [cursor.seq for cursor, _ in new.cursors().values()]
     gaps: dict[int, int] = _known(old.gaps, {})
     saved, oldest = _known(old.saved_first_seq, 0), _known(old.oldest_seq, 0)
-    first = first_seq or min(saved or oldest, oldest or saved)
-    end = _end(old, max(next_seq, first_seq, *seqs, *(last + 1 for last in gaps.values())))
-    return _Numbers(first, end, gaps, min(seqs, default=0))
+    end = _end(old, max([1, *seqs, *(last + 1 for last in gaps.values())]))
+    return _Numbers(min(saved or oldest, oldest or saved), end, gaps, min(seqs, default=0))
 
 
 def _end(old: JournalDatabase, known: int) -> int:

@@ -257,12 +257,11 @@ class JournalWorker:
         self._report()
         self._metrics.journal_errors.inc()
         log.error("journal file damaged", error=str(error))
-        positions = self._post_log.positions
         if self._post_log.is_open:
             self._post_log.database.keep_log_on_close()
             self._post_log.release()
         try:
-            found = recover(self._directory, self._vfs, positions.first, positions.next)
+            found = recover(self._directory, self._vfs, self._post_log.positions)
         except OSError as worse:
             raise apsw.IOError(str(worse)) from worse
         self._next_recovery = self._clock.monotonic() + self._tuning.unreadable
