@@ -1,20 +1,27 @@
 """The signals that ask the process to stop, or to load its configuration again."""
 
 import asyncio
+import io
 import os
+import select
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Generic, TypeVar
 
 from btfeed import early
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 T = TypeVar("T")
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_INPUT_BYTES = 2**16
+"""Bytes of standard input that are read at a time: what a pipe holds."""
 
 
 def stop_on_signals(stop: asyncio.Event | None = None) -> asyncio.Event:
@@ -47,6 +54,47 @@ def cleaning(clean: Callable[[], None]) -> Iterator[None]:
     finally:
         for number in caught:
             signal.signal(number, signal.SIG_DFL)
+
+
+def standard_input() -> BinaryIO | None:
+    """Standard input, or None if it is closed. Handlers of signals run while the main thread waits for it.
+
+    It is not sys.stdin.buffer: Python aborts at its end if a thread still reads from that.
+    """
+    if sys.stdin is None:
+        return None
+    return io.BufferedReader(_Input(sys.stdin.fileno(), closefd=False), _INPUT_BYTES)
+
+
+class _Input(io.FileIO):
+    """A file that is read only once there is something to read. Python notices a signal that comes just before a read only
+    after it; what waits here is woken."""
+
+    def readinto(self, buffer: "WriteableBuffer") -> int | None:
+        if threading.current_thread() is threading.main_thread():
+            self._wait()
+        return super().readinto(buffer)
+
+    def _wait(self) -> None:
+        with _wakened() as wakened:
+            poll = select.poll()
+            for each in (self.fileno(), wakened):
+                poll.register(each, select.POLLIN)
+            while [each for each, _ in poll.poll()] == [wakened]:
+                os.read(wakened, _INPUT_BYTES)
+
+
+@contextmanager
+def _wakened() -> Iterator[int]:
+    """A descriptor that can be read as soon as a signal with a handler has come. Only for the main thread."""
+    wakened, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    before = signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+    try:
+        yield wakened
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(wakened)
+        os.close(waker)
 
 
 class HangUps:

@@ -8,7 +8,6 @@ import errno
 import gzip
 import os
 import shutil
-import sys
 import tempfile
 import zlib
 from collections import Counter
@@ -26,6 +25,7 @@ from btfeed.flow.options import Source
 from btfeed.posts import files as postfile
 from btfeed.posts.post import Malformed, digest
 from btfeed.records.mapper import PostMapper
+from btfeed.signals import standard_input
 from btfeed.telemetry.wording import count
 from sinks.shared.avro import avro_restorer
 
@@ -327,9 +327,10 @@ class _Spool:
 
 def _copy_standard_input(path: Path) -> str:
     """Copy it to `path`, and tell how a file with such data is named."""
-    if sys.stdin is None:
+    given = standard_input()
+    if given is None:
         raise SourceError("standard input is closed")
-    with open(sys.stdin.fileno(), "rb", closefd=False) as given, path.open("wb") as out:
+    with given, path.open("wb") as out:
         shutil.copyfileobj(given, out, _CHUNK)
     with path.open("rb") as file:
         head = file.read(4)

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from btfeed.signals import standard_input
+
 SUFFIXES = (".bin", ".btposts")
 STANDARD = Path("-")
 """Stands for standard input or output."""
@@ -108,12 +110,12 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
     if path != STANDARD:
         with path.open("rb") as file:
             yield file
-    elif sys.stdin is None:
+        return
+    given = standard_input()
+    if given is None:
         raise PostFileError("standard input is closed")
-    else:
-        # Not sys.stdin.buffer: Python aborts at its end if a thread still reads from that.
-        with open(sys.stdin.fileno(), "rb", closefd=False) as file:
-            yield file
+    with given:
+        yield given
 
 
 def _plain(path: Path, raw: BinaryIO) -> BinaryIO:

@@ -14,7 +14,7 @@ from btfeed.traffic import profile as profiles
 from tests.commands.test_imports import imported
 from tests.commands.test_main import invoke, write_config
 from tests.flow import records
-from tests.support.harness import BTFEED, DEADLINE, until
+from tests.support.harness import BTFEED, DEADLINE, UNINTERRUPTED, until
 
 EVIL = "\x1b[2J\N{RIGHT-TO-LEFT OVERRIDE}"
 
@@ -208,21 +208,18 @@ def test_a_trace_has_one_form() -> None:
     assert (result.exit_code, "--json: prints the whole flow" in result.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("btfeed", [BTFEED, UNINTERRUPTED], ids=["during a read", "before a read"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_leaves_no_records(number: int, tmp_path: Path) -> None:
-    """What was copied from standard input is removed, and the status is that of the signal."""
-    command = [*BTFEED, "flow", "report", "web-shop", "-", "--temp", str(tmp_path)]
+def test_a_signal_leaves_no_records(number: int, btfeed: list[str], tmp_path: Path) -> None:
+    """It ends a wait for standard input. What was copied is removed, and the status is that of the signal."""
+    command = [*btfeed, "flow", "report", "web-shop", "-", "--temp", str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdin
         process.stdin.write(b"{" + b" " * 2**21)
         process.stdin.flush()
         until(lambda: [path for path in tmp_path.rglob("stdin") if path.stat().st_size], "records are copied")
-
-        def ended() -> bool:  # Python notices a signal that comes just before a read only with the next one
-            process.send_signal(number)
-            return process.poll() is not None
-
-        until(ended, "the process has ended")
+        process.send_signal(number)
+        until(lambda: process.poll() is not None, "the process has ended")
         assert process.returncode == -number
     assert list(tmp_path.iterdir()) == []
 

@@ -15,7 +15,7 @@ from btfeed.posts import post
 from btfeed.telemetry.wording import count
 from tests.servers.echo import EchoServer
 from tests.support import posts
-from tests.support.harness import BTFEED, until
+from tests.support.harness import BTFEED, UNINTERRUPTED, until
 from tests.traffic.test_replay_sources import BODIES, write
 
 pytestmark = pytest.mark.slow
@@ -26,9 +26,9 @@ DATA = 2**16
 """Bytes in the output after which a test sends the signal."""
 
 
-def start(*arguments: object) -> "subprocess.Popen[bytes]":
+def start(*arguments: object, btfeed: Sequence[str] = BTFEED) -> "subprocess.Popen[bytes]":
     """The command, with pipes."""
-    command = [*BTFEED, *map(str, arguments)]
+    command = [*btfeed, *map(str, arguments)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -71,10 +71,11 @@ def test_a_file_is_whole_after_a_signal(
 
 
 @SIGNALS
-def test_a_replay_that_waits_for_standard_input_ends(number: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("btfeed", [BTFEED, UNINTERRUPTED], ids=["during a read", "before a read"])
+def test_a_replay_that_waits_for_standard_input_ends(btfeed: list[str], number: int, tmp_path: Path) -> None:
     """What arrived is written."""
     data = write(tmp_path / "a.btposts").read_bytes()
-    process = start("replay", "-", "--out", tmp_path / "b.btposts", "--rate", "1000")
+    process = start("replay", "-", "--out", tmp_path / "b.btposts", "--rate", "1000", btfeed=btfeed)
     assert process.stdin
     process.stdin.write(data)
     process.stdin.flush()

@@ -21,6 +21,16 @@ T = TypeVar("T")
 Process = subprocess.Popen[bytes] | ForkedProcess
 
 BTFEED = [sys.executable, "-m", "btfeed"]
+_UNINTERRUPTED = """
+import signal, sys, threading
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
+from btfeed.commands.main import cli
+cli(sys.argv[1:], prog_name="btfeed")
+"""
+UNINTERRUPTED = [sys.executable, "-c", _UNINTERRUPTED]
+"""btfeed with a thread that takes all signals, so that none interrupts what the main thread waits for in the kernel: as if
+each came just before that."""
 DEADLINE = 30.0
 """Seconds to wait for something that should happen, before the test fails."""
 
