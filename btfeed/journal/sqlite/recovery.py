@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import TypeVar
@@ -34,6 +33,8 @@ _RECOVERED = f"{FILE}-recovered"
 _BATCH_BYTES = 16 * 2**20
 _TRIES = 1_000_000
 """How many numbers to try individually at most."""
+_REACH = 10_000
+"""How many numbers to try beyond the last one that was found, if no others are known: more than a page has posts."""
 _DOUBTFUL_BYTES = 64 * 2**20
 _EVERYTHING = 2**62
 
@@ -164,18 +165,18 @@ def _known(ask: Callable[[], T], otherwise: T) -> T:
 
 
 def _readable(read: Callable[[int], Iterator[T]], key: Callable[[T], int], first: int, end: int) -> Iterator[T]:
-    """What `read` finds from number `first` on. Where it fails, numbers up to `end` are tried one by one."""
-    number = first
+    """What `read` finds from number `first` on. Where it fails, numbers are tried one by one, up to `end` or further."""
+    number = reached = first
     for _ in range(_TRIES):
         try:
             for row in read(number):
                 yield row
-                if number <= key(row) < end:
-                    number = key(row) + 1
+                if key(row) == number or number < key(row) < end:
+                    number = reached = key(row) + 1
             return
         except apsw.Error:
             number += 1
-            if number >= end:
+            if number >= max(end, reached + _REACH):
                 return
 
 
@@ -246,7 +247,8 @@ class _Numbers:
 def _copy_posts(old: JournalDatabase, new: JournalDatabase, found: Recovered, positions: Positions) -> None:
     numbers = _known_numbers(old, new, positions)
     start = numbers.first if 0 < numbers.first <= numbers.next else max(0, numbers.next - _TRIES)
-    rows = _readable(lambda seq: old.posts(seq, _EVERYTHING), lambda row: row.seq, start, numbers.next)
+    end = numbers.next
+    rows = _readable(lambda seq: old.posts(seq, _EVERYTHING), lambda row: row.seq, start, end)
     doubtful = _DoubtfulRows()
     size = 0
     for entry in _numbered(doubtful.separate(rows), numbers):
@@ -261,6 +263,8 @@ def _copy_posts(old: JournalDatabase, new: JournalDatabase, found: Recovered, po
             new.commit()
             new.begin()
             size = 0
+    if numbers.next > end and _known(old.last_seq, None) is None:
+        numbers.next += 1  # the page with the newest posts, which can't be read, has at least one
     _account_for_the_rest(new, found, numbers, doubtful)
 
 
@@ -272,22 +276,8 @@ def _known_numbers(old: JournalDatabase, new: JournalDatabase, positions: Positi
     seqs = [cursor.seq for cursor, _ in new.cursors().values()]
     gaps: dict[int, int] = _known(old.gaps, {})
     saved, oldest = _known(old.saved_first_seq, 0), _known(old.oldest_seq, 0)
-    end = _end(old, max([1, *seqs, *(last + 1 for last in gaps.values())]))
+    end = max([_known(old.last_seq, 0) + 1, *seqs, *(last + 1 for last in gaps.values())])
     return _Numbers(min(saved or oldest, oldest or saved), end, gaps, min(seqs, default=0))
-
-
-def _end(old: JournalDatabase, known: int) -> int:
-    """One past the newest post, at least `known`. If that can't be read, one past the newest that can, approximately."""
-    with suppress(apsw.Error):
-        return max(known, old.last_seq() + 1)
-    end, beyond = known, _EVERYTHING
-    while end < beyond:
-        middle = (end + beyond) // 2
-        if _known(partial(old.first_from, middle), None):
-            end = middle + 1
-        else:
-            beyond = middle
-    return end
 
 
 def _numbered(entries: Iterator[Entry], numbers: _Numbers) -> Iterator[Entry]:
