@@ -14,8 +14,6 @@ Traps that it knows
 """
 
 import asyncio
-import gzip
-import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -27,7 +25,7 @@ from aiokafka.protocol.group import JoinGroupRequest, LeaveGroupRequest, SyncGro
 from aiokafka.protocol.offset import OffsetRequest
 
 from btfeed.journal.base import JournalUnavailable, OutletGone
-from btfeed.journal.kafka import clients
+from btfeed.journal.kafka import clients, replicas
 from btfeed.journal.kafka.consumer import (
     NOBODY,
     ConsumerSettings,
@@ -61,9 +59,6 @@ _AGAIN = (
 )
 _MOVED = (errors.GroupCoordinatorNotAvailableError, errors.NotCoordinatorForGroupError, errors.RequestTimedOutError)
 _GONE = (errors.UnknownMemberIdError, errors.IllegalGenerationError)
-_DAMAGE = (errors.CorruptRecordException, errors.UnsupportedCodecError)
-_UNPACKING = (ValueError, IndexError, EOFError, MemoryError, gzip.BadGzipFile, zlib.error)
-"""What comes out of unpacking what was fetched, besides the errors of cramjam. Those of connections are others."""
 _RIGHTS = {
     errors.GroupAuthorizationFailedError: "READ of the group",
     errors.TopicAuthorizationFailedError: "READ of the topic",
@@ -184,22 +179,15 @@ class GroupConsumer:
             except errors.OffsetOutOfRangeError:
                 pass
             except Exception as error:
-                if not _is_damage(error):
+                if not replicas.is_damage(error):
                     raise
                 damage = error
         raise DamagedMessage(repr(damage)) if damage else OutOfRange
 
     def ask_another(self, place: TopicPartition) -> int:
         """Read a partition from another of its replicas for a while. Returns how many there are in sync."""
-        client, fetcher = self._consumer._client, self._consumer._fetcher
-        known = client.cluster._partitions.get(place.topic, {}).get(place.partition)
-        replicas = sorted(known.isr) if known else []
-        now = fetcher._select_read_replica(place)
-        others = [each for each in replicas if each > (now or 0)] or replicas
-        if others:
-            until = self._clock.monotonic() + fetcher._preferred_replica_ttl
-            fetcher._preferred_read_replica[place] = (others[0], until)
-        return len(replicas)
+        replicas.ask_another(self._consumer, place, self._clock)
+        return len(replicas.in_sync(self._consumer, place))
 
     # Offsets that a group has saved
 
@@ -321,12 +309,6 @@ def _patient(client: Any, seconds: float) -> Any:
         return found
 
     return patient
-
-
-def _is_damage(error: Exception) -> bool:
-    if isinstance(error, errors.KafkaError):
-        return isinstance(error, _DAMAGE)
-    return isinstance(error, _UNPACKING) or type(error).__module__ == "cramjam"
 
 
 def _by_topic(given: Iterable[tuple[TopicPartition, Any]]) -> list[tuple[str, list[Any]]]:
