@@ -6,8 +6,7 @@
     DeadLetters   the commands    list, export, retry and delete what could not be delivered
     Archive       the commands    the posts of a range of time, for replay
     Backlogs      the admin       how far behind each sink is
-    Journal       the app         opens and closes; is an Intake, gives each sink its Outlets, and remembers which sinks
-                                  are paused
+    Journal       the app         opens and closes; is an Intake, gives each sink its Outlets, and remembers pauses
 
 btfeed/journal/create.py chooses the backend. Everything else depends on this module only.
 
@@ -64,11 +63,13 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Damaged:
-    """A post whose stored body does not match its digest. received: milliseconds since the epoch."""
+    """A post whose stored body does not match its digest. received: milliseconds since the epoch. If it can't be read, that
+    is the time of one before it, and the body is empty. partition: where it is; None if the journal has only one."""
 
     seq: int
     received: int
     body: bytes
+    partition: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

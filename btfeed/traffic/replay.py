@@ -116,18 +116,31 @@ class JournalRange:
         self.total: int | None = archive.count
         self.done = 0
         self.broken: list[str] = []
+        self._damaged: set[tuple[int | None, int]] = set()
+        self._runs: dict[tuple[int | None, int], tuple[int, int]] = {}  # behind what is noted -> its line, its first post
 
     def posts(self) -> Iterator[Recorded]:
         self.done = 0
         try:
             for entry in self._archive.entries():
                 if isinstance(entry, Damaged):
-                    _note(self.broken, f"post {entry.seq} of the journal is damaged")
+                    self._note_damaged(entry.partition, entry.seq)
                 else:
                     self.done += 1
                     yield Recorded(entry.post.body, entry.post.received)
         except JournalError as error:
             _note(self.broken, str(error))
+
+    def _note_damaged(self, partition: int | None, seq: int) -> None:
+        """Note a post, together with those right before it."""
+        if (partition, seq) in self._damaged:
+            return
+        where = "" if partition is None else f"{partition}:"
+        line, first = self._runs.pop((partition, seq), (len(self.broken), seq))
+        several = f"posts {where}{first} to {where}{seq} of the journal are damaged"
+        self.broken[line : line + 1] = [several if first < seq else f"post {where}{seq} of the journal is damaged"]
+        self._runs[partition, seq + 1] = line, first
+        self._damaged.add((partition, seq))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from btfeed.posts.post import Post, digest
 from tests.commands.test_main import invoke
 from tests.journal.journals import dead_letter
 from tests.journal.kafka import intakes, keeping
+from tests.journal.kafka.damage import damage, write_batches
 from tests.journal.kafka.intakes import bodies_of
 from tests.servers.kafka import PASSWORD, USER, Kafka, shared
 from tests.support.posts import mixed
@@ -220,3 +221,22 @@ def test_damaged_posts_are_told(case: Case, tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "of the journal is damaged" in result.stderr
     assert sorted(postfile.read(out)) == sorted([good, b""])
+
+
+def test_posts_that_no_broker_can_give_are_told(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a batch together. What is behind them is replayed, and shown."""
+    posts = [Post(mixed(number), 1_700_000_000_000 + number, "10.0.0.1") for number in range(1, 7)]
+    topic = case.kafka.make_topic(case.names.posts, 2, retention_ms="-1")
+    write_batches(case.kafka.bootstrap, topic, 1, posts[:2], posts[2:4], posts[4:5], posts[5:])
+    damage(monkeypatch).offsets = {2, 5}
+    out = tmp_path / "out.btposts"
+    result = case.run("replay", "--out", out, "--shift-to-now")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == [
+        "posts 1:2 to 1:3 of the journal are damaged", "post 1:5 of the journal is damaged"
+    ]  # fmt: skip
+    assert case.run("replay", "--out", out).exit_code == 1
+    assert list(postfile.read(out)) == [posts[number].body for number in (0, 1, 4)]
+    shown = case.run("records", "--journal", "--sink", "a")
+    assert (shown.exit_code, len(shown.stdout.splitlines())) == (1, 1 + 2 + 5)
+    assert "3 posts left out: damaged in the journal (the post at position 2, the post at position 3, " in shown.stderr

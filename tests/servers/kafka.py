@@ -125,9 +125,9 @@ class Broker:
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
 
-    def kill(self) -> None:
-        """Send SIGKILL."""
-        self._signal(signal.SIGKILL)
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """End it. After SIGTERM, it does not look for damage when it starts again."""
+        self._signal(number)
         assert self.process
         self.process.wait(READY)
 

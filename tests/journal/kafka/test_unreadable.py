@@ -4,7 +4,6 @@ import asyncio
 from contextlib import suppress
 
 import pytest
-from aiokafka.consumer import fetcher
 from structlog.testing import capture_logs
 
 from btfeed.journal.base import Commit, Cursor, JournalUnavailable
@@ -13,6 +12,7 @@ from btfeed.journal.kafka.unreadable import PATIENCE, PAUSE_MAX
 from btfeed.telemetry.samples import total
 from tests.journal.drivers import KafkaDriver, opened, read_all
 from tests.journal.journals import post
+from tests.journal.kafka.damage import Where, damage
 from tests.journal.kafka.fake_consumer import FakeBrokers, Group, group_of, place, posts
 from tests.support.clock import FakeClock, settle
 from tests.support.harness import DEADLINE, until_async
@@ -109,25 +109,11 @@ async def test_what_was_read_before_the_rest_was_deleted_is_still_given() -> Non
 @pytest.mark.kafka
 @pytest.mark.parametrize("compression", ["none", "zstd"])
 @pytest.mark.parametrize("where", ["records", "attributes"])
-async def test_damaged_batches(where: str, compression: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_damaged_batches(where: Where, compression: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With bytes as a damaged disk gives them, from a real broker: the other posts of the partition are delivered, and the
-    consumer stays. A bit in the attributes makes a batch one without records."""
+    consumer stays."""
     monkeypatch.setattr(unreadable, "PATIENCE", 0.1)
-    whole, damaged = fetcher.MemoryRecords, set[int]()
-
-    def records(fetched: bytes) -> object:
-        changed = bytearray(fetched)
-        at = 0
-        while at + 61 <= len(changed):  # see the record batch in Kafka's documentation of its protocol
-            if int.from_bytes(changed[at : at + 8]) in damaged:
-                if where == "records":
-                    changed[at + 61 : at + 71] = b"\xff" * 10
-                else:
-                    changed[at + 22] ^= 0x20  # a control batch
-            at += 12 + int.from_bytes(changed[at + 8 : at + 12])
-        return whole(bytes(changed))
-
-    monkeypatch.setattr(fetcher, "MemoryRecords", records)
+    damaged = damage(monkeypatch, where)
     driver = KafkaDriver(1)
     driver._settings = driver._settings.model_copy(update={"compression": compression})
     with capture_logs() as logs:
@@ -136,7 +122,7 @@ async def test_damaged_batches(where: str, compression: str, monkeypatch: pytest
             sent = [post(number) for number in range(6)]
             for each in sent[:2]:
                 await it.journal.append(each)
-            damaged |= {2, 4}
+            damaged.offsets = {2, 4}
             for each in sent[2:]:
                 await it.journal.append(each)
             found: list[bytes] = []
