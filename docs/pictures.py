@@ -134,7 +134,7 @@ def _flows(pictures: Path) -> None:
 def _shrink(path: Path) -> None:
     """With fewer colors. Ends the program if it is still too large."""
     with Image.open(path) as picture:
-        picture.convert("RGB").quantize(COLORS).save(path, optimize=True)
+        picture.convert("RGB").quantize(COLORS, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
     if path.stat().st_size > LARGEST:
         sys.exit(f"{path} is larger than {LARGEST} bytes")
     print(path)
