@@ -51,7 +51,7 @@ class Appender:
         """End the thread."""
 
 class Texts(Sequence[str]):
-    """Strings in a buffer. They are created on access; slices share the buffer."""
+    """Strings in buffers. They are created on access; slices share the buffers that they need."""
 
     def __len__(self) -> int: ...
     @overload
@@ -92,9 +92,9 @@ Counts: TypeAlias = tuple[
 ]
 """Occurrences by category, mismatches, unknown fields, lost, values left out, invalid_utf8."""
 
-Transcoded: TypeAlias = tuple[Any, Texts, Texts, bytes, bytes, list[Run[P]], list[Refused[P]], Counts, list[int]]
-"""JSON, ids, keys, timestamps, sizes, business transactions, refused occurrences, counts, and the number of records up
-to the end of each post."""
+Transcoded: TypeAlias = tuple[list[Any], Texts, Texts, bytes, bytes, list[Run[P]], list[Refused[P]], Counts, list[int]]
+"""Parts of the records, ids, keys, timestamps, sizes, business transactions, refused occurrences, counts, and the number of
+records up to the end of each post."""
 
 class Transcoder(Generic[P]):
     """Maps posts under one configuration; several threads may use it."""
@@ -111,4 +111,4 @@ class Transcoder(Generic[P]):
         self, posts: Sequence[tuple[bytes, str]], room: int, run: int = 0
     ) -> list[Transcoded[P] | Exception | None]:
         """posts: each with the prefix of its event.ids. Stops once the records exceed `room` bytes. Posts in a row whose
-        records fit into `run` bytes, each a small part of it and none of them refused, are one result."""
+        records fit into `run` bytes, none of them refused, are one result."""

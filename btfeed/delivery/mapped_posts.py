@@ -1,7 +1,7 @@
 """Mapped posts: each post is decoded and mapped once, for all sinks that are near the head of the journal.
 
 Mapping runs on threads of its own, so that the event loop can answer posts meanwhile: as many as there are processors for
-the native mapper. Small posts are mapped in groups, since handing one to a thread costs more than mapping it. They stay
+the native mapper. Posts are mapped in groups, since handing one to a thread may cost more than mapping it. They stay
 together as runs, since an object for each costs more, too. A run is kept until each sink has taken it, within a budget of
 bytes, beyond which the least recently used go first. So sinks near the head share the work, and a sink far behind maps
 again what the others have taken, without using more memory.

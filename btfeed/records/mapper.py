@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 HEAD = f'{{"event.kind":"{EVENT_KIND}","event.id":"'.encode()
 """What every record begins with."""
-RUN_BYTES = 2**18
-"""Bytes of records up to which small posts in a row become one result. Each result costs more than to map such a post."""
+RUN_BYTES = 2**20
+"""Bytes of records up to which posts in a row become one result. Each result costs more than to map a small post."""
 _CATEGORIES = (*CATEGORIES, UNKNOWN)
 _MESSAGES = ("BusinessTransactions", "BusinessTransaction", "BtOccurrence")
 _LISTS = (VALUES, DIMENSIONS)
@@ -121,12 +121,12 @@ class NativeMapper:
             return self._plain.map(body, digest)
         if isinstance(transcoded, Exception):
             raise transcoded
-        json, ids, keys, timestamps, sizes, runs, refused, counts, ends = transcoded
+        parts, ids, keys, timestamps, sizes, runs, refused, counts, ends = transcoded
         transactions: list[Transaction] = []
         for compiled, records, _ in runs:
             transactions += [compiled.transaction] * records
         columns = (ids, keys, memoryview(timestamps).cast("q"), transactions, memoryview(sizes).cast("q"))
-        batch = Batch(*columns, [memoryview(json)])
+        batch = Batch(*columns, [memoryview(part) for part in parts])
         occurrences, mismatches, unknown, lost, (left_out, invalid_utf8) = counts
         counted = _counts(runs, occurrences, mismatches, unknown, lost, left_out, invalid_utf8)
         return MappingResult(batch, [_refused(*each) for each in refused], counted, ends if len(ends) > 1 else ())

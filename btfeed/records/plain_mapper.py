@@ -78,7 +78,7 @@ class _PostMapping:
 
     def map(self, post: BusinessTransactions) -> MappingResult:
         server = post.serverName if post.HasField("serverName") else None
-        self._counts.lost = post.lostTransactions
+        self._counts.lost = max(0, post.lostTransactions)
         self._counts.invalid_utf8 += count_invalid_utf8([post.serverName])
         self._count_unknown_fields(post)
         for message in post.businessTransactions:

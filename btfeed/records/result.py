@@ -45,7 +45,7 @@ class Counts:
     mismatches       occurrences with more or fewer values than names, by (field, "fewer" or "more")
     unknown_fields   by message of proto/bt.proto
     invalid_utf8     strings that were not valid UTF-8
-    lost             BusinessTransactions.lostTransactions
+    lost             BusinessTransactions.lostTransactions, unless that is negative
     """
 
     occurrences: dict[str, int] = field(default_factory=_counter)
@@ -64,7 +64,7 @@ class Counts:
         _add(self.mismatches, other.mismatches)
         _add(self.unknown_fields, other.unknown_fields)
         self.invalid_utf8 += other.invalid_utf8
-        self.lost += max(0, other.lost)
+        self.lost += other.lost
 
 
 @dataclass(frozen=True, slots=True)

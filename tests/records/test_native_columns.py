@@ -19,7 +19,7 @@ from btfeed import _native, native
 from btfeed.posts import admission
 from btfeed.posts.bt_pb2 import BusinessTransactions
 from btfeed.posts.post import Malformed, digest, digests, event_id_prefix
-from btfeed.records.mapper import _CATEGORIES, _ROLES, HEAD, RUN_BYTES, NativeMapper, create_mapper
+from btfeed.records.mapper import _CATEGORIES, _ROLES, HEAD, NativeMapper, create_mapper
 from btfeed.records.plain_mapper import PlainMapper
 from btfeed.records.result import Counts, MappingResult
 from btfeed.records.settings import RecordSettings
@@ -64,6 +64,20 @@ def test_texts_are_a_sequence() -> None:
             ids[index]
     assert bisect_left(ids, 20, key=lambda text: int(text.rpartition("-")[2])) == 20
     assert repr(ids[:1]) == repr(plain[:1])
+
+
+def test_texts_may_be_in_several_buffers() -> None:
+    """Those of a run: the records of larger posts are apart. A slice across them is a sequence, too."""
+    bodies = [posts.mixed(count, count) for count in (0, 2, 40, 3, 1, 0, 60, 50)]
+    (run,) = mapper().map_all(group_of(*bodies), 2**30)
+    assert isinstance(run, MappingResult)
+    plain = joined(bodies).batch
+    assert len(run.batch.parts) > 3
+    for texts, column in ((run.batch.ids, list(plain.ids)), (run.batch.keys, list(plain.keys))):
+        for start, stop in [(0, 156), (1, 3), (41, 47), (46, 46), (155, 156), (44, 110)]:
+            part = texts[start:stop]
+            assert list(part) == [part[index] for index in range(stop - start)] == column[start:stop]
+            assert part[1:].packed()[0].decode() == "".join(column[start + 1 : stop])  # type: ignore[attr-defined]
 
 
 def test_columns_outlive_their_batch() -> None:
@@ -148,8 +162,9 @@ def _lost(number: int) -> bytes:
     return posts.mixed(2) + BusinessTransactions(lostTransactions=number).SerializePartialToString()
 
 
-def test_posts_in_a_row_are_one_result() -> None:
+def test_posts_in_a_row_are_one_result(monkeypatch: pytest.MonkeyPatch) -> None:
     """With all their records and counts, and the end of each post, up to RUN_BYTES."""
+    monkeypatch.setattr("btfeed.records.mapper.RUN_BYTES", limit := 2**18)
     bodies = [posts.mixed(seed % 4, seed) for seed in range(12)] + [posts.mixed(300), *[posts.mixed(12, 1)] * 40]
     bodies[5:5] = [_lost(number) for number in (3, 4, 2**31 - 1, -1, 5)]
     place = 0
@@ -160,7 +175,7 @@ def test_posts_in_a_row_are_one_result() -> None:
         wanted = joined(bodies[place : place + count]) if count > 1 else expected(bodies[place])
         equal(found, wanted)
         assert list(found.ends) == list(wanted.ends)
-        assert count == 1 or found.batch.nbytes <= RUN_BYTES
+        assert count == 1 or found.batch.nbytes <= limit
         place += count
     assert place == len(bodies)
     assert 1 < len(runs) < len(bodies) / 2

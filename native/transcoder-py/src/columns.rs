@@ -7,31 +7,31 @@ use pyo3::exceptions::{PyBufferError, PyIndexError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyIterator, PyList, PySlice, PyString};
 use pyo3::{IntoPyObjectExt, ffi};
+use transcoder::mapped::Part;
 use transcoder::pool::Pool;
 use transcoder::record::Span;
 
 /// Immutable bytes that support Python's buffer protocol. Their memory goes back to the pool.
 #[pyclass(frozen)]
 pub struct Buffer {
-    bytes: Vec<u8>,
-    length: usize,
+    part: Part,
     pool: Arc<Pool>,
 }
 
 impl Buffer {
-    /// Holds the first `length` bytes of `bytes`.
-    pub fn new(bytes: Vec<u8>, length: usize, pool: Arc<Pool>) -> Self {
-        Self { bytes, length, pool }
+    /// Holds the records of `part`.
+    pub fn new(part: Part, pool: Arc<Pool>) -> Self {
+        Self { part, pool }
     }
 
     fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.length]
+        &self.part.bytes[..self.part.length]
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.pool.give_back(std::mem::take(&mut self.bytes));
+        self.pool.give_back(std::mem::take(&mut self.part.bytes));
     }
 }
 
@@ -52,29 +52,56 @@ impl Buffer {
     }
 }
 
-/// A sequence of strings in a buffer. Slices share the buffer.
+/// Buffers with their contents in a row, each with the position of its first byte.
+type Buffers = Vec<(usize, Py<Buffer>)>;
+
+/// A sequence of strings in buffers. Slices share the buffers that they need.
 #[pyclass(frozen, sequence)]
 pub struct Texts {
-    buffer: Py<Buffer>,
+    buffers: Buffers,
     spans: Arc<[Span]>,
     start: usize,
     stop: usize,
 }
 
 impl Texts {
-    /// The strings at these positions of `buffer`.
-    pub fn new(buffer: Py<Buffer>, spans: Vec<Span>) -> Self {
-        let stop = spans.len();
-        Self { buffer, spans: spans.into(), start: 0, stop }
+    /// The strings at these positions of `buffers`, in ascending order.
+    pub fn new(py: Python<'_>, buffers: &[Py<Buffer>], spans: Vec<Span>) -> Self {
+        let (mut end, stop) = (0, spans.len());
+        let with_position = |buffer: &Py<Buffer>| {
+            let position = end;
+            end += buffer.get().part.length;
+            (position, buffer.clone_ref(py))
+        };
+        Self { buffers: buffers.iter().map(with_position).collect(), spans: spans.into(), start: 0, stop }
     }
 
-    fn text<'py>(&self, py: Python<'py>, (at, length): Span) -> Bound<'py, PyString> {
-        let bytes = &self.buffer.get().bytes()[at..at + length];
-        PyString::new(py, &String::from_utf8_lossy(bytes)) // borrows: ids and keys are ASCII
+    /// The number of the buffer with this position.
+    fn buffer(&self, at: usize) -> usize {
+        self.buffers.partition_point(|&(position, _)| position <= at) - 1
+    }
+
+    fn bytes(&self, (at, length): Span) -> &[u8] {
+        let (position, buffer) = &self.buffers[self.buffer(at)];
+        &buffer.get().bytes()[at - position..at - position + length]
+    }
+
+    fn text<'py>(&self, py: Python<'py>, span: Span) -> Bound<'py, PyString> {
+        PyString::new(py, &String::from_utf8_lossy(self.bytes(span))) // borrows: ids and keys are ASCII
     }
 
     fn list<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         PyList::new(py, self.spans[self.start..self.stop].iter().map(|&span| self.text(py, span)))
+    }
+
+    fn slice(&self, py: Python<'_>, start: usize, stop: usize) -> Self {
+        let needed = match &self.spans[start..stop] {
+            [] => 0..0,
+            [first, .., last] => self.buffer(first.0)..self.buffer(last.0) + 1,
+            [only] => self.buffer(only.0)..self.buffer(only.0) + 1,
+        };
+        let buffers = self.buffers[needed].iter().map(|(position, buffer)| (*position, buffer.clone_ref(py))).collect();
+        Self { buffers, spans: Arc::clone(&self.spans), start, stop }
     }
 }
 
@@ -92,9 +119,7 @@ impl Texts {
                 return self.list(py)?.as_any().get_item(key);
             }
             let start = self.start + found.start as usize;
-            let stop = start + found.slicelength;
-            let part = Self { buffer: self.buffer.clone_ref(py), spans: Arc::clone(&self.spans), start, stop };
-            return part.into_bound_py_any(py);
+            return self.slice(py, start, start + found.slicelength).into_bound_py_any(py);
         }
         let index: isize = key.extract()?;
         let index = if index < 0 { index + length } else { index };
@@ -106,12 +131,12 @@ impl Texts {
 
     /// Returns all strings concatenated, and the size in bytes of each as native 64-bit integers.
     fn packed<'py>(&self, py: Python<'py>) -> (Bound<'py, PyBytes>, Bound<'py, PyBytes>) {
-        let (spans, bytes) = (&self.spans[self.start..self.stop], self.buffer.get().bytes());
+        let spans = &self.spans[self.start..self.stop];
         let mut texts = Vec::with_capacity(spans.iter().map(|&(_, length)| length).sum());
         let mut lengths = Vec::with_capacity(spans.len() * size_of::<i64>());
-        for &(at, length) in spans {
-            texts.extend_from_slice(&bytes[at..at + length]);
-            lengths.extend_from_slice(&(length as i64).to_ne_bytes());
+        for &span in spans {
+            texts.extend_from_slice(self.bytes(span));
+            lengths.extend_from_slice(&(span.1 as i64).to_ne_bytes());
         }
         (PyBytes::new(py, &texts), PyBytes::new(py, &lengths))
     }

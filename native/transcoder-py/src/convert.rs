@@ -55,7 +55,7 @@ fn get<'py, T: for<'a> FromPyObject<'a, 'py, Error = PyErr>>(table: &Bound<'py, 
     table.as_any().get_item(key)?.extract()
 }
 
-/// Converts a mapped post to (JSON, ids, keys, timestamps, sizes, transactions, refused records, counts, ends).
+/// Converts a mapped post, or a run of them, to (parts, ids, keys, timestamps, sizes, transactions, refused records, counts, ends).
 pub fn mapped<'py>(
     py: Python<'py>,
     transcoder: &Transcoder<PyPlan>,
@@ -71,12 +71,13 @@ pub fn mapped<'py>(
     let occurrences = mapped.occurrences();
     let issues = (mapped.issues.left_out, mapped.issues.invalid_utf8);
     let counts = (occurrences, mapped.mismatches, mapped.unknown, mapped.lost, issues);
-    let json = Bound::new(py, Buffer::new(mapped.json, mapped.length, Arc::clone(transcoder.pool())))?.unbind();
-    let ids = Texts::new(json.clone_ref(py), mapped.ids);
-    let keys = Texts::new(json.clone_ref(py), mapped.keys);
+    let parts = mapped.parts.into_iter().map(|part| Py::new(py, Buffer::new(part, Arc::clone(transcoder.pool()))));
+    let parts = parts.collect::<PyResult<Vec<_>>>()?;
+    let ids = Texts::new(py, &parts, mapped.ids);
+    let keys = Texts::new(py, &parts, mapped.keys);
     let timestamps = i64s_to_bytes(py, &mapped.timestamps)?;
     let sizes = i64s_to_bytes(py, &mapped.sizes)?;
-    (json, ids, keys, timestamps, sizes, transactions, refused, counts, mapped.ends).into_pyobject(py)
+    (parts, ids, keys, timestamps, sizes, transactions, refused, counts, mapped.ends).into_pyobject(py)
 }
 
 /// Converts to (plan, records, violations). A violation is (field, rule, number of occurrences).

@@ -20,7 +20,7 @@ use columns::{Buffer, Texts};
 use convert::FieldRow;
 
 /// The version of this interface, which btfeed/native.py checks. Increment it with every change that Python can see.
-const INTERFACE: u32 = 6;
+const INTERFACE: u32 = 7;
 /// The size in bytes from which on a body is checked without the GIL. For smaller ones, releasing it costs as much as the
 /// check.
 const RELEASE_GIL_SIZE: usize = 1 << 14;
@@ -80,7 +80,7 @@ impl Transcoder {
     ///
     /// Returns for each post its records, with what was noticed; or the exception that a callback raised; or None if the
     /// Python implementation has to map it and say what is wrong. Stops once the records exceed `room` bytes. Posts in a row
-    /// whose records fit into `run` bytes, each a small part of it and none of them refused, are one result.
+    /// whose records fit into `run` bytes, none of them refused, are one result.
     #[pyo3(signature = (posts, room, run = 0))]
     fn transcode<'py>(
         &self,
@@ -98,7 +98,7 @@ impl Transcoder {
                 let result = catch_panic(|| self.inner.transcode(body, prefix, &compiler));
                 size += if let Some(Ok(mapped)) = &result { mapped.length } else { 0 };
                 match (results.last_mut(), result) {
-                    (Some(Some(Ok(last))), Some(Ok(next))) if Mapped::joins(last, &next, run) => last.join(next, run, pool),
+                    (Some(Some(Ok(last))), Some(Ok(next))) if Mapped::joins(last, &next, run) => last.join(next, pool),
                     (_, result) => results.push(result),
                 }
                 if size > room {

@@ -8,26 +8,37 @@ use crate::pool::Pool;
 use crate::record::{Issues, Span};
 use crate::table::{CATEGORIES, FIELDS};
 
-/// How many posts a run has room for, at least.
-const SMALL: usize = 16;
+/// The size in bytes up to which the records of a post are copied behind those of the post before it: to keep them apart
+/// would cost more.
+const SMALL: usize = 1 << 14;
+/// The size in bytes of a buffer that the records of small posts are copied to.
+const SHARED: usize = 1 << 18;
+
+/// Records in a buffer, of which only the first `length` bytes count.
+pub struct Part {
+    /// The buffer.
+    pub bytes: Vec<u8>,
+    /// The size in bytes of the records.
+    pub length: usize,
+}
 
 /// The records of a post, or of a run of posts in a row, and what was noticed about it.
 pub struct Mapped<P> {
-    /// The delivered records, one JSON object and a newline each. Only the first `length` bytes count.
-    pub json: Vec<u8>,
+    /// The delivered records, one JSON object and a newline each. At least one part.
+    pub parts: Vec<Part>,
     /// The size in bytes of all records.
     pub length: usize,
     /// The size in bytes of each record, with its newline.
     pub sizes: Vec<i64>,
     /// The startTime of each record.
     pub timestamps: Vec<i64>,
-    /// The position of each `event.id` in `json`.
+    /// The position of each `event.id` in the records.
     pub ids: Vec<Span>,
-    /// The position of each key in `json`.
+    /// The position of each key in the records.
     pub keys: Vec<Span>,
     /// The number of records up to the end of each post.
     pub ends: Vec<usize>,
-    /// The business transactions, in the order of the post.
+    /// The business transactions, in the order of the records.
     pub transactions: Vec<TransactionSummary<P>>,
     /// The refused occurrences.
     pub refused: Vec<RefusedRecord>,
@@ -37,15 +48,15 @@ pub struct Mapped<P> {
     pub mismatches: [[u64; 2]; 2],
     /// The numbers of unknown fields in the post, in its business transactions and in their occurrences.
     pub unknown: [u64; 3],
-    /// lostTransactions.
-    pub lost: i32,
+    /// lostTransactions, or 0 if that is negative.
+    pub lost: u64,
 }
 
 impl<P> Mapped<P> {
     /// Creates the result of a post without occurrences.
     pub(crate) fn new(layout: &Layout<'_>) -> Self {
         Self {
-            json: Vec::new(),
+            parts: Vec::with_capacity(1),
             length: 0,
             sizes: Vec::new(),
             timestamps: Vec::new(),
@@ -57,7 +68,7 @@ impl<P> Mapped<P> {
             issues: Issues::default(),
             mismatches: [[0; 2]; 2],
             unknown: [layout.unknown, 0, 0],
-            lost: layout.lost,
+            lost: u64::try_from(layout.lost).unwrap_or(0),
         }
     }
 
@@ -71,33 +82,30 @@ impl<P> Mapped<P> {
         counts
     }
 
-    /// Whether `next` should be joined: what is refused, and a count that makes no sense, belong to a post that is alone, and
-    /// to copy a larger post costs more than to keep it apart.
+    /// Whether `next` can be joined: what is refused belongs to a post that is alone.
     #[must_use]
     pub fn joins(&self, next: &Self, max_size: usize) -> bool {
-        let lost = self.lost >= 0 && next.lost >= 0 && self.lost.checked_add(next.lost).is_some();
-        let small = max_size / SMALL;
-        let fits = self.length <= small * self.ends.len() && next.length <= small && self.length + next.length <= max_size;
-        lost && fits && self.refused.is_empty() && next.refused.is_empty()
+        self.length + next.length <= max_size && self.refused.is_empty() && next.refused.is_empty()
     }
 
-    /// Adds the records of the posts that follow. Call it if `next` joins with this `max_size`, and then `shrink`.
-    pub fn join(&mut self, mut next: Self, max_size: usize, pool: &Pool) {
+    /// Adds the records of the posts that follow. Call it if `next` joins, and `shrink` after the last one.
+    pub fn join(&mut self, mut next: Self, pool: &Pool) {
         let (start, records) = (self.length, self.sizes.len());
-        if self.ends.len() == 1 {
-            let mut json = pool.take(max_size);
-            json[..start].copy_from_slice(&self.json[..start]);
-            pool.give_back(std::mem::replace(&mut self.json, json));
-        }
         self.length += next.length;
-        self.json[start..self.length].copy_from_slice(&next.json[..next.length]);
-        pool.give_back(next.json);
+        for part in next.parts {
+            self.join_part(part, pool);
+        }
         self.sizes.append(&mut next.sizes);
         self.timestamps.append(&mut next.timestamps);
         self.ids.extend(next.ids.iter().map(|&(at, length)| (start + at, length)));
         self.keys.extend(next.keys.iter().map(|&(at, length)| (start + at, length)));
         self.ends.extend(next.ends.iter().map(|end| records + end));
-        self.transactions.append(&mut next.transactions);
+        for transaction in next.transactions {
+            match self.transactions.last_mut() {
+                Some(last) if Arc::ptr_eq(&last.plan, &transaction.plan) => last.join(&transaction),
+                _ => self.transactions.push(transaction),
+            }
+        }
         for (name, count) in next.issues.left_out {
             *self.issues.left_out.entry(name).or_default() += count;
         }
@@ -107,10 +115,28 @@ impl<P> Mapped<P> {
         self.lost += next.lost;
     }
 
+    /// Adds a part, or copies it behind the last one if both are small.
+    fn join_part(&mut self, next: Part, pool: &Pool) {
+        let Some(last) = self.parts.last_mut() else { return self.parts.push(next) };
+        let (start, end) = (last.length, last.length + next.length);
+        let fits = end <= last.bytes.len();
+        if next.length > SMALL || end > SHARED || !(fits || start <= SMALL) {
+            return self.parts.push(next);
+        }
+        if !fits {
+            let mut bytes = pool.take(SHARED);
+            bytes[..start].copy_from_slice(&last.bytes[..start]);
+            pool.give_back(std::mem::replace(&mut last.bytes, bytes));
+        }
+        last.bytes[start..end].copy_from_slice(&next.bytes[..next.length]);
+        last.length = end;
+        pool.give_back(next.bytes);
+    }
+
     /// Gives back memory that was taken for posts to join.
     pub fn shrink(&mut self, pool: &Pool) {
-        if self.ends.len() > 1 {
-            self.json = pool.shrink(std::mem::take(&mut self.json), self.length);
+        for part in &mut self.parts {
+            part.bytes = pool.shrink(std::mem::take(&mut part.bytes), part.length);
         }
     }
 }
@@ -138,6 +164,14 @@ pub struct TransactionSummary<P> {
 impl<P> TransactionSummary<P> {
     pub(crate) fn new(plan: Arc<Plan<P>>, occurrences: u64) -> Self {
         Self { plan, records: 0, occurrences, missing: Box::new([0; FIELDS]), unexpected: Box::new([0; FIELDS]) }
+    }
+
+    /// Adds the counts of another one of the same plan.
+    fn join(&mut self, next: &Self) {
+        self.records += next.records;
+        self.occurrences += next.occurrences;
+        add(&mut self.missing[..], &next.missing[..]);
+        add(&mut self.unexpected[..], &next.unexpected[..]);
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::layout::{Layout, split_transaction};
-use crate::mapped::{Mapped, RefusedRecord, TransactionSummary};
+use crate::mapped::{Mapped, Part, RefusedRecord, TransactionSummary};
 use crate::occurrence::Occurrence;
 use crate::plan::{Cache, Compiler, List, ListField, Plan};
 use crate::pool::Pool;
@@ -50,7 +50,7 @@ impl<P: Send + Sync> Transcoder<P> {
         &self.table
     }
 
-    /// Returns the pool. Give `Mapped::json` back to it when the records are no longer needed.
+    /// Returns the pool. Give the buffers of `Mapped::parts` back to it when the records are no longer needed.
     #[must_use]
     pub fn pool(&self) -> &Arc<Pool> {
         &self.pool
@@ -90,7 +90,7 @@ impl<P: Send + Sync> Transcoder<P> {
         if length >= SIGNIFICANT {
             self.growth.store((length << 10) / body.len(), Ordering::Relaxed);
         }
-        mapped.json = self.pool.shrink(json, length);
+        mapped.parts.push(Part { bytes: self.pool.shrink(json, length), length });
         mapped.length = length;
         mapped.ends = vec![mapped.sizes.len()];
         Ok(mapped)

@@ -42,7 +42,7 @@ fn mutate(body: &mut Vec<u8>, other: &[u8], random: &mut Random) {
 }
 
 fn check(mapped: &Mapped<()>) {
-    let json = &mapped.json[..mapped.length];
+    let json = &mapped.parts[0].bytes[..mapped.length];
     let text = std::str::from_utf8(json).expect("records are UTF-8");
     assert_eq!(mapped.sizes.iter().sum::<i64>(), json.len() as i64);
     assert_eq!(text.lines().count(), mapped.sizes.len());

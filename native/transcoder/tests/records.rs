@@ -20,7 +20,7 @@ fn mapped(body: &[u8], missing: Policy, unexpected: Policy) -> Mapped<()> {
 }
 
 fn lines(mapped: &Mapped<()>) -> Vec<String> {
-    let text = std::str::from_utf8(&mapped.json[..mapped.length]).expect("records are UTF-8");
+    let text = std::str::from_utf8(&mapped.parts[0].bytes[..mapped.length]).expect("records are UTF-8");
     text.lines().map(str::to_owned).collect()
 }
 
