@@ -76,6 +76,25 @@ def test_posts_come_back_as_they_were(database: JournalDatabase) -> None:
     assert list(database.posts(8, EVERYTHING)) == [Damaged(8, posts[1].received, b"\0"), appended[2]]
 
 
+def test_posts_before_an_unreadable_page_are_read(tmp_path: Path) -> None:
+    """Posts are verified several together: those before an error are given first, and a damaged one is told apart."""
+    opened = JournalDatabase.open(tmp_path)
+    stored = entries(1, [replace(post(number), body=bytes([number]) * 2**17) for number in range(12)])
+    opened.insert_posts(stored)
+    opened.db.execute("UPDATE posts SET body = x'00' WHERE seq = 10")
+    opened.close()
+    file = bytearray((tmp_path / FILE).read_bytes())
+    page = file.index(bytes([11]) * (PAGE_SIZE - 4), 0) // PAGE_SIZE * PAGE_SIZE
+    file[page : page + 4] = bytes(4)  # the number of the page that follows
+    (tmp_path / FILE).write_bytes(file)
+    opened = JournalDatabase.open(tmp_path)
+    rows = opened.posts(1, EVERYTHING)
+    assert [next(rows) for _ in range(11)] == [*stored[:9], Damaged(10, stored[9].post.received, b"\0"), stored[10]]
+    with pytest.raises(apsw.CorruptError):
+        next(rows)
+    opened.close()
+
+
 @pytest.mark.parametrize("column", ["received = 'text'", "peer = x'ff'", "body = 'text'", "digest = 1.5", "body = 7"])
 def test_rows_of_other_types_are_read(database: JournalDatabase, column: str) -> None:
     """Whatever types a damaged row has, it is read as a post or as damaged."""
