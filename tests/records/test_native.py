@@ -155,6 +155,13 @@ def test_numbers_of_any_bits_are_written_alike() -> None:
         assert _native.number(value).encode() == msgspec.json.encode(value)
 
 
+def test_whole_numbers_are_written_alike() -> None:
+    """Around every power of 2 and of 10 up to where all doubles are whole, with both signs."""
+    powers = {2**exponent for exponent in range(66)} | {10**exponent for exponent in range(20)}
+    for value in {float(sign * (power + near)) for power in powers for near in range(-3, 4) for sign in (1, -1)}:
+        assert _native.number(value).encode() == msgspec.json.encode(value)
+
+
 _hex = st.text("0123456789abcdefABCDEF", max_size=5)
 _parts: dict[str, Any] = {"4": st.lists(st.integers(0, 300).map(str), min_size=3, max_size=5).map(".".join)}
 _parts["6"] = st.lists(st.one_of(_hex, st.just("")), min_size=1, max_size=10).map(":".join)

@@ -6,6 +6,9 @@
 /// How many bytes beyond the end of the text a copy of a fixed size may write.
 const SLACK: usize = 48;
 
+/// Below it, a double has every integer, and the next ones are at most 1 away.
+const EXACT: u64 = 1 << 53;
+
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
 /// An encoded field name: `,"NAME":`.
@@ -166,6 +169,12 @@ impl Writer {
     /// Appends a finite number.
     #[inline]
     pub fn number(&mut self, value: f64) {
+        let integer = value as i64;
+        if (integer as f64).to_bits() == value.to_bits() && integer.unsigned_abs() < EXACT {
+            self.integer(integer); // its shortest form has all of its digits
+            self.prefix(b".0", 2);
+            return;
+        }
         let mut buffer = zmij::Buffer::new();
         let text = buffer.format_finite(value).as_bytes();
         if value.abs() < 1e16 {
@@ -236,20 +245,27 @@ impl Writer {
 /// needs an escape.
 #[inline]
 fn copy_unescaped(text: &[u8], target: &mut [u8]) -> bool {
-    let (words, rest) = text.as_chunks::<8>();
-    let (target_words, target_rest) = target[..text.len()].as_chunks_mut::<8>();
-    for (word, target) in words.iter().zip(target_words) {
-        if special_bytes(u64::from_le_bytes(*word)) != 0 {
-            return false;
-        }
-        *target = *word;
-    }
+    let target = &mut target[..text.len()];
     if let Some(last) = text.last_chunk::<8>() {
-        target[text.len() - 8..text.len()].copy_from_slice(last); // overlaps the words copied above
+        let (words, _) = text.as_chunks::<8>();
+        let (target_words, _) = target.as_chunks_mut::<8>();
+        for (word, target) in words.iter().zip(target_words) {
+            if special_bytes(u64::from_le_bytes(*word)) != 0 {
+                return false;
+            }
+            *target = *word;
+        }
+        target[text.len() - 8..].copy_from_slice(last); // overlaps the words copied above
         return special_bytes(u64::from_le_bytes(*last)) == 0;
     }
+    if let (Some(first), Some(last)) = (text.first_chunk::<4>(), text.last_chunk::<4>()) {
+        target[..4].copy_from_slice(first);
+        target[text.len() - 4..].copy_from_slice(last);
+        let word = u64::from(u32::from_le_bytes(*first)) | u64::from(u32::from_le_bytes(*last)) << 32;
+        return special_bytes(word) == 0;
+    }
     let mut unescaped = true;
-    for (byte, target) in rest.iter().zip(target_rest) {
+    for (byte, target) in text.iter().zip(target) {
         unescaped &= *byte >= 0x20 && *byte < 0x80 && *byte != b'"' && *byte != b'\\';
         *target = *byte;
     }

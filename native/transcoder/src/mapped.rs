@@ -72,6 +72,14 @@ impl<P> Mapped<P> {
         }
     }
 
+    /// Makes room for more records.
+    pub(crate) fn reserve(&mut self, records: usize) {
+        self.sizes.reserve(records);
+        self.timestamps.reserve(records);
+        self.ids.reserve(records);
+        self.keys.reserve(records);
+    }
+
     /// Returns the number of occurrences in each category.
     #[must_use]
     pub fn occurrences(&self) -> [u64; CATEGORIES] {

@@ -126,6 +126,7 @@ impl<C: Compiler> Post<'_, C> {
         let mut summary = TransactionSummary::new(Arc::clone(&plan), occurrences.len() as u64);
         self.records.issues.invalid_utf8 += plan.invalid_utf8;
         let mut lists = [plan.list(List::Values), plan.list(List::Dimensions)];
+        self.mapped.reserve(occurrences.len());
         for content in occurrences {
             occurrence.read(table, content).ok_or(Error::Malformed)?;
             if !occurrence.has(table.roles.start_time) {

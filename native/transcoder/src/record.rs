@@ -137,7 +137,11 @@ impl Records {
             }
             Encoding::Outcome => {
                 self.json.key(&field.key);
-                self.text(field, if occurrence.numbers[index] == 0 { b"success" } else { b"failure" });
+                let failed = occurrence.numbers[index] != 0;
+                match &field.hasher {
+                    Some(hasher) => self.hashed(hasher, if failed { b"failure" } else { b"success" }),
+                    None => self.json.bytes(if failed { b"\"failure\"" } else { b"\"success\"" }),
+                }
             }
             Encoding::Decimal => {
                 self.json.key(&field.key);
