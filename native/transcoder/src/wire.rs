@@ -98,7 +98,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Skips the content of a field with this tag. If it is a group, up to `depth` groups may be open in it.
-    #[inline]
+    #[inline(always)] // it is most of admission, which takes a third less time
     pub fn skip(&mut self, tag: u32, depth: usize) -> Option<()> {
         match tag & 7 {
             VARINT => self.varint().map(drop),
