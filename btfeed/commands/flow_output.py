@@ -37,19 +37,20 @@ class Output:
         return tuple(sorted(self.path.glob(f"*.{self.form}"))) if self.form in FOLDERS else (self.path,)
 
     def write(self, made: "Report", definition: "Definition") -> None:
-        """Ends the command with status 1 if a file can't be written. Raises OSError if standard output can't."""
+        """Ends the command with status 1 if a file can't be written; all are as before then. Raises OSError if standard
+        output can't."""
         zone = ZoneInfo(definition.timezone)
         if self.path is None:
             typer.echo(_shown(made, self.form, zone), nl=False)
             return
-        from btfeed.flow import svg_files, tables
+        from btfeed.flow import files, svg_files, tables
 
         try:
             if self.form in FOLDERS:
                 for path in (tables if self.form == "csv" else svg_files).write(made, self.path):
                     say(f"wrote {path}")
                 return
-            self.path.write_text(_shown(made, self.form, zone), encoding="utf-8")
+            files.replace({self.path: _shown(made, self.form, zone).encode()})
         except OSError as error:
             fail(f"can't write {error.filename or self.path}: {error.strerror}")
         say(f"wrote {self.path}")

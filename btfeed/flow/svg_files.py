@@ -8,12 +8,15 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from btfeed.flow import files
 from btfeed.flow.page import HERE, STYLE, targets
 from btfeed.flow.pictures import funnel, times
 from btfeed.flow.report import Report
 from btfeed.flow.ways import ways
 
 _VARIABLE, _USE = re.compile(r"(--[\w-]+): ([^;]+);"), re.compile(r"var\((--[\w-]+)\)")
+_HEAD = 2**12
+"""Bytes of a file within which the class of a picture is."""
 _RULE = re.compile(r"^\.picture.*\}$", re.MULTILINE)
 
 
@@ -30,14 +33,17 @@ def pictures(report: Report) -> dict[str, str]:
 
 
 def write(report: Report, folder: Path) -> list[Path]:
-    """Write the files, and return their paths. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, content in pictures(report).items():
-        path = folder / f"{name}.svg"
-        path.write_text(content, encoding="utf-8")
-        written.append(path)
-    return written
+    """Write the files, all or none, and return their paths. Raises OSError, so for a file of such a name that is none of
+    these pictures."""
+    contents = {folder / f"{name}.svg": content.encode() for name, content in pictures(report).items()}
+    with files.alone(folder):
+        files.replace_own(contents, _is_picture)
+    return list(contents)
+
+
+def _is_picture(path: Path) -> bool:
+    with path.open("rb") as file:
+        return b'class="picture ' in file.read(_HEAD)
 
 
 def _whole(picture: Markup, style: str) -> str:

@@ -1,11 +1,13 @@
 """A report as CSV: a folder with a file for each table. Numbers are as in the JSON, what can't be told is empty."""
 
 import csv
+import io
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from btfeed.flow import files
 from btfeed.flow.as_json import as_json, plain
 from btfeed.flow.report import ListedFlow, Report, Spread, Time, Transition
 
@@ -13,7 +15,11 @@ _NOT_IN_EACH = {
     "split-*.csv": "counts.started", "list-*.csv": "furthest",
     "compare.csv": "number", "compare-series.csv": "counts.started",
 }  # fmt: skip
-"""Names of tables that not every report has -> a column of theirs."""
+_COLUMNS = _NOT_IN_EACH | {
+    "summary.csv": "definition", "steps.csv": "of_start", "times.csv": "spread.median", "transitions.csv": "gap.median",
+    "series.csv": "counts.started", "notes.csv": "note",
+}  # fmt: skip
+"""Names of tables, and of those that not every report has -> a column of theirs, by which they are known."""
 _LONGEST_HEAD = 2**16
 
 
@@ -86,27 +92,29 @@ def _dimensions(report: Report) -> dict[str, str]:
 
 
 def write(report: Report, folder: Path) -> list[Path]:
-    """Write the files, and return their paths. Tables of an earlier report that this one does not have are removed: they
-    would look like its own. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, rows in tables(report):
-        path = folder / f"{name}.csv"
-        columns = list(dict.fromkeys(column for row in rows for column in row)) or _columns(name, report)
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows({key: _safe(value) for key, value in row.items()} for row in rows)
-        written.append(path)
-    for path in sorted(set(folder.glob("*.csv")) - set(written)):
-        if _is_earlier(path):
-            path.unlink()
-    return written
+    """Write the files, all or none, and return their paths. Tables of an earlier report that this one does not have are
+    removed: they would look like its own. Raises OSError, so for a file of such a name that is no table of a report."""
+    contents = {folder / f"{name}.csv": _content(name, rows, report) for name, rows in tables(report)}
+    with files.alone(folder):
+        files.replace_own(contents, _is_table)
+        for path in sorted(set(folder.glob("*.csv")) - set(contents)):
+            if any(fnmatchcase(path.name, pattern) for pattern in _NOT_IN_EACH) and _is_table(path):
+                path.unlink()
+    return list(contents)
 
 
-def _is_earlier(path: Path) -> bool:
-    """Whether it is a table of a report that not every report has: it has such a name, and such columns."""
-    column = next((column for pattern, column in _NOT_IN_EACH.items() if fnmatchcase(path.name, pattern)), None)
+def _content(name: str, rows: list[dict[str, Any]], report: Report) -> bytes:
+    columns = list(dict.fromkeys(column for row in rows for column in row)) or _columns(name, report)
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, columns)
+    writer.writeheader()
+    writer.writerows({key: _safe(value) for key, value in row.items()} for row in rows)
+    return file.getvalue().encode()
+
+
+def _is_table(path: Path) -> bool:
+    """Whether it is a table of a report: it has the name of one, and its columns."""
+    column = next((column for pattern, column in _COLUMNS.items() if fnmatchcase(path.name, pattern)), None)
     if column is None or not path.is_file():
         return False
     with path.open("rb") as file:
