@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from btfeed.flow.coverage import Coverage, without_fit
 from btfeed.flow.definition import Definition
+from btfeed.flow.fields import expected
 from btfeed.flow.report import Report
 from btfeed.flow.text import table
 from btfeed.flow.words import number, percent
@@ -35,6 +36,12 @@ def findings(definition: Definition, coverage: Coverage, report: Report) -> Iter
     if coverage.strangers:  # whatever else does not fit is not known
         yield from without_fit(definition, coverage.strangers)
         return
+    for name, where in expected(definition).items():
+        if name in read.missing:
+            like = coverage.similar.get(name)
+            yield f"{where}: no record has the field {name}" + (
+                f": did you mean {like}?" if like else ": correct it, or leave it out"
+            )
     for step in definition.steps:
         if not coverage.by_step.get(step.name):
             yield f"step {step.name}: no record fits it: compare its event with the event types that are passed over"

@@ -1,9 +1,10 @@
 """How a definition fits the records of a source: what `flow check` judges."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from btfeed.faults import most_similar
 from btfeed.flow import clauses
 from btfeed.flow.clauses import milliseconds
 from btfeed.flow.definition import Definition
@@ -11,13 +12,14 @@ from btfeed.flow.duck import Database, identifier
 from btfeed.flow.fields import TIME, TYPE, types
 from btfeed.flow.matching import conditions
 from btfeed.flow.options import Source
-from btfeed.flow.reading import is_end, place, records
+from btfeed.flow.reading import files, is_end, place, records
 from btfeed.flow.report import Read
 from btfeed.telemetry.wording import cut
 
 MOST_FREQUENT = 50
 SOME_VALUES = 8
 """Values that there are of a field of `where` that no record fits."""
+SOME_RECORDS = 100_000
 NO_TYPE = "(none)"
 
 
@@ -32,6 +34,7 @@ class Coverage:
     passed       event.type -> records that are no step, no exception and no end; the most frequent 50
     value_types  event.type -> records that have the value's field
     strangers    see `strangers`
+    similar      fields that the definition names and no record has -> the one that is meant in all probability
     """
 
     read: Read
@@ -42,6 +45,7 @@ class Coverage:
     passed: Mapping[str, int]
     value_types: Mapping[str, int]
     strangers: Mapping[str, list[str]] = field(default_factory=dict)
+    similar: Mapping[str, str] = field(default_factory=dict)
 
 
 def coverage(database: Database, definition: Definition, source: Source, read: Read) -> Coverage:
@@ -72,7 +76,33 @@ GROUP BY ALL""")
     frequent = dict(sorted(passed.items(), key=lambda item: (-item[1], item[0]))[:MOST_FREQUENT])
     types_of_value = dict(sorted(value_types.items()))
     unlike = {} if rows else strangers(database, definition, source)
-    return Coverage(read, dict(by_step), dict(several), exceptions, ends, frequent, types_of_value, unlike)
+    like = similar(read.missing, names_of_fields(database, source)) if read.missing else {}
+    return Coverage(read, dict(by_step), dict(several), exceptions, ends, frequent, types_of_value, unlike, like)
+
+
+def names_of_fields(database: Database, source: Source) -> set[str]:
+    """The fields that records have; of JSON those of some records. Raises FlowError."""
+    found: set[str] = set()
+    if source.ndjson:
+        rows = database.rows(f"""SELECT DISTINCT unnest(json_keys(json)) FROM (
+    SELECT json FROM read_json_objects({files(source.ndjson)}, format = 'newline_delimited', ignore_errors = true)
+    LIMIT {SOME_RECORDS})""")
+        found |= {row[0] for row in rows}
+    if source.parquet:
+        rows = database.rows(f"DESCRIBE SELECT * FROM read_parquet({files(source.parquet)}, union_by_name = true)")
+        found |= {row[0] for row in rows}
+    return found
+
+
+def similar(missing: Sequence[str], known: Iterable[str]) -> dict[str, str]:
+    """Which of the known names each is meant to be, a typing error or its beginning apart; those that are none are left
+    out."""
+    ends: dict[str, str] = {}
+    for name in sorted(known, key=lambda name: (name.count("."), name)):
+        parts = name.split(".")
+        for first in range(len(parts)):
+            ends.setdefault(".".join(parts[first:]), name)
+    return {name: ends[close] for name in missing if (close := most_similar(name, ends))}
 
 
 def strangers(database: Database, definition: Definition, source: Source) -> dict[str, list[str]]:

@@ -1,6 +1,6 @@
 """Fields of records that a definition reads."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,8 +37,32 @@ def alike(definition: "Definition") -> Iterator[tuple[tuple[str, ...], str]]:
             yield path, f"the fields {other!r} and {field!r} differ only in upper and lower case; leave out one of them"
 
 
+def expected(definition: "Definition") -> dict[str, str]:
+    """The fields that records of a flow have if the definition names them rightly -> where it does, in words. Not among
+    them: those of the correlation, of which a record may have another, that must not exist, or that nobody wrote."""
+    found: dict[str, str] = {}
+    for path, field, condition in _conditions(definition):
+        unwritten = path[0] == "exceptions" and "exceptions" not in definition.model_fields_set
+        absent = isinstance(condition, dict) and condition.get("exists") is False
+        if path[0] != "correlation" and not unwritten and not absent:
+            found.setdefault(field, spoken(path, [step.name for step in definition.steps]))
+    return found
+
+
+def spoken(path: Sequence[str], steps: Sequence[str]) -> str:
+    """A path of a definition in words: steps by their names."""
+    if path[0] == "steps" and len(path) > 1:
+        return f"step {steps[int(path[1])]}"
+    return ".".join(path[:2] if path[0] in ("exceptions", "value", "dimensions") else path[:1])
+
+
 def _named(definition: "Definition") -> Iterator[tuple[tuple[str, ...], str]]:
     """The fields that a definition names, each with its path."""
+    yield from ((path, field) for path, field, _ in _conditions(definition))
+
+
+def _conditions(definition: "Definition") -> Iterator[tuple[tuple[str, ...], str, Any]]:
+    """The same, and what the field has to be in a match."""
     matches: list[tuple[tuple[str, ...], dict[str, Any]]] = [
         (("where",), definition.where),
         (("ends",), definition.ends or {}),
@@ -47,8 +71,8 @@ def _named(definition: "Definition") -> Iterator[tuple[tuple[str, ...], str]]:
     for place, step in enumerate(definition.steps):
         matches.append((("steps", str(place), "match"), step.match))
         matches += [(("steps", str(place), "exceptions", str(n)), match) for n, match in enumerate(step.exceptions)]
-    yield from ((("correlation",), field) for field in definition.correlations)
-    yield from (((*path, field), field) for path, match in matches for field in match)
+    yield from ((("correlation",), field, None) for field in definition.correlations)
+    yield from (((*path, field), field, condition) for path, match in matches for field, condition in match.items())
     if definition.value:
-        yield ("value", "field"), definition.value.field
-    yield from ((("dimensions", name), field) for name, field in definition.dimensions.items())
+        yield ("value", "field"), definition.value.field, None
+    yield from ((("dimensions", name), field, None) for name, field in definition.dimensions.items())

@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 from btfeed.flow.ahead import Ahead
 from btfeed.flow.coverage import without_fit
 from btfeed.flow.definition import Definition
+from btfeed.flow.fields import expected
 from btfeed.flow.options import ReportOptions
 from btfeed.flow.report import UNKNOWN, Figures, Read, Report, Transition
 from btfeed.flow.series import MOST
@@ -46,6 +47,7 @@ def notes(definition: Definition, options: ReportOptions, made: Report, beside: 
     return (
         *without_fit(definition, beside.unlike),
         *_of_records(made.source, bool(beside.unlike)),
+        *_of_fields(definition, made.source),
         *_of_ahead(made, beside.ahead, zone),
         *_of_nothing(options, made, beside, zone),
         *_of_flows(options, made.figures),
@@ -67,6 +69,12 @@ def _of_records(read: Read, unlike: bool) -> Iterator[str]:
         yield f"left out: {count(read.uncorrelated, 'record')} without a correlation id"
     if read.duplicates:
         yield f"left out: {count(read.duplicates, 'copy', 'copies')} of records that are there already"
+
+
+def _of_fields(definition: Definition, read: Read) -> Iterator[str]:
+    for name, where in expected(definition).items():
+        if name in read.missing:
+            yield f"{where}: no record has the field {name}; flow check tells which one may be meant"
 
 
 def _of_flows(options: ReportOptions, figures: Figures) -> Iterator[str]:

@@ -10,6 +10,7 @@ or an end, each of them once.
     value   its part of the flow's value
     d0 ..   the dimensions
     id      64-bit hash of event.id; NULL without one
+    has     which of the fields that records should have it has, as bits
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,13 +21,16 @@ from btfeed.flow.clauses import milliseconds
 from btfeed.flow.definition import Definition
 from btfeed.flow.duck import Database, identifier, listed, literal
 from btfeed.flow.errors import FlowError, MemoryMissing
-from btfeed.flow.fields import DURATION, END, ID, MOMENT, TIME, TYPE, types
+from btfeed.flow.fields import DURATION, END, ID, MOMENT, TIME, TYPE, expected, types
 from btfeed.flow.matching import Condition, Match, conditions
 from btfeed.flow.options import Source
 from btfeed.flow.report import Read
 
 NUMBER = "0|[1-9][0-9]{0,17}"
 """Ids that are taken as numbers: as these, they are what they were as texts."""
+
+MOST_BITS = 62
+"""Fields that are looked for in records: as many as a BIGINT has bits."""
 
 # The files
 
@@ -161,6 +165,7 @@ def events(definition: Definition, further: Sequence[str] = ()) -> str:
         f"{value(definition)} AS value",
         *dimensions,
         f"CASE WHEN {identifier(ID)} IS NOT NULL THEN hash({identifier(ID)}) END AS id",
+        f"{_has(definition)} AS has",
         *further,
     ]
     return f"""SELECT
@@ -172,6 +177,18 @@ FROM (
     FROM records
     WHERE ({clauses.fits(conditions(definition.where))} AND ({_is_event(definition)})) OR {milliseconds(TIME)} IS NULL
 ) AS classed"""
+
+
+def _has(definition: Definition) -> str:
+    """A bit for each field that is expected, so that those that no record has are known without reading once more."""
+    bits = [
+        f"CASE WHEN {identifier(field)} IS NULL THEN 0 ELSE {1 << n} END" for n, field in enumerate(_expected(definition))
+    ]
+    return f"CAST({' + '.join(bits) or '0'} AS BIGINT)"
+
+
+def _expected(definition: Definition) -> list[str]:
+    return sorted(expected(definition))[:MOST_BITS]
 
 
 def _is_event(definition: Definition) -> str:
@@ -202,10 +219,11 @@ def keep(database: Database, definition: Definition, kind: str, number: int) -> 
     count(*) - count(t) AS unreadable,
     count(*) FILTER (t IS NOT NULL AND number IS NULL AND name IS NULL) AS uncorrelated,
     count(name) FILTER (t IS NOT NULL) AS names,
+    coalesce(bit_or(has) FILTER (t IS NOT NULL), -1) AS has,
     min(t) AS first, max(greatest(t, coalesce(ended, t))) FILTER (t IS NOT NULL) AS last
 FROM found""")
     flow = "coalesce(name, CAST(number AS VARCHAR))" if counts["names"] else "number"
-    rest = "* EXCLUDE (number, name)"
+    rest = "* EXCLUDE (number, name, has)"
     valid = f"t IS NOT NULL AND {flow} IS NOT NULL"
     database.run(f"CREATE VIEW correlated AS SELECT {flow} AS flow, {rest} FROM found WHERE {valid}")
     duplicates = _copies(database, "id") and _copies(database, "flow, id")
@@ -214,7 +232,8 @@ FROM found""")
     if duplicates:
         database.run("DROP VIEW correlated; DROP TABLE found")
     names = ("matched", "unreadable", "uncorrelated", "first", "last")
-    return Read(kind, number, duplicates=duplicates, **{name: counts[name] for name in names})
+    missing = tuple(field for n, field in enumerate(_expected(definition)) if not counts["has"] >> n & 1)
+    return Read(kind, number, duplicates=duplicates, missing=missing, **{name: counts[name] for name in names})
 
 
 def _copies(database: Database, key: str) -> int:

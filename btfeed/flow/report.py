@@ -38,6 +38,7 @@ class Read:
     uncorrelated  of those matched: without the field that ties them together
     duplicates    of those matched: a record with the same event.id and the same correlation was counted already
     first, last   times of the oldest and the newest of those matched
+    missing       fields that the definition names, and that none of those matched has
     """
 
     kind: str
@@ -48,6 +49,7 @@ class Read:
     duplicates: int
     first: int | None
     last: int | None
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

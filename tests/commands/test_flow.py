@@ -257,6 +257,31 @@ def test_check_tells_what_does_not_fit(shop: Path, tmp_path: Path) -> None:
         assert told in result.stderr, told
 
 
+def test_fields_that_no_record_has_are_told(shop: Path, tmp_path: Path) -> None:
+    """With the one that is meant, by `check`; by a report in its notes. Of steps, the name is told."""
+    text = shipped()["web-shop"].replace("appmon.measure.revenue", "measure.revenu")
+    text = text.replace("appmon.dimension.customer_segment", "customer_segmnt").replace("geo.country.name", "land")
+    text = text.replace('"Checkout begun"', '"Checkout begun"\nmatch = { "event.provder" = { not = "x" } }')
+    own = write_config(tmp_path / "own.toml", text + '[exceptions]\nwhen = { "event.outcom" = "failure" }\n')
+    missing = {
+        "value.field": ("measure.revenu", ": did you mean appmon.measure.revenue?"),
+        "dimensions.segment": ("customer_segmnt", ": did you mean appmon.dimension.customer_segment?"),
+        "dimensions.country": ("land", ": correct it, or leave it out"),
+        "step Checkout": ("event.provder", ": did you mean event.provider?"),
+        "exceptions.when": ("event.outcom", ": did you mean event.outcome?"),
+    }
+    result = invoke("flow", "check", own, shop)
+    report = invoke("flow", "report", own, shop).stdout
+    assert result.exit_code == 3
+    for where, (name, told) in missing.items():
+        assert f"{where}: no record has the field {name}{told}\n" in result.stderr
+        assert f"note: {where}: no record has the field {name}; flow check tells" in " ".join(report.split())
+    assert result.stderr.count("no record has the field") == len(missing)
+    result = invoke("flow", "report", own, shop, "--format", "json")
+    assert json.loads(result.stdout)["source"]["missing"] == sorted(name for name, _ in missing.values())
+    assert "no record has the field" not in invoke("flow", "report", "web-shop", shop).stdout
+
+
 @pytest.mark.parametrize("name", profiles.shipped())
 def test_a_draft_fits_the_traffic_of_its_profile(name: str, tmp_path: Path) -> None:
     """It says the steps, what is optional, repeats and goes back; `check` has nothing to object to."""

@@ -84,6 +84,7 @@ class Found:
     duplicates: int = 0
     first: int | None = None
     last: int | None = None
+    fields: set[str] = field(default_factory=set)
 
 
 # Records
@@ -165,6 +166,7 @@ def read(definition: Definition, records: Iterable[Record], order_of: OrderOf) -
         if event is None:
             continue
         found.matched += 1
+        found.fields |= {name for name, value in record.items() if value is not None}
         found.first = min(time, time if found.first is None else found.first)
         found.last = max(time, event.over or time, time if found.last is None else found.last)
         names = definition.correlations

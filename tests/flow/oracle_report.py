@@ -168,6 +168,17 @@ def chosen_for_list(definition: Definition, chosen: Sequence[Flow], options: Lis
 # A whole report
 
 
+def missing(definition: Definition, found: Found) -> tuple[str, ...]:
+    """Fields that are written in the definition, and that no event's record has."""
+    matches = [definition.where, definition.ends or {}]
+    matches += [definition.exceptions.when] if "exceptions" in definition.model_fields_set else []
+    for step in definition.steps:
+        matches += [step.match, *step.exceptions]
+    names = {name for match in matches for name, wanted in match.items() if wanted != {"exists": False}}
+    names |= {definition.value.field} if definition.value else set()
+    return tuple(sorted((names | set(definition.dimensions.values())) - found.fields))
+
+
 def report(definition: Definition, found: Found, options: ReportOptions) -> dict[str, Any]:
     """Everything but notes and names."""
     as_of = options.as_of if options.as_of is not None else found.last
@@ -188,6 +199,7 @@ def report(definition: Definition, found: Found, options: ReportOptions) -> dict
             found.duplicates,
             found.first,
             found.last,
+            missing(definition, found) if found.matched else (),
         ),
         "usual": limit,
         "figures": replace(whole, counts=replace(whole.counts, headless=headless, carried_in=carried_in)),

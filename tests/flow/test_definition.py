@@ -8,6 +8,7 @@ import pytest
 
 from btfeed.faults import ConfigError
 from btfeed.flow import definition
+from btfeed.flow.fields import expected
 from btfeed.traffic import profile
 
 
@@ -151,3 +152,13 @@ def test_a_text_or_a_list_of_texts_is_told_as_such() -> None:
         'steps.0.event: must be text in quotes, or a list of such texts: write event = "5"',
         'steps.1.event.1: must be text in quotes: write event = ["...", "7"]',
     ]
+
+
+def test_fields_that_records_should_have() -> None:
+    """Not those that must not exist, of which a record has another, or that nobody wrote."""
+    steps = [{"name": "A", "event": "A", "match": {"x": {"exists": False}, "y": {"not": "1"}}}, {"name": "B", "event": "B"}]
+    rest = {"correlation": ["order", "visit"], "where": {"provider": "shop"}, "dimensions": {"city": "town"}}
+    bare = definition.parse({"name": "F", "steps": steps, **rest})
+    assert expected(bare) == {"provider": "where", "y": "step A", "town": "dimensions.city"}
+    whole = definition.parse({"name": "F", "steps": steps, **rest, "exceptions": {}, "value": {"field": "amount"}})
+    assert expected(whole) == expected(bare) | {"event.outcome": "exceptions.when", "amount": "value.field"}
