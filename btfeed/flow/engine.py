@@ -129,7 +129,7 @@ class Engine:
         found = numbers.figures(database, definition, values.money(database, definition))[None]
         counts = replace(found.counts, headless=picked.headless, carried_in=picked.carried_in)
         ways = transitions.transitions(database, definition).get(None, ())
-        times = series(database, definition, picked.frame, options.by, picked.usual, bucket)
+        times = series(database, definition, picked.frame, picked.period, self.read.first, bucket)
         return picked, replace(found, counts=counts), ways, times
 
     def _compare(self, options: ReportOptions, as_of: int | None, figures: Figures, times: Series) -> Comparison | None:

@@ -164,7 +164,7 @@ def _multiples(report: Report, zone: ZoneInfo) -> Iterator[Multiple]:
         values = _values(now, course)
         earlier = _values(before, course) if before else []
         padded = [old for _, old in zip_longest(values, earlier)][: len(values)] if earlier else []
-        svg, top = multiple(f"series-{place}", title, now, values, padded, report.period.begin)
+        svg, top = multiple(f"series-{place}", title, now, values, padded)
         yield Multiple(title, svg, written(top), begin, end)
 
 

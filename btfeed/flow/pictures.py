@@ -1,7 +1,7 @@
 """The pictures of the page: funnel, times, and series. The ways between steps are in ways.py."""
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import groupby, pairwise
 from math import log10
 
 from markupsafe import Markup
@@ -139,34 +139,32 @@ def times(found: Sequence[Time], targets: dict[tuple[str, str], float]) -> Marku
 
 
 def multiple(
-    name: str,
-    title: str,
-    now: Series,
-    values: Sequence[float | None],
-    earlier: Sequence[float | None],
-    begin: int | None = None,
+    name: str, title: str, now: Series, values: Sequence[float | None], earlier: Sequence[float | None]
 ) -> tuple[Markup, float]:
-    """The course of one number, over that of the compared period in grey, and the value at the upper edge.
+    """The course of one number, over that of the compared period in grey, and the value at the upper edge. Unfinished
+    buckets are hatched.
 
-    values, earlier  of each bucket, and of that of the compared period. From the first on that has
-    open flows and is not finished, they are hatched
-    begin            of the period: the first bucket is hatched, too, if it begins before, since it is only a part of one
+    values, earlier  of each bucket, and of that of the compared period
     """
     lines = [charts.Series("now", values, "series-1")]
     if earlier:
         lines.insert(0, charts.Series("before", earlier, "before"))
-    unfinished = [index for index, row in enumerate(now.rows) if row.unfinished and row.figures.counts.open]
-    last = len(values) - 1
-    parts = [(0.0, 0.5)] if begin is not None and now.rows and now.rows[0].begin < begin else []
-    parts += [(max(0.0, unfinished[0] - 0.5), float(last))] if unfinished else []
-    if len(parts) == 2 and parts[1][0] <= parts[0][1]:
-        parts = [(0.0, float(last))]
-    above = [hatch(f"{name}-hatch")] if parts and last else []
-    for left, right in parts if last else ():
-        x, width = (charts.WIDTH * each / last for each in (left, right - left))
+    above = [hatch(f"{name}-hatch")]
+    for left, right in _unfinished(now):
+        x, width = charts.WIDTH * left, charts.WIDTH * (right - left)
         above.append(element("rect", x=x, y=0, width=width, height=charts.HEIGHT, fill=f"url(#{name}-hatch)"))
     known = [value for value in values if value is not None]
     said = (
         f"{len(values)} values, the last one {known[-1]:.6g}, at most {max(known):.6g}." if known else "Nothing is known."
     )
-    return charts.lines(lines, id=name, title=title, text=said, above=above)
+    return charts.lines(lines, id=name, title=title, text=said, above=above if len(above) > 1 else ())
+
+
+def _unfinished(series: Series) -> Iterator[tuple[float, float]]:
+    """Where unfinished buckets are between 0 and 1, those beside each other together. The first is around 0, the last is
+    around 1."""
+    last = len(series.rows) - 1
+    for unfinished, group in groupby(enumerate(series.rows), lambda each: each[1].unfinished):
+        places = [place for place, _ in group]
+        if unfinished:
+            yield (places[0] - 0.5) / last if places[0] else 0.0, (places[-1] + 0.5) / last if places[-1] < last else 1.0

@@ -17,6 +17,12 @@ OTHERS = "(others)"
 """The part of a split that has what is not among the largest."""
 
 
+UNFINISHED = (
+    "Whether numbers of the bucket are not whole: it is not wholly in the period, not wholly between the oldest record and"
+    " as_of (with mature: and mature_before), or some of its flows are open and can still change."
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Period:
     """begin, end: None for no bound. mature_before: only flows that began before are counted; None: all are."""
@@ -221,11 +227,11 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """The flows of a part of the period. unfinished: some of them may be under way in all probability."""
+    """The flows of a part of the period."""
 
     begin: int
     end: int
-    unfinished: bool
+    unfinished: bool = field(metadata={"description": UNFINISHED})
     figures: Figures
 
 

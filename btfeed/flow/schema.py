@@ -54,5 +54,5 @@ def _object(kind: type) -> dict[str, Any]:
             found = {"anyOf": [dict(_MOMENT), {"type": "null"}]} if nullable else dict(_MOMENT)
             properties["from" if field.name == "begin" else "to"] = found
         else:
-            properties[name] = _of(hint, field.name)
+            properties[name] = _of(hint, field.name) | dict(field.metadata)
     return {"type": "object", "required": sorted(properties), "properties": properties}

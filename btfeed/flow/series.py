@@ -9,7 +9,7 @@ from btfeed.flow.clauses import to_ms
 from btfeed.flow.definition import BUCKETS, Definition
 from btfeed.flow.duck import Database
 from btfeed.flow.numbers import figures, nothing
-from btfeed.flow.report import Bucket, Figures, Series
+from btfeed.flow.report import Bucket, Figures, Period, Series
 from btfeed.flow.states import Frame
 from btfeed.flow.values import money
 
@@ -48,15 +48,16 @@ def boundaries(begin: int, end: int, bucket: int, zone: ZoneInfo) -> list[int]:
 
 
 def series(
-    database: Database, definition: Definition, frame: Frame, by: str, usual: float | None, bucket: int | None = None
+    database: Database, definition: Definition, frame: Frame, period: Period, first: int | None, bucket: int | None = None
 ) -> Series:
-    """Of the flows in `picked`, by the column `by`.
+    """Of the flows in `picked`.
 
-    usual   buckets that end later than so long before `frame.as_of` are unfinished; None: none is
+    first   the time of the oldest record
     bucket  the width; None: of the definition, or as fits the period
 
     Raises FlowError.
     """
+    by = period.by
     found = database.one(f"SELECT min({by}) AS first, max({by}) AS last FROM picked")
     begin = frame.begin if frame.begin is not None else found["first"]
     end = min(frame.end, frame.as_of + 1) if frame.end is not None else found["last"] and found["last"] + 1
@@ -70,10 +71,12 @@ def series(
     by_bucket = figures(database, definition, money(database, definition, "bucket", "bucketed"), "bucket", "bucketed")
     buckets = list(pairwise(limits))
     empty = nothing(database, definition) if len(by_bucket) < len(buckets) else None
-    rows = [
-        Bucket(low, high, usual is not None and high > frame.as_of - usual, by_bucket.get(low) or cast("Figures", empty))
-        for low, high in buckets
-    ]
+    since = max(each for each in (frame.begin, first) if each is not None)
+    until = min(each for each in (frame.end, frame.as_of + 1, period.mature_before) if each is not None)
+    rows = []
+    for low, high in buckets:
+        there = by_bucket.get(low) or cast("Figures", empty)
+        rows.append(Bucket(low, high, low < since or high > until or there.counts.open > 0, there))
     return Series(bucket, tuple(rows))
 
 

@@ -38,6 +38,10 @@ TERMS: tuple[tuple[str, str], ...] = (
     ),
     ("at risk", "The value of open flows."),
     ("noise", "A change so small that chance alone explains it: less than two standard deviations."),
+    (
+        "hatched",
+        "Buckets that are not whole: not wholly in the period or between the oldest record and as_of, or with open flows.",
+    ),
     ("compared", "The same numbers of an earlier period, as they stood then, so that equal things are compared."),
 )
 """Term and meaning."""

@@ -69,6 +69,7 @@ def series(
     selection: Selection,
     as_of: int,
     limit: float | None,
+    first: int | None,
     width: int | None = None,
 ) -> Series:
     moments = [moment_of(flow, selection.by) or 0 for flow in chosen]
@@ -87,14 +88,18 @@ def series(
         {bucket_of(at, width, definition.timezone) for at in [*range(begin, end, min(width, 900_000)), end - 1]}
     )
     rows = []
+    there = [(selection.begin, selection.end), (first, as_of + 1)]
+    if selection.mature and limit is not None:
+        there.append((None, as_of - limit))  # type: ignore[arg-type]
     for low in limits:
         high = next(
             at for at in range(low + width // 2, low + 2 * width, 60_000) if bucket_of(at, width, definition.timezone) > low
         )
         high = bucket_of(high, width, definition.timezone)
-        rows.append(
-            Bucket(low, high, limit is not None and high > as_of - limit, figures(definition, by_bucket.get(low, [])))
-        )
+        inside = all((a is None or a <= low) and (b is None or high <= b) for a, b in there)
+        flows = by_bucket.get(low, [])
+        is_open = any(flow.state == "open" for flow in flows)
+        rows.append(Bucket(low, high, is_open or not inside, figures(definition, flows)))
     return Series(width, tuple(rows))
 
 
@@ -186,7 +191,7 @@ def report(definition: Definition, found: Found, options: ReportOptions) -> dict
     headless, carried_in = beside(every, options)
     whole = figures(definition, chosen)
     before = (as_of or 0) - limit if options.mature and limit is not None else None
-    times = series(definition, chosen, options, as_of or 0, limit)
+    times = series(definition, chosen, options, as_of or 0, limit, found.first)
     return {
         "as_of": as_of,
         "period": Period(options.begin, options.end, options.by, options.mature, before),
@@ -223,7 +228,7 @@ def compared(
     chosen, every, limit = pick(definition, found, then, as_of - shift[1])
     headless, carried_in = beside(every, then)
     whole = figures(definition, chosen)
-    times = series(definition, chosen, then, as_of - shift[1], limit, bucket)
+    times = series(definition, chosen, then, as_of - shift[1], limit, found.first, bucket)
     return *shift, replace(whole, counts=replace(whole.counts, headless=headless, carried_in=carried_in)), times
 
 

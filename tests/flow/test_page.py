@@ -7,6 +7,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import pytest
+
 from btfeed.flow import svg_files, words
 from btfeed.flow.labels import width as labels_width
 from btfeed.flow.page import render
@@ -194,14 +196,25 @@ def test_long_names_keep_their_beginning() -> None:
         assert max(labels_width(part) for _, part in labels) <= 288
 
 
-def test_a_first_bucket_that_the_period_cuts_is_hatched() -> None:
-    """As the last ones are, in which flows are under way: a rise that is none would be seen."""
+@pytest.mark.parametrize(
+    ("unfinished", "hatched"),
+    [([], []), ([0], [(0, 23.1)]), ([12, 13], [(530.8, 69.2)]), ([0, 1, 5], [(0, 69.2), (207.7, 46.2)])],
+)
+def test_unfinished_buckets_are_hatched(unfinished: list[int], hatched: list[tuple[float, float]]) -> None:
+    """These and no others, wherever they are, in all six charts: a rise or a fall that is none would be seen."""
     found = report()
-    hatched = {}
-    for later in (0, 1000):
-        html = render(replace(found, period=replace(found.period, begin=found.series.rows[0].begin + later)), UTC)
-        hatched[later] = len(re.findall(r'<rect x="0" y="0" [^>]*fill="url\(#series-0-hatch\)"', html))
-    assert hatched == {0: 0, 1000: 1}
+    rows = tuple(replace(row, unfinished=place in unfinished) for place, row in enumerate(found.series.rows))
+    html = render(replace(found, series=replace(found.series, rows=rows)), UTC)
+    for chart in range(6):
+        drawn = re.findall(rf'<rect x="([^"]*)" y="0" width="([^"]*)" [^>]*fill="url\(#series-{chart}-hatch\)"', html)
+        assert [(float(x), float(width)) for x, width in drawn] == hatched
+
+
+def test_a_bucket_that_is_alone_is_hatched_as_a_whole() -> None:
+    """It is the whole chart."""
+    found = report()
+    html = render(replace(found, series=replace(found.series, rows=found.series.rows[-1:]), compare=None), UTC)
+    assert len(re.findall(r'<rect x="0" y="0" width="600" height="120" fill="url\(#series-\d-hatch\)"', html)) == 6
 
 
 def test_pictures_are_files_of_their_own(tmp_path: Path) -> None:
