@@ -53,11 +53,18 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Multiple:
-    """The course of one number. top: the value at the upper edge. begin, end: of the axis."""
+    """The course of one number.
+
+    top, bottom  the values at the edges
+    zero         how far from the upper to the lower edge 0 is, from 0 to 1, if it is not at one of them
+    begin, end   of the axis
+    """
 
     title: str
     svg: Markup
     top: str
+    bottom: str
+    zero: float | None
     begin: str
     end: str
 
@@ -164,8 +171,10 @@ def _multiples(report: Report, zone: ZoneInfo) -> Iterator[Multiple]:
         values = _values(now, course)
         earlier = _values(before, course) if before else []
         padded = [old for _, old in zip_longest(values, earlier)][: len(values)] if earlier else []
-        svg, top = multiple(f"series-{place}", title, now, values, padded)
-        yield Multiple(title, svg, written(top), begin, end)
+        svg, axis = multiple(f"series-{place}", title, now, values, padded, written)
+        top, bottom = (written(edge) if edge else "0" for edge in (axis.high, axis.low))
+        zero = axis.high / (axis.high - axis.low) if axis.low < 0 < axis.high else None
+        yield Multiple(title, svg, top, bottom, zero, begin, end)
 
 
 def _values(series: Series, course: Course) -> list[float | None]:

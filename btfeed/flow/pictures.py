@@ -1,6 +1,6 @@
 """The pictures of the page: funnel, times, and series. The ways between steps are in ways.py."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby, pairwise
 from math import log10
 
@@ -139,12 +139,17 @@ def times(found: Sequence[Time], targets: dict[tuple[str, str], float]) -> Marku
 
 
 def multiple(
-    name: str, title: str, now: Series, values: Sequence[float | None], earlier: Sequence[float | None]
-) -> tuple[Markup, float]:
-    """The course of one number, over that of the compared period in grey, and the value at the upper edge. Unfinished
-    buckets are hatched.
+    name: str,
+    title: str,
+    now: Series,
+    values: Sequence[float | None],
+    earlier: Sequence[float | None],
+    written: Callable[[float | None], str],
+) -> tuple[Markup, charts.Scale]:
+    """The course of one number, over that of the compared period in grey, and its scale. Unfinished buckets are hatched.
 
     values, earlier  of each bucket, and of that of the compared period
+    written          how one of them is written
     """
     lines = [charts.Series("now", values, "series-1")]
     if earlier:
@@ -154,9 +159,10 @@ def multiple(
         x, width = charts.WIDTH * left, charts.WIDTH * (right - left)
         above.append(element("rect", x=x, y=0, width=width, height=charts.HEIGHT, fill=f"url(#{name}-hatch)"))
     known = [value for value in values if value is not None]
-    said = (
-        f"{len(values)} values, the last one {known[-1]:.6g}, at most {max(known):.6g}." if known else "Nothing is known."
-    )
+    said = "Nothing is known."
+    if known:
+        least, most = written(min(known)), written(max(known))
+        said = f"{count(len(values), 'bucket')}, the last one {written(values[-1])}, at least {least}, at most {most}."
     return charts.lines(lines, id=name, title=title, text=said, above=above if len(above) > 1 else ())
 
 

@@ -25,14 +25,37 @@ class Series:
     style: str
 
 
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """From the value at the lower edge to that at the upper one, in so many equal parts. 0 is at the end of one."""
+
+    low: float
+    high: float
+    parts: int
+
+    def y(self, value: float) -> float:
+        """The coordinate of a value."""
+        return HEIGHT * (self.high - value) / (self.high - self.low)
+
+
+def scale(values: Sequence[float]) -> Scale:
+    """One that all values are on. It begins at 0, unless some are below that."""
+    low, high = min([0.0, *values]), max([0.0, *values])
+    if low == 0:
+        return Scale(0.0, upper_edge(high), 2)
+    step = upper_edge(max(high, -low) / 3)
+    below, above = ceil(-low / step), ceil(high / step)
+    return Scale(-below * step, above * step, below + above)
+
+
 def stacked(series: Sequence[Series], *, id: str, title: str, text: str) -> tuple[Markup, float]:
     """Bands on top of each other, and the value at the upper edge. All series have the same number of values.
 
     id: unique on the page. text: what the chart shows, for those who do not see it
     """
     totals = [_sum(values) for values in zip(*(each.values for each in series), strict=True)]
-    top = upper_edge(max((total for total in totals if total is not None), default=0.0))
-    content = [_grid(y * HEIGHT / 2) for y in range(3)]
+    axis = scale([total for total in totals if total is not None])
+    content = _grid(axis)
     floors: list[float | None] = [None if total is None else 0.0 for total in totals]
     for each in series:
         ceilings = [
@@ -40,29 +63,32 @@ def stacked(series: Sequence[Series], *, id: str, title: str, text: str) -> tupl
         ]
         path, edge = "", ""
         for run in _runs(ceilings):
-            upper = [_point(index, len(totals), ceilings[index], top) for index in run]
-            lower = [_point(index, len(totals), floors[index], top) for index in reversed(run)]
+            upper = [_point(index, len(totals), ceilings[index], axis) for index in run]
+            lower = [_point(index, len(totals), floors[index], axis) for index in reversed(run)]
             path += f"M{'L'.join(upper + lower)}Z"
             edge += f"M{'L'.join(upper)}"
         content += [element("path", class_=f"band {each.style}", d=path), line(edge, each.style)]
         floors = ceilings
-    return framed(content, id, title, text), top
+    return framed(content, id, title, text), axis.high
 
 
 def lines(
     series: Sequence[Series], *, id: str, title: str, text: str, above: Sequence[Markup] = ()
-) -> tuple[Markup, float]:
-    """Lines over each other, and the value at the upper edge; see `stacked`. above: drawn over them."""
-    top = upper_edge(max((value for each in series for value in each.values if value is not None), default=0.0))
-    content = [_grid(y * HEIGHT / 2) for y in range(3)]
+) -> tuple[Markup, Scale]:
+    """Lines over each other, and their scale; see `stacked`. above: drawn over them."""
+    axis = scale([value for each in series for value in each.values if value is not None])
+    content = _grid(axis)
     for each in series:
-        points = [[_point(index, len(each.values), each.values[index], top) for index in run] for run in _runs(each.values)]
+        points = [
+            [_point(index, len(each.values), each.values[index], axis) for index in run] for run in _runs(each.values)
+        ]
         content.append(line("".join(f"M{'L'.join(run)}" for run in points), each.style))
-    return framed([*content, *above], id, title, text), top
+    return framed([*content, *above], id, title, text), axis
 
 
-def _grid(y: float) -> Markup:
-    return element("line", class_="grid", x1=0, x2=WIDTH, y1=y, y2=y)
+def _grid(axis: Scale) -> list[Markup]:
+    heights = [HEIGHT * part / axis.parts for part in range(axis.parts + 1)]
+    return [element("line", class_="grid", x1=0, x2=WIDTH, y1=y, y2=y) for y in heights]
 
 
 def line(path: str, style: str) -> Markup:
@@ -100,7 +126,6 @@ def _runs(values: Sequence[float | None]) -> Iterator[list[int]]:
             run = []
 
 
-def _point(index: int, of: int, value: float | None, top: float) -> str:
+def _point(index: int, of: int, value: float | None, axis: Scale) -> str:
     x = WIDTH * index / max(1, of - 1)
-    y = HEIGHT * (1 - (value or 0.0) / top)
-    return f"{number(x)},{number(y)}"
+    return f"{number(x)},{number(axis.y(value or 0.0))}"

@@ -217,6 +217,25 @@ def test_a_bucket_that_is_alone_is_hatched_as_a_whole() -> None:
     assert len(re.findall(r'<rect x="0" y="0" width="600" height="120" fill="url\(#series-\d-hatch\)"', html)) == 6
 
 
+def refunded() -> Report:
+    """With more refunds than sales in some buckets."""
+    found = report()
+    rows = tuple(
+        replace(row, figures=replace(row.figures, value=replace(row.figures.value, won=563_527.0 - 200_000 * place)))  # type: ignore[type-var]
+        for place, row in enumerate(found.series.rows[:5])
+    )
+    return replace(found, series=replace(found.series, rows=rows), compare=None)
+
+
+def test_values_below_0_stay_in_their_box() -> None:
+    """The axis has both edges and 0; the description has the values as the page writes them."""
+    html = render(refunded(), UTC)
+    assert '<span>600,000 EUR</span><span class="zero" style="--zero: 0.600">0</span><span>-400,000 EUR</span>' in html
+    assert "5 buckets, the last one -236,473 EUR, at least -236,473 EUR, at most 563,527 EUR." in html
+    for path in re.findall(r'<path class="line [^"]*" d="([^"]*)"', html):
+        assert all(0 <= float(y) <= 120 for y in re.findall(r",([\d.-]+)", path)), path
+
+
 def test_pictures_are_files_of_their_own(tmp_path: Path) -> None:
     """Well-formed, with the shapes of the page, the colors as they are, and nothing from elsewhere."""
     page = render(with_evil(report()), UTC)

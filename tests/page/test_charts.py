@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from btfeed.page.charts import HEIGHT, WIDTH, Series, buckets, stacked
+from btfeed.page.charts import HEIGHT, WIDTH, Scale, Series, buckets, lines, scale, stacked
 from btfeed.page.svg import upper_edge
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
@@ -33,6 +33,29 @@ def test_series_stand_on_each_other() -> None:
     svg, top = stacked(series, id="x", title="Occurrences", text="")
     assert top == 4
     assert _paths(svg, "line") == ["M0,90L600,60", "M0,0L600,60"]
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        ((), Scale(0, 1, 2)),
+        ((0.0, 23.0), Scale(0, 25, 2)),
+        ((500.0, -5.0), Scale(-200, 600, 4)),
+        ((-900.0, 100.0), Scale(-900, 300, 4)),
+        ((-3.0, -1.0), Scale(-3, 0, 3)),
+    ],
+)
+def test_a_scale_has_room_for_values_below_0(values: tuple[float, ...], found: Scale) -> None:
+    """Its lines are at equal distances, and 0 is on one of them."""
+    assert scale(values) == found
+
+
+def test_lines_of_values_below_0_stay_in_their_box() -> None:
+    """Those of the compared series, too."""
+    series = [Series("before", (-900.0, None), "before"), Series("now", (300.0, -300.0), "series-1")]
+    svg, axis = lines(series, id="x", title="Won", text="")
+    assert axis == Scale(-900, 300, 4)
+    assert _paths(svg, "line") == [f"M0,{HEIGHT}L0,{HEIGHT}", "M0,0L600,60"]
 
 
 def test_it_is_an_image_with_a_title_and_a_description() -> None:
