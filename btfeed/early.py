@@ -1,4 +1,5 @@
-"""Signals that arrive while `btfeed serve` starts: they wait until it handles them, instead of ending it.
+"""Signals that arrive while a command starts: those of `btfeed serve` wait until it handles them, and SIGINT ends a command
+without a word.
 
 Imports nothing slow, for a start begins with this.
 """
@@ -15,3 +16,17 @@ def hold(supervise: bool) -> None:
     global on_terminal
     on_terminal = os.isatty(2)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP, *([signal.SIGUSR2] if supervise else [])])
+
+
+def end_on_interrupt() -> bool:
+    """Let SIGINT end the process at once, and not raise KeyboardInterrupt in whatever is being imported, which shows a
+    traceback. Returns whether it would have: where SIGINT is ignored, it stays so."""
+    raised = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if raised:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return raised
+
+
+def raise_on_interrupt() -> None:
+    """Let SIGINT raise KeyboardInterrupt again."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -35,8 +35,8 @@ def stop_on_signals(stop: asyncio.Event | None = None) -> asyncio.Event:
 
 @contextmanager
 def cleaning(clean: Callable[[], None]) -> Iterator[None]:
-    """Let SIGTERM and SIGHUP call `clean` before they end the process, with the status that they give it. What ignores or
-    handles them already is left alone. SIGINT is an exception, KeyboardInterrupt, and needs none of this."""
+    """Let SIGTERM, SIGHUP and SIGINT call `clean` before they end the process, with the status that they give it. What
+    ignores or handles them already is left alone, such as SIGINT where it is an exception, KeyboardInterrupt."""
 
     def end(number: int, frame: FrameType | None) -> None:
         clean()
@@ -46,7 +46,7 @@ def cleaning(clean: Callable[[], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # Python takes handlers from the main thread alone
         return
-    caught = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) == signal.SIG_DFL]
+    caught = [each for each in (*STOP_SIGNALS, signal.SIGHUP) if signal.getsignal(each) == signal.SIG_DFL]
     for number in caught:
         signal.signal(number, end)
     try:

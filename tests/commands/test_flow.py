@@ -208,19 +208,24 @@ def test_a_trace_has_one_form() -> None:
     assert (result.exit_code, "--json: prints the whole flow" in result.stderr) == (2, True)
 
 
-@pytest.mark.parametrize("btfeed", [BTFEED, UNINTERRUPTED], ids=["during a read", "before a read"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("number", "btfeed"),
+    [(number, BTFEED) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)]
+    + [(number, UNINTERRUPTED) for number in (signal.SIGTERM, signal.SIGHUP)],
+)
 def test_a_signal_leaves_no_records(number: int, btfeed: list[str], tmp_path: Path) -> None:
-    """It ends a wait for standard input. What was copied is removed, and the status is that of the signal."""
+    """It ends a wait for standard input. What was copied is removed, the status is that of the signal, and nothing is
+    said, whether it comes during a read or just before."""
     command = [*btfeed, "flow", "report", "web-shop", "-", "--temp", str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdin
+        assert process.stderr
         process.stdin.write(b"{" + b" " * 2**21)
         process.stdin.flush()
         until(lambda: [path for path in tmp_path.rglob("stdin") if path.stat().st_size], "records are copied")
         process.send_signal(number)
         until(lambda: process.poll() is not None, "the process has ended")
-        assert process.returncode == -number
+        assert (process.returncode, process.stderr.read()) == (-number, b"")
     assert list(tmp_path.iterdir()) == []
 
 
