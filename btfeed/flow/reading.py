@@ -9,7 +9,7 @@ or an end, each of them once.
     took    how long it took, in microseconds
     value   its part of the flow's value
     d0 ..   the dimensions
-    id      64-bit hash of event.id; NULL without one
+    id      64-bit hash of event.id; NULL without one, and of an empty text
     has     which of the fields that records should have it has, as bits
 """
 
@@ -164,7 +164,7 @@ def events(definition: Definition, further: Sequence[str] = ()) -> str:
         f"{took()} AS took",
         f"{value(definition)} AS value",
         *dimensions,
-        f"CASE WHEN {identifier(ID)} IS NOT NULL THEN hash({identifier(ID)}) END AS id",
+        f"CASE WHEN {identifier(ID)} <> '' THEN hash({identifier(ID)}) END AS id",
         f"{_has(definition)} AS has",
         *further,
     ]

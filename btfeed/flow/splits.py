@@ -16,9 +16,10 @@ def split(database: Database, definition: Definition, names: tuple[str, ...]) ->
     columns = [known(definition, name) for name in names]
     named = ", ".join(f"{column} AS value{n}" for n, column in enumerate(columns))
     keys = ", ".join(f"value{n}" for n in range(len(names)))
+    strange = " AND ".join(f"value{n} = '{OTHERS}'" for n in range(len(names)))  # with the others: there is one such part
     database.run(f"""CREATE OR REPLACE TABLE parts AS
 SELECT {keys}, row_number() OVER (ORDER BY count(*) DESC, {keys}) - 1 AS part
-FROM (SELECT {named} FROM picked) GROUP BY {keys}
+FROM (SELECT {named} FROM picked) WHERE NOT ({strange}) GROUP BY {keys}
 QUALIFY part < {LARGEST}""")
     same = " AND ".join(f"{column} = parts.value{n}" for n, column in enumerate(columns))
     database.run(f"""CREATE OR REPLACE TABLE divided AS

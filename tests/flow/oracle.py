@@ -203,7 +203,7 @@ def event_of(definition: Definition, record: Mapping[str, Any], time: int, order
     worth = (
         money(record.get(value.field)) if value and (value.step is None or step == definition.ranks[value.step]) else None
     )
-    identity = record.get("event.id")
+    identity = record.get("event.id") or None
     return Event(
         t=time,
         step=further if step is None else step,

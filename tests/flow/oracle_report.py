@@ -117,9 +117,11 @@ def split(definition: Definition, chosen: Sequence[Flow], names: tuple[str, ...]
     parts: dict[tuple[str, ...], list[Flow]] = defaultdict(list)
     for flow in chosen:
         parts[tuple(flow.dimensions[name] for name in names)].append(flow)
+    last = ("(others)",) * len(names)
+    others = parts.pop(last, [])
     ordered = sorted(parts.items(), key=lambda item: (-len(item[1]), item[0]))
-    told, others = ordered[:20], [flow for _, members in ordered[20:] for flow in members]
-    rows = [*told, *([(("(others)",) * len(names), others)] if others else [])]
+    told, others = ordered[:20], others + [flow for _, members in ordered[20:] for flow in members]
+    rows = [*told, *([(last, others)] if others else [])]
     return tuple(Part(key, figures(definition, members), transitions(definition, members)) for key, members in rows)
 
 
