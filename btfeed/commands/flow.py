@@ -54,11 +54,11 @@ from btfeed.commands.flow_options import (
 from btfeed.commands.flow_output import output
 from btfeed.commands.flow_source import Records, say, with_unreadable
 from btfeed.commands.terminal import fail
-from btfeed.telemetry.printable import lines, printable
+from btfeed.telemetry.printable import lines, meant, printable
 
 if TYPE_CHECKING:
     from btfeed.flow.engine import Engine
-    from btfeed.flow.report import ListedFlow, Report
+    from btfeed.flow.report import ListedFlow, Report, Trace
 
 flow = App(no_args_is_help=True, help="Show what became of business processes, out of the records that sinks wrote.")
 flow.command()(init)
@@ -243,8 +243,13 @@ def trace(
     )  # fmt: skip
     records.check()
     moment = at(as_of, "--as-of")
+    ids = tuple(dict.fromkeys((flow_id, meant(flow_id))))  # what `list` shows has escapes
+
+    def ask(engine: "Engine") -> "Trace | None":
+        return next((traced for each in ids if (traced := engine.trace(each, moment))), None)
+
     with told():
-        traced, _ = records.answer(found, lambda engine: engine.trace(flow_id, moment), flow=flow_id)
+        traced, _ = records.answer(found, ask, flows=ids)
     if traced is None:
         fail(f"no record has the id {flow_id}" + (f", as of {as_of}" if as_of else ""))
     from btfeed.flow import as_json as json_form
@@ -263,6 +268,9 @@ def trace(
 def check(
     definition: DefinitionArgument,
     sources: SourcesArgument = None,
+    show: Annotated[
+        bool, typer.Option("--show", help="Print the definition instead: a built-in one is a start for your own.")
+    ] = False,
     sink: SinkOption = None,
     config: ConfigOption = None,
     open_files: OpenOption = False,
@@ -280,6 +288,11 @@ def check(
         tuple(sources or ()), config, sink, open_files, tuple(elasticsearch or ()), index, user, api_key, ca,
         size(memory, "--memory"), temp,
     )  # fmt: skip
+    if show:
+        from btfeed.flow.definition import text as text_of
+
+        typer.echo(text_of(definition), nl=False)
+        return
     if not (sources or sink or elasticsearch):
         say(f"definition: ok, {len(found.steps)} steps. With a SOURCE, it is compared with records")
         return

@@ -1,6 +1,6 @@
 """Where `btfeed flow` reads records: files, a configured sink, or Elasticsearch; and the engine that reads them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,23 +68,28 @@ class Records:
             raise typer.BadParameter("use either --user or --api-key-file, not both", param_hint="--user")
 
     def answer(
-        self, definition: "Definition", ask: "Callable[[Engine], T]", *, whole: bool = False, flow: str | None = None
+        self,
+        definition: "Definition",
+        ask: "Callable[[Engine], T]",
+        *,
+        whole: bool = False,
+        flows: Sequence[str] | None = None,
     ) -> tuple[T, "Scan"]:
         """What `ask` gets from an engine that reads these records, and what was read. Raises FlowError.
 
         whole  all fields of all records are needed
-        flow   only records of this flow are needed, and the PurePaths behind its actions
+        flows  only records of flows with these ids are needed, and the PurePaths behind their actions
         """
         from btfeed.flow.engine import Engine
         from btfeed.flow.errors import EngineMissing, FlowError
 
-        with self._scan(definition, whole, flow) as scan:
+        with self._scan(definition, whole, flows) as scan:
             for note in scan.notes:
                 say(note)
             try:
                 with Engine(definition, scan.source, self.memory, scan.spool) as engine:
                     try:
-                        return _any_read(engine, ask(engine), scan, flow)
+                        return _any_read(engine, ask(engine), scan, flows)
                     except FlowError:
                         engine.check_files()
                         raise
@@ -95,10 +100,10 @@ class Records:
                 if repaired.unreadable == scan.unreadable:
                     raise
             with Engine(definition, repaired.source, self.memory, scan.spool) as engine:
-                return _any_read(engine, ask(engine), repaired, flow)
+                return _any_read(engine, ask(engine), repaired, flows)
 
     @contextmanager
-    def _scan(self, definition: "Definition", whole: bool, flow: str | None) -> "Iterator[Scan]":
+    def _scan(self, definition: "Definition", whole: bool, flows: Sequence[str] | None) -> "Iterator[Scan]":
         from btfeed.flow import sources
         from btfeed.flow.fields import fields
 
@@ -116,8 +121,8 @@ class Records:
             assert place
             from btfeed.flow import elastic
 
-            if flow is not None:
-                yield elastic.read_flow(place, definition, flow, spool)
+            if flows is not None:
+                yield elastic.read_flows(place, definition, flows, spool)
             else:
                 yield elastic.read(place, definition, None if whole else fields(definition), spool)
 
@@ -179,14 +184,14 @@ class Records:
         return fail(f"sink {name} is of type {kind}: flows are read of file and elasticsearch sinks", 2)
 
 
-def _any_read(engine: "Engine", answer: T, scan: "Scan", flow: str | None) -> "tuple[T, Scan]":
+def _any_read(engine: "Engine", answer: T, scan: "Scan", flows: Sequence[str] | None) -> "tuple[T, Scan]":
     """What was answered. Raises FlowError if nothing at all of the source can be read: zeros would look like numbers.
 
-    flow  the only flow that was looked for, for which not all records are read
+    flows  the only ones that were looked for, for which not all records are read
     """
     from btfeed.flow.errors import FlowError
 
-    if flow is None and engine.read.records == engine.read.unreadable and (engine.read.records or scan.unreadable):
+    if flows is None and engine.read.records == engine.read.unreadable and (engine.read.records or scan.unreadable):
         what = count(engine.read.unreadable + scan.unreadable, "line, post or file", "lines, posts or files")
         raise FlowError(f"nothing can be read: {what} without a record that has a time")
     return answer, scan

@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 import tomllib
 from collections.abc import Iterator
 from functools import cached_property
@@ -15,7 +16,7 @@ from zoneinfo import available_timezones
 
 from pydantic import Field
 
-from btfeed.faults import ConfigError, Faults, most_similar, validate
+from btfeed.faults import UNPRINTABLE, ConfigError, Faults, most_similar, validate
 from btfeed.flow import matching
 from btfeed.flow.fields import alike
 from btfeed.flow.graph import Graph, graph
@@ -181,7 +182,27 @@ def load(name: str) -> Definition:
         return parse(tomllib.loads(known[name]))
     if not Path(name).exists():
         raise ConfigError([f"{name}: no such file, and not a built-in definition ({', '.join(known)})"])
-    return parse(read_toml(Path(name)))
+    tables = read_toml(Path(name))
+    try:
+        return parse(tables)
+    except ConfigError as error:
+        raise ConfigError([_by_name(fault, tables) for fault in error.faults], error.unresolved) from None
+
+
+def text(name: str) -> str:
+    """What is in the built-in definition of that name, or in the file at that path. Raises OSError or ValueError."""
+    return shipped().get(name) or Path(name).read_text(encoding="utf-8")
+
+
+def _by_name(fault: str, tables: dict[str, Any]) -> str:
+    """A fault with the name of the step that it is of, or its number, from 1: `steps.0.after` is no place to look for."""
+    found = re.fullmatch(r"(step|time)s\.(\d+)(?:\.|: )(.*)", fault, re.DOTALL)
+    if found is None:
+        return fault
+    row = dict(_tables(tables[f"{found[1]}s"])).get(found[2], {})
+    name = row.get("name")
+    told = name if isinstance(name, str) and name and not UNPRINTABLE.search(name) else int(found[2]) + 1
+    return f"{found[1]} {told}: {found[3]}"
 
 
 def parse(tables: dict[str, Any]) -> Definition:

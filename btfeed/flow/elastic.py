@@ -106,14 +106,16 @@ def read(
     return _run(where, run, spool, clock)
 
 
-def read_flow(where: Place, definition: Definition, flow: str, spool: Path, clock: Clock = SYSTEM_CLOCK) -> Scan:
-    """The documents of one flow, and the PurePaths behind its actions: two short queries. Raises SourceError."""
+def read_flows(
+    where: Place, definition: Definition, flows: Sequence[str], spool: Path, clock: Clock = SYSTEM_CLOCK
+) -> Scan:
+    """The documents of a few flows, and the PurePaths behind their actions: two short queries. Raises SourceError."""
 
     async def run(reader: "_Reader") -> list[Path]:
         keywords = await reader.keywords({*definition.correlations, PUREPATH})
         if keywords < {*definition.correlations, PUREPATH}:
             return await reader.pages({"match_all": {}}, None, "all")
-        any_of = [{"term": {field: flow}} for field in definition.correlations]
+        any_of = [{"terms": {field: list(flows)}} for field in definition.correlations]
         paths = await reader.pages({"bool": {"should": any_of, "minimum_should_match": 1}}, None, "flow")
         lines = (line for path in paths for line in path.read_bytes().splitlines())
         found = {str(record[PUREPATH]) for line in lines if PUREPATH in (record := msgspec.json.decode(line))}

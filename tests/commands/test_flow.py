@@ -117,7 +117,7 @@ def test_all_faults_of_a_definition_are_told(tmp_path: Path) -> None:
         assert (result.exit_code, result.stdout) == (2, "")
         assert result.stderr.startswith(f"invalid definition {path}:\n")
         assert "step: unknown key; did you mean steps?" in result.stderr
-        assert "steps.0.event: is required, unless match has conditions" in result.stderr
+        assert "step a: event: is required, unless match has conditions" in result.stderr
     assert "not a built-in definition (flight-search, loan-application, web-shop)" in invoke("flow", "check", "shop").stderr
 
 
@@ -190,13 +190,14 @@ def test_records_can_t_control_the_terminal(tmp_path: Path) -> None:
 
 
 def test_a_newline_in_an_id_begins_no_line(tmp_path: Path) -> None:
-    """It is an escape, in lists, reports and traces."""
+    """It is an escape, in lists, reports and traces; a trace takes it as it is shown, too."""
     record = {
         "event.id": "1", "event.type": "Product page viewed", "event.provider": "web-shop", "appmon.visit.id": "a\nb\rc",
         "timestamp": "2026-01-05T00:00:00.000Z",
     }  # fmt: skip
     (tmp_path / "a.ndjson").write_text(json.dumps(record) + "\n")
-    for command in (["list", "web-shop"], ["trace", "web-shop", "a\nb\rc"], ["report", "web-shop", "--lists", "1"]):
+    traces = [["trace", "web-shop", name] for name in ("a\nb\rc", "a\\u000ab\\u000dc")]
+    for command in (["list", "web-shop"], *traces, ["report", "web-shop", "--lists", "1"]):
         shown = invoke("flow", *command, tmp_path / "a.ndjson").stdout
         assert "a\\u000ab\\u000dc" in shown
         assert not any(line.startswith("b") for line in shown.splitlines())
@@ -285,6 +286,14 @@ def test_fields_that_no_record_has_are_told(shop: Path, tmp_path: Path) -> None:
     result = invoke("flow", "report", own, shop, "--format", "json")
     assert json.loads(result.stdout)["source"]["missing"] == sorted(name for name, _ in missing.values())
     assert "no record has the field" not in invoke("flow", "report", "web-shop", shop).stdout
+
+
+def test_a_definition_is_shown(tmp_path: Path) -> None:
+    """As it is, so that it can be the start of another."""
+    for name in shipped():
+        assert invoke("flow", "check", name, "--show").stdout == shipped()[name]
+    own = write_config(tmp_path / "own.toml", "# mine\n" + shipped()["web-shop"])
+    assert invoke("flow", "check", own, "--show").stdout == own.read_text()
 
 
 @pytest.mark.parametrize("name", profiles.shipped())

@@ -162,3 +162,20 @@ def test_fields_that_records_should_have() -> None:
     assert expected(bare) == {"provider": "where", "y": "step A", "town": "dimensions.city"}
     whole = definition.parse({"name": "F", "steps": steps, **rest, "exceptions": {}, "value": {"field": "amount"}})
     assert expected(whole) == expected(bare) | {"event.outcome": "exceptions.when", "amount": "value.field"}
+
+
+def test_faults_in_a_file_name_steps(tmp_path: Path) -> None:
+    """By their names; by their numbers, from 1, where they have none. So for pairs of steps."""
+    path = tmp_path / "own.toml"
+    path.write_text("""name = "F"
+steps = [
+    { name = "Cart", event = "a", after = ["x"] }, { event = "b" }, { name = "\\u007f" }, 4, { name = "Paid", event = 1 },
+]
+times = [{ name = "all", from = "Cart", to = "Piad" }]
+dimensions = { "a,b" = "c" }
+""")
+    with pytest.raises(ConfigError) as error:
+        definition.load(str(path))
+    assert sorted(fault.rpartition(": ")[0].partition(": must")[0] for fault in error.value.faults) == [
+        "dimensions.a,b", "step 2: name", "step 3: event", "step 4", "step Cart: after", "step Paid: event", "time all: to",
+    ]  # fmt: skip
