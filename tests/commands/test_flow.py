@@ -1,7 +1,9 @@
 """btfeed flow: options, output, exit status and messages. What the numbers are is tested in tests/flow."""
 
 import csv
+import errno
 import json
+import os
 import signal
 import subprocess
 import tomllib
@@ -138,6 +140,23 @@ def test_results_go_where_they_are_wanted(shop: Path, tmp_path: Path) -> None:
     assert invoke("flow", "report", "web-shop", shop, "--out", "-").stdout.startswith(first["text"])
     result = invoke("flow", "report", "web-shop", shop, "--out", tmp_path / "missing" / "a.html")
     assert (result.exit_code, result.stderr) == (1, f"can't write {tmp_path}/missing/a.html: No such file or directory\n")
+
+
+@pytest.mark.parametrize("out", ["a.json", "a.html", "a.txt", "tables", "drawn --format svg"])
+def test_a_full_disk_leaves_the_old_report(out: str, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In every form. The exit status is 1, and the message has the name of a file that was wanted."""
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.chdir(tmp_path)
+    assert invoke("flow", "report", "web-shop", shop, "--out", *out.split()).exit_code == 0
+    old = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    monkeypatch.setattr(os, "fsync", full)
+    result = invoke("flow", "report", "web-shop", shop, "--last", "5m", "--out", *out.split())
+    assert (result.exit_code, result.stderr.endswith(": No space left on device\n")) == (1, True)
+    assert result.stderr.startswith(f"can't write {out.split()[0]}")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == old
 
 
 def test_the_last_hours_are_counted_from_the_newest_record(shop: Path) -> None:
