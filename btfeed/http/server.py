@@ -5,12 +5,11 @@ import socket
 import ssl
 from collections.abc import Callable, Collection, Sequence
 
-from btfeed.address import BACKLOG
 from btfeed.http.connection import Connection
 from btfeed.http.limits import Limits
+from btfeed.http.listener import Listener
 from btfeed.http.refusals import Refusals
 from btfeed.http.state import Handler, Occupant, ServerState
-from btfeed.http.tls import TlsListener
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.warnings import SummedWarnings
 
@@ -31,27 +30,20 @@ class HttpServer:
         self._warnings = SummedWarnings()
         self.refusals = Refusals(metrics, self._warnings)
         self._state = ServerState(handler, metrics, limits, self._warnings, self.refusals)
-        self._listeners: list[asyncio.Server | TlsListener] = []
-
-    def __call__(self) -> Connection:
-        """A protocol for a new connection, see `loop.create_server`."""
-        return Connection(self._state)
+        self._listeners: list[Listener] = []
 
     async def listen(self, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None = None) -> None:
         """Accept connections from these sockets, which listen already. They are closed at the end of listening."""
-        loop = asyncio.get_running_loop()
         for listening in sockets:
-            if tls:
-                self._listeners.append(TlsListener(self._state, listening, tls))
-            else:
-                self._listeners.append(await loop.create_server(self, sock=listening, backlog=BACKLOG))
+            listening.setblocking(False)
+            self._listeners.append(Listener(self._state, listening, tls))
 
     def reconfigure(self, limits: Limits, tls: ssl.SSLContext | None) -> None:
         """Apply these limits to all connections, at their next deadline, and `tls` to handshakes that begin from now on. A
         server goes on with TLS, or without."""
         self._state.limits = limits
         for listener in self._listeners:
-            if isinstance(listener, TlsListener) and tls:
+            if listener.context and tls:
                 listener.context = tls
 
     @property
@@ -72,10 +64,8 @@ class HttpServer:
         before = set(self._state.connections)
         await self._drain(lambda: before & self._state.connections, max_seconds, patience, first_close)
         _abort(before & self._state.connections)
-        await asyncio.sleep(0)  # accept what waits already
         while self._listeners:
-            self._listeners.pop().close()
-        await asyncio.sleep(0)
+            await self._listeners.pop().close()
         await self._drain(lambda: self._state.connections, min(max_seconds, LAST_REQUESTS), patience, first_close)
         _abort(self._state.connections)
         await asyncio.sleep(DRAIN_POLL)  # what they lose is counted meanwhile

@@ -87,7 +87,6 @@ class Receiver:
         sockets: which listen already; without any, listen where the settings say.
         """
         settings = self._settings
-        _allow_open_files(settings)
         tls = settings.tls.context() if settings.tls else None
         sockets = sockets or await listen(settings.listen)
         host, port, *_ = sockets[0].getsockname()
@@ -97,7 +96,6 @@ class Receiver:
     def reconfigure(self, settings: ReceiverSettings, tls: ssl.SSLContext | None) -> None:
         """Take requests with other settings from now on. Connections stay open, and requests under way go on with what they
         began with. The address stays, and so does whether it is HTTPS; `tls` is for new connections."""
-        _allow_open_files(settings)
         self._use(settings)
         self._memory.resize(settings.max_in_flight, settings.queue_timeout)
         self._server.reconfigure(_limits(settings), tls)
@@ -244,17 +242,21 @@ def _limits(settings: ReceiverSettings) -> Limits:
         header_timeout=settings.header_timeout,
         write_timeout=settings.body_timeout,
         idle_timeout=settings.idle_timeout,
-        max_connections=settings.max_connections,
+        max_connections=_connections(settings.max_connections),
     )
 
 
-def _allow_open_files(settings: ReceiverSettings) -> None:
-    """Raise the limit on open files. Many systems start a process with 1,024; once connections have used them up, neither
-    the journal nor a sink can open a file."""
-    number = settings.max_connections + OTHER_OPEN_FILES
+def _connections(wanted: int) -> int:
+    """How many connections there may be, after the limit on open files was raised as far as it may be. Many systems start a
+    process with 1,024; once connections have used them up, neither the journal nor a sink can open a file."""
+    needed = wanted + OTHER_OPEN_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if resource.RLIM_INFINITY != soft < number:
-        allowed = number if hard == resource.RLIM_INFINITY else min(number, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-        if allowed < number:
-            log.warning("too few open files allowed for max_connections", needed=number, allowed=allowed)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed == needed:
+        return wanted
+    found = max(1, min(wanted, allowed - min(OTHER_OPEN_FILES, allowed // 2)))
+    log.warning("too few open files allowed for max_connections", needed=needed, allowed=allowed, connections=found)
+    return found

@@ -1,6 +1,7 @@
 """HTTP on one connection: what counts as a request, pipelining, and how far the server reads ahead."""
 
 import asyncio
+import socket
 import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -250,13 +251,13 @@ async def _serving(handler: Handler, **limits: float) -> AsyncIterator[tuple[Htt
     """A server with that handler, and a client connected to it."""
     chosen: dict[str, Any] = {"header_timeout": 5.0, "write_timeout": 5.0, "idle_timeout": 5.0, "max_connections": 9}
     server = HttpServer(handler, Metrics(), Limits(**chosen | limits))
-    listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
-    client = RawClient(*await asyncio.open_connection(*listener.sockets[0].getsockname()))
+    listening = socket.create_server(("127.0.0.1", 0))
+    await server.listen([listening])
+    client = RawClient(*await asyncio.open_connection(*listening.getsockname()))
     try:
         yield server, client
     finally:
         await client.close()
-        listener.close()
         await server.stop(5.0, patience=0.0)
 
 
@@ -374,7 +375,7 @@ async def test_single_byte_chunks_take_little_memory() -> None:
         return Response()
 
     limits = Limits(header_timeout=5.0, write_timeout=5.0, idle_timeout=5.0, max_connections=1)
-    connection = HttpServer(wait, Metrics(), limits)()
+    connection = Connection(HttpServer(wait, Metrics(), limits)._state)
     connection.connection_made(_NullTransport())
     connection.data_received(CHUNKED)
     await asyncio.sleep(0)

@@ -266,3 +266,22 @@ def test_connections_do_not_use_up_the_open_files(tmp_path: Path) -> None:
         assert len(server.delivered(1)) == 1
         for connection in connections:
             connection.close()
+
+
+@pytest.mark.slow
+def test_with_too_few_open_files_there_are_fewer_connections(tmp_path: Path) -> None:
+    """What comes beyond is answered 503 or gives way, and counted. Journal, sinks and metrics have the files they need."""
+    limited = ["prlimit", "--nofile=64:64"]
+    with Server(tmp_path, prefix=limited) as server:
+        (warning,) = [event for event in server.events() if event["event"].startswith("too few open files")]
+        assert (warning["allowed"], warning["connections"]) == (64, 32)
+        begun = [_connect(server) for _ in range(80)]
+        for connection in begun:
+            connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n")
+        answers = [connection.recv(100)[:12] for connection in begun[32:]]
+        assert answers == [b"HTTP/1.1 503"] * 48
+        assert 'btfeed_refused_posts_total{reason="too_many_connections"} 48.0' in server.get("/metrics")
+        for connection in begun:
+            connection.close()
+        assert until(lambda: server.post(BODY) == (200, ""), "a place")
+        assert len(server.delivered(1)) == 1

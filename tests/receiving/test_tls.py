@@ -18,7 +18,7 @@ import pytest
 import uvloop
 from structlog.testing import capture_logs
 
-from btfeed.http import tls
+from btfeed.http import listener
 from tests.support.certificates import Authority, openssl
 from tests.support.harness import BTFEED, DEADLINE, Server
 from tests.support.posts import sample_visit
@@ -239,7 +239,7 @@ async def test_accepting_goes_on_after_an_error(
         return accept(listening)
 
     monkeypatch.setattr(socket.socket, "accept", fail_once)
-    monkeypatch.setattr(tls, "ACCEPT_RETRY", 0.01)
+    monkeypatch.setattr(listener, "ACCEPT_RETRY", 0.01)
     async with site(tmp_path, **_tls(authority)) as running:
         assert await _ask(running, authority.client()) == 200
     (line,) = [line for line in logged if line["log_level"] == "error"]

@@ -1,12 +1,13 @@
-"""Accepts TLS connections. asyncio's own TLS listeners drop a handshake that fails without a word.
+"""Accepts connections. asyncio's own listeners drop what they can't accept without a word, and TLS handshakes that fail.
 
-A connection takes its place when it is accepted, waits for the client's first byte, and becomes a `Connection` after the
-handshake. One that ends without a byte is a health check or a port scan, and does not count as refused.
+A TLS connection takes its place when it is accepted, waits for the client's first byte, and becomes a `Connection` after
+the handshake. One that ends without a byte is a health check or a port scan, and does not count as refused.
 """
 
 import asyncio
 import socket
 import ssl
+from contextlib import suppress
 from typing import Any
 
 from btfeed.http.connection import Connection
@@ -16,27 +17,34 @@ from btfeed.http.tls_error import explain
 
 ACCEPT_RETRY = 1.0
 """Seconds until the next try after connections could not be accepted, for example because too many files are open."""
+AT_ONCE = 64
+"""Connections that are accepted before others are served."""
 
 
-class TlsListener:
+class Listener:
     """Accepts connections from the socket `listening`, until `close`. None that it has accepted is dropped then.
 
-    context: of the connections from now on
+    context: of the connections from now on; None without TLS
     """
 
-    def __init__(self, server: ServerState, listening: socket.socket, context: ssl.SSLContext) -> None:
+    def __init__(self, server: ServerState, listening: socket.socket, context: ssl.SSLContext | None) -> None:
         self.context = context
         self._server = server
         self._listening = listening
         self._loop = asyncio.get_running_loop()
         self._retry: asyncio.TimerHandle | None = None
+        self._opening: set[asyncio.Task[object]] = set()
         self._begin()
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Accept what waits already, and no more. Returns when the server knows all connections."""
+        self._accept()
         if self._retry:
             self._retry.cancel()
         self._loop.remove_reader(self._listening)
         self._listening.close()
+        if self._opening:
+            await asyncio.wait(self._opening)
 
     def _begin(self) -> None:
         self._retry = None
@@ -44,17 +52,32 @@ class TlsListener:
 
     def _accept(self) -> None:
         """Called when a connection waits."""
-        try:
-            accepted, address = self._listening.accept()
-            accepted.setblocking(False)
-        except (BlockingIOError, ConnectionAbortedError):  # the client is gone, or another process was faster
-            return
-        except OSError as error:
-            self._server.warnings.error("can't accept connections, retrying", "accept", error=str(error))
-            self._loop.remove_reader(self._listening)
-            self._retry = self._loop.call_later(ACCEPT_RETRY, self._begin)
-            return
-        handshake = Handshake(self._server, accepted, address, self.context)
+        for _ in range(AT_ONCE):
+            try:
+                accepted, address = self._listening.accept()
+                accepted.setblocking(False)
+            except BlockingIOError:  # there is no other, or another process was faster
+                return
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                self._server.warnings.error("can't accept connections, retrying", "accept", error=str(error))
+                self._loop.remove_reader(self._listening)
+                self._retry = self._loop.call_later(ACCEPT_RETRY, self._begin)
+                return
+            if self.context:
+                self._begin_handshake(accepted, address, self.context)
+            else:
+                opening = self._loop.create_task(self._open(accepted))
+                self._opening.add(opening)
+                opening.add_done_callback(self._opening.discard)
+
+    async def _open(self, accepted: socket.socket) -> None:
+        with suppress(OSError):  # the client is gone
+            await self._loop.connect_accepted_socket(lambda: Connection(self._server), accepted)
+
+    def _begin_handshake(self, accepted: socket.socket, address: Any, context: ssl.SSLContext) -> None:
+        handshake = Handshake(self._server, accepted, address, context)
         if self._server.enter(handshake):
             handshake.start()
         else:
