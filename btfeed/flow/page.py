@@ -116,9 +116,8 @@ def _tiles(report: Report) -> Iterator[Tile]:
     note = f"{number(counts.converted)} converted, {interval}"
     yield _tile("Conversion", percent(rate.rate), note, changes.get("conversion"), good=1)
     if value := figures.value:
-        lost = [money(value.lost.known, value.unit)] if value.lost.flows else []
-        lost += [f"about {money(value.lost.about, value.unit)}"] if value.lost.about and value.lost.about_flows else []
-        note = f"lost {' and '.join(lost)}" if lost else f"in {count(value.valued, 'flow')}"
+        lost = text.shortly(value.lost, value.unit)
+        note = f"lost {lost}" if lost else f"in {count(value.valued, 'flow')}"
         yield _tile(f"{value.label} won", money(value.won, value.unit), note, changes.get("value.won"), good=1)
     found = figures.exceptions
     note = f"{number(found.exceptions)} of {count(found.attempts, 'event')}, in {count(found.flows, 'flow')}"

@@ -107,12 +107,16 @@ class Spread:
 @dataclass(frozen=True, slots=True)
 class Amount:
     """What flows are worth: known for `flows` of them, and about so much for `about_flows` further ones, whose value is not
-    known; None where it can't be estimated."""
+    known; None where it can't be estimated.
+
+    unknown_flows  further ones, that came as far as those that are estimated: no flow of their kind converted with a value
+    """
 
     known: float
     flows: int
     about: float | None = None
     about_flows: int = 0
+    unknown_flows: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,10 @@ TERMS: tuple[tuple[str, str], ...] = (
         "value won",
         "The value of converted flows. Lost: of dropped ones; about: estimated where a flow has no value of its own.",
     ),
+    (
+        "not estimated",
+        "Flows that came as far as those that are estimated, of a kind of which none converted with a value.",
+    ),
     ("at risk", "The value of open flows."),
     ("noise", "A change so small that chance alone explains it: less than two standard deviations."),
     (

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from zoneinfo import ZoneInfo
 
 from btfeed.flow import words
-from btfeed.flow.report import Change, Figures, ListedFlow, Part, Report, Spread, Step, Trace, Value
+from btfeed.flow.report import Amount, Change, Figures, ListedFlow, Part, Report, Spread, Step, Trace, Value
 from btfeed.flow.words import money, number, percent
 from btfeed.page.wording import count
 from btfeed.telemetry.wording import cut
@@ -133,15 +133,26 @@ def _value(value: Value) -> Iterator[str]:
         ("at risk in open flows", value.at_risk),
         ("lost with exceptions", value.lost_with_exceptions),
     ):
-        parts = []
-        if amount.flows:
-            parts.append(f"{money(amount.known, unit)} in {count(amount.flows, 'flow')}")
-        if amount.about is not None and amount.about_flows:
-            parts.append(
-                f"about {money(amount.about, unit)} in {count(amount.about_flows, 'flow')} whose value is not known"
-            )
-        if parts:
+        if parts := list(_amount(amount, unit)):
             yield f"{value.label} {name}: {'; '.join(parts)}"
+
+
+def _amount(amount: Amount, unit: str) -> Iterator[str]:
+    if amount.flows:
+        yield f"{money(amount.known, unit)} in {count(amount.flows, 'flow')}"
+    if amount.about is not None and amount.about_flows:
+        yield f"about {money(amount.about, unit)} in {count(amount.about_flows, 'flow')} whose value is not known"
+    if amount.unknown_flows:
+        flows = count(amount.unknown_flows, "flow")
+        yield f"{flows} whose value can't be estimated, since none like them converted with one"
+
+
+def shortly(amount: Amount, unit: str) -> str:
+    """What flows are worth, in few words; nothing where there is none."""
+    parts = [money(amount.known, unit)] if amount.flows else []
+    parts += [f"about {money(amount.about, unit)}"] if amount.about is not None and amount.about_flows else []
+    parts += [f"{count(amount.unknown_flows, 'flow')} not estimated"] if amount.unknown_flows else []
+    return " + ".join(parts)
 
 
 def _exceptions(figures: Figures) -> str:
@@ -187,7 +198,18 @@ def _changes(found: Mapping[str, Change]) -> Iterator[tuple[str, ...]]:
 
 def split_head(name: str) -> tuple[str, ...]:
     """Of a table of parts. name: of the dimensions."""
-    return (name, "flows", "converted", "conversion", "dropped", "open", "start to goal: half", "value won", "exceptions")
+    return (
+        name,
+        "flows",
+        "converted",
+        "conversion",
+        "dropped",
+        "open",
+        "start to goal: half",
+        "value won",
+        "value lost",
+        "exceptions",
+    )
 
 
 def part_row(part: Part) -> tuple[str, ...]:
@@ -201,6 +223,7 @@ def part_row(part: Part) -> tuple[str, ...]:
         number(figures.counts.open),
         words.time(figures.duration.median),
         money(figures.value.won, figures.value.unit) if figures.value else words.NOTHING,
+        shortly(figures.value.lost, figures.value.unit) if figures.value else "",
         percent(figures.exceptions.rate),
     )
 

@@ -74,4 +74,5 @@ def _amount(settings: ValueSettings, kinds: list[Row], name: str) -> Amount:
         return Amount(float(known), flows)
     fit = [row for row in kinds if row["won_n"]]
     about = sum(row[f"{name}_about"] * (float(row["won"]) / row["won_n"]) for row in fit)
-    return Amount(float(known), flows, float(about) if fit else None, sum(row[f"{name}_about"] for row in fit))
+    estimated, all_ = (sum(row[f"{name}_about"] for row in rows) for rows in (fit, kinds))
+    return Amount(float(known), flows, float(about) if fit else None, estimated, all_ - estimated)

@@ -180,10 +180,10 @@ def value(definition: Definition, chosen: Sequence[Flow]) -> Value | None:
         if settings.estimate_from is None:
             return Amount(float(sum(known, Decimal(0))), len(known))
         come = definition.ranks[settings.estimate_from]
-        guessed = [
-            averages[kind(flow)] for flow in members if flow.value is None and come in flow.times and kind(flow) in averages
-        ]
-        return Amount(float(sum(known, Decimal(0))), len(known), sum(guessed) if averages else None, len(guessed))
+        without = [kind(flow) for flow in members if flow.value is None and come in flow.times]
+        guessed = [averages[each] for each in without if each in averages]
+        unknown = sum(each not in averages for each in without)
+        return Amount(float(sum(known, Decimal(0))), len(known), sum(guessed) if averages else None, len(guessed), unknown)
 
     every = [each for values in won.values() for each in values]
     total = float(sum(every, Decimal(0)))

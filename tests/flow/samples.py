@@ -46,7 +46,7 @@ def figures(part: float = 1.0) -> Figures:
     counts = Counts(reached[0], reached[-1], 0, sum(dropped), 0, sum(open_), round(805 * part), 12, 4)
     rate = reached[-1] / reached[0]
     value = Value(
-        "Commission", "EUR", 1_441_000.0 * part, reached[-1], 1000.0, Amount(0.0, 0, 1_353_000.0 * part, dropped[4]),
+        "Commission", "EUR", 1_441_000.0 * part, reached[-1], 1000.0, Amount(0.0, 0, 1_353_000.0 * part, dropped[4], 3),
         Amount(0.0, 0, 12_000.0, 12), Amount(120.5, 1),
     )  # fmt: skip
     exceptions = Exceptions(round(366 * part), round(9000 * part), 366 / 9000, 1 - 366 / 9000, 300, 40, 13_067, 11_136)

@@ -1,0 +1,72 @@
+"""What flows are worth, as a reader sees it: in text, page, JSON and CSV."""
+
+import csv
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from btfeed.flow import tables, text
+from btfeed.flow.as_json import as_json
+from btfeed.flow.definition import parse
+from btfeed.flow.engine import Engine
+from btfeed.flow.options import ReportOptions
+from btfeed.flow.page import render
+from tests.flow.random_flows import BEGIN, line, moment
+from tests.flow.test_engine import engine
+from tests.flow.test_page import Parsed
+
+MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
+UTC = ZoneInfo("UTC")
+
+
+def record(kind: str, flow: int, time: int, **more: Any) -> dict[str, Any]:
+    return {"event.type": kind, "event.id": f"{kind}{flow}", "visit": str(flow), "timestamp": moment(time), **more}
+
+
+@contextmanager
+def shop(rows: list[dict[str, Any]], **keys: Any) -> Iterator[Engine]:
+    """Two steps, a value at the second, estimated from the first on."""
+    value = {"label": "Revenue", "field": "amount", "step": "Paid", "unit": "EUR", "estimate_from": "Cart"}
+    tables = {
+        "name": "Shop", "correlation": "visit", "lost_after": "30m", "bucket": "1d", "value": value | keys.pop("value", {}),
+        "steps": [{"name": "Cart", "event": "Cart"}, {"name": "Paid", "event": "Paid"}],
+        "dimensions": {"segment": "segment"},
+    }  # fmt: skip
+    with engine(parse(tables | keys), [line(row, number) for number, row in enumerate(rows)]) as running:
+        yield running
+
+
+def csv_rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def test_an_outage_does_not_look_like_no_loss(tmp_path: Path) -> None:
+    """Nobody pays on the second day, nor of a segment on the first: how many can't be estimated is said everywhere."""
+    rows = [record("Cart", flow, BEGIN + flow * MINUTE, segment="new" if flow < 3 else "gold") for flow in range(8)]
+    rows += [record("Paid", flow, BEGIN + 10 * MINUTE, amount=50, segment="gold") for flow in (3, 4)]
+    rows += [record("Cart", flow, BEGIN + DAY + flow * MINUTE, segment="gold") for flow in range(10, 17)]
+    with shop(rows, value={"estimate_by": "segment"}) as running:
+        as_of = BEGIN + 3 * DAY
+        both = running.report(ReportOptions(as_of=as_of, split=(("segment",),)))
+        outage = running.report(ReportOptions(as_of=as_of, begin=BEGIN + DAY, compare="none"))
+    lines = list(text.report(both, UTC))
+    estimated = "Revenue lost: about 500.00 EUR in 10 flows whose value is not known"
+    assert f"{estimated}; 3 flows whose value can't be estimated, since none like them converted with one" in lines
+    assert [re.split("  +", each)[-2] for each in lines if each.startswith(("gold ", "new "))] == [
+        "about 500.00 EUR", "3 flows not estimated",
+    ]  # fmt: skip
+    alone = "Revenue lost: 7 flows whose value can't be estimated, since none like them converted with one"
+    assert alone in text.report(outage, UTC)
+    assert "lost 7 flows not estimated" in Parsed(render(outage, UTC)).text
+    assert "lost about 500.00 EUR + 3 flows not estimated" in Parsed(render(both, UTC)).text
+    assert as_json(outage)["value"]["lost"] == {
+        "known": 0.0, "flows": 0, "about": None, "about_flows": 0, "unknown_flows": 7,
+    }  # fmt: skip
+    tables.write(both, tmp_path)
+    column = "value.lost.unknown_flows"
+    assert [row[column] for row in csv_rows(tmp_path / "summary.csv")] == ["3"]
+    assert [row[column] for row in csv_rows(tmp_path / "series.csv")] == ["3", "7"]
+    assert [row[column] for row in csv_rows(tmp_path / "split-segment.csv")] == ["0", "3"]
