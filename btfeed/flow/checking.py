@@ -67,6 +67,11 @@ def findings(definition: Definition, coverage: Coverage, report: Report) -> Iter
         )
     yield from _ways(report)
     value = definition.value
+    if value and read.no_numbers:
+        yield (
+            f"{count(read.no_numbers, 'value')} of {value.field} that can't be read as a number, so missing: it has to be"
+            " written such as 1000.50, without a unit"
+        )
     if value and value.step is None and len(coverage.value_types) > 1:
         types = ", ".join(coverage.value_types)
         yield f"value.field is on records of several types ({types}), which may count a value twice: set value.step"

@@ -48,6 +48,7 @@ def notes(definition: Definition, options: ReportOptions, made: Report, beside: 
         *without_fit(definition, beside.unlike),
         *_of_records(made.source, bool(beside.unlike)),
         *_of_fields(definition, made.source),
+        *_of_values(definition, made.source),
         *_of_ahead(made, beside.ahead, zone),
         *_of_nothing(options, made, beside, zone),
         *_of_flows(options, made.figures),
@@ -75,6 +76,12 @@ def _of_fields(definition: Definition, read: Read) -> Iterator[str]:
     for name, where in expected(definition).items():
         if name in read.missing:
             yield f"{where}: no record has the field {name}; flow check tells which one may be meant"
+
+
+def _of_values(definition: Definition, read: Read) -> Iterator[str]:
+    if definition.value and read.no_numbers:
+        are = "is not a number: it counts" if read.no_numbers == 1 else "are not numbers: they count"
+        yield f"{count(read.no_numbers, 'value')} of {cut(definition.value.field)} {are} as missing"
 
 
 def _of_flows(options: ReportOptions, figures: Figures) -> Iterator[str]:

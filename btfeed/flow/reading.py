@@ -140,12 +140,17 @@ def took() -> str:
 
 def value(definition: Definition) -> str:
     """The part of the flow's value that a record has, NULL if it has none."""
+    return f"try_cast({_written_value(definition)} AS {clauses.MONEY})"
+
+
+def _written_value(definition: Definition) -> str:
+    """The same, as it is written; NULL if it is empty."""
     if definition.value is None:
-        return f"CAST(NULL AS {clauses.MONEY})"
-    amount = f"try_cast({identifier(definition.value.field)} AS {clauses.MONEY})"
+        return "NULL"
+    written = f"nullif({identifier(definition.value.field)}, '')"
     if definition.value.step is None:
-        return amount
-    return f"CASE WHEN place = {definition.ranks[definition.value.step]} THEN {amount} END"
+        return written
+    return f"CASE WHEN place = {definition.ranks[definition.value.step]} THEN {written} END"
 
 
 def events(definition: Definition, further: Sequence[str] = ()) -> str:
@@ -163,6 +168,7 @@ def events(definition: Definition, further: Sequence[str] = ()) -> str:
         f"CASE WHEN ends THEN coalesce({milliseconds(END)}, t) END AS ended",
         f"{took()} AS took",
         f"{value(definition)} AS value",
+        f"{_written_value(definition)} IS NOT NULL AND {value(definition)} IS NULL AS no_number",
         *dimensions,
         f"CASE WHEN {identifier(ID)} <> '' THEN hash({identifier(ID)}) END AS id",
         f"{_has(definition)} AS has",
@@ -220,10 +226,11 @@ def keep(database: Database, definition: Definition, kind: str, number: int) -> 
     count(*) FILTER (t IS NOT NULL AND number IS NULL AND name IS NULL) AS uncorrelated,
     count(name) FILTER (t IS NOT NULL) AS names,
     coalesce(bit_or(has) FILTER (t IS NOT NULL), -1) AS has,
+    count(*) FILTER (t IS NOT NULL AND no_number) AS no_numbers,
     min(t) AS first, max(greatest(t, coalesce(ended, t))) FILTER (t IS NOT NULL) AS last
 FROM found""")
     flow = "coalesce(name, CAST(number AS VARCHAR))" if counts["names"] else "number"
-    rest = "* EXCLUDE (number, name, has)"
+    rest = "* EXCLUDE (number, name, has, no_number)"
     valid = f"t IS NOT NULL AND {flow} IS NOT NULL"
     database.run(f"CREATE VIEW correlated AS SELECT {flow} AS flow, {rest} FROM found WHERE {valid}")
     duplicates = _copies(database, "id") and _copies(database, "flow, id")
@@ -231,7 +238,7 @@ FROM found""")
     database.run(f"CREATE {'TABLE' if duplicates else 'VIEW'} events AS SELECT * FROM correlated {once}")
     if duplicates:
         database.run("DROP VIEW correlated; DROP TABLE found")
-    names = ("matched", "unreadable", "uncorrelated", "first", "last")
+    names = ("matched", "unreadable", "uncorrelated", "first", "last", "no_numbers")
     missing = tuple(field for n, field in enumerate(_expected(definition)) if not counts["has"] >> n & 1)
     return Read(kind, number, duplicates=duplicates, missing=missing, **{name: counts[name] for name in names})
 

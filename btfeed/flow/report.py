@@ -45,6 +45,7 @@ class Read:
     duplicates    of those matched: a record with the same event.id and the same correlation was counted already
     first, last   times of the oldest and the newest of those matched
     missing       fields that the definition names, and that none of those matched has
+    no_numbers    of those matched: with a value that is no number, or one of more than 18 digits, so that it is missing
     """
 
     kind: str
@@ -56,6 +57,7 @@ class Read:
     first: int | None
     last: int | None
     missing: tuple[str, ...] = ()
+    no_numbers: int = 0
 
 
 @dataclass(frozen=True, slots=True)

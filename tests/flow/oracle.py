@@ -33,6 +33,7 @@ class Event:
     over: int | None
     took: int
     value: Decimal | None
+    no_number: bool
     dimensions: dict[str, str | None]
     id: str | None
     order: int
@@ -85,6 +86,7 @@ class Found:
     first: int | None = None
     last: int | None = None
     fields: set[str] = field(default_factory=set)
+    no_numbers: int = 0
 
 
 # Records
@@ -167,6 +169,7 @@ def read(definition: Definition, records: Iterable[Record], order_of: OrderOf) -
             continue
         found.matched += 1
         found.fields |= {name for name, value in record.items() if value is not None}
+        found.no_numbers += event.no_number
         found.first = min(time, time if found.first is None else found.first)
         found.last = max(time, event.over or time, time if found.last is None else found.last)
         names = definition.correlations
@@ -200,9 +203,7 @@ def event_of(definition: Definition, record: Mapping[str, Any], time: int, order
     failed = further is not None or (step is not None and bool(when) and fits(record, when))
     took = record.get("duration")
     value = definition.value
-    worth = (
-        money(record.get(value.field)) if value and (value.step is None or step == definition.ranks[value.step]) else None
-    )
+    worth = record.get(value.field) if value and (value.step is None or step == definition.ranks[value.step]) else None
     identity = record.get("event.id") or None
     return Event(
         t=time,
@@ -211,7 +212,8 @@ def event_of(definition: Definition, record: Mapping[str, Any], time: int, order
         failed=failed,
         over=(moment(record.get("end_time")) if moment(record.get("end_time")) is not None else time) if over else None,
         took=max(0, took) // 1000 if isinstance(took, int) else 0,
-        value=worth,
+        value=money(worth),
+        no_number=worth not in (None, "") and money(worth) is None,
         dimensions={name: text(record.get(column)) for name, column in definition.dimensions.items()},
         id=identity,
         order=order_of(identity) if identity is not None else 0,

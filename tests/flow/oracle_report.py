@@ -207,6 +207,7 @@ def report(definition: Definition, found: Found, options: ReportOptions) -> dict
             found.first,
             found.last,
             missing(definition, found) if found.matched else (),
+            found.no_numbers,
         ),
         "usual": limit,
         "figures": replace(whole, counts=replace(whole.counts, headless=headless, carried_in=carried_in)),

@@ -135,7 +135,7 @@ def _record(rng: Random, ids: list[str], flow: str, kind: str, moments: int, num
     often: dict[str, list[Any]] = {
         "provider": ["shop"] * 9 + ["other"],
         "event.outcome": ["success", "success", "success", "failure"],
-        "amount": [0, 2, 3.5, "4.25", 1e-7, "many", 7, 10**20],
+        "amount": [0, 2, 3.5, "4.25", 1e-7, "many", 7, 10**20, ""],
         "duration": [rng.randrange(5 * UNIT * 1_000_000)],
     }
     record |= {name: rng.choice(values) for name, values in seldom.items() if rng.random() < 0.04}

@@ -10,7 +10,8 @@ from zoneinfo import ZoneInfo
 
 from btfeed.flow import tables, text
 from btfeed.flow.as_json import as_json
-from btfeed.flow.definition import parse
+from btfeed.flow.checking import findings
+from btfeed.flow.definition import Definition, parse
 from btfeed.flow.engine import Engine
 from btfeed.flow.options import ReportOptions
 from btfeed.flow.page import render
@@ -26,8 +27,7 @@ def record(kind: str, flow: int, time: int, **more: Any) -> dict[str, Any]:
     return {"event.type": kind, "event.id": f"{kind}{flow}", "visit": str(flow), "timestamp": moment(time), **more}
 
 
-@contextmanager
-def shop(rows: list[dict[str, Any]], **keys: Any) -> Iterator[Engine]:
+def definition(**keys: Any) -> Definition:
     """Two steps, a value at the second, estimated from the first on."""
     value = {"label": "Revenue", "field": "amount", "step": "Paid", "unit": "EUR", "estimate_from": "Cart"}
     tables = {
@@ -35,12 +35,39 @@ def shop(rows: list[dict[str, Any]], **keys: Any) -> Iterator[Engine]:
         "steps": [{"name": "Cart", "event": "Cart"}, {"name": "Paid", "event": "Paid"}],
         "dimensions": {"segment": "segment"},
     }  # fmt: skip
-    with engine(parse(tables | keys), [line(row, number) for number, row in enumerate(rows)]) as running:
+    return parse(tables | keys)
+
+
+@contextmanager
+def shop(rows: list[dict[str, Any]], **keys: Any) -> Iterator[Engine]:
+    with engine(definition(**keys), [line(row, number) for number, row in enumerate(rows)]) as running:
         yield running
 
 
 def csv_rows(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def test_values_that_are_no_numbers_are_counted(tmp_path: Path) -> None:
+    """In every form: an amount with a comma or a unit would be missing without a word. An empty one is missing."""
+    amounts = ["1.000,50", "12 EUR", "1e400", 10**18, "", None, "7.25", -3, "1e2", True]
+    rows = [record("Cart", flow, BEGIN, amount="no value of Paid") for flow in range(len(amounts))]
+    rows += [record("Paid", flow, BEGIN + MINUTE, amount=amount) for flow, amount in enumerate(amounts)]
+    with shop(rows) as running:
+        report = running.report(ReportOptions())
+        wrong = list(findings(definition(), running.coverage(), report))
+    assert report.figures.value
+    assert (report.figures.value.won, report.figures.value.valued) == (104.25, 3)
+    note = "5 values of amount are not numbers: they count as missing"
+    assert f"note: {note}" in text.report(report, UTC)
+    assert note in Parsed(render(report, UTC)).text
+    assert as_json(report)["source"]["no_numbers"] == 5
+    tables.write(report, tmp_path)
+    assert {"note": note} in csv_rows(tmp_path / "notes.csv")
+    assert [row["source.no_numbers"] for row in csv_rows(tmp_path / "summary.csv")] == ["5"]
+    assert [each for each in wrong if each.startswith("5 values of amount that can't be read")]
+    with shop(rows[: len(amounts) + 1]) as running:
+        assert "1 value of amount is not a number: it counts as missing" in running.report(ReportOptions()).notes
 
 
 def test_an_outage_does_not_look_like_no_loss(tmp_path: Path) -> None:
