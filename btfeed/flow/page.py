@@ -81,6 +81,7 @@ def render(report: Report, zone: ZoneInfo) -> str:
         tiles=list(_tiles(report)),
         compared=_compared(report, zone),
         funnel=funnel(figures),
+        late=figures.counts.late,
         ways=ways(figures.steps, report.transitions),
         stretch=stretch(len(figures.steps)),
         times=times(figures.times, promised),
@@ -113,11 +114,12 @@ def _tiles(report: Report) -> Iterator[Tile]:
     started = f"{number(counts.open)} still open" if counts.open else "all of them over"
     yield _tile("Flows started", number(counts.started), started, changes.get("started"))
     interval = f"{percent(rate.low)} to {percent(rate.high)}" if rate.rate is not None else ""
-    note = f"{number(counts.converted)} converted, {interval}"
+    late = f"{number(counts.late)} late, " if counts.late else ""
+    note = f"{number(counts.converted)} converted, {late}{interval}"
     yield _tile("Conversion", percent(rate.rate), note, changes.get("conversion"), good=1)
     if value := figures.value:
-        lost = text.shortly(value.lost, value.unit)
-        note = f"lost {lost}" if lost else f"in {count(value.valued, 'flow')}"
+        told = {"lost": text.shortly(value.lost, value.unit), "late": text.shortly(value.late, value.unit)}
+        note = "; ".join(f"{name} {worth}" for name, worth in told.items() if worth) or f"in {count(value.valued, 'flow')}"
         yield _tile(f"{value.label} won", money(value.won, value.unit), note, changes.get("value.won"), good=1)
     found = figures.exceptions
     note = f"{number(found.exceptions)} of {count(found.attempts, 'event')}, in {count(found.flows, 'flow')}"

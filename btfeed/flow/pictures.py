@@ -30,18 +30,20 @@ _AXIS = (
 
 
 def funnel(figures: Figures) -> Markup:
-    """A bar for each step, as long as flows came there: those that went on, are still there, and left there."""
+    """A bar for each step, as long as flows came there: those that went on, are still there, and left there.
+    At a goal, those that converted, and those that came too late."""
     scale = (WIDTH - _LEFT - _RIGHT) / max(1, *(step.reached for step in figures.steps))
     parts = [_between(figures.steps, scale)]
     for row, step in enumerate(figures.steps):
         y = row * _ROW + 10
-        went_on = step.reached - step.dropped - step.open
+        went_on = step.reached - step.dropped - step.open - step.late
         style = "optional" if step.optional else "goal" if step.goal else ""
         further = " (optional)" if step.optional else ""
         parts.append(label(step.name, _LEFT - 16, _LEFT - 12, y + _BAR * 0.68, "end", further))
         x = float(_LEFT)
         for kind, what, flows in (
             (f"on {style}", "converted" if step.goal else "went on", went_on),
+            ("late", "late", step.late),
             ("waits", "still here", step.open),
             ("left", "dropped here", step.dropped),
         ):
@@ -83,6 +85,8 @@ def _shares(step: Step) -> str:
         parts.append(f"{percent(step.of_before)} of before")
     if step.dropped:
         parts.append(f"{number(step.dropped)} dropped")
+    if step.late:
+        parts.append(f"{number(step.reached - step.late)} converted · {number(step.late)} late")
     if step.open:
         parts.append(f"{number(step.open)} open")
     return " · ".join(parts)

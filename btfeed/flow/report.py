@@ -123,7 +123,8 @@ class Amount:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """won: over converted flows. average: of those of them that have a value, which are `valued`."""
+    """won: over converted flows. average: of those of them that have a value, which are `valued`. late: neither won nor
+    lost."""
 
     label: str
     unit: str
@@ -133,6 +134,7 @@ class Value:
     lost: Amount
     at_risk: Amount
     lost_with_exceptions: Amount
+    late: Amount
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,7 @@ class Step:
 
     before           names of the steps that `of_before` and `time` are told of; empty: a flow begins here
     of_before        reached / flows that reached any of `before`; of an optional step: the share that took it
+    late             of a goal: flows of `reached` that came to a goal too late, all others have converted; else 0
     drop_off         dropped here and at optional steps after it, of `reached`
     time             from the first of `before` that a flow reached
     target, beyond   the time that is promised, and the share of `time` above it
@@ -176,6 +179,7 @@ class Step:
     of_before: float | None
     dropped: int
     open: int
+    late: int
     drop_off: float | None
     time: Spread
     target: float | None

@@ -7,6 +7,7 @@ TERMS: tuple[tuple[str, str], ...] = (
     ),
     ("started", "Flows that began in the period: they have a step where a flow may begin."),
     ("converted", "Flows that reached a goal, within the window if the definition has one; later ones are late."),
+    ("late", "Flows that reached a goal, but after the window: not converted, not dropped. Their value is told apart."),
     (
         "conversion",
         "Converted of started flows, with the interval in which the true rate is with 95 % probability (Wilson).",

@@ -97,8 +97,8 @@ def _spread(spread: Spread) -> tuple[str, str, str]:
 
 
 STEP_HEAD = (
-    "step", "flows", "of start", "of before", "dropped here", "open", "time from before: half, 95 %", "beyond target",
-    "more than once", "exceptions",
+    "step", "flows", "of start", "of before", "dropped here", "open", "late", "time from before: half, 95 %",
+    "beyond target", "more than once", "exceptions",
 )  # fmt: skip
 
 
@@ -117,6 +117,7 @@ def step_row(step: Step) -> tuple[str, ...]:
         percent(step.of_before) if step.before else words.NOTHING,
         number(step.dropped),
         number(step.open),
+        number(step.late) if step.late else "",
         f"{half}, {most}" if step.time.n else words.NOTHING,
         beyond,
         percent(step.more_than_once),
@@ -132,6 +133,7 @@ def _value(value: Value) -> Iterator[str]:
         ("lost", value.lost),
         ("at risk in open flows", value.at_risk),
         ("lost with exceptions", value.lost_with_exceptions),
+        ("late, neither won nor lost", value.late),
     ):
         if parts := list(_amount(amount, unit)):
             yield f"{value.label} {name}: {'; '.join(parts)}"
@@ -199,17 +201,9 @@ def _changes(found: Mapping[str, Change]) -> Iterator[tuple[str, ...]]:
 def split_head(name: str) -> tuple[str, ...]:
     """Of a table of parts. name: of the dimensions."""
     return (
-        name,
-        "flows",
-        "converted",
-        "conversion",
-        "dropped",
-        "open",
-        "start to goal: half",
-        "value won",
-        "value lost",
-        "exceptions",
-    )
+        name, "flows", "converted", "conversion", "late", "dropped", "open", "start to goal: half", "value won",
+        "value lost", "exceptions",
+    )  # fmt: skip
 
 
 def part_row(part: Part) -> tuple[str, ...]:
@@ -219,6 +213,7 @@ def part_row(part: Part) -> tuple[str, ...]:
         number(figures.counts.started),
         number(figures.counts.converted),
         percent(figures.conversion.rate),
+        number(figures.counts.late) if figures.counts.late else "",
         number(figures.counts.dropped),
         number(figures.counts.open),
         words.time(figures.duration.median),

@@ -1,4 +1,4 @@
-"""What flows are worth: won, lost, at risk; what is known, and apart from it what is estimated.
+"""What flows are worth: won, lost, at risk, late; what is known, and apart from it what is estimated.
 
 Money is summed exactly. Only the averages that an estimate multiplies are IEEE doubles.
 """
@@ -12,13 +12,14 @@ from typing import Any
 from btfeed.flow.definition import Definition, ValueSettings
 from btfeed.flow.duck import Database, Row, listed
 from btfeed.flow.report import UNKNOWN, Amount, Value
-from btfeed.flow.states import CONVERTED, ENDED, LOST, OPEN
+from btfeed.flow.states import CONVERTED, ENDED, LATE, LOST, OPEN
 
 SETS = {
     "won": f"state = {CONVERTED}",
     "lost": f"state IN ({ENDED}, {LOST})",
     "at_risk": f"state = {OPEN}",
     "lost_with_exceptions": f"state IN ({ENDED}, {LOST}) AND exceptions > 0",
+    "late": f"state = {LATE}",
 }
 """Sets of flows whose value is told -> which they are."""
 
@@ -60,7 +61,7 @@ def _aggregates(definition: Definition, settings: ValueSettings) -> list[str]:
 def value(settings: ValueSettings, found: Money | None) -> Value:
     kinds = found.kinds if found else []
     won, valued = _sum(kinds, "won"), sum(row["won_n"] for row in kinds)
-    amounts = [_amount(settings, kinds, name) for name in ("lost", "at_risk", "lost_with_exceptions")]
+    amounts = [_amount(settings, kinds, name) for name in ("lost", "at_risk", "lost_with_exceptions", "late")]
     return Value(settings.label, settings.unit, float(won), valued, float(won) / valued if valued else None, *amounts)
 
 

@@ -117,16 +117,18 @@ def step(definition: Definition, chosen: Sequence[Flow], s: int) -> Step:
     left = {s} | (
         {q for q in range(s + 1, len(definition.steps)) if passes(definition, s, q)} if not settings.optional else set()
     )
+    goal = settings.goal or (not any(other.goal for other in definition.steps) and s == len(definition.steps) - 1)
     return Step(
         name=settings.name,
         optional=settings.optional,
-        goal=settings.goal or (not any(other.goal for other in definition.steps) and s == len(definition.steps) - 1),
+        goal=goal,
         before=tuple(definition.steps[p].name for p in before),
         reached=len(here),
         of_start=share(len(here), len(chosen)),
         of_before=share(len(here), len(at_before)) if before else None,
         dropped=sum(flow.furthest == s for flow in dropped),
         open=sum(flow.furthest == s and flow.state == "open" for flow in chosen),
+        late=len(here) - sum(flow.state == "converted" for flow in here) if goal else 0,
         drop_off=share(sum(flow.furthest in left for flow in dropped), len(here)),
         time=spread(waits),
         target=target,
@@ -192,6 +194,7 @@ def value(definition: Definition, chosen: Sequence[Flow]) -> Value | None:
         amount(flow for flow in chosen if flow.state in DROPPED),
         amount(flow for flow in chosen if flow.state == "open"),
         amount(flow for flow in chosen if flow.state in DROPPED and flow.exceptions),
+        amount(flow for flow in chosen if flow.state == "late"),
     )  # fmt: skip
 
 

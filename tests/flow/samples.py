@@ -47,7 +47,7 @@ def figures(part: float = 1.0) -> Figures:
     rate = reached[-1] / reached[0]
     value = Value(
         "Commission", "EUR", 1_441_000.0 * part, reached[-1], 1000.0, Amount(0.0, 0, 1_353_000.0 * part, dropped[4], 3),
-        Amount(0.0, 0, 12_000.0, 12), Amount(120.5, 1),
+        Amount(0.0, 0, 12_000.0, 12), Amount(120.5, 1), Amount(0.0, 0),
     )  # fmt: skip
     exceptions = Exceptions(round(366 * part), round(9000 * part), 366 / 9000, 1 - 366 / 9000, 300, 40, 13_067, 11_136)
     steps = tuple(_step(rank, reached, dropped[rank], open_[rank]) for rank in range(len(NAMES)))
@@ -72,7 +72,7 @@ def _step(rank: int, reached: list[int], dropped: int, open_: int) -> Step:
     exceptions = {2: 346, 4: 20}.get(rank, 0)
     return Step(
         NAMES[rank], rank == 3, rank == 5, before, reached[rank], reached[rank] / reached[0],
-        reached[rank] / base if base else None, dropped, open_, dropped / max(1, reached[rank]),
+        reached[rank] / base if base else None, dropped, open_, 0, dropped / max(1, reached[rank]),
         spread(reached[rank], (0.0, 1.8, 12.1, 33.5, 37.0, 18.3)[rank] * HOUR),
         24.0 * HOUR if rank in (2, 5) else None, 0.041 if rank in (2, 5) else None,
         reached[rank] * 2, 0.352 if rank in (0, 2) else 0.0, 2.0, (reached[rank], 0, 0, 0, 0),

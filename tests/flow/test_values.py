@@ -70,6 +70,32 @@ def test_values_that_are_no_numbers_are_counted(tmp_path: Path) -> None:
         assert "1 value of amount is not a number: it counts as missing" in running.report(ReportOptions()).notes
 
 
+def test_a_late_flow_is_told_apart_with_its_value(tmp_path: Path) -> None:
+    """It has come to the goal, has not converted, and what it is worth is neither won nor lost."""
+    rows = [record("Cart", flow, BEGIN, segment="gold") for flow in range(3)]
+    rows += [record("Paid", 0, BEGIN + MINUTE, amount=3), record("Paid", 1, BEGIN + 9 * MINUTE, amount=5000)]
+    with shop(rows, window="2m") as running:
+        report = running.report(ReportOptions(split=(("segment",),)))
+    lines = list(text.report(report, UTC))
+    assert "Revenue late, neither won nor lost: 5,000 EUR in 1 flow" in lines
+    heads = [re.split("  +", each) for each in lines if each.startswith(("step ", "segment "))]
+    rows_of = [re.split("  +", each) for each in lines if each.startswith(("Paid ", "gold "))]
+    assert [row[head.index("late")] for head, row in zip(heads, rows_of, strict=True)] == ["1", "1"]
+    html = render(report, UTC)
+    page = Parsed(html)
+    assert [each for each in page.text if each.startswith("1 converted, 1 late, ")]
+    assert "late 5,000 EUR" in page.text
+    assert {"Paid: 1 converted", "Paid: 1 late"} <= set(page.text)
+    assert [each for each in page.text if each.endswith(" · 1 converted · 1 late")]
+    value, goal = as_json(report)["value"], as_json(report)["steps"][1]
+    assert (value["won"], value["lost"]["known"], value["late"]["known"], value["late"]["flows"]) == (3.0, 0.0, 5000.0, 1)
+    assert (goal["reached"], goal["late"]) == (2, 1)
+    tables.write(report, tmp_path)
+    (whole,) = csv_rows(tmp_path / "summary.csv")
+    assert (whole["counts.late"], whole["value.late.known"]) == ("1", "5000.0")
+    assert [row["late"] for row in csv_rows(tmp_path / "steps.csv")] == ["0", "1"]
+
+
 def test_an_outage_does_not_look_like_no_loss(tmp_path: Path) -> None:
     """Nobody pays on the second day, nor of a segment on the first: how many can't be estimated is said everywhere."""
     rows = [record("Cart", flow, BEGIN + flow * MINUTE, segment="new" if flow < 3 else "gold") for flow in range(8)]
