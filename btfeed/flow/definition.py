@@ -114,7 +114,7 @@ class Definition(Settings):
     """The top level of a definition.
 
     name         as shown
-    correlation  the field that the records of one flow share; of a list the first one that a record has
+    correlation  the field that the records of one flow share, new with each pass; of a list the first one that a record has
     where        a match: only records that fit
     ends         a match: records that say that this flow is over
     window       a goal that comes longer after the start does not count; also how far before a period records are read

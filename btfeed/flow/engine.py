@@ -127,7 +127,8 @@ class Engine:
         picked = pick(database, definition, options, as_of)
         transitions.make(database, picked.whole)
         found = numbers.figures(database, definition, values.money(database, definition))[None]
-        counts = replace(found.counts, headless=picked.headless, carried_in=picked.carried_in)
+        resumed = transitions.resumed(database, definition)
+        counts = replace(found.counts, headless=picked.headless, carried_in=picked.carried_in, resumed=resumed)
         ways = transitions.transitions(database, definition).get(None, ())
         times = series(database, definition, picked.frame, picked.period, self.read.first, bucket)
         return picked, replace(found, counts=counts), ways, times

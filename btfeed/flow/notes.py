@@ -19,6 +19,8 @@ MUCH_OPEN = 0.02
 """Share of open flows from which on rates are said to rise."""
 MOSTLY = 0.9
 """Share of open flows without a value from which on it is said that only flows that are over have one."""
+MANY_RESUMED = 0.05
+"""Share of flows that began again, or went on after a long pause, from which on ids are said to be used again."""
 MANY_WAYS = 0.01
 """Share of neighbours from which on ways that the definition does not have are told."""
 
@@ -52,6 +54,7 @@ def notes(definition: Definition, options: ReportOptions, made: Report, beside: 
         *_of_ahead(made, beside.ahead, zone),
         *_of_nothing(options, made, beside, zone),
         *_of_flows(options, made.figures),
+        *_of_ids(definition, made.figures),
         *_of_age(options, made, beside.young, definition.window is not None),
         *_of_where(beside.nameless),
         *_of_splits(made),
@@ -95,6 +98,18 @@ def _of_flows(options: ReportOptions, figures: Figures) -> Iterator[str]:
         yield share if options.mature else f"{share}, --mature leaves them out"
     if counts.disordered:
         yield f"{count(counts.disordered, 'flow')} with a step out of order, which does not count as reached"
+
+
+def _of_ids(definition: Definition, figures: Figures) -> Iterator[str]:
+    """Whether an id is likely to be that of a customer, who comes back with it."""
+    resumed, started = figures.counts.resumed, figures.counts.started
+    if resumed and resumed / started > MANY_RESUMED:
+        fields = cut(" or ".join(definition.correlations))
+        yield (
+            f"{resumed:,} of {count(started, 'flow')} began again after the goal, or went on after a pause longer than "
+            f"lost_after: an id is one flow, however often it comes back. If {fields} is "
+            "not new with each visit or order, set `correlation` to a field that is, such as appmon.visit.id"
+        )
 
 
 def _of_ways(ways: Sequence[Transition]) -> Iterator[str]:

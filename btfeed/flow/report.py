@@ -67,6 +67,8 @@ class Counts:
     headless    without a start, with an event in the period; in no other number. None of a part or a bucket
     carried_in  begun before the period, with an event in it; in no other number. None of a part or a bucket
     disordered  with an event of a step that they have not reached, since it came out of order
+    resumed     begun again after their goal, or gone on after a pause that is longer than any `lost_after`. None of a part
+                or a bucket
     """
 
     started: int
@@ -78,6 +80,7 @@ class Counts:
     headless: int | None = None
     carried_in: int | None = None
     disordered: int = 0
+    resumed: int | None = None
 
     @property
     def dropped(self) -> int:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from btfeed.flow.clauses import gaps, read_spread
+from btfeed.flow.clauses import gaps, read_spread, to_ms
 from btfeed.flow.definition import Definition
 from btfeed.flow.duck import Database, listed
 from btfeed.flow.report import Transition
@@ -39,6 +39,19 @@ WITH packed AS (
 )
 SELECT flow, came, CAST(went AS TINYINT) AS went, (next - went - here) // {PLACES} * {MICROSECONDS} - took AS gap
 FROM followers""")
+
+
+def resumed(database: Database, definition: Definition) -> int:
+    """How many of these flows began again after their goal, or went on after they could have been lost at any step: their
+    id may be that of several passes. Raises FlowError."""
+    patience = max(definition.lost_after, *(step.lost_after or 0.0 for step in definition.steps))
+    roots = ", ".join(str(rank) for rank, after in enumerate(definition.graph.after) if not after)
+    found = database.one(f"""SELECT count(DISTINCT flow) AS n FROM (
+    SELECT flow FROM neighbours WHERE gap > {to_ms(patience) * MICROSECONDS}
+    UNION ALL
+    SELECT flow FROM seen JOIN picked USING (flow) WHERE place IN ({roots}) AND t > goal
+)""")
+    return int(found["n"])
 
 
 def transitions(

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from math import floor
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -11,7 +12,7 @@ from zoneinfo import ZoneInfo
 from btfeed.flow.definition import BUCKETS, Definition
 from btfeed.flow.options import WEEK, ListOptions, ReportOptions, Selection
 from btfeed.flow.report import Bucket, Figures, ListedFlow, Part, Period, Read, Series
-from tests.flow.oracle import Flow, Found, Look, flows
+from tests.flow.oracle import Flow, Found, Look, after, flows
 from tests.flow.oracle_numbers import DROPPED, figures, quantile, transitions
 
 
@@ -61,6 +62,24 @@ def beside(every: Sequence[Flow], selection: Selection) -> tuple[int, int]:
         flow for flow in there if flow.start is not None and selection.begin is not None and flow.start < selection.begin
     ]
     return headless, sum(not belongs(flow, selection) for flow in carried)
+
+
+def with_beside(definition: Definition, found: Figures, chosen: Sequence[Flow], others: tuple[int, int]) -> Figures:
+    """With the counts that are told of a whole period only. others: see `beside`."""
+    again = sum(resumed(definition, flow) for flow in chosen)
+    return replace(found, counts=replace(found.counts, headless=others[0], carried_in=others[1], resumed=again))
+
+
+def resumed(definition: Definition, flow: Flow) -> bool:
+    """Whether it began again after its goal, or went on after a pause that is longer than any `lost_after`."""
+    patience = max(definition.lost_after, *(step.lost_after or 0 for step in definition.steps)) * 1000
+    steps = [event for event in flow.events if event.is_step]
+    again = [
+        event
+        for event in steps
+        if not after(definition, event.step or 0) and event.t > (event.t if flow.goal is None else flow.goal)
+    ]
+    return bool(again) or any(b.t - a.t - a.took / 1000 > patience for a, b in pairwise(steps))
 
 
 def series(
@@ -190,8 +209,7 @@ def report(definition: Definition, found: Found, options: ReportOptions) -> dict
     """Everything but notes and names."""
     as_of = options.as_of if options.as_of is not None else found.last
     chosen, every, limit = pick(definition, found, options, as_of or 0)
-    headless, carried_in = beside(every, options)
-    whole = figures(definition, chosen)
+    whole = with_beside(definition, figures(definition, chosen), chosen, beside(every, options))
     before = (as_of or 0) - limit if options.mature and limit is not None else None
     times = series(definition, chosen, options, as_of or 0, limit, found.first)
     return {
@@ -210,7 +228,7 @@ def report(definition: Definition, found: Found, options: ReportOptions) -> dict
             found.no_numbers,
         ),
         "usual": limit,
-        "figures": replace(whole, counts=replace(whole.counts, headless=headless, carried_in=carried_in)),
+        "figures": whole,
         "transitions": transitions(definition, chosen),
         "series": times,
         "splits": {",".join(names): split(definition, chosen, names) for names in options.split},
@@ -229,10 +247,9 @@ def compared(
     begin = None if options.begin is None else options.begin - shift[1]
     then = replace(options, begin=begin, end=None if options.end is None else options.end - shift[1])
     chosen, every, limit = pick(definition, found, then, as_of - shift[1])
-    headless, carried_in = beside(every, then)
-    whole = figures(definition, chosen)
+    whole = with_beside(definition, figures(definition, chosen), chosen, beside(every, then))
     times = series(definition, chosen, then, as_of - shift[1], limit, found.first, bucket)
-    return *shift, replace(whole, counts=replace(whole.counts, headless=headless, carried_in=carried_in)), times
+    return *shift, whole, times
 
 
 def shifted(options: ReportOptions, as_of: int | None, first: int | None) -> tuple[str, int] | None:

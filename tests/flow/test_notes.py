@@ -147,6 +147,46 @@ def test_one_wrong_date_of_the_future_is_told() -> None:
             assert "the newest record" not in told(running, as_of=BEGIN + 1)
 
 
+def test_ids_that_come_back_are_told() -> None:
+    """Customers who buy each week are one flow each: begun again after the goal, or, without one, after a long pause. Who
+    goes on within `lost_after`, or comes to the first step again before the goal, is not among them."""
+    steps = [{"name": "A", "event": "A"}, {"name": "B", "event": "B"}]
+    definition = parse({"name": "Shop", "correlation": "visit", "steps": steps})
+    note = "began again after the goal, or went on after a pause longer than lost_after: an id is one flow"
+    for kinds, pause, told_of in (
+        ("ABABAB", 7 * DAY, "10 of 10 flows"),
+        ("AB" * 3, HOUR, "10 of 10 flows"),
+        ("AA", DAY + 1, "10 of 10 flows"),
+        ("AA", DAY, None),
+        ("AAB", DAY, None),
+        ("ABB", DAY, None),
+    ):
+        rows = [
+            _record(kind, flow, BEGIN + number * pause, {"event.id": f"{flow}-{number}"})
+            for flow in range(10)
+            for number, kind in enumerate(kinds)
+        ]
+        with engine(definition, [line(row, number) for number, row in enumerate(rows)]) as running:
+            report = running.report(ReportOptions())
+        assert report.figures.counts.resumed == (10 if told_of else 0)
+        notes = "\n".join(report.notes)
+        assert f"{told_of} {note}" in notes if told_of else note not in notes
+        assert "If visit is not new with each visit or order" in notes or not told_of
+
+
+def test_few_ids_that_come_back_are_not_told() -> None:
+    """One of 20 flows is no more than 5 %."""
+    steps = [{"name": "A", "event": "A"}, {"name": "B", "event": "B"}]
+    definition = parse({"name": "Shop", "correlation": "visit", "steps": steps})
+    rows = [_record("A", flow, BEGIN + flow, {}) for flow in range(20)]
+    rows.append(_record("A", 0, BEGIN + 3 * DAY, {"event.id": "again"}))
+    for some, told_of in ((rows, False), ([*rows[:19], rows[-1]], True)):
+        with engine(definition, [line(row, number) for number, row in enumerate(some)]) as running:
+            report = running.report(ReportOptions())
+        assert report.figures.counts.resumed == 1
+        assert ("an id is one flow" in "\n".join(report.notes)) == told_of
+
+
 def test_a_report_of_no_flow_says_why(bank: Engine) -> None:
     """The values that there are, or from when to when records are."""
     assert "no flow has the segment nosuch; there is basic, gold" in told(bank, where=(("segment", "nosuch"),))
