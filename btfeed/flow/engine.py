@@ -18,21 +18,19 @@ from btfeed.flow.changes import changes
 from btfeed.flow.coverage import Coverage, coverage, strangers
 from btfeed.flow.definition import Definition
 from btfeed.flow.duck import Database
+from btfeed.flow.earlier import earlier
 from btfeed.flow.errors import EngineMissing, FlowError
 from btfeed.flow.fields import fields
 from btfeed.flow.notes import Beside, notes
-from btfeed.flow.options import WEEK, ListOptions, ReportOptions, Source
+from btfeed.flow.options import ListOptions, ReportOptions, Source
 from btfeed.flow.report import Comparison, Figures, ListedFlow, Read, Report, Series, Trace, Transition
-from btfeed.flow.selecting import Picked, earlier, nameless, pick
+from btfeed.flow.selecting import Picked, nameless, pick
 from btfeed.flow.selecting import values as values_of
 from btfeed.flow.series import series
 from btfeed.flow.splits import split
 from btfeed.flow.tracing import trace
 
 __all__ = ["Coverage", "Engine", "EngineMissing", "FlowError", "fields"]
-
-UNCOVERED = 0.01
-"""The share of a period before the oldest record up to which it is compared: the first flow comes a little later."""
 
 
 class Engine:
@@ -134,39 +132,9 @@ class Engine:
         return picked, replace(found, counts=counts), ways, times
 
     def _compare(self, options: ReportOptions, as_of: int | None, figures: Figures, times: Series) -> Comparison | None:
-        asked = _shift(options, as_of, self.read.first)
-        if asked is None or as_of is None:
+        then = earlier(self._definition, options, as_of, self.read.first)
+        if then is None:
             return None
-        how, shift = asked
-        then = earlier(options, shift)
-        assert isinstance(then, ReportOptions)
-        picked, before, _, series_then = self._figures(then, as_of - shift, times.bucket)
-        return Comparison(how, shift, picked.period, as_of - shift, before, series_then, changes(figures, before))
-
-
-def _shift(options: ReportOptions, as_of: int | None, first: int | None) -> tuple[str, int] | None:
-    """How a period is compared, and how much earlier the other is; None: it is not."""
-    begin = options.begin
-    if options.compare == "none" or begin is None or as_of is None or first is None:
-        return None
-    length = (as_of + 1 if options.end is None else options.end) - begin
-    found = _wanted(options.compare, begin, length, first)
-    if found and options.covered and not _is_covered(begin - found[1], length, first):
-        return None
-    return found
-
-
-def _wanted(compare: str | int | None, begin: int, length: int, first: int) -> tuple[str, int] | None:
-    """The same, whether or not records are of the earlier period."""
-    if isinstance(compare, int):
-        return "shift", compare
-    if compare is None and first >= begin:
-        return None  # there is nothing to compare with
-    if compare == "week" or (compare is None and length < WEEK and first <= begin - WEEK):
-        return "week", WEEK
-    return ("previous", length) if length > 0 else None
-
-
-def _is_covered(begin: int, length: int, first: int) -> bool:
-    """Whether records that begin at `first` are of a whole period, or of all but a little of it."""
-    return first <= begin + UNCOVERED * length
+        picked, before, _, series_then = self._figures(then.options, then.as_of, times.bucket)
+        found = changes(figures, before)
+        return Comparison(then.how, then.shift, picked.period, then.as_of, before, series_then, found)

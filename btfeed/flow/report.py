@@ -302,7 +302,7 @@ class Comparison:
     """The same numbers of an earlier period, as it stood then.
 
     how      "previous", "week" or "shift"
-    shift    how much earlier
+    shift    how much earlier it begins
     changes  name of the number, such as "conversion" or "steps.Cart.reached" -> its change
     """
 

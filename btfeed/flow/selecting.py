@@ -1,6 +1,6 @@
 """Which flows a report or a list is of: the view `picked` of `flows`."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from btfeed.flow import states
 from btfeed.flow.clauses import to_ms
@@ -93,12 +93,6 @@ def _belongs(selection: Selection) -> str:
 
 def _is_mature(before: float | None) -> str:
     return "true" if before is None else f"start < CAST('{before!r}' AS DOUBLE)"
-
-
-def earlier(selection: Selection, shift: int) -> Selection:
-    """The same, that many milliseconds earlier."""
-    moved = {name: None if at is None else at - shift for name, at in (("begin", selection.begin), ("end", selection.end))}
-    return replace(selection, begin=moved["begin"], end=moved["end"])
 
 
 def _usual(database: Database, definition: Definition) -> float | None:

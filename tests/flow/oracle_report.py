@@ -15,6 +15,8 @@ from btfeed.flow.report import Bucket, Figures, ListedFlow, Part, Period, Read, 
 from tests.flow.oracle import Flow, Found, Look, after, flows
 from tests.flow.oracle_numbers import DROPPED, figures, quantile, transitions
 
+EPOCH, DAY = datetime(1970, 1, 1, tzinfo=UTC), 86_400_000
+
 
 def usual(definition: Definition, every: Sequence[Flow]) -> float | None:
     if definition.window is not None:
@@ -241,21 +243,40 @@ def compared(
     definition: Definition, found: Found, options: ReportOptions, as_of: int | None, bucket: int
 ) -> tuple[str, int, Figures, Series] | None:
     """How a period is compared, how much earlier the other is, and what it was then."""
-    shift = shifted(options, as_of, found.first)
-    if shift is None or as_of is None:
+    asked = shifted(definition, options, as_of, found.first)
+    if asked is None or as_of is None or options.begin is None:
         return None
-    begin = None if options.begin is None else options.begin - shift[1]
-    then = replace(options, begin=begin, end=None if options.end is None else options.end - shift[1])
-    chosen, every, limit = pick(definition, found, then, as_of - shift[1])
+    how, shift = asked
+    clock = ZoneInfo(definition.timezone if days_of(definition, options) is not None and shift % DAY == 0 else "UTC")
+    begin, known = moved(options.begin, shift, clock), moved(as_of, shift, clock)
+    then = replace(options, begin=begin, end=None if options.end is None else moved(options.end, shift, clock))
+    chosen, every, limit = pick(definition, found, then, known)
     whole = with_beside(definition, figures(definition, chosen), chosen, beside(every, then))
-    times = series(definition, chosen, then, as_of - shift[1], limit, found.first, bucket)
-    return *shift, whole, times
+    times = series(definition, chosen, then, known, limit, found.first, bucket)
+    return how, options.begin - begin, whole, times
 
 
-def shifted(options: ReportOptions, as_of: int | None, first: int | None) -> tuple[str, int] | None:
+def moved(at: int, shift: int, clock: ZoneInfo) -> int:
+    """When this clock showed a time that much earlier."""
+    shown = (EPOCH + timedelta(milliseconds=at)).astimezone(clock).replace(tzinfo=None) - timedelta(milliseconds=shift)
+    return round(shown.replace(tzinfo=clock).timestamp() * 1000)
+
+
+def days_of(definition: Definition, options: ReportOptions) -> int | None:
+    """How many days of the zone a period has, 0 without an end; None: it is not of whole days."""
+    bounds = [at for at in (options.begin, options.end) if at is not None]
+    shown = [(EPOCH + timedelta(milliseconds=at)).astimezone(ZoneInfo(definition.timezone)) for at in bounds]
+    if any(f"{each:%H:%M:%S.%f}" != "00:00:00.000000" for each in shown):
+        return None
+    return shown[-1].toordinal() - shown[0].toordinal()
+
+
+def shifted(definition: Definition, options: ReportOptions, as_of: int | None, first: int | None) -> tuple[str, int] | None:
     if options.compare == "none" or options.begin is None or as_of is None or first is None:
         return None
     length = (options.end if options.end is not None else as_of + 1) - options.begin
+    if options.end is not None and (days := days_of(definition, options)) is not None:
+        length = days * DAY
     if isinstance(options.compare, int):
         return "shift", options.compare
     week_before = length < WEEK and first <= options.begin - WEEK

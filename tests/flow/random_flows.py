@@ -6,9 +6,11 @@ a seed: draws of Hypothesis are too often small, and give flows in which nothing
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from btfeed.flow.definition import Definition, parse
 from btfeed.flow.options import STATES, ListOptions, ReportOptions
@@ -173,6 +175,18 @@ def report_options(rng: Random, definition: Definition) -> ReportOptions:
         split=tuple(split for split in splits if rng.random() < 0.5),
         lists=rng.choice([0, 2, 50]),
     )
+
+
+def days(rng: Random, definition: Definition) -> ReportOptions:
+    """A report of whole days of the zone."""
+    zone, number = ZoneInfo(definition.timezone), rng.choice([0, 1, 1])
+    bounds = [
+        datetime(2026, 3, 29, tzinfo=zone) + timedelta(days=each) for each in (number, number + rng.choice([0, 1, 1, 2]))
+    ]
+    begin, end = (round(each.timestamp() * 1000) for each in bounds)
+    options = report_options(rng, definition)
+    compare = rng.choice([options.compare, "previous", "week", 86_400_000])
+    return replace(options, begin=begin, end=rng.choice([None, end, end]), compare=compare)
 
 
 def list_options(rng: Random, definition: Definition) -> ListOptions:

@@ -19,7 +19,7 @@ from btfeed.flow.duck import Database
 from btfeed.flow.engine import Engine
 from btfeed.flow.options import ReportOptions, Source
 from tests.flow import oracle, oracle_changes, oracle_report
-from tests.flow.random_flows import BROKEN, line, list_options, records, report_options
+from tests.flow.random_flows import BROKEN, days, line, list_options, records, report_options
 from tests.flow.random_flows import definition as random_definition
 from tests.support.strategies import UNHURRIED, examples
 
@@ -82,8 +82,9 @@ def wrong_numbers(rng: Random) -> list[str]:
     found = oracle.read(definition, rows, orders().__getitem__)
     wrong: list[str] = []
     with engine(definition, [line(row, number) for number, row in enumerate(rows)]) as running:
-        for _ in range(2):
-            options = report_options(rng, definition)
+        asked = [report_options(rng, definition) for _ in range(2)]
+        chosen = list_options(rng, definition)
+        for options in (*asked, days(rng, definition)):
             report, expected = running.report(options), oracle_report.report(definition, found, options)
             then = report.compare and (
                 report.compare.how, report.compare.shift, report.compare.figures, report.compare.series,
@@ -94,7 +95,6 @@ def wrong_numbers(rng: Random) -> list[str]:
                 changed = oracle_changes.changes(expected["figures"], before[2])
                 wrong += differences(dict(report.compare.changes), changed, "changes")
             wrong += [each for name in expected for each in differences(getattr(report, name), expected[name], name)]
-        chosen = list_options(rng, definition)
         as_of = chosen.as_of if chosen.as_of is not None else found.last or 0
         picked, _, _ = oracle_report.pick(definition, found, chosen, as_of)
         expected_list = oracle_report.chosen_for_list(definition, picked, chosen, as_of)
