@@ -94,7 +94,7 @@ FromOption = Annotated[
     Optional[str],
     typer.Option(
         "--from", metavar="TIME", rich_help_panel=WHICH,
-        help="Only flows from this time on: 2026-01-16T10:05 (UTC), or 24h for 24 hours ago.",
+        help="Only flows from this time on: 2026-01-16T10:05 (UTC), 2026-01-16T10:05+01:00, or 24h for 24 hours ago.",
     ),
 ]  # fmt: skip
 ToOption = Annotated[

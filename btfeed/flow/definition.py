@@ -83,7 +83,7 @@ class ValueSettings(Settings):
     field          the record field
     step           name of the step whose records have it; default: all records of a flow
     calculation    of the values of a flow: `sum`, `first`, `last` or `max`
-    unit           as shown
+    unit           as shown; a label alone: amounts in several currencies are summed as they are
     estimate_from  name of a step: a flow that came so far and has no value is worth the average of converted flows
     estimate_by    name of a dimension: the average of the flows that have the same
     """
@@ -118,15 +118,16 @@ class Definition(Settings):
     where        a match: only records that fit
     ends         a match: records that say that this flow is over
     window       a goal that comes longer after the start does not count; also how far before a period records are read
-    lost_after   without a record that says that it is over: no step for so long, and the flow is lost
+    lost_after   without a record that says that it is over: no step for so long or longer, and the flow is lost
     order        `sequence`: a step is reached once a step that may come before it is; `any`: whatever came before
     tolerance    how much before its predecessor a step may be, since servers have several clocks
-    bucket       width of the time series: 1m, 5m, 15m, 1h, 6h, 1d or 7d; default: the widest that gives 24 to 60 of them
-    timezone     where days and weeks begin
+    bucket       width of the time series: 1m, 5m, 15m, 1h, 6h, 1d or 7d, which begins on Monday; default: the widest that
+                 gives 24 to 60 of them
+    timezone     where days and weeks begin, and in which text and page show moments
     steps        2 to 50 steps, in order; see below
     exceptions   what is an exception, see below
     value        what a flow is worth, see below
-    dimensions   name -> record field
+    dimensions   name -> record field; of several values of a flow, the first in time counts, of any of its records
     times        more pairs of steps whose time is told; see below
     alerts       for later versions; not read
     """

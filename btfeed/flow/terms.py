@@ -16,7 +16,7 @@ TERMS: tuple[tuple[str, str], ...] = (
         "ended",
         "Flows that reached no goal, and of which a record says that they are over, such as that of the visit's end.",
     ),
-    ("lost", "Flows without such a record, and without a step for longer than the definition's lost_after."),
+    ("lost", "Flows without such a record, and without a step for the definition's lost_after or longer."),
     (
         "open",
         "All others: they may still go on. While many are open, rates are too low; --mature leaves them out fairly.",
