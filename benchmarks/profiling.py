@@ -5,7 +5,8 @@
 For each load there is a folder, build/profile/LOAD, and a line in the summary that is printed:
 
     flames.svg     a flame graph of all threads that work, with the frames of Python and native ones (py-spy, FREQUENCY
-                   samples a second): open it in a browser
+                   samples a second): open it in a browser. py-spy does not see threads that run no Python: the one that
+                   appends posts to the journal is missing, and BTFEED_PLAIN=1 shows what does its work then
     stacks.txt     what it is drawn from, for other tools
     syscalls.txt   all system calls with their numbers and times (strace -c -f)
 

@@ -1,5 +1,6 @@
 """The profile of the whole server: a load of a few posts."""
 
+import re
 import shutil
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -27,7 +28,7 @@ def test_a_profile_counts_system_calls_and_draws_flames(
     assert "fdatasync" in (tmp_path / "file-10-over-1" / "syscalls.txt").read_text()
     drawn = (tmp_path / "file-10-over-1" / "flames.svg").read_text()
     assert ".py:" in drawn
-    assert ".so)" in drawn  # native
+    assert re.search(r"\.so[.0-9]*\)", drawn)  # native
     assert (tmp_path / "summary.txt").read_text().splitlines()[1].split() == cpu
 
 

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -275,13 +276,12 @@ def test_with_too_few_open_files_there_are_fewer_connections(tmp_path: Path) -> 
     with Server(tmp_path, prefix=limited) as server:
         (warning,) = [event for event in server.events() if event["event"].startswith("too few open files")]
         assert (warning["allowed"], warning["connections"]) == (64, 32)
-        begun = [_connect(server) for _ in range(80)]
-        for connection in begun:
-            connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n")
-        answers = [connection.recv(100)[:12] for connection in begun[32:]]
-        assert answers == [b"HTTP/1.1 503"] * 48
-        assert 'btfeed_refused_posts_total{reason="too_many_connections"} 48.0' in server.get("/metrics")
-        for connection in begun:
-            connection.close()
+        with ExitStack() as begun:
+            for number in range(80):
+                connection = begun.enter_context(_connect(server))
+                connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n")
+                answer = connection.recv(100)[:12]
+                assert answer == (b"HTTP/1.1 100" if number < 32 else b"HTTP/1.1 503")
+            assert 'btfeed_refused_posts_total{reason="too_many_connections"} 48.0' in server.get("/metrics")
         assert until(lambda: server.post(BODY) == (200, ""), "a place")
         assert len(server.delivered(1)) == 1
