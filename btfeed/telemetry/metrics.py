@@ -166,8 +166,9 @@ class Metrics:
             "journal_damaged_posts", "Posts found damaged in the journal and moved to the dead letters"
         )
         self.journal_lost_posts = create.counter(
-            "journal_lost_posts", "Posts that could not be read from a damaged journal"
+            "journal_lost_posts", "Undelivered posts that could not be read from a damaged journal"
         )
+        self.journal_lost_delivered = create.counter("journal_lost_delivered_posts", "Delivered posts lost in the same way")
         self.journal_dropped_posts = create.counter(
             "journal_dropped_posts", "Posts dropped before the sink had received them (when_full = drop-oldest)", _SINK
         )

@@ -14,7 +14,7 @@ Invariants
 Methods belong to the journal's thread and raise apsw.Error; the worker handles it (btfeed/journal/sqlite/worker.py).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -90,6 +90,11 @@ class PostLog:
         return self._database is not None
 
     @property
+    def sinks(self) -> Collection[str]:
+        """Those that are configured."""
+        return self._starts.keys()
+
+    @property
     def is_full(self) -> bool:
         """Whether the last post was refused for lack of room, and there is still none."""
         return self._missing_room > 0
@@ -118,8 +123,11 @@ class PostLog:
                 positions.gaps[end] = positions.next - 1
                 database.save_gap(end, positions.next - 1)
         if lost:
-            log.error("newest posts lost", posts=lost)
+            passed = min((positions.cursors[name][0].seq for name in self._starts), default=end)
+            lost -= (delivered := max(0, passed - end))
+            (log.error if lost else log.warning)("newest posts lost", posts=lost, delivered=delivered)
             self._metrics.journal_lost_posts.inc(lost)
+            self._metrics.journal_lost_delivered.inc(delivered)
         self.release()
         self._recent.clear()
         self._database, self.positions, self._sure_room = database, positions, 0

@@ -5,13 +5,15 @@ the rows on it and those it leads to. A body that matches its digest is right. S
 its neighbors. Numbers without a post, from the first that was not dropped to the last that was given, are counted as lost
 and saved as gaps. Lost dead letters are counted by the totals of the damaged file.
 
+If the files were deleted, nothing is tried: what is lost is known from what the caller knows of them.
+
 The new file replaces the old one by renaming, as the last step. `finish` completes it after a crash, so there is a whole
 journal at any time, old or new. The damaged file is kept as it was found, as journal.db.damaged-TIME.
 """
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -43,50 +45,66 @@ _EVERYTHING = 2**62
 class Recovered:
     """What became of what was in the damaged file.
 
+    damaged_file          where it was put; None if it was deleted
     posts                 moved to the new file
     damaged_posts         readable but changed, now dead letters
-    lost_posts            not readable
+    lost_posts            not readable, and some sink was still to get them
+    lost_delivered_posts  not readable either, but every sink had passed them
     dead_letters          moved to the new file
     damaged_dead_letters  moved without their contents, which are not readable, and set aside; by sink
     lost_dead_letters     not readable; None if it is not readable either how many there were
     """
 
-    damaged_file: Path
+    damaged_file: Path | None = None
     posts: int = 0
     damaged_posts: int = 0
     lost_posts: int = 0
+    lost_delivered_posts: int = 0
     dead_letters: int = 0
     damaged_dead_letters: Counter[str] = field(default_factory=Counter)
     lost_dead_letters: int | None = None
 
 
-def recover(directory: Path, vfs: str | None, positions: Positions) -> Recovered:
+def recover(directory: Path, vfs: str | None, positions: Positions, sinks: Collection[str]) -> Recovered:
     """Replace the journal in `directory`, which must not be open, by one with everything readable in it. positions: what
-    the caller knows of it, empty if nothing. Raises apsw.Error or OSError."""
+    the caller knows of it, empty if nothing. sinks: those that get the posts. Raises apsw.Error or OSError."""
     for suffix in ("", "-wal", "-shm"):
         (directory / (_UNFINISHED + suffix)).unlink(missing_ok=True)
-    found = Recovered(directory)
+    found = Recovered()
     new = JournalDatabase.open(directory, vfs, _UNFINISHED)
     try:
         new.checkpoint()
-        with _damaged(directory, vfs) as old:
-            new.begin()
-            _copy_sinks(old, new)
-            _copy_dead_letters(old, new, found)
-            _copy_posts(old, new, found, positions)
-            new.commit()
+        if is_anything_left(directory):
+            with _damaged(directory, vfs) as old:
+                new.begin()
+                _copy_sinks(old, new)
+                _copy_dead_letters(old, new, found)
+                numbers, doubtful = _copy_posts(old, new, found, positions)
+                _account_for_the_rest(new, found, numbers, doubtful, _passed(new, positions, sinks))
+                new.commit()
+        else:
+            for suffix in ("", "-wal"):
+                (directory / (FILE + suffix)).unlink(missing_ok=True)
+            with new.changing():
+                _account_for_the_rest(new, found, _numbers(positions), _DoubtfulRows(), _passed(new, positions, sinks))
         new.checkpoint()
     finally:
         new.rollback()
         new.close()
     (directory / _UNFINISHED).rename(directory / _RECOVERED)
-    found.damaged_file = finish(directory) or directory
+    found.damaged_file = finish(directory)
     return found
+
+
+def is_anything_left(directory: Path) -> bool:
+    """Whether the journal in `directory` has any content to recover."""
+    paths = [directory / FILE, directory / f"{FILE}-wal"]
+    return any(path.exists() and path.stat().st_size for path in paths)
 
 
 def finish(directory: Path) -> Path | None:
     """If there is a recovered file, rename the damaged one and put the recovered one in its place. Returns the damaged
-    file's new name."""
+    file's new name, None if there is none."""
     recovered = directory / _RECOVERED
     if not recovered.exists():
         return None
@@ -101,7 +119,7 @@ def finish(directory: Path) -> Path | None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    return aside
+    return aside if aside.exists() else None
 
 
 # Reading a damaged file
@@ -239,12 +257,15 @@ class _Numbers:
     def is_gap(self, seq: int) -> bool:
         return after_gaps(self.gaps, seq) != seq
 
-    def count(self) -> int:
-        gaps = sum(last - max(first, self.first) + 1 for first, last in self.gaps.items() if last >= self.first)
-        return self.next - self.first - gaps
+    def count(self, end: int) -> int:
+        """How many there are below `end`."""
+        ranges = [(max(first, self.first), min(last + 1, end)) for first, last in self.gaps.items()]
+        return max(0, end - self.first) - sum(max(0, after - first) for first, after in ranges)
 
 
-def _copy_posts(old: JournalDatabase, new: JournalDatabase, found: Recovered, positions: Positions) -> None:
+def _copy_posts(
+    old: JournalDatabase, new: JournalDatabase, found: Recovered, positions: Positions
+) -> "tuple[_Numbers, _DoubtfulRows]":
     numbers = _known_numbers(old, new, positions)
     start = numbers.first if 0 < numbers.first <= numbers.next else max(0, numbers.next - _TRIES)
     end = numbers.next
@@ -265,19 +286,29 @@ def _copy_posts(old: JournalDatabase, new: JournalDatabase, found: Recovered, po
             size = 0
     if numbers.next > end and _known(old.last_seq, None) is None:
         numbers.next += 1  # the page with the newest posts, which can't be read, has at least one
-    _account_for_the_rest(new, found, numbers, doubtful)
+    return numbers, doubtful
+
+
+def _passed(new: JournalDatabase, positions: Positions, sinks: Collection[str]) -> int:
+    """Every sink is known to have passed the posts numbered below this."""
+    known = {**new.cursors(), **positions.cursors}
+    return min((known[sink][0].seq if sink in known else 0 for sink in sinks), default=0)
 
 
 def _known_numbers(old: JournalDatabase, new: JournalDatabase, positions: Positions) -> _Numbers:
     """What is known of the numbers before the posts are read. Without positions, the first is known from what was saved,
     even if the oldest posts can't be read, and from the oldest post, even if what was saved can't be read or is wrong."""
     if positions.next:
-        return _Numbers(positions.first, positions.next, positions.gaps, positions.first)
+        return _numbers(positions)
     seqs = [cursor.seq for cursor, _ in new.cursors().values()]
     gaps: dict[int, int] = _known(old.gaps, {})
     saved, oldest = _known(old.saved_first_seq, 0), _known(old.oldest_seq, 0)
     end = max([_known(old.last_seq, 0) + 1, *seqs, *(last + 1 for last in gaps.values())])
     return _Numbers(min(saved or oldest, oldest or saved), end, gaps, min(seqs, default=0))
+
+
+def _numbers(positions: Positions) -> _Numbers:
+    return _Numbers(positions.first, positions.next, positions.gaps, positions.first)
 
 
 def _numbered(entries: Iterator[Entry], numbers: _Numbers) -> Iterator[Entry]:
@@ -294,15 +325,21 @@ def _numbered(entries: Iterator[Entry], numbers: _Numbers) -> Iterator[Entry]:
         yield replace(entry, seq=seq)
 
 
-def _account_for_the_rest(new: JournalDatabase, found: Recovered, numbers: _Numbers, doubtful: "_DoubtfulRows") -> None:
-    """Account for every number that has no post: with a dead letter, or as lost."""
+def _account_for_the_rest(
+    new: JournalDatabase, found: Recovered, numbers: _Numbers, doubtful: "_DoubtfulRows", passed: int
+) -> None:
+    """Account for every number that has no post: with a dead letter, or as lost, which is told apart for those below
+    `passed`."""
     numbers.next = max(numbers.next, numbers.first)
     numbers.first = numbers.begin(numbers.next)
-    missing = max(0, numbers.count() - found.posts)
+    missing = max(0, numbers.count(numbers.next) - found.posts)
     dead_letters = doubtful.dead_letters(new, numbers)[:missing]
     new.dead_letters.insert(dead_letters)
     found.damaged_posts = len(dead_letters)
-    found.lost_posts = missing - len(dead_letters)
+    lost, passed = missing - len(dead_letters), min(passed, numbers.next)
+    missing_passed = numbers.count(passed) - new.db.execute("SELECT count(*) FROM posts WHERE seq < ?", (passed,)).get
+    found.lost_delivered_posts = min(lost, max(0, missing_passed - len(dead_letters)))
+    found.lost_posts = lost - found.lost_delivered_posts
     new.save_first_seq(numbers.first)
     new.save_missing(numbers.next)
 

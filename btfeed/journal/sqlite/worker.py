@@ -6,7 +6,11 @@
   failed fsync may have dropped, then on a new one. Reads continue, so that sinks are not held up.
 - While another process is writing, jobs wait: that is no failure of the disk, whatever SQLite calls it.
 - If the file is damaged, or part of it has been unreadable for `Tuning.unreadable` seconds, everything readable is moved to
-  a new file and the old one is kept (btfeed/journal/sqlite/recovery.py). A damaged file never prevents a start.
+  a new file and the old one is kept (btfeed/journal/sqlite/recovery.py). A damaged file never prevents a start. What
+  found the damage is done again after it: a post that is refused is lost.
+- A dying disk is not copied again and again: another recovery has to wait until `Tuning.unreadable` seconds after the last
+  one. If the files were deleted, there is nothing to copy, and none to wait for.
+- While the directory is away, moved or not mounted, there is nothing to recover: it is opened again when it is back.
 - A write-ahead log found at start is rewritten before it is trusted, since an fsync may have failed before.
 """
 
@@ -26,7 +30,7 @@ from btfeed.journal.sqlite.appender import Appender
 from btfeed.journal.sqlite.database import DAMAGE, FILE, LOCKED, JournalDatabase
 from btfeed.journal.sqlite.positions import Snapshot
 from btfeed.journal.sqlite.post_log import PostLog
-from btfeed.journal.sqlite.recovery import Recovered, finish, recover
+from btfeed.journal.sqlite.recovery import Recovered, finish, is_anything_left, recover
 from btfeed.journal.sqlite.settings import Tuning
 from btfeed.posts.post import Post
 from btfeed.telemetry.metrics import Metrics
@@ -67,7 +71,9 @@ class JournalWorker:
         self._clock = clock
         self._report = report
         self._stopping = stopping
+        self.is_urgent = False  # whether `tick` is to be called at once
         self._broken: str | None = None  # why nothing can be written
+        self._damage: apsw.Error | None = None  # what a recovery is to mend
         self._locked: str | None = None  # why jobs are waiting
         self._read_errors = (-tuning.unreadable, -tuning.unreadable)  # when they began, and when the last was seen
         self._next_recovery = float("-inf")
@@ -85,6 +91,9 @@ class JournalWorker:
         try:
             self._open_database(rewrite_log=True)
         except DAMAGE as error:
+            if self._pause():
+                self._damage = error
+                raise
             self._recover(error)
 
     def close(self) -> None:
@@ -140,10 +149,11 @@ class JournalWorker:
 
     def tick(self) -> bool:
         """Maintenance and recovery. True if there is more to do at once."""
+        self.is_urgent = False
         self._measure_disk()
         try:
-            if self._broken:
-                self._heal()
+            if self._is_away() or (self._broken and not self._heal()):
+                return False
             return self._recovering(self._post_log.maintain)
         except LOCKED:
             return False  # the next tick tries again
@@ -196,23 +206,53 @@ class JournalWorker:
     # A failing disk
 
     def _fail(self, error: Exception) -> JournalUnavailable:
-        """Refuse writes until a probe succeeds."""
-        self._metrics.journal_errors.inc()
-        self._broken = f"the journal failed: {error}"
-        self._report()
+        """Refuse writes until the file is recovered, if it is damaged, or else until a probe succeeds."""
+        if isinstance(error, apsw.Error) and self._is_damage(error):
+            self.is_urgent = True
+            return JournalUnavailable(self._found_damage(error))
+        why = self._refuse(f"the journal failed: {error}")
         log.error("journal failed, refusing posts", error=str(error))
-        return JournalUnavailable(self._broken)
+        return JournalUnavailable(why)
 
-    def _heal(self) -> None:
-        """Prove that the disk works again. Raises what is still wrong."""
+    def _refuse(self, why: str) -> str:
+        self._metrics.journal_errors.inc()
+        self._broken = why
+        self._report()
+        return why
+
+    def _heal(self) -> bool:
+        """Prove that the disk works again, or recover the file. False if that has to wait. Raises what is still wrong."""
+        if self._damage and self._pause():
+            self._broken = self._postponed(self._damage)
+            return False
         if not self._post_log.is_open:
             self.open()
+        elif self._damage:
+            self._recover(self._damage)
+            return True
         try:
             self._post_log.database.probe()
         except apsw.Error:  # the disk may have been remounted, which leaves the old handles unusable
             self._open_database(probe=True)
-        self._broken = None
+        self._broken = self._damage = None
         log.info("journal works again")
+        return True
+
+    def _is_away(self) -> bool:
+        """Whether the journal's directory is not there. Posts are then refused, and the files closed: nothing is lost."""
+        if self._directory.is_dir():
+            return False
+        why = f"the journal's directory {self._directory} is not there: posts are refused until it is back"
+        if self._broken != why:
+            self._damage = None
+            self._refuse(why)
+            log.error("journal's directory is not there, refusing posts", directory=str(self._directory))
+        if self._post_log.is_open:
+            with suppress(apsw.Error):  # it may be on a disk that is gone
+                self._post_log.database.checkpoint()
+            self._post_log.database.keep_log_on_close()
+            self._post_log.release()
+        return True
 
     def _open_database(self, rewrite_log: bool = False, probe: bool = False, damaged: bool = False) -> None:
         database = JournalDatabase.open(self._directory, self._vfs, tuning=self._tuning)
@@ -232,13 +272,14 @@ class JournalWorker:
         """What `action` returns. If it finds the file damaged, recovers the file and runs `action` again."""
         try:
             return action()
-        except DAMAGE as error:
-            self._recover(error)
-        except apsw.IOError as error:
-            if not self._keeps_failing(error):
+        except apsw.Error as error:
+            if not self._is_damage(error) or self._pause():
                 raise
             self._recover(error)
         return action()
+
+    def _is_damage(self, error: apsw.Error) -> bool:
+        return isinstance(error, DAMAGE) or (isinstance(error, apsw.IOError) and self._keeps_failing(error))
 
     def _keeps_failing(self, error: apsw.IOError) -> bool:
         """Whether part of the file has been unreadable for long enough to count as damaged."""
@@ -249,38 +290,64 @@ class JournalWorker:
         self._read_errors = (began if now - last < self._tuning.unreadable / 2 else now, now)
         return now - self._read_errors[0] >= self._tuning.unreadable
 
+    def _pause(self) -> float:
+        """Seconds until the file may be recovered again, 0 if it may be now."""
+        pause = max(0.0, self._next_recovery - self._clock.monotonic())
+        return pause if pause and is_anything_left(self._directory) else 0.0
+
+    def _postponed(self, error: apsw.Error) -> str:
+        pause = self._pause()
+        ago = self._tuning.unreadable - pause
+        return f"the journal's file is damaged: {error}; recovered {ago:.0f} s ago, trying again in {pause:.0f} s"
+
+    def _found_damage(self, error: apsw.Error) -> str:
+        """Refuse writes until the file is recovered. Returns why."""
+        self._damage = error
+        if pause := self._pause():
+            why = self._refuse(self._postponed(error))
+            ago = round(self._tuning.unreadable - pause)
+            log.error(
+                "journal file damaged again, refusing posts", error=str(error), recovered_ago=ago, recovery_in=round(pause)
+            )
+        else:
+            why = self._refuse(f"the journal's file is damaged and being recovered: {error}")
+            log.error("journal file damaged", error=str(error))
+        return why
+
     def _recover(self, error: apsw.Error) -> None:
         """Replace the damaged file. Posts are refused meanwhile."""
-        if self._clock.monotonic() < self._next_recovery:
-            raise error
+        if not self._damage:
+            self._found_damage(error)
         self._broken = f"the journal's file is damaged and being recovered: {error}"
         self._report()
-        self._metrics.journal_errors.inc()
-        log.error("journal file damaged", error=str(error))
+        copies = is_anything_left(self._directory)
         if self._post_log.is_open:
             self._post_log.database.keep_log_on_close()
             self._post_log.release()
         try:
-            found = recover(self._directory, self._vfs, self._post_log.positions)
+            found = recover(self._directory, self._vfs, self._post_log.positions, self._post_log.sinks)
         except OSError as worse:
             raise apsw.IOError(str(worse)) from worse
-        self._next_recovery = self._clock.monotonic() + self._tuning.unreadable
+        if copies:
+            self._next_recovery = self._clock.monotonic() + self._tuning.unreadable
         self._tell(found)
         self._open_database(damaged=True)
-        self._broken = None
+        self._broken = self._damage = None
 
     def _tell(self, found: Recovered) -> None:
         """Log and count what a recovery found."""
         lost = found.lost_dead_letters
         log.error(
-            "journal recovered", damaged_file=str(found.damaged_file), recovered_posts=found.posts,
-            damaged_posts=found.damaged_posts, lost_posts=found.lost_posts, recovered_dead_letters=found.dead_letters,
+            "journal recovered", damaged_file=found.damaged_file and str(found.damaged_file), recovered_posts=found.posts,
+            damaged_posts=found.damaged_posts, lost_posts=found.lost_posts,
+            lost_delivered_posts=found.lost_delivered_posts, recovered_dead_letters=found.dead_letters,
             damaged_dead_letters=found.damaged_dead_letters.total(), lost_dead_letters="unknown" if lost is None else lost,
         )  # fmt: skip
         self._metrics.journal_damaged_posts.inc(found.damaged_posts)
         for sink, number in (found.damaged_dead_letters + Counter({"": found.damaged_posts})).items():
             self._metrics.dead_letters.labels(sink=sink, reason="damaged").inc(number)
         self._metrics.journal_lost_posts.inc(found.lost_posts)
+        self._metrics.journal_lost_delivered.inc(found.lost_delivered_posts)
         self._metrics.dead_letters_lost.inc(lost or 0)
 
 

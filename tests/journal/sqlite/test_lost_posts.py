@@ -1,5 +1,6 @@
 """A file that is found damaged at start: what tells which posts it had, so that those that can't be read are counted."""
 
+import shutil
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -7,11 +8,12 @@ from pathlib import Path
 import apsw
 import pytest
 
-from btfeed.journal.base import Cursor
+from btfeed.journal.base import Commit, Cursor
 from btfeed.journal.sqlite.database import FILE, JournalDatabase
 from btfeed.journal.sqlite.layout import PAGE_SIZE
-from tests.journal.journals import journal
-from tests.journal.sqlite.damage import accounted, change, garbage, write_journal
+from tests.journal.journals import fill, journal
+from tests.journal.sqlite.damage import accounted, change, garbage, lost_posts, write_journal
+from tests.support.harness import until_async
 
 POSTS, DROPPED, BEHIND = 120, 20, 40
 """How many posts there were, how many of the oldest were dropped, and the first one that a sink is still to read."""
@@ -97,7 +99,7 @@ async def test_posts_between_pages_that_are_lost(tmp_path: Path) -> None:
     async with journal(home, ("a", "b")) as opened:
         found = await opened.bodies()
         assert set(found) >= {*written[:3], *written[-20:-8]}
-        assert len(found) + opened.count("journal_lost_posts") == written.index(found[-1]) + 2
+        assert len(found) + lost_posts(opened) == written.index(found[-1]) + 2
 
 
 async def test_posts_below_a_wrong_first_number_are_read(tmp_path: Path) -> None:
@@ -119,4 +121,45 @@ async def test_undelivered_posts_count_if_nothing_else_is_known(tmp_path: Path) 
         _break_leaf(home / FILE, number)
     async with journal(home, ("a", "b")) as opened:
         found = await opened.bodies()
-        assert len(found) + opened.count("journal_lost_posts") == POSTS - BEHIND + 1
+        assert len(found) + lost_posts(opened) == POSTS - BEHIND + 1
+
+
+async def test_deleted_posts_that_every_sink_had_count_apart(tmp_path: Path) -> None:
+    """Only replay misses them. A sink that is no longer configured was not to get any."""
+    home = tmp_path / "journal"
+    async with journal(home, ("a", "b", "old")) as opened:
+        await fill(opened, range(50))
+        for sink, seq in (("a", 31), ("b", 41)):
+            await opened.outlet(sink).commit(Commit(Cursor(seq), None))
+    async with journal(home, ("a", "b")) as opened:
+        for path in home.glob(f"{FILE}*"):
+            path.unlink()
+        await until_async(lambda: lost_posts(opened) == 50, "recovered")
+        assert (opened.count("journal_lost_delivered"), opened.count("journal_lost_posts")) == (30, 20)
+
+
+@pytest.mark.parametrize("sinks", [("a", "b"), ("a", "b", "new")], ids=str)
+async def test_damaged_posts_that_every_sink_had_count_apart(tmp_path: Path, sinks: tuple[str, ...]) -> None:
+    """A sink without a cursor may have lost it, and was to get them."""
+    home = tmp_path / "journal"
+    written = await _written(home)
+    _break_leaf(home / FILE, 0)
+    async with journal(home, sinks) as opened:
+        await accounted(opened, written)
+        assert lost_posts(opened) == opened.count("journal_lost_posts" if "new" in sinks else "journal_lost_delivered") > 0
+
+
+async def test_the_newest_posts_are_told_apart_too(tmp_path: Path) -> None:
+    """If the directory comes back with an older file: it ends before them."""
+    home, old = tmp_path / "journal", tmp_path / "old"
+    async with journal(home, ("a",)) as opened:
+        await fill(opened, range(10))
+    shutil.copytree(home, old)
+    async with journal(home, ("a",)) as opened:
+        await fill(opened, range(10, 30))
+        await opened.outlet("a").commit(Commit(Cursor(26), None))
+        home.rename(tmp_path / "away")
+        await until_async(lambda: opened.refusing, "noticed")
+        old.rename(home)
+        await until_async(lambda: not opened.refusing, "works again")
+        assert (opened.count("journal_lost_delivered"), opened.count("journal_lost_posts")) == (15, 5)
