@@ -95,7 +95,8 @@ class Tab:
         self.page.locator(selector, has_text=text).first.wait_for()
 
     def overflow(self) -> int:
-        """Pixels by which the page is wider than the window."""
+        """Pixels by which the page is wider than the window, once its styles are there."""
+        self.page.wait_for_load_state()
         return int(self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
 
     def violations(self) -> list[str]:
