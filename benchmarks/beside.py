@@ -42,7 +42,9 @@ def pairs(plan: Plan, workshop: Workshop) -> Iterator[Sample]:
                 "x_none": file["cpu_us"] / none["cpu_us"],
                 "none posts_per_s": none["acknowledged_per_s"] / SIZE,
                 "none cpu_us": none["cpu_us"],
-                **{name: file[name] for name in ("x_parse", "cpu_us", "acknowledged_per_s", "ack_p99_ms")},
+                **{
+                    name: file[name] for name in ("x_parse", "cpu_us", "acknowledged_per_s", "ack_p99_ms", "generator_busy")
+                },
             }
         for bursts in both:
             list(bursts)  # compares the records

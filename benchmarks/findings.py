@@ -172,7 +172,7 @@ def reserves(result: Result) -> Iterator[Reserve]:
             for case in result.cases
             if case.group in ("whole server", "peers")
             and case.parameters.get("occurrences") == size
-            and "acknowledged_per_s" in case.samples
+            and "generator_busy" in case.samples
         ]
         if served:
             fastest = max(served, key=lambda case: case.median("acknowledged_per_s"))
