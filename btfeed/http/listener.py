@@ -38,7 +38,8 @@ class Listener:
 
     async def close(self) -> None:
         """Accept what waits already, and no more. Returns when the server knows all connections."""
-        self._accept()
+        while self._accept():
+            pass
         if self._retry:
             self._retry.cancel()
         self._loop.remove_reader(self._listening)
@@ -50,27 +51,28 @@ class Listener:
         self._retry = None
         self._loop.add_reader(self._listening, self._accept)
 
-    def _accept(self) -> None:
-        """Called when a connection waits."""
+    def _accept(self) -> bool:
+        """Called when a connection waits. Returns whether others may wait."""
         for _ in range(AT_ONCE):
             try:
                 accepted, address = self._listening.accept()
                 accepted.setblocking(False)
-            except BlockingIOError:  # there is no other, or another process was faster
-                return
+            except BlockingIOError:  # none waits any more, or another process was faster
+                return False
             except ConnectionAbortedError:
                 continue
             except OSError as error:
                 self._server.warnings.error("can't accept connections, retrying", "accept", error=str(error))
                 self._loop.remove_reader(self._listening)
                 self._retry = self._loop.call_later(ACCEPT_RETRY, self._begin)
-                return
+                return False
             if self.context:
                 self._begin_handshake(accepted, address, self.context)
             else:
                 opening = self._loop.create_task(self._open(accepted))
                 self._opening.add(opening)
                 opening.add_done_callback(self._opening.discard)
+        return True
 
     async def _open(self, accepted: socket.socket) -> None:
         with suppress(OSError):  # the client is gone
