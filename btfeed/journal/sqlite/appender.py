@@ -63,8 +63,9 @@ class Appender(Generic[J]):
         """Return when `done` was called for all groups so far."""
         await self._idle.wait()
 
-    def report(self) -> None:
+    def _read(self) -> None:
         """Call `done` for what is done."""
+        os.read(self._signals, _SIGNALS)
         for appended, failed in self._thread.take():
             jobs, posts = self._given.popleft()
             if appended:
@@ -81,10 +82,6 @@ class Appender(Generic[J]):
         self._thread.end()
         self._loop.remove_reader(self._signals)
         os.close(self._signals)
-
-    def _read(self) -> None:
-        os.read(self._signals, _SIGNALS)
-        self.report()
 
     # On the journal's thread
 

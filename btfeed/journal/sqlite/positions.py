@@ -1,6 +1,6 @@
 """A summary of the tables: the journal thread's own copy, and the snapshot of it that the event loop gets."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from btfeed.journal.base import Cursor
@@ -36,6 +36,10 @@ class Positions:
 
     def copy(self) -> "Positions":
         return replace(self, gaps=dict(self.gaps), cursors=dict(self.cursors), paused=dict(self.paused))
+
+    def passed(self, sinks: Iterable[str], default: int) -> int:
+        """Each of these sinks has passed the posts numbered below this; `default` if there are no sinks."""
+        return min((self.cursors[name][0].seq for name in sinks), default=default)
 
     def skip_gaps(self, seq: int) -> int:
         """The first number from `seq` on that must have a post."""

@@ -123,8 +123,7 @@ class PostLog:
                 positions.gaps[end] = positions.next - 1
                 database.save_gap(end, positions.next - 1)
         if lost:
-            passed = min((positions.cursors[name][0].seq for name in self._starts), default=end)
-            lost -= (delivered := max(0, passed - end))
+            lost -= (delivered := max(0, positions.passed(self._starts, end) - end))
             (log.error if lost else log.warning)("newest posts lost", posts=lost, delivered=delivered)
             self._metrics.journal_lost_posts.inc(lost)
             self._metrics.journal_lost_delivered.inc(delivered)
@@ -330,7 +329,7 @@ class PostLog:
 
     def _passed(self) -> int:
         """Every configured sink has passed the posts numbered below this."""
-        return min((self.positions.cursors[name][0].seq for name in self._starts), default=self.positions.next)
+        return self.positions.passed(self._starts, self.positions.next)
 
     def _move_cursors_over(self, dropped: Sequence[int]) -> None:
         """Move each sink that had not passed all the dropped posts behind them, and count what it lost."""

@@ -180,7 +180,7 @@ class JournalThread:
             for job in jobs:
                 if not job.writes and not isinstance(job.work, Post):
                     self._publish([job], [worker.ask(job.work)])
-            if worker.is_urgent or time.monotonic() >= next_tick:
+            if time.monotonic() >= next_tick:
                 more = worker.tick()
                 next_tick = time.monotonic() + (0.0 if more else self._tick)
                 self._publish()

@@ -71,7 +71,6 @@ class JournalWorker:
         self._clock = clock
         self._report = report
         self._stopping = stopping
-        self.is_urgent = False  # whether `tick` is to be called at once
         self._broken: str | None = None  # why nothing can be written
         self._damage: apsw.Error | None = None  # what a recovery is to mend
         self._locked: str | None = None  # why jobs are waiting
@@ -149,7 +148,6 @@ class JournalWorker:
 
     def tick(self) -> bool:
         """Maintenance and recovery. True if there is more to do at once."""
-        self.is_urgent = False
         self._measure_disk()
         try:
             if self._is_away() or (self._broken and not self._heal()):
@@ -208,7 +206,6 @@ class JournalWorker:
     def _fail(self, error: Exception) -> JournalUnavailable:
         """Refuse writes until the file is recovered, if it is damaged, or else until a probe succeeds."""
         if isinstance(error, apsw.Error) and self._is_damage(error):
-            self.is_urgent = True
             return JournalUnavailable(self._found_damage(error))
         why = self._refuse(f"the journal failed: {error}")
         log.error("journal failed, refusing posts", error=str(error))

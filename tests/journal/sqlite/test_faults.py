@@ -12,7 +12,6 @@ import apsw
 import pytest
 
 from btfeed.journal.base import Commit, Cursor, JournalError, JournalUnavailable
-from btfeed.journal.sqlite import appender
 from btfeed.journal.sqlite.database import FILE, JournalDatabase
 from btfeed.journal.sqlite.journal import SqliteJournal
 from btfeed.journal.sqlite.layout import PAGE_SIZE
@@ -25,6 +24,8 @@ from tests.journal.journals import EVERYTHING, Journal, dead_letter, entries, fi
 from tests.journal.sqlite.faulty_disk import FaultyDisk
 from tests.support.clock import FakeClock
 from tests.support.harness import DEADLINE, until_async
+
+pytestmark = pytest.mark.usefixtures("appending")
 
 FAULTS = {
     "disk full": ("write", apsw.SQLITE_FULL),
@@ -43,15 +44,6 @@ journal = partial(journals.journal, tuning=FROM_THE_FILE)
 def disk() -> FaultyDisk:
     """A disk that works until a test makes it fail."""
     return FaultyDisk()
-
-
-@pytest.fixture(autouse=True, params=[pytest.param("native", marks=pytest.mark.native), "plain"])
-def appending(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Posts are appended without Python, and by Python."""
-    if request.param == "plain":
-        monkeypatch.setattr(appender, "available", lambda: False)
-    else:
-        assert appender.available()
 
 
 @pytest.fixture(params=FAULTS)

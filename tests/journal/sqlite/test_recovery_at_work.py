@@ -9,7 +9,6 @@ import pytest
 from structlog.testing import capture_logs
 
 from btfeed.journal.base import JournalUnavailable
-from btfeed.journal.sqlite import appender
 from btfeed.journal.sqlite.database import FILE
 from btfeed.journal.sqlite.worker import JournalWorker
 from tests.journal.journals import Journal, fill, journal, post
@@ -17,16 +16,9 @@ from tests.journal.sqlite.damage import accounted
 from tests.support.clock import FakeClock
 from tests.support.harness import DEADLINE, until_async
 
+pytestmark = pytest.mark.usefixtures("appending")
+
 LOG = f"{FILE}-wal"
-
-
-@pytest.fixture(autouse=True, params=[pytest.param("native", marks=pytest.mark.native), "plain"])
-def appending(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Posts are appended without Python, and by Python."""
-    if request.param == "plain":
-        monkeypatch.setattr(appender, "available", lambda: False)
-    else:
-        assert appender.available()
 
 
 @pytest.fixture
