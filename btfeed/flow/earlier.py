@@ -5,10 +5,9 @@ from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 from btfeed.flow.definition import Definition
-from btfeed.flow.options import WEEK, ReportOptions
+from btfeed.flow.options import DAY, WEEK, ReportOptions
 from btfeed.flow.words import EPOCH
 
-DAY = 86_400_000
 UNCOVERED = 0.01
 """The share of a period before the oldest record up to which it is compared: the first flow comes a little later."""
 

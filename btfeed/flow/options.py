@@ -8,7 +8,8 @@ from typing import Literal
 State = Literal["converted", "late", "ended", "lost", "open"]
 STATES: tuple[State, ...] = ("converted", "late", "ended", "lost", "open")
 DROPPED: tuple[State, ...] = ("ended", "lost")
-WEEK = 7 * 86_400_000
+DAY = 86_400_000
+WEEK = 7 * DAY
 
 
 @dataclass(frozen=True, slots=True)
