@@ -28,6 +28,10 @@ class Bars:
         assert self._case is not None
         self._progress.advance(self._case)
 
+    def failed(self) -> None:
+        """Prints the traceback of the exception that is handled."""
+        self._progress.console.print_exception()
+
     def end(self) -> None:
         assert self._case is not None
         self._progress.remove_task(self._case)

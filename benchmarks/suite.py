@@ -213,6 +213,7 @@ def _run(job: Job, workshop: Workshop, show: Bars) -> None:
             show.sampled()
     except Exception as error:  # noqa: BLE001 - the other cases go on
         job.failure = f"{type(error).__name__}: {error}"
+        show.failed()
     workshop.clear()
     job.case.add({"case_s": time.perf_counter() - started})
     show.end()

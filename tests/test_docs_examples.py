@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -17,6 +16,7 @@ from btfeed.posts import files as postfile
 from tests.commands.test_main import invoke
 from tests.support import posts
 from tests.support.harness import Server
+from tests.support.ports import free_port
 
 DOCS = Path(__file__).parent.parent / "docs"
 TIMEOUT = 120
@@ -34,13 +34,8 @@ def blocks(page: str, language: str) -> list[str]:
 
 def with_free_ports(script: str, **known: int) -> str:
     """The same commands, with other ports: those that are known, by the port on the page, and free ones."""
-    probes = [socket.socket() for _ in PORTS]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = {name: str(probe.getsockname()[1]) for name, probe in zip(PORTS, probes, strict=True)}
+    ports = {name: str(free_port()) for name in PORTS}
     ports |= {name.removeprefix("port_"): str(port) for name, port in known.items()}
-    for probe in probes:
-        probe.close()
     return re.sub(rf"(?<=:)(?:{'|'.join(PORTS)})\b", lambda match: ports[match[0]], script)
 
 

@@ -17,8 +17,8 @@ from sinks.base import Misconfigured, SinkContext, SinkType, WriteResult
 from sinks.batch import Batch
 from sinks.settings import Place, Settings
 from tests.support.harness import DEADLINE, until_async
+from tests.support.ports import free_port
 from tests.support.rawhttp import RawClient, request
-from tests.support.sending import free_port
 
 
 class FakeSettings(Settings):

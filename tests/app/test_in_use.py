@@ -12,7 +12,7 @@ import pytest
 from btfeed.app.in_use import explain, holder_of, naming, program_of
 from tests.support.harness import DEADLINE
 from tests.support.held import keeping
-from tests.support.sending import free_port
+from tests.support.ports import free_port
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])

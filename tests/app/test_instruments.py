@@ -16,8 +16,9 @@ from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.opentelemetry.packages import MissingPackages
 from btfeed.telemetry.opentelemetry.settings import OpenTelemetrySettings
 from tests.app.test_check import configured
-from tests.app.test_serve import FakeSink, free_port
+from tests.app.test_serve import FakeSink
 from tests.support.collector import Collector
+from tests.support.ports import free_port
 
 PROGRAM = """
 import asyncio, sys

@@ -32,6 +32,7 @@ from sinks.batch import Batch
 from sinks.settings import Settings
 from tests.support import posts
 from tests.support.harness import DEADLINE, until_async
+from tests.support.ports import free_port
 
 
 class FakeSink:
@@ -117,13 +118,6 @@ def hang_ups() -> Iterator[HangUps]:
         yield found
     finally:
         signal.signal(signal.SIGHUP, before)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def is_free(port: int) -> bool:

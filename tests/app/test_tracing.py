@@ -26,10 +26,11 @@ from btfeed.telemetry.opentelemetry import exporter
 from sinks.base import SinkType, Unavailable, WriteResult
 from sinks.batch import Batch
 from sinks.settings import Settings
-from tests.app.test_serve import FakeSink, free_port
+from tests.app.test_serve import FakeSink
 from tests.support import posts
 from tests.support.collector import Collector, attributes
 from tests.support.harness import DEADLINE, until_async
+from tests.support.ports import free_port
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

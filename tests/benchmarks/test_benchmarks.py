@@ -312,8 +312,10 @@ def test_a_refused_post_is_an_error(workshop: Workshop) -> None:
 
 
 @pytest.mark.slow
-def test_a_case_that_fails_is_reported_and_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The result has its name and the reason."""
+def test_a_case_that_fails_is_reported_and_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The result has its name and the reason, and the traceback is printed."""
 
     def broken(*arguments: object, **more: object) -> None:
         raise Lost("7 were sent, 6 have arrived")
@@ -324,6 +326,7 @@ def test_a_case_that_fails_is_reported_and_others_go_on(monkeypatch: pytest.Monk
     )
     assert [case.name for case in cases] == ["replay"]
     assert set(failures.values()) == {"Lost: 7 were sent, 6 have arrived"}
+    assert "in broken" in capsys.readouterr().err
 
 
 def test_directories_of_a_case_are_removed_and_kept_ones_stay() -> None:

@@ -16,7 +16,7 @@ from btfeed.traffic import profile
 from tests.commands.test_main import MALFORMED, invoke
 from tests.support import posts
 from tests.support.harness import BTFEED, DEADLINE, Server, until
-from tests.support.sending import free_port
+from tests.support.ports import free_port
 from tests.traffic.test_replay_sources import BODIES, write
 
 

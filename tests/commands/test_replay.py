@@ -13,7 +13,7 @@ from btfeed.posts import files as postfile
 from tests.commands.test_main import EXAMPLES, MALFORMED, invoke
 from tests.support import posts
 from tests.support.harness import BTFEED, DEADLINE, Server
-from tests.support.sending import free_port
+from tests.support.ports import free_port
 from tests.traffic.test_replay_sources import BODIES, write
 
 RATES = r"in \d+\.\d\d s: \d+ posts/s, \d+ occurrences/s\n"

@@ -20,8 +20,8 @@ from tests.servers.prometheus import PrometheusServer
 from tests.support.certificates import Authority
 from tests.support.harness import DEADLINE, Server, until
 from tests.support.load import Load
+from tests.support.ports import free_port
 from tests.support.posts import sample_purepath, sample_visit
-from tests.support.sending import free_port
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy" / "prometheus"

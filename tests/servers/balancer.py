@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.support.harness import DEADLINE, until
-from tests.support.sending import free_port
+from tests.support.ports import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 LISTENS = r"(bind|listen) :?4321\b"

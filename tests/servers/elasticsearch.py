@@ -12,7 +12,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import tempfile
@@ -28,6 +27,7 @@ import msgspec
 from tests.servers import installed
 from tests.support.certificates import Authority
 from tests.support.harness import freeze, until
+from tests.support.ports import free_port
 
 NINE, EIGHT = installed.ELASTICSEARCH
 USER, PASSWORD = "admin", "SECRETPASSWORD"
@@ -68,13 +68,6 @@ class _Page(msgspec.Struct):
 
 
 _pages = msgspec.json.Decoder(_Page)
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 class Elasticsearch:

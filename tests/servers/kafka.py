@@ -41,6 +41,7 @@ from confluent_kafka.admin import (
 from tests.servers import installed
 from tests.support.certificates import Authority
 from tests.support.harness import freeze, until
+from tests.support.ports import free_port
 
 USER, PASSWORD = "btfeed", "SECRETOFKAFKA"
 READY = 180.0
@@ -60,16 +61,6 @@ def _command() -> list[str]:
     # quick to start rather than fast for long; setpriv ends it with the process that started it
     options = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
     return ["setpriv", "--pdeathsig", "KILL", str(java), *options, "-cp", f"{installed.kafka()}/*"]
-
-
-def free_ports(number: int) -> list[int]:
-    """Different free ports."""
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    try:
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
 
 
 def tool(name: str, *arguments: str, given: str = "") -> str:
@@ -157,7 +148,7 @@ class Kafka:
 
     def start(self) -> "Kafka":
         for node in range(1, self.brokers + 1):
-            port, sasl, tls, controller = free_ports(4)
+            port, sasl, tls, controller = (free_port() for _ in range(4))
             self.nodes.append(Broker(node, self.directory / f"broker-{node}", port, sasl, tls, controller))
         with ThreadPoolExecutor() as pool:
             list(pool.map(self._format, self.nodes))

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 from tests.servers.installed import Prometheus
 from tests.support.harness import DEADLINE, until
-from tests.support.sending import free_port
+from tests.support.ports import free_port
 
 
 class QueryError(Exception):

@@ -1,6 +1,5 @@
 """Sends bodies to a URL, for tests that need posts on the wire."""
 
-import socket
 from collections.abc import Callable, Iterable, Iterator
 
 from btfeed.traffic.http_target import HttpTarget
@@ -38,11 +37,3 @@ async def send_all(
     target = HttpTarget(url, connections=connections, authorization=basic_auth)
     sender = Sender(target, connections=connections, on_done=on_done, clock=clock)
     return await sender.send(Schedule(rate=rate).posts(PostList(map(Recorded, bodies))))
-
-
-def free_port() -> int:
-    """A port on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -12,7 +12,7 @@ from btfeed.journal.base import Entry
 from btfeed.journal.sqlite.archive import SqliteArchive
 from tests.support.harness import Process, Server, until
 from tests.support.held import ACTIVATE, installed
-from tests.support.sending import free_port
+from tests.support.ports import free_port
 
 CONFIG = """
 [receiver]

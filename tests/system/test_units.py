@@ -15,8 +15,8 @@ from btfeed import inherited
 from btfeed.address import BACKLOG
 from btfeed.config import load
 from tests.support.harness import DEADLINE, Server, until
+from tests.support.ports import free_port
 from tests.support.posts import sample_visit
-from tests.support.sending import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 EXPOSURE = 1.5

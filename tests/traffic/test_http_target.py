@@ -17,7 +17,8 @@ from btfeed.traffic.http_target import MAX_REASON_LENGTH, HttpTarget
 from btfeed.traffic.sending import ScheduledPost, Sender
 from tests.support import posts
 from tests.support.harness import DEADLINE
-from tests.support.sending import free_port, send_all
+from tests.support.ports import free_port
+from tests.support.sending import send_all
 
 MALFORMED = b"\x0a\xff\xff\xff"
 

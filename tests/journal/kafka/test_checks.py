@@ -14,8 +14,9 @@ from btfeed.journal.kafka.settings import KafkaJournalSettings
 from sinks.base import SinkError
 from tests.journal.journals import post
 from tests.journal.kafka.intakes import opened, settings_for
-from tests.servers.kafka import PASSWORD, USER, Kafka, free_ports, shared
+from tests.servers.kafka import PASSWORD, USER, Kafka, shared
 from tests.support.harness import until_async
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.kafka
 
@@ -115,7 +116,7 @@ async def test_check_says_that_topics_are_missing_or_cant_be_made(kafka: Kafka) 
     assert "create_topics = true in [journal]" in missing["prefix"]
     many = await checked(settings_for(kafka.bootstrap, replication_factor=3, min_insync_replicas=2))
     assert "target replication factor of 3 cannot be reached" in many["prefix"]
-    nowhere = await checked(settings_for(f"127.0.0.1:{free_ports(1)[0]}"))
+    nowhere = await checked(settings_for(f"127.0.0.1:{free_port()}"))
     assert list(nowhere) == ["bootstrap_servers"]  # that is said once
     assert nowhere["bootstrap_servers"].startswith("Unavailable: 127.0.0.1:")
 

@@ -19,9 +19,10 @@ from btfeed.posts.source import server_name
 from sinks.kafka.partitions import partition_of
 from tests.journal.journals import post
 from tests.journal.kafka.intakes import bodies_of, messages_of, opened, settings_for
-from tests.servers.kafka import Kafka, free_ports, shared
+from tests.servers.kafka import Kafka, shared
 from tests.sinks.drivers.kafka import headers
 from tests.support.harness import DEADLINE, until_async
+from tests.support.ports import free_port
 from tests.support.posts import mixed
 
 pytestmark = pytest.mark.kafka
@@ -214,7 +215,7 @@ async def test_a_factor_that_the_brokers_cant_have_is_misconfigured(kafka: Kafka
 
 async def test_the_intake_opens_without_kafka() -> None:
     """It refuses posts at once then, and says since when and why."""
-    nowhere = f"127.0.0.1:{free_ports(1)[0]}"
+    nowhere = f"127.0.0.1:{free_port()}"
     async with opened(settings_for(nowhere)) as intake:
         assert re.match(r"Kafka takes no posts since \d{4}-.*: 127.0.0.1:\d+: can't connect", intake.refusing or "")
         with pytest.raises(JournalUnavailable, match="can't connect"):

@@ -13,11 +13,12 @@ from btfeed.telemetry.samples import total
 from btfeed.telemetry.wording import size
 from tests.journal.journals import journal, post
 from tests.journal.kafka.intakes import bodies_of, messages_of, opened, settings_for
-from tests.servers.kafka import Kafka, free_ports, shared
+from tests.servers.kafka import Kafka, shared
 from tests.sinks.drivers.kafka import headers
 from tests.support.harness import until_async
+from tests.support.ports import free_port
 
-NOWHERE = f"127.0.0.1:{free_ports(1)[0]}"
+NOWHERE = f"127.0.0.1:{free_port()}"
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,9 @@ from sinks.base import Sink, SinkContext
 from sinks.batch import Batch
 from sinks.elasticsearch.settings import ElasticsearchSettings
 from sinks.elasticsearch.sink import ElasticsearchSink
-from tests.servers.elasticsearch import EIGHT, NINE, PASSWORD, USER, Elasticsearch, free_port, shared
+from tests.servers.elasticsearch import EIGHT, NINE, PASSWORD, USER, Elasticsearch, shared
 from tests.support.fakes import TRANSACTION, batch_of
+from tests.support.ports import free_port
 
 CONTEXT = SinkContext("search", RECORD_FIELDS, MAPS)
 BASIC = {"basic": {"username": USER, "password": PASSWORD}}

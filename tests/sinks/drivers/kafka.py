@@ -14,10 +14,11 @@ from btfeed.records.schema import MAPS, RECORD_FIELDS
 from sinks.base import Sink, SinkContext
 from sinks.kafka.settings import KafkaSettings
 from sinks.kafka.sink import KafkaSink
-from tests.servers.kafka import Kafka, free_ports, shared
+from tests.servers.kafka import Kafka, shared
 from tests.servers.registry import RegistryServer
 from tests.sinks.drivers.file import canonical, json_of
 from tests.support.harness import DEADLINE
+from tests.support.ports import free_port
 
 PARTITIONS = 3
 WAYS: Mapping[str, Mapping[str, object]] = {
@@ -104,7 +105,7 @@ class KafkaDriver:
         return kafka_sink(self._kafka.bootstrap, self._settings)
 
     def create_broken(self) -> Sink:
-        return kafka_sink(f"127.0.0.1:{free_ports(1)[0]}", self._settings)
+        return kafka_sink(f"127.0.0.1:{free_port()}", self._settings)
 
     async def read(self) -> list[bytes]:
         messages = read_topic(self._kafka, *self._topics())

@@ -19,10 +19,11 @@ from pathlib import Path
 import pytest
 
 from btfeed.posts.post import digest, event_id_prefix
-from tests.servers.elasticsearch import EIGHT, NINE, Elasticsearch, free_port
+from tests.servers.elasticsearch import EIGHT, NINE, Elasticsearch
 from tests.sinks.drivers.elasticsearch import Place
 from tests.support.harness import BTFEED, DEADLINE, Server, until
 from tests.support.load import OCCURRENCES, Load
+from tests.support.ports import free_port
 from tests.support.posts import mixed
 
 pytestmark = pytest.mark.elasticsearch

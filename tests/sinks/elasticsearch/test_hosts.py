@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from sinks.base import BatchRefused, Misconfigured, OutcomeUnknown, SinkError, Unavailable
-from tests.servers.elasticsearch import free_port
 from tests.servers.forward import Forward
 from tests.sinks.drivers.elasticsearch import Place, elasticsearch_sink
 from tests.support.fakes import mapped
+from tests.support.ports import free_port
 
 
 async def test_a_lost_reply_is_sent_again_and_counted(place: Place) -> None:

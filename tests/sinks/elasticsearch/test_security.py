@@ -9,10 +9,11 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from sinks.base import Misconfigured, Unavailable
-from tests.servers.elasticsearch import EIGHT, NINE, PASSWORD, USER, Elasticsearch, free_port
+from tests.servers.elasticsearch import EIGHT, NINE, PASSWORD, USER, Elasticsearch
 from tests.sinks.drivers import opened
 from tests.sinks.drivers.elasticsearch import BASIC, Place, elasticsearch_sink
 from tests.support.fakes import mapped
+from tests.support.ports import free_port
 
 TEMPLATES = "manage_index_templates"
 ALL = ("create_doc", "auto_configure")

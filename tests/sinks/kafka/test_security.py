@@ -11,12 +11,13 @@ import pytest
 from confluent_kafka.admin import AclOperation
 
 from sinks.base import Misconfigured, SinkError, Unavailable, WriteResult
-from tests.servers.kafka import PASSWORD, USER, Kafka, bearer, free_ports
+from tests.servers.kafka import PASSWORD, USER, Kafka, bearer
 from tests.servers.registry import RegistryServer
 from tests.sinks.drivers import opened
 from tests.sinks.drivers.kafka import kafka_sink, new_topic, read_topic, values
 from tests.support.fakes import mapped
 from tests.support.harness import DEADLINE
+from tests.support.ports import free_port
 
 CLIENT_SECRET = "SECRETOFCLIENT"
 
@@ -117,7 +118,7 @@ async def test_logs_in_with_a_token(kafka: Kafka, tokens: TokenServer) -> None:
 async def test_is_unavailable_without_a_token(kafka: Kafka, tokens: TokenServer) -> None:
     """The sink is unavailable while the OAuth server is down."""
     settings = oauth(kafka, tokens) | {
-        "oauth": {"client_id": "c", "client_secret": CLIENT_SECRET, "token_url": f"http://127.0.0.1:{free_ports(1)[0]}"}
+        "oauth": {"client_id": "c", "client_secret": CLIENT_SECRET, "token_url": f"http://127.0.0.1:{free_port()}"}
     }
     said = await refusal(kafka.sasl, security=settings)
     assert type(said) is Unavailable
@@ -184,7 +185,7 @@ async def test_a_topic_without_privileges_stops_no_other(kafka: Kafka) -> None:
 
 async def test_check_says_what_is_wrong(kafka: Kafka) -> None:
     """No server, an unknown host, a wrong protocol, a certificate that is not trusted."""
-    closed_port = f"127.0.0.1:{free_ports(1)[0]}"
+    closed_port = f"127.0.0.1:{free_port()}"
     assert "can't connect" in str(await refusal(closed_port))
     assert "unknown host" in str(await refusal("no.such.host.invalid:9092"))
     assert "does it need security.tls" in str(await refusal(kafka.tls))

@@ -15,9 +15,10 @@ from btfeed.journal.kafka.names import Names
 from tests.servers import installed
 from tests.servers.elasticsearch import Elasticsearch
 from tests.servers.haproxy import Haproxy
-from tests.servers.kafka import Kafka, free_ports
+from tests.servers.kafka import Kafka
 from tests.support.halves import Half, total
 from tests.support.harness import until
+from tests.support.ports import free_port
 from tests.system.cluster import judges
 
 PATIENCE = 120.0
@@ -111,9 +112,9 @@ class Cluster:
         self.prefix = f"t{uuid.uuid4().hex[:10]}"
         self.names = Names(self.prefix)
         self._directory = directory
-        numbers, ports = range(1, machines + 1), free_ports(2 * machines)  # a receiver keeps its ports when it is restarted
-        self.receivers = [
-            self.machine("receive", f"receiver{number}", ports=(ports.pop(), ports.pop())) for number in numbers
+        numbers = range(1, machines + 1)
+        self.receivers = [  # a receiver keeps its ports when it is restarted
+            self.machine("receive", f"receiver{number}", ports=(free_port(), free_port())) for number in numbers
         ]
         self.deliverers = [self.machine("deliver", f"deliverer{number}") for number in numbers]
         self.twins: list[Half] = []

@@ -15,9 +15,9 @@ from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.opentelemetry import exporter as module
 from btfeed.telemetry.opentelemetry.exporter import MAX_SPANS, Exporter, check_collector
 from btfeed.telemetry.opentelemetry.settings import OpenTelemetrySettings
-from tests.app.test_serve import free_port
 from tests.support.collector import Collector
 from tests.support.harness import until_async
+from tests.support.ports import free_port
 
 
 @pytest.fixture
