@@ -11,7 +11,7 @@
 btfeed/journal/create.py chooses the backend. Everything else depends on this module only.
 
 Invariants
-- A post is durable when `append` returns. Only then may the receiver answer 200.
+- A post is durable when the outcome of `append` is there. Only then may the receiver answer 200.
 - A journal has one or more partitions. Within a partition, posts have ascending numbers (`seq`) and are read in that
   order. Numbers may be missing, where posts were damaged or dropped, but no number is given twice.
 - A commit is atomic: the cursor, the sink's state and its dead letters are saved together, or nothing is. No commit moves
@@ -52,8 +52,7 @@ class Cursor(NamedTuple):
     ordinal: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A post in a partition. digest: the 32 bytes that identify its body (btfeed/posts/post.py)."""
 
     seq: int
@@ -221,8 +220,8 @@ class Intake(Protocol):
     def refusing(self) -> str | None:
         """Why `append` would fail now; None if it would not."""
 
-    async def append(self, post: Post) -> bytes:
-        """Make `post` durable; returns its digest."""
+    def append(self, post: Post) -> Awaitable[bytes]:
+        """Make `post` durable; the outcome is its digest, or a JournalError."""
 
     async def add_dead_letter(self, dead_letter: DeadLetter) -> None:
         """Keep a rejected post. The oldest dead letters may be dropped to stay within a size limit."""

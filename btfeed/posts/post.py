@@ -1,8 +1,8 @@
 """A post: the raw body as AppMon sent it, its digest, and the BusinessTransactions message in it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
+from typing import NamedTuple
 
 from google.protobuf.internal import api_implementation
 from google.protobuf.message import DecodeError
@@ -29,8 +29,7 @@ NOT_PROTOBUF = "not a BusinessTransactions message: it is cut off, or not protob
 """What Malformed says of a body that can't be parsed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Post:
+class Post(NamedTuple):
     """A body as received. received: milliseconds since the epoch."""
 
     body: bytes

@@ -196,7 +196,7 @@ async def test_the_backlog_is_what_a_sink_has_not_finished(driver: Driver) -> No
 async def test_the_archive_has_the_posts_of_a_range_of_time(driver: Driver) -> None:
     """From the first moment on, to before the second one, also while a server runs, and as often as they are asked for."""
     async with opened(driver, "a") as it:
-        posts = [replace(post(number), received=1_000 + number) for number in range(20)]
+        posts = [post(number)._replace(received=1_000 + number) for number in range(20)]
         for each in posts:
             await it.journal.append(each)
         archive = driver.archive(1_005, 1_015)
@@ -214,7 +214,7 @@ async def test_the_archive_has_the_posts_of_a_range_of_time(driver: Driver) -> N
 async def test_what_was_begun_before_closing_is_finished(driver: Driver) -> None:
     """Posts that are being appended are durable."""
     async with opened(driver, "a") as it:
-        pending = [asyncio.create_task(it.journal.append(post(number))) for number in range(10)]
+        pending = [asyncio.ensure_future(it.journal.append(post(number))) for number in range(10)]
         await asyncio.sleep(0)
     await asyncio.gather(*pending)
     async with opened(driver, "a") as it:

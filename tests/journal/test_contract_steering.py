@@ -1,7 +1,6 @@
 """What every journal lets an operator do to a sink: pause it, and let it continue elsewhere (btfeed/journal/base.py)."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from btfeed.journal.base import LATEST, OLDEST, Commit, Cursor, Move, Outlet
 from btfeed.posts.post import Post
@@ -13,7 +12,7 @@ from tests.journal.journals import dead_letter, post
 
 async def timed(it: Opened, number: int) -> list[Post]:
     """Posts received at 1000, 1010, 1020 ..."""
-    posts = [replace(post(n), received=1_000 + 10 * n) for n in range(number)]
+    posts = [post(n)._replace(received=1_000 + 10 * n) for n in range(number)]
     for each in posts:
         await it.journal.append(each)
     return posts

@@ -100,7 +100,10 @@ class GatedJournal(SqliteJournal):
         self.waiting = 0
         self.taken: list[bytes] = []
 
-    async def append(self, post: Post) -> bytes:
+    def append(self, post: Post) -> "asyncio.Future[bytes]":
+        return asyncio.ensure_future(self._append(post))
+
+    async def _append(self, post: Post) -> bytes:
         self.waiting += 1
         await self.gate.wait()
         self.waiting -= 1

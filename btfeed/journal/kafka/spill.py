@@ -13,7 +13,7 @@ Rejected posts wait here, too, with the dead letters (spilled_letters.py).
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -233,10 +233,10 @@ class Spill:
 
 def _with_partition(post: Post, partition: int | None) -> Post:
     """The post as the spill keeps it."""
-    return post if partition is None else replace(post, peer=f"{post.peer}{_MARK}{partition}")
+    return post if partition is None else post._replace(peer=f"{post.peer}{_MARK}{partition}")
 
 
 def _without_partition(post: Post) -> tuple[Post, int | None]:
     """The post as it was received, and the partition that it may be in."""
     peer, mark, partition = post.peer.rpartition(_MARK)
-    return (replace(post, peer=peer), int(partition)) if mark else (post, None)
+    return (post._replace(peer=peer), int(partition)) if mark else (post, None)

@@ -10,7 +10,8 @@ import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Generic, NamedTuple, TypeVar, cast
+from itertools import count
+from typing import NamedTuple, cast
 
 import apsw
 import structlog
@@ -21,8 +22,6 @@ from btfeed.journal.sqlite.layout import bytes_taken
 from btfeed.posts.post import Post
 
 log = structlog.get_logger()
-
-J = TypeVar("J")
 
 _SIGNALS = 4096
 """Bytes that are read from the pipe at a time. There is rarely more than one."""
@@ -35,14 +34,21 @@ class Appended(NamedTuple):
     seconds: float | None
 
 
-class Appender(Generic[J]):
-    """`done` is called on the event loop for each group with its jobs, and Appended; else with the error of its
-    transaction, or None if it was not tried."""
+class Group(NamedTuple):
+    """Posts, and the future of each."""
 
-    def __init__(self, done: Callable[[Sequence[J], Appended | apsw.Error | None], None]) -> None:
+    posts: Sequence[Post]
+    futures: "Sequence[asyncio.Future[bytes]]"
+
+
+class Appender:
+    """`done` is called on the event loop for each group, with Appended; else with the error of its transaction, or None if
+    it was not tried."""
+
+    def __init__(self, done: Callable[[Group, Appended | apsw.Error | None], None]) -> None:
         """Needs a running event loop, and `available`."""
         self._done = done
-        self._given: deque[tuple[Sequence[J], Sequence[Post]]] = deque()
+        self._given: deque[Group] = deque()
         self._idle = asyncio.Event()
         self._idle.set()
         self._loop = asyncio.get_running_loop()
@@ -53,9 +59,9 @@ class Appender(Generic[J]):
 
     # On the event loop
 
-    def append(self, jobs: Sequence[J], posts: Sequence[Post]) -> None:
-        """Append the posts, one of each job."""
-        self._given.append((jobs, posts))
+    def append(self, posts: Sequence[Post], futures: "Sequence[asyncio.Future[bytes]]") -> None:
+        """Append the posts. It leaves the futures to `done`."""
+        self._given.append(Group(posts, futures))
         self._idle.clear()
         self._thread.append([(post.body, post.received, post.peer, bytes_taken(post)) for post in posts])
 
@@ -67,13 +73,12 @@ class Appender(Generic[J]):
         """Call `done` for what is done."""
         os.read(self._signals, _SIGNALS)
         for appended, failed in self._thread.take():
-            jobs, posts = self._given.popleft()
+            group = self._given.popleft()
             if appended:
                 first, digests, seconds = appended
-                entries = [Entry(seq, *each) for seq, each in enumerate(zip(posts, digests, strict=True), first)]
-                self._done(jobs, Appended(entries, seconds))
+                self._done(group, Appended([*map(Entry, count(first), group.posts, digests)], seconds))
             else:
-                self._done(jobs, _error(*failed) if failed else None)
+                self._done(group, _error(*failed) if failed else None)
         if not self._given:
             self._idle.set()
 

@@ -97,11 +97,8 @@ class SqliteJournal:
     def refusing(self) -> str | None:
         return self._thread.snapshot.refusing
 
-    async def append(self, post: Post) -> bytes:
-        broken = self._thread.snapshot.broken
-        if broken:  # the thread may be busy recovering: don't wait for it
-            raise JournalUnavailable(broken)
-        return await self._thread.submit(post)
+    def append(self, post: Post) -> "asyncio.Future[bytes]":
+        return self._thread.submit(post)
 
     async def add_dead_letter(self, dead_letter: DeadLetter) -> None:
         await self._thread.change(lambda post_log: post_log.add_dead_letter(dead_letter))

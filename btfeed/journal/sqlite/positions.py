@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from btfeed.journal.base import Cursor
 
@@ -51,8 +52,7 @@ class Positions:
         return self.next - seq - sum(last - max(first, seq) + 1 for first, last in self.gaps.items() if last >= seq)
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """The journal's state when the thread finished a job. The event loop reads nothing else of the thread's.
 
     head      one past the number of the newest post

@@ -18,7 +18,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import apsw
 import structlog
@@ -161,7 +160,7 @@ class PostLog:
         for action in self._when_durable:
             action()
 
-    def lend(self, appender: Appender[Any]) -> bool:
+    def lend(self, appender: Appender) -> bool:
         """Let the appender use the connection. False if there is no room for another post, or no connection."""
         if self._database is None or self._missing_room:
             return False

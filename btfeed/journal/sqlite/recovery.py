@@ -15,7 +15,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain, pairwise
 from pathlib import Path
@@ -322,7 +322,7 @@ def _numbered(entries: Iterator[Entry], numbers: _Numbers) -> Iterator[Entry]:
         seq = _number(entry.seq, expected, following.seq if following else max(numbers.next, entry.seq + 1))
         numbers.next = max(numbers.next, seq + 1)
         expected = seq + 1
-        yield replace(entry, seq=seq)
+        yield entry._replace(seq=seq)
 
 
 def _account_for_the_rest(

@@ -11,14 +11,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import apsw
 
 from btfeed.journal.base import JournalUnavailable
 from btfeed.journal.sqlite import appender
-from btfeed.journal.sqlite.appender import Appended, Appender
+from btfeed.journal.sqlite.appender import Appended, Appender, Group
 from btfeed.journal.sqlite.positions import EMPTY, Snapshot
 from btfeed.journal.sqlite.post_log import PostLog
 from btfeed.journal.sqlite.worker import JournalWorker, Work
@@ -31,8 +30,7 @@ GROUP_BYTES = 32 * 2**20
 GROUP_JOBS = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
+class _Job(NamedTuple):
     """writes: whether it belongs in the group's transaction. failed: why it could not be done without Python."""
 
     future: "asyncio.Future[Any]"
@@ -58,15 +56,16 @@ class JournalThread:
         self._worker = create(self._publish, lambda: self._stopping)
         self._tick = tick
         self._on_appended = on_appended
-        self._appender: Appender[_Job] | None = None
-        self._posts: list[_Job] = []  # for the appender, in this turn of the loop
+        self._appender: Appender | None = None
+        self._posts: list[Post] = []  # for the appender, in this turn of the loop
+        self._appending: list[asyncio.Future[bytes]] = []  # their outcomes
         self._given: list[_Job] = []  # in this turn of the loop
         self._jobs: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._stopping = False
-        self._grown = asyncio.Event()
+        self._grown: asyncio.Event | None = None  # if somebody waits for it
 
     # On the event loop
 
@@ -82,24 +81,35 @@ class JournalThread:
             raise
 
     def submit(self, post: Post) -> "asyncio.Future[bytes]":
-        """Append a post; the outcome is its digest, or a JournalError. Raises JournalUnavailable after `stop`."""
-        return self._submit(post, writes=True)
+        """Append a post; the outcome is its digest, or a JournalError."""
+        if self.snapshot.broken:  # the thread may be busy recovering: don't wait for it
+            return self._failed(self.snapshot.broken)
+        if self._appender is None or self._stopping:
+            return self._submit(post, writes=True)
+        future: asyncio.Future[bytes] = self._loop.create_future()
+        self._will_hand_over()
+        self._posts.append(post)
+        self._appending.append(future)
+        if len(self._posts) >= GROUP_JOBS:
+            self._hand_over()
+        return future
 
     def change(self, work: Callable[[PostLog], None]) -> "asyncio.Future[None]":
-        """Do `work` in a transaction; the outcome may be a JournalError. Raises JournalUnavailable after `stop`."""
+        """Do `work` in a transaction; the outcome may be a JournalError."""
         return self._submit(work, writes=True)
 
     def ask(self, question: Callable[[PostLog], T]) -> "asyncio.Future[T]":
-        """The answer to `question`, or a JournalError. Raises JournalUnavailable after `stop`."""
+        """The answer to `question`, or a JournalError."""
         return self._submit(question, writes=False)
 
     async def wait(self, seq: int) -> None:
         """Return when there is a post numbered `seq` or higher."""
         while self.snapshot.head <= seq:
+            self._grown = self._grown or asyncio.Event()
             await self._grown.wait()
 
     async def stop(self) -> None:
-        """Do all jobs submitted so far, and end the thread. Later jobs raise JournalUnavailable."""
+        """Do all jobs submitted so far, and end the thread. The outcome of later ones is JournalUnavailable."""
         self._stopping = True
         if self._thread.is_alive():
             self._hand_over()
@@ -113,48 +123,56 @@ class JournalThread:
 
     def _submit(self, work: Work, writes: bool) -> "asyncio.Future[Any]":
         if self._stopping:
-            raise JournalUnavailable("the journal is closed")
+            return self._failed("the journal is closed")
         future = self._loop.create_future()
-        if not self._given and not self._posts:
-            self._loop.call_soon(self._hand_over)
-        given = self._posts if self._appender and isinstance(work, Post) else self._given
-        given.append(_Job(future, work, writes))
-        if len(given) >= GROUP_JOBS:
+        self._will_hand_over()
+        self._given.append(_Job(future, work, writes))
+        if len(self._given) >= GROUP_JOBS:
             self._hand_over()
         return future
 
+    def _failed(self, reason: str) -> "asyncio.Future[Any]":
+        future = self._loop.create_future()
+        future.set_exception(JournalUnavailable(reason))
+        return future
+
+    def _will_hand_over(self) -> None:
+        if not self._given and not self._posts:
+            self._loop.call_soon(self._hand_over)
+
     def _hand_over(self) -> None:
         if self._posts:
-            jobs, self._posts = self._posts, []
             assert self._appender
-            self._appender.append(jobs, [job.work for job in jobs if isinstance(job.work, Post)])
+            self._appender.append(self._posts, self._appending)
+            self._posts, self._appending = [], []
         if self._given:
             self._jobs.put(self._given)
             self._given = []
 
-    def _done(self, jobs: Sequence[_Job], outcome: Appended | apsw.Error | None) -> None:
+    def _done(self, group: Group, outcome: Appended | apsw.Error | None) -> None:
         """The appender is done with these."""
         if isinstance(outcome, Appended):
             self._on_appended(outcome)
             end = outcome.entries[-1].seq + 1
             if end > self.snapshot.next:
-                self._update(replace(self.snapshot, head=end, next=end))
-            _settle(jobs, [entry.digest for entry in outcome.entries])
+                self._update(self.snapshot._replace(head=end, next=end))
+            _settle(group.futures, [entry.digest for entry in outcome.entries])
         else:
-            self._jobs.put([replace(job, failed=outcome) for job in jobs])
+            again = zip(group.futures, group.posts, strict=True)
+            self._jobs.put([_Job(future, post, True, outcome) for future, post in again])
 
     def _resolve(self, jobs: Sequence[_Job], outcomes: Sequence[Any], snapshot: Snapshot) -> None:
         known = self.snapshot
         if known.next > snapshot.next:  # the appender went on before this came here
-            snapshot = replace(snapshot, head=known.head, next=known.next)
+            snapshot = snapshot._replace(head=known.head, next=known.next)
         self._update(snapshot)
-        _settle(jobs, outcomes)
+        _settle([job.future for job in jobs], outcomes)
 
     def _update(self, snapshot: Snapshot) -> None:
         grown, self.snapshot = snapshot.head > self.snapshot.head, snapshot
-        if grown:
+        if grown and self._grown:
             self._grown.set()
-            self._grown = asyncio.Event()
+            self._grown = None
 
     # On the journal's thread
 
@@ -209,11 +227,11 @@ class JournalThread:
         self._loop.call_soon_threadsafe(self._resolve, jobs, outcomes, self._worker.snapshot())
 
 
-def _settle(jobs: Sequence[_Job], outcomes: Sequence[Any]) -> None:
-    for job, outcome in zip(jobs, outcomes, strict=True):
-        if job.future.done():  # the caller was cancelled
+def _settle(futures: "Sequence[asyncio.Future[Any]]", outcomes: Sequence[Any]) -> None:
+    for future, outcome in zip(futures, outcomes, strict=True):
+        if future.done():  # the caller was cancelled
             continue
         if isinstance(outcome, Exception):
-            job.future.set_exception(outcome)
+            future.set_exception(outcome)
         else:
-            job.future.set_result(outcome)
+            future.set_result(outcome)

@@ -121,12 +121,12 @@ class JournalWorker:
             failure = _bug(error)
         return [failure] * len(works)
 
-    def lend(self, appender: Appender[Any]) -> None:
+    def lend(self, appender: Appender) -> None:
         """Let the appender use the connection if posts can be written."""
         if self._broken or not self._post_log.lend(appender):
             appender.refuse()
 
-    def reclaim(self, appender: Appender[Any]) -> None:
+    def reclaim(self, appender: Appender) -> None:
         """Take the connection back."""
         found = appender.reclaim()
         if found:

@@ -158,7 +158,7 @@ async def test_control_records_of_another_producer_are_no_posts() -> None:
         try:
             for number in range(4):
                 body = post(number).body
-                key, value, timestamp, headers = to_message(replace(post(number)), digest(body))
+                key, value, timestamp, headers = to_message(post(number), digest(body))
                 await producer.begin_transaction()
                 await producer.send_and_wait(topic, value, key=key, timestamp_ms=timestamp, headers=list(headers))
                 await (producer.abort_transaction() if number % 2 else producer.commit_transaction())

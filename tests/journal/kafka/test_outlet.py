@@ -1,7 +1,6 @@
 """One outlet: what it reads ahead, passes over and counts."""
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
@@ -179,8 +178,8 @@ async def test_a_post_that_is_sent_again_on_purpose_is_delivered_again() -> None
     """By an operator from the dead letters, or by a replay some time later."""
     brokers = FakeBrokers()
     first = post(1)
-    later = replace(first, received=first.received + REPEAT_TIME + 1)
-    brokers.add(first, replace(first, peer="dead-letter"), later)
+    later = first._replace(received=first.received + REPEAT_TIME + 1)
+    brokers.add(first, first._replace(peer="dead-letter"), later)
     async with outlet_of(brokers) as (_, outlet):
         assert await seqs(outlet) == [0, 1, 2]
 

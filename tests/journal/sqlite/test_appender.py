@@ -146,7 +146,7 @@ async def test_another_writer_is_waited_for(tmp_path: Path) -> None:
         await fill(opened, range(3))
         with closing(apsw.Connection(str(tmp_path / FILE))) as other:
             other.execute("BEGIN IMMEDIATE")
-            waiting = [asyncio.create_task(opened.append(post(number))) for number in range(3, 8)]
+            waiting = [asyncio.ensure_future(opened.append(post(number))) for number in range(3, 8)]
             await until_async(lambda: opened.refusing, "refusing")
             assert not any(task.done() for task in waiting)
             other.execute("COMMIT")
@@ -159,7 +159,7 @@ async def test_all_posts_are_settled_when_it_closes(tmp_path: Path) -> None:
     """Those that were given before are durable."""
     async with journal(tmp_path) as opened:
         await opened.append(post(0))
-        waiting = [asyncio.create_task(opened.append(post(number))) for number in range(1, 100)]
+        waiting = [asyncio.ensure_future(opened.append(post(number))) for number in range(1, 100)]
         await asyncio.sleep(0)
     assert [await task for task in waiting] == [digest(post(number).body) for number in range(1, 100)]
     with pytest.raises(JournalUnavailable):

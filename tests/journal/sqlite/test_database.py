@@ -79,7 +79,7 @@ def test_posts_come_back_as_they_were(database: JournalDatabase) -> None:
 def test_posts_before_an_unreadable_page_are_read(tmp_path: Path) -> None:
     """Posts are verified several together: those before an error are given first, and a damaged one is told apart."""
     opened = JournalDatabase.open(tmp_path)
-    stored = entries(1, [replace(post(number), body=bytes([number]) * 2**17) for number in range(12)])
+    stored = entries(1, [post(number)._replace(body=bytes([number]) * 2**17) for number in range(12)])
     opened.insert_posts(stored)
     opened.db.execute("UPDATE posts SET body = x'00' WHERE seq = 10")
     opened.close()

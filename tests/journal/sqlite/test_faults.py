@@ -137,7 +137,7 @@ async def test_posts_wait_while_another_process_is_writing(tmp_path: Path) -> No
     async with journal(tmp_path, tuning=IMPATIENT) as opened:
         taken = await fill(opened, range(5))
         with _locked(tmp_path):
-            pending = [asyncio.create_task(opened.append(post(number))) for number in range(5, 10)]
+            pending = [asyncio.ensure_future(opened.append(post(number))) for number in range(5, 10)]
             committed = asyncio.create_task(opened.outlet("a").commit(Commit(Cursor(3), "state", [dead_letter(1)])))
             await until_async(lambda: "locked by another process" in (opened.refusing or ""), "waiting")
             assert not any(task.done() for task in pending)
@@ -170,7 +170,7 @@ async def test_a_journal_closes_while_another_process_is_writing(tmp_path: Path)
     """What waits is refused: it was never acknowledged."""
     async with journal(tmp_path, tuning=IMPATIENT) as opened:
         with _locked(tmp_path):
-            pending = asyncio.create_task(opened.append(post(1)))
+            pending = asyncio.ensure_future(opened.append(post(1)))
             await until_async(lambda: opened.refusing, "waiting")
             async with asyncio.timeout(DEADLINE):
                 await opened.close()

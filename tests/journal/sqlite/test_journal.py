@@ -47,7 +47,7 @@ async def test_concurrent_appends_share_commits(tmp_path: Path) -> None:
 async def test_a_cancelled_append_does_no_harm(tmp_path: Path) -> None:
     """A client that disconnects leaves its post in the journal or not. Other posts are there, and nothing hangs."""
     async with journal(tmp_path) as opened:
-        tasks = [asyncio.create_task(opened.append(post(number))) for number in range(100)]
+        tasks = [asyncio.ensure_future(opened.append(post(number))) for number in range(100)]
         await asyncio.sleep(0)
         for task in tasks[::2]:
             task.cancel()

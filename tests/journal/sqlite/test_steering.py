@@ -2,7 +2,6 @@
 
 import random
 import sqlite3
-from dataclasses import replace
 from pathlib import Path
 
 from btfeed.journal.base import LATEST, OLDEST, Commit, Cursor
@@ -16,7 +15,7 @@ async def test_times_are_found_between_gaps(tmp_path: Path) -> None:
     rng = seeded()
     async with journal(tmp_path) as opened:
         for number in range(120):
-            await opened.append(replace(post(number), received=1_000 + 10 * number))
+            await opened.append(post(number)._replace(received=1_000 + 10 * number))
     database = JournalDatabase.open(tmp_path)
     gone = {1, 120, *range(50, 70), *rng.sample(range(1, 121), 20)}
     for seq in gone:
@@ -36,7 +35,7 @@ async def test_a_clock_that_was_set_back_does_not_confuse_the_search(tmp_path: P
     """It ends, and finds a post that has others of that time around it."""
     async with journal(tmp_path) as opened:
         for number in range(50):
-            await opened.append(replace(post(number), received=random.Random(number).randrange(1_000, 2_000)))
+            await opened.append(post(number)._replace(received=random.Random(number).randrange(1_000, 2_000)))
         outlet = opened.outlet("a")
         for received in range(990, 2_010, 10):
             assert 1 <= await outlet.find(received) <= 51
