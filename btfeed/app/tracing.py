@@ -23,6 +23,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from btfeed.app.instruments import Instruments
 from btfeed.http.request import CutOff, Request
+from btfeed.http.response import Response
 from btfeed.journal.base import DeadLetter, Intake
 from btfeed.posts.post import Post, event_id_prefix
 from btfeed.receiving.receiver import Receiver
@@ -95,6 +96,10 @@ class TracedReceiver(Receiver):
     def __init__(self, settings: ReceiverSettings, journal: Intake, metrics: Metrics, tracer: Tracer) -> None:
         super().__init__(settings, journal, metrics)
         self._tracer = tracer
+
+    def _take(self, request: Request, answer: Callable[[Response | None], None]) -> bool:
+        """Leaves all posts to `_receive`."""
+        return False
 
     async def _receive(self, request: Request) -> None:
         if not request.carries_post:

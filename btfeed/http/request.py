@@ -104,6 +104,15 @@ class Request:
         """Whether it is a post: the loss of other requests harms nothing."""
         return self.method == "POST" and self.content_length != 0
 
+    def again(self, length: bytes, body: bytes) -> "Request":
+        """A request that has the same header but for its Content-Length, and whose body has arrived."""
+        headers = {**self.headers, b"content-length": length}
+        other = Request(self._connection, self.method, self.path, self.version, headers, self.keep_alive)
+        other._parts.append(body)
+        other.received = len(body)
+        other.complete = True
+        return other
+
     # For the handler
 
     async def wait_for_body(self, limit: int) -> bool:
@@ -120,12 +129,17 @@ class Request:
             raise self._error
         return self.received <= limit
 
+    def body(self) -> bytes:
+        """What has arrived of the body, which stays here."""
+        if len(self._parts) == 1 and isinstance(self._parts[0], bytes):
+            return self._parts[0]
+        return b"".join(self._parts)
+
     def pop_body(self) -> bytes:
         """Return what has arrived of the body, and release it here."""
-        parts, self._parts = self._parts, []
-        if len(parts) == 1 and isinstance(parts[0], bytes):
-            return parts[0]
-        return b"".join(parts)
+        body = self.body()
+        self._parts.clear()
+        return body
 
     async def discard_body(self, seconds: float) -> bool:
         """Read over the rest of the body. Returns whether its end arrived in time."""

@@ -23,7 +23,7 @@ class Response:
     def encode(self, connection: str = "", with_body: bool = True) -> bytes:
         """Encode for the wire. connection: value of the Connection header. with_body: False in reply to HEAD."""
         if self.status == 200 and not (connection or self.text or self.headers):
-            return b"HTTP/1.1 200 OK\r\n%bContent-Length: 0\r\n\r\n" % _common_fields(int(time.time()))
+            return _empty(int(time.time()))
         text = self.text.encode(errors="replace")
         fields = {"Content-Type": "text/plain"} if text else {}
         fields |= {"Content-Length": str(len(text)), **self.headers}
@@ -31,6 +31,11 @@ class Response:
         lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items()).encode("latin-1", errors="replace")
         status = f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}\r\n".encode()
         return b"".join((status, _common_fields(int(time.time())), lines, b"\r\n", text if with_body else b""))
+
+
+@lru_cache(maxsize=1)
+def _empty(second: int) -> bytes:
+    return b"HTTP/1.1 200 OK\r\n%bContent-Length: 0\r\n\r\n" % _common_fields(second)
 
 
 @lru_cache(maxsize=1)

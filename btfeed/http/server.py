@@ -9,7 +9,7 @@ from btfeed.http.connection import Connection
 from btfeed.http.limits import Limits
 from btfeed.http.listener import Listener
 from btfeed.http.refusals import Refusals
-from btfeed.http.state import Handler, Occupant, ServerState
+from btfeed.http.state import Handler, Occupant, ServerState, Shortcut
 from btfeed.telemetry.metrics import Metrics
 from btfeed.telemetry.warnings import SummedWarnings
 
@@ -23,13 +23,20 @@ after 10 s, so a client that is slow must not cost the posts of the others."""
 class HttpServer:
     """Listens with `listen`, and ends with `stop`.
 
+    shortcut  takes requests before the handler does
     refusals  counts what is refused; the handler uses it as well
     """
 
-    def __init__(self, handler: Handler, metrics: Metrics, limits: Limits) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        metrics: Metrics,
+        limits: Limits,
+        shortcut: Shortcut = lambda request, answer: False,
+    ) -> None:
         self._warnings = SummedWarnings()
         self.refusals = Refusals(metrics, self._warnings)
-        self._state = ServerState(handler, metrics, limits, self._warnings, self.refusals)
+        self._state = ServerState(handler, shortcut, metrics, limits, self._warnings, self.refusals)
         self._listeners: list[Listener] = []
 
     async def listen(self, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None = None) -> None:

@@ -15,6 +15,9 @@ from btfeed.telemetry.warnings import SummedWarnings
 
 Handler = Callable[[Request], Awaitable[Response | None]]
 """Answers one request. None cuts the connection off without a response."""
+Shortcut = Callable[[Request, Callable[[Response | None], None]], bool]
+"""Begins to answer a request whose body has arrived, and calls the function with what a Handler would return. That costs no
+task. False: it does not answer this one, and nothing has happened."""
 
 
 STALLED_AFTER = 1.0
@@ -53,6 +56,7 @@ class ServerState:
     """What the connections of one server share."""
 
     handler: Handler
+    shortcut: Shortcut
     metrics: Metrics
     limits: Limits
     warnings: SummedWarnings

@@ -23,13 +23,16 @@ def is_gzip(request: Request) -> bool:
 
 
 class BodyReader:
-    """Reads bodies of at most `max_body` bytes, both as sent and decompressed, within `body_timeout`."""
+    """Reads bodies of at most `max_body` bytes, both as sent and decompressed, within `body_timeout`.
+
+    small: bytes up to which a body needs no reservation
+    """
 
     def __init__(self, settings: ReceiverSettings, clock: Clock) -> None:
         self._max_body = settings.max_body
         self._timeout = settings.body_timeout
         self._clock = clock
-        self._small = min(settings.max_body, MemoryLimiter.FREE_BYTES)
+        self.small = min(settings.max_body, MemoryLimiter.FREE_BYTES)
 
     def max_memory(self, request: Request, gzip: bool) -> int:
         """Bytes that reading this body can take. Raises Rejected if its Content-Length is over the limit."""
@@ -40,7 +43,7 @@ class BodyReader:
 
     async def read(self, request: Request, gzip: bool, reservation: Reservation) -> bytes:
         """The body, decompressed. Raises Rejected, TimeoutError, or ConnectionError if the client disconnected."""
-        if request.complete and request.received <= self._small and not gzip:
+        if request.complete and request.received <= self.small and not gzip:
             return request.pop_body()  # most bodies: nothing to wait for
         try:
             async with self._clock.timeout(self._timeout):
@@ -53,7 +56,7 @@ class BodyReader:
             raise Rejected("incomplete", f"invalid request body: {error}") from None
 
     async def _read(self, request: Request, gzip: bool, reservation: Reservation) -> bytes:
-        await request.wait_for_body(self._small)
+        await request.wait_for_body(self.small)
         await reservation.ensure(request.received)
         if not await request.wait_for_body(self._max_body):
             raise TooLong

@@ -2,7 +2,8 @@
 
 `Receiver._receive` is the path of a post, check by check: credentials, path and method, headers, memory, body, validity,
 journal. A check that fails raises `Rejected`, whose reasons and statuses are in one table (rejection.py). What remains is
-answered 200 once the journal says that the post is durable.
+answered 200 once the journal says that the post is durable. `Receiver._take` is the same path for most posts, which have
+nothing to wait for but the journal: it costs no task, and leaves to `_receive` whatever it does not take.
 """
 
 import asyncio
@@ -72,7 +73,7 @@ class Receiver:
         self._memory = MemoryLimiter(settings.max_in_flight, settings.queue_timeout, metrics, clock=clock)
         self._validating_large = asyncio.Semaphore(1)
         self._recent_digests: OrderedDict[bytes, None] = OrderedDict()
-        self._server = HttpServer(self._handle, metrics, _limits(settings))
+        self._server = HttpServer(self._handle, metrics, _limits(settings), self._take)
         self._use(settings)
 
     def _use(self, settings: ReceiverSettings) -> None:
@@ -109,29 +110,66 @@ class Receiver:
         """Answer a request. None: the connection is to be cut off."""
         try:
             await self._receive(request)
-            return OK
-        except Rejected as rejected:
-            self._refuse(request, rejected.reason, str(rejected), kept=rejected.kept)
-            # After a broken body, the start of the next request is unknown. The same holds for a client that was not told
-            # to continue: it may send its body or leave it out.
-            lost_track = rejected.reason == "incomplete" or (b"expect" in request.headers and not request.complete)
-            return Response(rejected.status, f"{rejected}\n", rejected.headers, close=lost_track)
-        except TimeoutError:
-            self._refuse(request, "slow_body", "the body took longer than receiver.body_timeout")
-        except CutOff as error:
-            self._refuse(request, error.reason, str(error))
-        except ConnectionError as error:
-            self._refuse(request, "disconnected", str(error))
-        except Exception as error:  # noqa: BLE001 - logged as a bug
-            self._server.refusals.bug("bug in the receiver; the post was not taken", error)
-            self._refuse(request, "bug", str(error))
-            return Response(503, headers=RETRY_AFTER)
+        except Exception as error:  # noqa: BLE001 - answered
+            return self._failed(request, error)
+        return OK
+
+    def _failed(self, request: Request, error: Exception) -> Response | None:
+        """The answer to a request that was not taken. None: the connection is to be cut off."""
+        match error:
+            case Rejected():
+                self._refuse(request, error.reason, str(error), kept=error.kept)
+                # After a broken body, the start of the next request is unknown. The same holds for a client that was not
+                # told to continue: it may send its body or leave it out.
+                lost_track = error.reason == "incomplete" or (b"expect" in request.headers and not request.complete)
+                return Response(error.status, f"{error}\n", error.headers, close=lost_track)
+            case TimeoutError():
+                self._refuse(request, "slow_body", "the body took longer than receiver.body_timeout")
+            case CutOff():
+                self._refuse(request, error.reason, str(error))
+            case ConnectionError():
+                self._refuse(request, "disconnected", str(error))
+            case _:
+                self._server.refusals.bug("bug in the receiver; the post was not taken", error)
+                self._refuse(request, "bug", str(error))
+                return Response(503, headers=RETRY_AFTER)
         return None
 
     def _refuse(self, request: Request, reason: str, error: str, *, kept: bool = False) -> None:
         refusals = self._server.refusals
         refuse = refusals.kept if kept else refusals.lost if request.carries_post else refusals.harmless
         refuse(reason, error=error, peer=request.peer)
+
+    def _take(self, request: Request, answer: Callable[[Response | None], None]) -> bool:
+        """See Shortcut."""
+        started = time.perf_counter()
+        if request.received > self._bodies.small or not request.received or self._accept_all:
+            return False
+        try:
+            if self._credentials.required:
+                self._check_credentials(request)
+            if self._is_connection_test(request) or is_gzip(request) or b"expect" in request.headers:
+                return False
+            body = request.body()
+            occurrences = admission.admit(body, self._settings.max_occurrences)
+            post = Post(body, time.time_ns() // 1_000_000, request.peer)
+            appending = asyncio.ensure_future(self._journal.append(post))
+        except Exception:  # noqa: BLE001 - `_receive` finds out why, and says so
+            return False
+
+        def done(appended: asyncio.Future[bytes]) -> None:
+            response: Response | None = OK
+            try:
+                self._count(request, post, occurrences, appended.result())
+                self._metrics.ack_seconds.observe(time.perf_counter() - started)
+            except JournalError as error:
+                response = self._failed(request, _rejected(error))
+            except Exception as error:  # noqa: BLE001 - answered
+                response = self._failed(request, error)
+            answer(response)
+
+        appending.add_done_callback(done)
+        return True
 
     async def _receive(self, request: Request) -> None:
         """Make the post durable. Returns if the answer is 200, else raises Rejected, TimeoutError or ConnectionError."""
@@ -153,8 +191,7 @@ class Receiver:
                 if not body:
                     self._metrics.empty_requests.inc()
                     return
-                await self._store(body, request.peer)
-                self._on_stored(request, body)
+                await self._store(request, body)
             except Rejected as rejected:
                 if rejected.body:
                     await self._keep(rejected)
@@ -176,29 +213,31 @@ class Receiver:
             raise Rejected("method", f"method {request.method} is not allowed: use POST", {"Allow": "GET, HEAD, POST"})
         return is_test
 
-    async def _store(self, body: bytes, peer: str) -> None:
+    async def _store(self, request: Request, body: bytes) -> None:
         """Validate the body and append it to the journal. Raises Rejected."""
         try:
             occurrences = 0 if self._accept_all else await self._admit(body)
-            received = time.time_ns() // 1_000_000
-            digest = await self._journal.append(Post(body, received, peer))
+            post = Post(body, time.time_ns() // 1_000_000, request.peer)
+            digest = await self._journal.append(post)
         except Malformed as error:
             raise Rejected("malformed", str(error), body=body) from None
         except TooManyOccurrences as error:
             raise Rejected("too_many_occurrences", str(error)) from None
-        except JournalFull as error:
-            raise Rejected("journal_full", str(error)) from None
-        except PostTooLarge as error:
-            raise Rejected("too_large", str(error)) from None
         except JournalError as error:
-            raise Rejected("journal_unavailable", str(error)) from None
-        self._metrics.posts.inc()
-        self._metrics.last_post = received
-        self._metrics.post_bytes.inc(len(body))
-        self._metrics.received_occurrences.inc(occurrences)
+            raise _rejected(error) from None
+        self._count(request, post, occurrences, digest)
+
+    def _count(self, request: Request, post: Post, occurrences: int, digest: bytes) -> None:
+        """Note that a post is stored."""
+        metrics, size = self._metrics, len(post.body)
+        metrics.posts.inc()
+        metrics.last_post = post.received
+        metrics.post_bytes.inc(size)
+        metrics.received_occurrences.inc(occurrences)
         self._count_duplicate(digest)
         if self._debug:
-            log.debug("post accepted", peer=peer, bytes=len(body), occurrences=occurrences)
+            log.debug("post accepted", peer=post.peer, bytes=size, occurrences=occurrences)
+        self._on_stored(request, post.body)
 
     def _count_duplicate(self, digest: bytes) -> None:
         if digest in self._recent_digests:
@@ -225,6 +264,12 @@ class Receiver:
         except JournalError as error:
             self._server.refusals.not_kept(rejected.reason, str(error))
             self._metrics.dead_letters_evicted.labels("", rejected.reason).inc()
+
+
+def _rejected(error: JournalError) -> Rejected:
+    """Why the journal did not take a post."""
+    reasons = {JournalFull: "journal_full", PostTooLarge: "too_large"}
+    return Rejected(reasons.get(type(error), "journal_unavailable"), str(error))
 
 
 def _answer_expect(request: Request) -> None:

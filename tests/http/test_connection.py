@@ -288,7 +288,7 @@ async def test_a_client_that_sends_ahead_is_not_read_from(running: Site) -> None
         connection = _connection(running)
         assert not connection._transport.is_reading()
         assert len(connection._requests) <= MAX_PIPELINED + PARSE_STEP // len(GET)
-        assert len(connection._unparsed) < 2**19
+        assert len(connection._parser.unparsed) < 2**19
         running.journal.gate.set()
         assert set(await _statuses(client, 50_001)) == {200}
         running.journal.gate.clear()
@@ -307,11 +307,11 @@ async def test_a_client_that_reads_no_responses_is_not_read_from(tmp_path: Path)
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # of every transport that reads
         client.writer.write(GET * 500_000)
         await running.until(lambda it: _connection(it)._drained, "writing is paused")
-        responding = _connection(running)._respond_task
+        responding = _connection(running)._responding
         answered = running.count("empty_requests_total")
         assert answered < 400_000
         await running.until(lambda it: it.refused() == {"slow_reader": 1}, "closed")
-        assert responding
+        assert isinstance(responding, asyncio.Task)
         await responding
         assert running.count("empty_requests_total") < answered + 1_000
 
@@ -385,9 +385,9 @@ async def test_single_byte_chunks_take_little_memory() -> None:
         connection.data_received(chunks)
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert connection._receiving
-    assert connection._receiving.received == 50_000
+    assert connection._parser.receiving
+    assert connection._parser.receiving.received == 50_000
     assert taken < 2 * 50_000
     connection.connection_lost(None)
-    assert connection._respond_task
-    await connection._respond_task
+    assert isinstance(connection._responding, asyncio.Task)
+    await connection._responding
