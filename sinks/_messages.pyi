@@ -55,5 +55,8 @@ class Batch:
     def seal(self, producer: int, epoch: int, sequence: int) -> bytes:
         """The whole batch with its header, as it is sent."""
 
+def partition_of(key: bytes, partitions: int) -> int:
+    """The partition of a record with this key in a topic with `partitions` partitions, of which there is one at least."""
+
 def runs(objects: list[T]) -> list[tuple[T, int]]:
     """Objects, and how many times each occurs consecutively. Compares by identity."""

@@ -1,7 +1,7 @@
 """Turns the records of a write into Kafka messages: groups them by partition, and fills record batches with them.
 
 Native code (native/messages) does this if it was built. The plain path here, with aiokafka's own builder, is the reference:
-before compression, both write the same bytes. BTFEED_PLAIN=1 in the environment selects the plain path.
+before compression, both write the same bytes.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -15,12 +15,9 @@ from aiokafka import codec
 from sinks.batch import Batch, Transaction
 from sinks.kafka.columns import pack_bytes, pack_integers, pack_strings
 from sinks.kafka.finished_batch import FinishedBatch
-from sinks.kafka.partitions import partition_of
+from sinks.kafka.native import native
+from sinks.kafka.partitions import partition_of_plain
 from sinks.shared.cloud_events import Envelopes, Header
-from sinks.shared.optional import optional
-
-INTERFACE = 2
-"""The interface of sinks._messages that this module calls. A module with another one is not used."""
 
 Key = Literal["visit", "name", "id"]
 Compression = Literal["none", "gzip", "snappy", "lz4", "zstd"]
@@ -37,10 +34,6 @@ _CODECS: Mapping[str, tuple[int, Callable[[bytes], bytes]]] = {
 }
 """Kafka's number of each codec, and aiokafka's function. At aiokafka's default level 9, gzip takes three times as long to
 save another 5 %, and lz4 eight times as long to save another 20 %."""
-
-
-native = optional("sinks._messages", INTERFACE)
-"""sinks._messages, or None if the plain path runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +91,7 @@ class PlainMessages:
         topics = (topic for topic, count in runs for _ in range(count))
         for index, (topic, key) in enumerate(zip(topics, self.keys, strict=True)):
             if index not in without:
-                found.setdefault((topic, partition_of(key, partitions[topic])), []).append(index)
+                found.setdefault((topic, partition_of_plain(key, partitions[topic])), []).append(index)
         return {**found}
 
     def next_batch(self, indexes: Indexes, empty: Callable[[], Any]) -> Any:

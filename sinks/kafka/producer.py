@@ -10,6 +10,7 @@ from aiokafka.protocol.produce import ProduceRequest, ProduceRequest_v8
 
 from sinks.base import BatchRefused, Misconfigured, Offsets, OutcomeUnknown, SinkError, StartAgain, Unavailable
 from sinks.kafka.access import ClusterAccess
+from sinks.kafka.produce import VERSIONS
 from sinks.kafka.steady import quiet, steady
 from sinks.kafka.topics import Faults, NewTopics, Topics, TopicUnusable
 from sinks.shared.clock import Clock
@@ -18,8 +19,6 @@ RETRY_BACKOFF_MS = 250
 """Milliseconds between two attempts of aiokafka to send a batch."""
 DIAGNOSIS_TIMEOUT = 3.0
 """Seconds to find out what is wrong with a partition."""
-_VERSIONS = (*ProduceRequest._CLASSES, ProduceRequest_v8)
-"""Versions of produce requests. aiokafka reads replies of version 8, but does not ask for it. They name refused records."""
 CANCEL_TIMEOUT = 1.0
 """Seconds for aiokafka's tasks and connections to end once they are cancelled or closed."""
 
@@ -203,7 +202,7 @@ class Producer:
         async def noting(node: int, request: Any, **more: Any) -> Any:
             if not isinstance(request, ProduceRequest):
                 return await send(node, request, **more)
-            request._CLASSES = _VERSIONS
+            request._CLASSES = VERSIONS
             reply = await send(node, request, **more)
             if reply.API_VERSION == ProduceRequest_v8.API_VERSION:
                 for topic, partitions in reply.topics:

@@ -2,6 +2,7 @@
 
 mod memory;
 
+use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -16,7 +17,7 @@ use pyo3::types::{PyBytes, PyList};
 use memory::{Bytes, Memory, Packed, i64s, i64s_to_bytes, u32s, u32s_to_bytes};
 
 /// The version of this interface, which the Kafka sink checks. Increment it with every change that Python can see.
-const INTERFACE: u32 = 2;
+const INTERFACE: u32 = 3;
 
 /// The Python object that decodes records: `Envelopes` in sinks/shared/cloud_events.py.
 struct Envelopes<'e>(&'e Py<PyAny>);
@@ -222,6 +223,12 @@ fn runs<'py>(objects: &Bound<'py, PyList>) -> Vec<(Bound<'py, PyAny>, usize)> {
     found
 }
 
+/// Returns the partition of a record with this key in a topic with `partitions` partitions.
+#[pyfunction]
+fn partition_of(key: &[u8], partitions: NonZeroUsize) -> usize {
+    partition::of_key(key, partitions.get())
+}
+
 /// Turns a panic into a RuntimeError, on which the caller uses the Python implementation. The panic is reported on stderr.
 fn catch_panic<T>(work: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
     let bug = || PyRuntimeError::new_err("panic in native code, see stderr: this is a bug in btfeed");
@@ -234,5 +241,6 @@ fn _messages(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("INTERFACE", INTERFACE)?;
     module.add_class::<Writer>()?;
     module.add_class::<Messages>()?;
+    module.add_function(wrap_pyfunction!(partition_of, module)?)?;
     module.add_function(wrap_pyfunction!(runs, module)?)
 }

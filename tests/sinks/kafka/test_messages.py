@@ -22,9 +22,12 @@ from sinks import _messages
 from sinks.base import WriteResult
 from sinks.batch import Batch, Joined, slice_parts
 from sinks.kafka import messages as _kafka_messages
+from sinks.kafka import partitions as _kafka_partitions
 from sinks.kafka.columns import pack_integers, pack_strings
 from sinks.kafka.finished_batch import FinishedBatch
 from sinks.kafka.messages import MessageBuilder, MessageFormat, Messages, NativeMessages, PlainMessages
+from sinks.kafka.native import INTERFACE
+from sinks.kafka.partitions import partition_of, partition_of_plain
 from sinks.shared.cloud_events import MAX_CACHED_SIZE, Envelopes
 from sinks.shared.optional import optional
 from tests.records.test_native_columns import overtakes
@@ -254,6 +257,13 @@ def test_both_paths_choose_the_same_partitions(rows: list[Any], partitions: int,
     assert {place: [*indexes] for place, indexes in found.items()} == {place: [*one] for place, one in expected.items()}
 
 
+@given(key=st.binary(max_size=70), partitions=st.integers(1, 1000))
+def test_both_paths_choose_the_same_partition_of_a_key(key: bytes, partitions: int) -> None:
+    """Whatever the key's length."""
+    assert _kafka_partitions.native is _messages
+    assert partition_of(key, partitions) == partition_of_plain(key, partitions)
+
+
 def test_runs_are_of_the_same_object() -> None:
     """Both paths compare business transactions by identity."""
     one, other = TRANSACTION, mapped(1).transactions[0]
@@ -320,7 +330,7 @@ def test_a_finished_batch_is_sent_again_as_it_was() -> None:
 # Which path runs
 
 
-@pytest.mark.parametrize("found", [None, SimpleNamespace(INTERFACE=_kafka_messages.INTERFACE + 1)])
+@pytest.mark.parametrize("found", [None, SimpleNamespace(INTERFACE=INTERFACE + 1)])
 def test_the_plain_path_runs_without_a_usable_module(found: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the module was not built, or for another interface, or if the environment says so."""
     assert _kafka_messages.native is _messages
@@ -329,10 +339,10 @@ def test_the_plain_path_runs_without_a_usable_module(found: object, monkeypatch:
     if found is not None:
         monkeypatch.setattr(sinks, "_messages", found, raising=False)
     monkeypatch.setattr("sinks.shared.optional.unusable", {})
-    assert optional("sinks._messages", _kafka_messages.INTERFACE) is None
+    assert optional("sinks._messages", INTERFACE) is None
     monkeypatch.undo()
     monkeypatch.setenv("BTFEED_PLAIN", "1")
-    assert optional("sinks._messages", _kafka_messages.INTERFACE) is None
+    assert optional("sinks._messages", INTERFACE) is None
 
 
 def test_the_plain_path_takes_over_after_a_panic() -> None:
