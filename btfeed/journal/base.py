@@ -221,7 +221,7 @@ class Intake(Protocol):
         """Why `append` would fail now; None if it would not."""
 
     def append(self, post: Post) -> Awaitable[bytes]:
-        """Make `post` durable; the outcome is its digest, or a JournalError."""
+        """Make `post` durable. The outcome is its digest. Raises JournalError, at once or as the outcome."""
 
     async def add_dead_letter(self, dead_letter: DeadLetter) -> None:
         """Keep a rejected post. The oldest dead letters may be dropped to stay within a size limit."""

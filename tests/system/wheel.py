@@ -10,10 +10,10 @@ from btfeed.posts import post
 from btfeed.records.mapper import create_mapper
 from btfeed.records.settings import RecordSettings
 from btfeed.records.validation import ValidationSettings
-from sinks.kafka import messages as _kafka_messages
+from sinks.kafka.native import native as _messages
 
 assert native.PATH == "native", "the wheel has no native transcoder"
-assert _kafka_messages.native, "the wheel has no native messages"
+assert _messages, "the wheel has no native messages"
 mapper = create_mapper(RecordSettings(), ValidationSettings())
 records = [
     record for body in postfile.read(Path(sys.argv[1])) for record in mapper.map(body, post.digest(body)).batch.bodies

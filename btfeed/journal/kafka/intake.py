@@ -19,15 +19,9 @@ from pathlib import Path
 
 import structlog
 
-from btfeed.journal.base import (
-    DeadLetter,
-    JournalError,
-    JournalFull,
-    JournalInUse,
-    JournalUnavailable,
-    PostTooLarge,
-)
+from btfeed.journal.base import DeadLetter, JournalError, JournalFull, JournalInUse, JournalUnavailable, PostTooLarge
 from btfeed.journal.kafka import refused
+from btfeed.journal.kafka.appending import Appending
 from btfeed.journal.kafka.cluster import MAX_BODY, Cluster
 from btfeed.journal.kafka.lane import NotAcknowledged
 from btfeed.journal.kafka.messages import to_message
@@ -36,7 +30,7 @@ from btfeed.journal.kafka.settings import KafkaJournalSettings
 from btfeed.journal.kafka.spill import Kafka, Spill
 from btfeed.journal.kafka.topics import MESSAGE_OVERHEAD, TopicState
 from btfeed.journal.kafka.worker import spill_directories
-from btfeed.posts.post import Post, digests
+from btfeed.posts.post import Post
 from btfeed.posts.source import server_name
 from btfeed.telemetry.metrics import Metrics
 from btfeed.worker import Worker
@@ -104,6 +98,7 @@ class KafkaIntake:
         self._usable = asyncio.Event()  # not set before topics were checked, or while a person has to act
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
+        self._appending = Appending(self, self._own.append_seconds.observe, clock)
 
     # Open and close
 
@@ -157,11 +152,6 @@ class KafkaIntake:
         """Posts in all spills of this process, with rejected ones."""
         return sum(spill.waiting for spill in self._spills)
 
-    async def _measure_spills(self) -> None:
-        for spill in self._spills:
-            with suppress(JournalError):
-                await spill.measure()
-
     async def _forward_left_over(self, directory: Path) -> None:
         """Forward what waits in the spill of a process that there is no more, or that still ends."""
         spill, told = self._new_spill(directory, Metrics()), ""
@@ -209,22 +199,36 @@ class KafkaIntake:
         since = datetime.fromtimestamp(self._away_since).astimezone().isoformat(timespec="seconds")
         return f"Kafka takes no posts since {since}: {self._away}"
 
-    async def append(self, post: Post) -> bytes:
-        if self._closed:
-            raise JournalUnavailable(CLOSED)
-        started = self._clock.monotonic()
-        self._check_size(post)
-        (digest,) = digests([post.body])
-        if self._away and self._spill:
-            await self._append_away(self._spill, post, digest)
-        else:
-            await self._append(post, digest)
-        self._own.append_seconds.observe(self._clock.monotonic() - started)
-        return digest
+    def append(self, post: Post) -> "asyncio.Future[bytes]":
+        return self._appending.append(post)
 
-    async def _append(self, post: Post, digest: bytes) -> None:
+    async def idle(self) -> None:
+        """Return when all posts so far are durable, or have failed."""
+        await self._appending.idle()
+
+    def send(self, post: Post, digest: bytes) -> "asyncio.Future[None] | None":
+        """See Ways."""
+        with suppress(JournalError):
+            self._check_size(post)
+            return None if self._closed or self._away else self._put(post, digest)
+        return None
+
+    def sent(self) -> None:
+        """See Ways."""
+        if not self._spill:
+            self._kafka_works()
+
+    async def keep(self, post: Post, digest: bytes, sending: "asyncio.Future[None] | None") -> None:
+        """See Ways."""
+        if sending is None:
+            if self._closed:
+                raise JournalUnavailable(CLOSED)
+            self._check_size(post)
+            if self._away and self._spill:
+                await self._keep_away(self._spill, post, digest)
+                return
         try:
-            await self._send(post, digest)
+            await (sending or self._send(post, digest))
         except PostTooLarge:  # the topic took more when it was looked at last
             with suppress(SinkError, TimeoutError):
                 async with self._clock.timeout(PROBE_TIMEOUT):
@@ -237,19 +241,15 @@ class KafkaIntake:
                 raise JournalUnavailable(self._away_text()) from None
             await self._spill_post(self._spill, post, error.partition)
         else:
-            if not self._spill:
-                self._kafka_works()
+            self.sent()
 
-    async def _append_away(self, spill: Spill, post: Post, digest: bytes) -> None:
+    async def _keep_away(self, spill: Spill, post: Post, digest: bytes) -> None:
         """Where the spill can't take a post, Kafka is asked after all."""
         try:
             await self._spill_post(spill, post)
         except JournalError:
-            try:
+            with suppress(NotAcknowledged):
                 await self._send(post, digest)
-            except NotAcknowledged:
-                pass
-            else:
                 self._kafka_works()
                 return
             raise
@@ -274,8 +274,11 @@ class KafkaIntake:
     async def _send(self, post: Post, digest: bytes, partition: int | None = None) -> None:
         if self._away and not self._usable.is_set():
             raise NotAcknowledged(self._away, None)
+        await self._put(post, digest, partition)
+
+    def _put(self, post: Post, digest: bytes, partition: int | None = None) -> "asyncio.Future[None]":
         route = (server_name(post.body) or post.peer.encode()) if self._settings.partition_by == "source" else digest
-        await self._sending.send(*to_message(post, digest), route=route, partition=partition)
+        return self._sending.put(*to_message(post, digest), route=route, partition=partition)
 
     async def _forward(self, post: Post, digest: bytes, partition: int | None) -> None:
         """Send a post of the spill. See spill.Kafka."""
@@ -301,7 +304,7 @@ class KafkaIntake:
 
     async def _send_letter(self, letter: DeadLetter) -> None:
         message = refused.to_message(letter, round(self._clock.time() * 1000))
-        await self._sending.send(*message, topic=self._names.refused)
+        await self._sending.put(*message, topic=self._names.refused)
 
     # Whether Kafka takes posts
 
@@ -356,7 +359,9 @@ class KafkaIntake:
         while True:
             await self._clock.sleep(PROBE)
             rounds += 1
-            await self._measure_spills()
+            for spill in self._spills:
+                with suppress(JournalError):
+                    await spill.measure()
             try:
                 async with self._clock.timeout(PROBE_TIMEOUT):
                     obstacle = await self._look(whole=rounds % PREPARE == 0)

@@ -63,8 +63,6 @@ class KafkaJournal:
         self._ready = asyncio.Event()  # topics exist, and the dead letters were read
         self._problem = "Kafka does not answer"
         self._preparing: asyncio.Task[None] | None = None
-        self._appending = 0
-        self._appended = asyncio.Event()
 
     async def open(self) -> None:
         if self._intake:
@@ -119,15 +117,8 @@ class KafkaJournal:
             return CLOSED
         return self._intake.refusing if self._intake else "this process does not receive posts"
 
-    async def append(self, post: Post) -> bytes:
-        intake = self._receiving()
-        self._appending += 1
-        try:
-            return await intake.append(post)
-        finally:
-            self._appending -= 1
-            if not self._appending:
-                self._appended.set()
+    def append(self, post: Post) -> "asyncio.Future[bytes]":
+        return self._receiving().append(post)
 
     async def add_dead_letter(self, dead_letter: DeadLetter) -> None:
         await self._receiving().add_dead_letter(dead_letter)
@@ -203,9 +194,7 @@ class KafkaJournal:
             self._preparing.cancel()
             await asyncio.wait({self._preparing})
         if self._intake:
-            while self._appending:  # each ends within its timeout
-                self._appended.clear()
-                await self._appended.wait()
+            await self._intake.idle()  # each ends within its timeout
             await self._intake.close()
         await self._letters.close()
         await self._cluster.close()

@@ -87,6 +87,7 @@ class Sending:
         self._clock = clock
         self._producer: Producer | None = None
         self._partitions = 0
+        self._loop = asyncio.get_running_loop()
         self._lanes: dict[tuple[str, int], Lane] = {}
         self._failed = asyncio.Event()
         self._arrived = asyncio.Event()
@@ -109,7 +110,7 @@ class Sending:
 
     # Messages in
 
-    async def send(
+    def put(
         self,
         key: bytes,
         value: bytes,
@@ -119,26 +120,26 @@ class Sending:
         route: bytes | None = None,
         partition: int | None = None,
         topic: str = "",
-    ) -> None:
-        """Return once all replicas in sync have the message.
+    ) -> "asyncio.Future[None]":
+        """Send a message. The outcome is there once all replicas in sync have it.
 
         route      what the partition is chosen by, if it is not the key
         partition  the one that the message may be in
         topic      one with one partition, instead of the usual
 
-        Raises NotAcknowledged after `timeout`, or at once if there is no hope, and PostTooLarge.
+        The outcome may be NotAcknowledged, after `timeout`, or PostTooLarge. Raises NotAcknowledged if there is no hope.
         """
         if self.down is not None:
             raise NotAcknowledged(self.down, None)
         if partition is not None and partition >= self._partitions > 0:  # of a topic that was made again
             partition = None
         deadline = self._clock.monotonic() + self.timeout
-        acknowledged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        acknowledged: asyncio.Future[None] = self._loop.create_future()
         message = Message(key, value, timestamp, headers, deadline, acknowledged, sent=partition is not None)
         if partition is None:
             partition = 0 if topic else self._choose(route or key)
         self._put(self._lane(topic or self._topic, partition), [message])
-        await acknowledged
+        return acknowledged
 
     def _choose(self, key: bytes) -> int:
         """The partition of a key, or the next one that takes messages."""

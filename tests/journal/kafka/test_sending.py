@@ -94,8 +94,8 @@ class Run:
         self.clock = clock
         self.brokers = brokers
 
-    def send(self, key: bytes, value: bytes | None = None) -> "asyncio.Task[None]":
-        return asyncio.create_task(self.sending.send(key, value or key, 1, []))
+    def send(self, key: bytes, value: bytes | None = None) -> "asyncio.Future[None]":
+        return asyncio.ensure_future(self.sending.put(key, value or key, 1, []))
 
     def partitions(self) -> list[int]:
         return [partition for partition, _ in self.brokers.sent]
@@ -184,11 +184,11 @@ async def test_what_was_sent_keeps_its_partition(run: Run) -> None:
     await run.clock.advance(TIMEOUT)  # until that producer is let go of
     run.brokers.stuck = set()
     await run.send(key_of(0), b"other")
-    await run.sending.send(b"key", b"first", 1, [], partition=0)
+    await run.sending.put(b"key", b"first", 1, [], partition=0)
     assert run.brokers.sent == [(1, [b"other"]), (0, [b"first"])]
     run.sending.down = "away"
     with pytest.raises(NotAcknowledged) as raised:
-        await run.sending.send(key_of(0), b"more", 1, [])
+        await run.sending.put(key_of(0), b"more", 1, [])
     assert raised.value.partition is None
 
 

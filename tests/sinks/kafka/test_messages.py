@@ -22,11 +22,10 @@ from sinks import _messages
 from sinks.base import WriteResult
 from sinks.batch import Batch, Joined, slice_parts
 from sinks.kafka import messages as _kafka_messages
-from sinks.kafka import partitions as _kafka_partitions
 from sinks.kafka.columns import pack_integers, pack_strings
 from sinks.kafka.finished_batch import FinishedBatch
 from sinks.kafka.messages import MessageBuilder, MessageFormat, Messages, NativeMessages, PlainMessages
-from sinks.kafka.native import INTERFACE
+from sinks.kafka.native import INTERFACE, native
 from sinks.kafka.partitions import partition_of, partition_of_plain
 from sinks.shared.cloud_events import MAX_CACHED_SIZE, Envelopes
 from sinks.shared.optional import optional
@@ -260,7 +259,6 @@ def test_both_paths_choose_the_same_partitions(rows: list[Any], partitions: int,
 @given(key=st.binary(max_size=70), partitions=st.integers(1, 1000))
 def test_both_paths_choose_the_same_partition_of_a_key(key: bytes, partitions: int) -> None:
     """Whatever the key's length."""
-    assert _kafka_partitions.native is _messages
     assert partition_of(key, partitions) == partition_of_plain(key, partitions)
 
 
@@ -333,7 +331,7 @@ def test_a_finished_batch_is_sent_again_as_it_was() -> None:
 @pytest.mark.parametrize("found", [None, SimpleNamespace(INTERFACE=INTERFACE + 1)])
 def test_the_plain_path_runs_without_a_usable_module(found: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the module was not built, or for another interface, or if the environment says so."""
-    assert _kafka_messages.native is _messages
+    assert native is _messages
     monkeypatch.setitem(sys.modules, "sinks._messages", found)  # None: it can't be imported
     monkeypatch.delattr(sinks, "_messages")
     if found is not None:
@@ -371,8 +369,8 @@ def test_the_plain_path_takes_over_after_a_panic() -> None:
 async def test_both_paths_send_the_same_messages(kafka: Kafka) -> None:
     """The same messages in the same partitions, in the same order."""
     batch, topics = mapped(300), [kafka.make_topic(new_topic(), 3) for _ in range(2)]
-    for topic, native in zip(topics, (_messages, None), strict=True):
-        with patch.object(_kafka_messages, "native", native):
+    for topic, module in zip(topics, (_messages, None), strict=True):
+        with patch.object(_kafka_messages, "native", module):
             async with opened(kafka_sink(kafka.bootstrap, {"topic": topic, "batch_size": "16KiB"})) as sink:
                 assert await sink.write(batch) == WriteResult([])
     found, expected = (
