@@ -268,8 +268,11 @@ class Receiver:
 
 def _rejected(error: JournalError) -> Rejected:
     """Why the journal did not take a post."""
-    reasons = {JournalFull: "journal_full", PostTooLarge: "too_large"}
-    return Rejected(reasons.get(type(error), "journal_unavailable"), str(error))
+    if isinstance(error, JournalFull):
+        return Rejected("journal_full", str(error))
+    if isinstance(error, PostTooLarge):
+        return Rejected("too_large", str(error))
+    return Rejected("journal_unavailable", str(error))
 
 
 def _answer_expect(request: Request) -> None:
