@@ -61,7 +61,11 @@ class Appending:
     def _begin(self) -> None:
         new, self._new = self._new, []
         for each, digest in zip(new, digests([each.post.body for each in new]), strict=True):
-            sending = self._ways.send(each.post, digest)
+            try:
+                sending = self._ways.send(each.post, digest)
+            except Exception as error:  # noqa: BLE001 - a bug must not leave a post without an outcome
+                self._end(each, error)
+                continue
             if sending:
                 sending.add_done_callback(partial(self._sent, each, digest))
             else:

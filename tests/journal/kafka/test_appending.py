@@ -18,12 +18,15 @@ class Ways:
 
     def __init__(self) -> None:
         self.away = False
+        self.broken: Post | None = None
         self.refused: Exception | None = None
         self.sending: list[tuple[Post, bytes, asyncio.Future[None]]] = []
         self.kept: list[tuple[Post, bytes, str]] = []
         self.acknowledged = 0
 
     def send(self, post: Post, digest: bytes) -> "asyncio.Future[None] | None":
+        if post == self.broken:
+            raise ZeroDivisionError
         if self.away:
             return None
         self.sending.append((post, digest, asyncio.get_running_loop().create_future()))
@@ -78,6 +81,18 @@ async def test_what_is_not_acknowledged_is_kept(away: bool, refused: Exception |
     assert found == (refused or digest(post(1).body))
     assert run.ways.kept == [(post(1), digest(post(1).body), "away" if away else "no leader")]
     assert (len(run.seconds), run.ways.acknowledged) == (0 if refused else 1, 0)
+
+
+async def test_a_bug_costs_one_post() -> None:
+    """Its outcome is the bug, and the others are sent."""
+    run = Run()
+    run.ways.broken = post(1)
+    outcomes = await run.begin(0, 1, 2)
+    for _, _, sending in run.ways.sending:
+        sending.set_result(None)
+    found = await asyncio.gather(*outcomes, return_exceptions=True)
+    assert [repr(each) for each in found] == [repr(digest(post(0).body)), "ZeroDivisionError()", repr(digest(post(2).body))]
+    await run.appending.idle()
 
 
 async def test_idle_is_when_all_have_an_outcome() -> None:
