@@ -14,6 +14,8 @@ from pathlib import Path
 
 FIRST, LAST = 12_000, 65_535
 """Below are well-known servers, and ports that browsers refuse to open."""
+KERNEL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+"""Says which ports the kernel chooses from. If those are nearly all, it must do without others."""
 BLOCK = 64
 """How many ports a process reserves at a time."""
 
@@ -24,15 +26,15 @@ def free_port() -> int:
     if _reserved[0] != os.getpid():  # a fork must not use its parent's
         _reserved = (os.getpid(), _ports())
     port = next((port for port in _reserved[1] if _is_free(port)), None)
-    assert port, f"no port between {FIRST} and {LAST} is left that the kernel does not choose from"
+    assert port, f"no port between {FIRST} and {LAST} is left"
     return port
 
 
 def _ports() -> Iterator[int]:
     """The ports of blocks that this process reserves until it ends."""
-    lowest, highest = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    lowest, highest = map(int, KERNEL.read_text().split()) if KERNEL.exists() else (49_152, LAST)
     blocks = [range(first, first + BLOCK) for first in range(FIRST, LAST - BLOCK, BLOCK)]
-    blocks = [block for block in blocks if block[-1] < lowest or block[0] > highest]
+    blocks = [block for block in blocks if block[-1] < lowest or block[0] > highest] or blocks
     random.SystemRandom().shuffle(blocks)
     folder = Path(tempfile.gettempdir()) / f"btfeed-ports-{os.getuid()}"
     folder.mkdir(exist_ok=True)

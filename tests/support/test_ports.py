@@ -6,6 +6,8 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+import pytest
+
 from tests.support import ports
 from tests.support.ports import free_port
 
@@ -15,14 +17,22 @@ def some(number: int) -> list[int]:
 
 
 def test_nobody_gets_the_same_port() -> None:
-    """Neither in one process, nor in its forks, nor in others; and the kernel chooses none of them."""
+    """Neither in one process, nor in its forks, nor in others; and the kernel chooses none of them if there are others."""
     number = ports.BLOCK + 10
     own = some(number)
     with ProcessPoolExecutor(2, get_context("fork")) as forks, ProcessPoolExecutor(1, get_context("spawn")) as others:
         found = [*own, *(port for each in (*forks.map(some, [number] * 2), *others.map(some, [number])) for port in each)]
     assert len(set(found)) == len(found) == 4 * number
-    lowest, highest = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
-    assert not any(lowest <= port <= highest for port in found)
+    lowest, highest = map(int, ports.KERNEL.read_text().split())
+    assert lowest < ports.FIRST + 100 * ports.BLOCK or not any(lowest <= port <= highest for port in found)
+
+
+def test_a_kernel_that_chooses_from_all_ports_leaves_some(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They are taken from its own, then."""
+    monkeypatch.setattr(ports, "KERNEL", tmp_path / "range")
+    monkeypatch.setattr(ports, "_reserved", (0, iter(())))
+    ports.KERNEL.write_text("1024\t65535\n")
+    assert free_port() >= ports.FIRST
 
 
 def test_a_port_that_is_taken_is_passed_over() -> None:
