@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 import structlog
 
+from btfeed.app.allocator import keep_freed_memory
 from btfeed.app.reload import Reloader
 from btfeed.app.roles import SERVE, Role
 from btfeed.app.server import GRACE, Server
@@ -46,6 +47,7 @@ async def serve(
     """
     stop = stop or stop_on_signals()
     sys.setswitchinterval(SWITCH_INTERVAL)
+    keep_freed_memory()
     server = Server(config, grace, sockets, role)
     reloader = Reloader(server, load or (lambda: config), server.notifier.during_reload)
     try:
