@@ -143,7 +143,8 @@ def test_a_sink_goes_down_and_comes_back(tmp_path: Path, open_tab: Open) -> None
     with BizeventsServer() as dynatrace, Server(tmp_path, _with_dynatrace(dynatrace.url)) as server:
         server.post(_now(3))
         tab = open_tab(server.admin_url)
-        tab.wait_for_text("#sinks .badge", "delivering")
+        tab.wait_for_text("#sinks .badge", "delivering")  # once it is open, before it has had a post
+        until(lambda: len(dynatrace.accepted) == 3, "the first post delivered")
         dynatrace.always = Fault(503, body="busy")
         server.post(_now(4))
         tab.wait_for_text("#sinks .badge", "not available")
