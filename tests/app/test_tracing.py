@@ -99,6 +99,11 @@ async def serving(
         await server.stop()
 
 
+def larger_and_larger(number: int, occurrences: int) -> list[bytes]:
+    """Posts. A batch counts as full if the posts that wait are as large as those before them that had so many records."""
+    return sorted((posts.mixed(occurrences, seed) for seed in range(number)), key=len)
+
+
 def only(spans: list[Span]) -> Span:
     (span,) = spans
     return span
@@ -133,8 +138,8 @@ async def test_a_write_of_several_posts_links_to_each(tmp_path: Path, collector:
     """It belongs to the trace of none of them."""
     delivery = settings(linger="1h", max_records=6)
     async with serving(tmp_path, collector, {"sink": FakeSink()}, delivery) as case:
-        for seed in range(3):
-            await case.post(posts.mixed(2, seed))
+        for body in larger_and_larger(3, occurrences=2):
+            await case.post(body)
         await case.delivered(6)
     received = {(span.trace_id, span.span_id) for span in collector.named("receive")}
     deliver = only(collector.named("deliver sink"))
@@ -208,10 +213,11 @@ async def test_posts_that_are_not_sampled_have_no_spans(
     """Neither have their deliveries. A write has a link for each post in it that is sampled."""
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")
     delivery = settings(linger="1h", max_records=2)
+    *others, sampled = larger_and_larger(4, occurrences=1)
     async with serving(tmp_path, collector, {"sink": FakeSink()}, delivery) as case:
-        for seed in range(3):
-            await case.post(posts.mixed(1, seed))
-        await case.post(posts.mixed(1, 4), traceparent=PARENT)
+        for body in others:
+            await case.post(body)
+        await case.post(sampled, traceparent=PARENT)
         await case.delivered(4)
     assert sorted(span.name for span in collector.spans) == ["append", "deliver sink", "receive"]
     deliver = only(collector.named("deliver sink"))
