@@ -49,8 +49,7 @@ take_over()
 until_term(lambda: note(f"{which} ends"))
 tell("READY=1")
 note(f"{which} is {os.getpid()} {leaked}")
-while True:
-    time.sleep(60)
+idle()
 """,
         prefix=[sys.executable, "-c", HOLD], manager=True,
     )  # fmt: skip

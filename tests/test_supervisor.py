@@ -37,7 +37,7 @@ def test_it_imports_little() -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_is_passed_on_and_ends_both(run: Any, number: signal.Signals) -> None:
     """With the server's exit status."""
-    supervised = run("signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); note('up'); time.sleep(60)")
+    supervised = run("signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); note('up'); idle()")
     supervised.noted("up")
     supervised.process.send_signal(number)
     assert supervised.process.wait(DEADLINE) == 7
@@ -110,7 +110,7 @@ def test_a_new_server_goes_on_when_the_old_one_has_released_everything(run: Any)
         until_term(lambda: (note("released"), tell("X_BTFEED_RELEASED=1"), time.sleep(60)))
         note("up")
         tell("READY=1")
-        time.sleep(60)
+        idle()
         """,
         manager=True,
     )
@@ -203,7 +203,7 @@ def test_a_new_server_takes_over_from_one_that_dies(run: Any) -> None:
 
 def test_a_stop_ends_a_server_that_prepares_itself(run: Any) -> None:
     """And the old one as ever."""
-    program = "'BTFEED_TAKE_OVER' in os.environ and time.sleep(60); until_term(); tell('READY=1'); time.sleep(60)"
+    program = "'BTFEED_TAKE_OVER' in os.environ and time.sleep(60); until_term(); tell('READY=1'); idle()"
     supervised = run(program, manager=True)
     supervised.hears("READY=1")
     supervised.process.send_signal(signal.SIGUSR2)
@@ -223,8 +223,7 @@ def test_a_reload_waits_until_the_server_is_ready(run: Any) -> None:
             time.sleep(0.01)
         signal.signal(signal.SIGHUP, handler)
         tell("READY=1")
-        while True:
-            time.sleep(60)
+        idle()
         """
     )
     supervised.noted("up")
@@ -248,8 +247,7 @@ def test_a_reload_during_a_restart_reaches_both_servers_once(run: Any) -> None:
         take_over()
         until_term()
         tell("READY=1")
-        while True:
-            time.sleep(0.01)
+        idle()
         """,
         manager=True,
     )
@@ -297,8 +295,8 @@ def test_a_server_that_hangs_is_killed(run: Any) -> None:
         import faulthandler
         faulthandler.enable()
         def hang():
+            tell("READY=1")
             time.sleep(60)
-        tell("READY=1")
         hang()
         """,
         manager=True, watchdog=0.5,
@@ -320,8 +318,7 @@ def test_the_service_manager_is_told_what_concerns_it(run: Any) -> None:
         tell("RELOADING=1\\nMONOTONIC_USEC=17")
         tell("WATCHDOG=1")
         note("up")
-        while True:
-            time.sleep(60)
+        idle()
         """,
         manager=True,
     )

@@ -28,12 +28,14 @@ def take_over():
         assert os.read(int(gate), 1) == b""
 def until_term(then=lambda: None):
     signal.signal(signal.SIGTERM, lambda *_: (then(), note("stopped"), sys.exit(0)))
+def idle():
+    while True:
+        time.sleep(0.01)  # a signal that comes just before a sleep does not end it
 def serve():
     until_term()
     note("up")
     tell("READY=1")
-    while True:
-        time.sleep(0.01)  # a signal that comes just before a sleep does not end it
+    idle()
 signal.signal(signal.SIGHUP, lambda *_: note("reloaded"))
 """
 SUBREAPER = """
