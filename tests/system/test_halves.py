@@ -208,6 +208,7 @@ def test_a_pause_holds_in_every_process(case: Case) -> None:
     assert case.file_ids() == []
     case.sinks(two, "resume", "files")
     case.arrived()
+    until(lambda: all(half.status()["sinks"]["files"]["positions"] for half in (one, two)), "both have partitions")
     told = case.sinks(one, "rewind", "files", "--to", "oldest")
     assert "other processes that deliver to it have other partitions: rewind it there, too" in told
 
