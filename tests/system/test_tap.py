@@ -55,6 +55,7 @@ def test_records_are_shown_as_they_are_delivered(tmp_path: Path) -> None:
     with two_sinks(tmp_path, PRIVACY) as server:
         assert server.post(mixed(5)) == (200, "")
         server.delivered(5)
+        until(lambda: not any(sink["backlog_posts"] for sink in server.status()["sinks"].values()), "nothing behind")
         with tap(server, "--limit", "3") as limited, tap(server, expected=2) as endless:
             assert server.post(sample_purepath()) == (200, "")
             assert server.post(sample_visit()) == (200, "")
