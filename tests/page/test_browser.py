@@ -159,10 +159,7 @@ def test_a_sink_goes_down_and_comes_back(tmp_path: Path, open_tab: Open) -> None
 
 def test_the_page_goes_on_after_a_restart(tmp_path: Path, open_tab: Open) -> None:
     """Meanwhile it says since when there is no answer, and keeps the last figures. It asks for a token that is new."""
-    server = Server(tmp_path).start()
-    address = server.admin_url.removeprefix("http://")
-    written = server.config.read_text()
-    server.config.write_text(written.replace('[admin]\nlisten = "127.0.0.1:0"', f'[admin]\nlisten = "{address}"'))
+    server = Server(tmp_path).keep_ports().start()
     tab = open_tab(server.admin_url)
     tab.wait_for_text("#connection", "Live")
     server.post(sample_visit())

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from tests.support.forked import ForkedProcess
+from tests.support.ports import free_port
 
 T = TypeVar("T")
 Process = subprocess.Popen[bytes] | ForkedProcess
@@ -138,6 +139,14 @@ class Server:
             f'[journal]\ndirectory = "{directory / "journal"}"\n{journal}\n{sinks}'
         )
         self.process: Process | None = None
+
+    def keep_ports(self) -> Self:
+        """Let it listen on the same ports whenever it starts. To be called before the first start."""
+        text = self.config.read_text()
+        for _ in ("receiver", "admin"):
+            text = text.replace('"127.0.0.1:0"', f'"127.0.0.1:{free_port()}"', 1)
+        self.config.write_text(text)
+        return self
 
     def start(self) -> Self:
         """Start, and return when it listens."""

@@ -25,14 +25,10 @@ BETWEEN = RATE // 4
 @pytest.fixture
 def receivers(tmp_path: Path) -> Iterator[list[Server]]:
     """Two servers, each with its journal and its files, which listen on the same ports when they are started again."""
-    servers = [Server(tmp_path / name) for name in ("one", "two")]
+    servers = [Server(tmp_path / name).keep_ports() for name in ("one", "two")]
     try:
         for server in servers:
             server.start()
-            text = server.config.read_text()
-            for port in (server.port, int(server.admin_url.rpartition(":")[2])):
-                text = text.replace('"127.0.0.1:0"', f'"127.0.0.1:{port}"', 1)
-            server.config.write_text(text)
         yield servers
     finally:
         for server in servers:
