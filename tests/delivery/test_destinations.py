@@ -163,6 +163,7 @@ async def test_a_sink_of_which_nothing_goes_says_so() -> None:
         assert "a destination that takes nothing (3 in all): topic " in str(rig.delivery.status.last_error)
         del sink.shut["topic purepath"]
         await until_async(lambda: rig.delivery.status.state == "running", "running")
+        await until_async(lambda: "topic purepath" not in rig.delivery.status.blocked, "it has got what waited")
         assert sorted(rig.delivery.status.blocked) == ["topic user_action", "topic visit"]
 
 
