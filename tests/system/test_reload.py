@@ -89,7 +89,7 @@ class Changing:
 
     def _change_limits(self, number: int) -> None:
         self._limits = (
-            f'max_connections = {200 + number}\nmax_in_flight = "{32 + number}MiB"\nheader_timeout = "{5 + number}s"'
+            f'max_connections = {1_000 + number}\nmax_in_flight = "{32 + number}MiB"\nheader_timeout = "{5 + number}s"'
         )
 
     def _change_journal(self, number: int) -> None:
