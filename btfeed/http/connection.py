@@ -59,7 +59,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's class does not derive from asyncio's
         self.peer = host_of(transport.get_extra_info("peername"))
-        self._idle_timer = self.loop.call_later(self._server.limits.idle_timeout, self._check_idle)
+        self._idle_timer = self.loop.call_later(self._server.limits.idle_timeout, self.check_idle)
         self._server.metrics.connections.inc()
         log.debug("connection opened", peer=self.peer)
         if not self._server.enter(self, self._handshake):
@@ -131,14 +131,16 @@ class Connection(asyncio.Protocol):
 
     # Deadlines
 
-    def _check_idle(self) -> None:
+    def check_idle(self) -> None:
+        """Close it if it has been idle for too long, and look again when it would be."""
+        self._idle_timer.cancel()
         remaining = self._server.limits.idle_timeout
         if not self._requests and not self._header_timer:
             remaining -= self.loop.time() - self._idle_since
             if remaining <= 0 and not self.has_unread():
                 self._close()
                 return
-        self._idle_timer = self.loop.call_later(remaining, self._check_idle)
+        self._idle_timer = self.loop.call_later(remaining, self.check_idle)
 
     def _start_header_timer(self) -> None:
         if self._header_timer is None:

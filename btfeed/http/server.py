@@ -46,9 +46,11 @@ class HttpServer:
             self._listeners.append(Listener(self._state, listening, tls))
 
     def reconfigure(self, limits: Limits, tls: ssl.SSLContext | None) -> None:
-        """Apply these limits to all connections, at their next deadline, and `tls` to handshakes that begin from now on. A
-        server goes on with TLS, or without."""
+        """Apply these limits to all connections, that of a header from the next one on, and `tls` to handshakes that begin
+        from now on. A server goes on with TLS, or without."""
         self._state.limits = limits
+        for connection in self.connections:
+            connection.check_idle()
         for listener in self._listeners:
             if listener.context and tls:
                 listener.context = tls

@@ -357,3 +357,22 @@ async def test_deadlines_change_for_connections_that_are_open(tmp_path: Path) ->
         await client.send(b"POST")
         assert await client.rest() == b""
         assert running.refused() == {"slow_header": 1}
+
+
+@pytest.mark.parametrize("posts", [0, 3])
+async def test_a_shorter_idle_timeout_holds_at_once(tmp_path: Path, posts: int) -> None:
+    """For connections that are open and idle, used or not. One that a request is under way on is closed after it."""
+    async with site(tmp_path) as running, running.connect() as client, running.connect() as other:
+        for _ in range(posts):
+            await begin(client)
+        await begin(other)
+        running.journal.gate.clear()
+        await other.send(request(BODY))
+        await running.until(lambda it: it.journal.waiting and len(it.connections) == 2, "under way")
+        running.receiver.reconfigure(ReceiverSettings.model_validate({"idle_timeout": "100ms"}), None)
+        assert await client.rest() == b""
+        await asyncio.sleep(0.3)
+        running.journal.gate.set()
+        assert (await other.response()).status == 200
+        assert await other.rest() == b""
+        assert (running.refused(), running.lost()) == ({}, {})
