@@ -170,10 +170,7 @@ class Metrics:
         )
         self.journal_lost_delivered = create.counter("journal_lost_delivered_posts", "Delivered posts lost in the same way")
         self.journal_dropped_posts = create.counter(
-            "journal_dropped_posts",
-            "Posts dropped before the sink had confirmed them (when_full = drop-oldest); it may still get those that it had"
-            " read",
-            _SINK,
+            "journal_dropped_posts", "Posts dropped before the sink had confirmed them (when_full = drop-oldest)", _SINK
         )
 
     @cached_property
