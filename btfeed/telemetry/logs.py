@@ -65,7 +65,7 @@ def configure(level: str = "INFO", format: str = "auto") -> None:
     structlog.configure(
         processors=[*shared, *final],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _TolerantStream(sys.stderr))),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _TolerantStream(sys.stderr))),  # one write a line
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,23 @@ def test_a_pipe_gets_one_json_object_per_line() -> None:
     assert heard["timestamp"].endswith("Z")
     assert "ZeroDivisionError: division by zero" in bug["exception"]
     assert (library["event"], library["level"]) == ("of a library: 1", "warning")
+
+
+@pytest.mark.parametrize("options", [[], ["-u"]])
+def test_a_line_is_one_write(options: list[str]) -> None:
+    """So that the lines of a supervisor and of its servers, which write to the same file, do not run together."""
+    received, sent = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with received, sent:
+        program = PROGRAM.format(level="INFO", format="json")
+        subprocess.run(
+            [sys.executable, *options, "-c", program], stdout=subprocess.DEVNULL, stderr=sent.fileno(), check=True
+        )
+        received.setblocking(False)
+        writes = [received.recv(2**16) for _ in range(3)]
+        assert [json.loads(each)["level"] for each in writes] == ["info", "error", "warning"]
+        assert all(each.endswith(b"}\n") for each in writes)
+        with pytest.raises(BlockingIOError):
+            received.recv(1)
 
 
 @pytest.mark.parametrize(("level", "lines"), [("DEBUG", 4), ("WARNING", 2), ("ERROR", 2)])
