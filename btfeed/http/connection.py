@@ -166,8 +166,7 @@ class Connection(asyncio.Protocol):
             self._parser.add(data)
             self._parse()
         elif self._repeated and (request := self._repeated.request(data)):
-            self._stop_header_timer()
-            self._requests.append(request)
+            self._on_request(request)
         else:
             self._parser.add(data)
             self._parse()

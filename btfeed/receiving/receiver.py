@@ -146,8 +146,7 @@ class Receiver:
         if request.received > self._bodies.small or not request.received or self._accept_all:
             return False
         try:
-            if self._credentials.required:
-                self._check_credentials(request)
+            self._check_credentials(request)
             if self._is_connection_test(request) or is_gzip(request) or b"expect" in request.headers:
                 return False
             body = request.body()
@@ -174,8 +173,7 @@ class Receiver:
     async def _receive(self, request: Request) -> None:
         """Make the post durable. Returns if the answer is 200, else raises Rejected, TimeoutError or ConnectionError."""
         started = time.perf_counter()
-        if self._credentials.required:
-            self._check_credentials(request)
+        self._check_credentials(request)
         if self._is_connection_test(request):
             self._metrics.empty_requests.inc()
             return
@@ -199,7 +197,7 @@ class Receiver:
         self._metrics.ack_seconds.observe(time.perf_counter() - started)
 
     def _check_credentials(self, request: Request) -> None:
-        if not self._credentials.accept(request.headers.get(b"authorization", b"")):
+        if self._credentials.required and not self._credentials.accept(request.headers.get(b"authorization", b"")):
             raise Rejected(
                 "unauthorized", "missing or wrong credentials", {"WWW-Authenticate": self._credentials.challenge}
             )
