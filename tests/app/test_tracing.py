@@ -100,7 +100,7 @@ async def serving(
 
 
 def larger_and_larger(number: int, occurrences: int) -> list[bytes]:
-    """Posts. A batch counts as full if the posts that wait are as large as those before them that had so many records."""
+    """Posts in order of size: a batch is full if its posts are as large as earlier ones with as many records."""
     return sorted((posts.mixed(occurrences, seed) for seed in range(number)), key=len)
 
 

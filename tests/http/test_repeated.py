@@ -249,7 +249,7 @@ async def test_a_connection_that_ends_meanwhile_keeps_its_post(running: Site, en
 
 
 async def test_a_header_that_comes_late_is_cut_off(tmp_path: Path) -> None:
-    """The deadline of a header holds between repeated ones as well, and not while there is none."""
+    """Part of a header is cut off at its deadline, also after repeated ones. A connection between two posts has none."""
     async with site(tmp_path, header_timeout="100ms") as running, running.connect() as client:
         await begin(client)
         await asyncio.sleep(0.3)

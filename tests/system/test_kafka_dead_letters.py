@@ -67,7 +67,7 @@ class Cluster:
         return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=True).stdout
 
     def caught_up(self) -> bool:
-        """Whether both sinks have had every post. One that has not may meet a record again that is no letter any more."""
+        """Whether both sinks have had every post. Until then, one may meet a record whose dead letter was deleted."""
         command = [*BTFEED, "status", "--cluster", "--json", "-c", str(self.front.config)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
         return [each["lag"] for each in json.loads(done.stdout)["groups"]] == [0, 0]

@@ -86,7 +86,7 @@ class Appending:
     async def _keep(self, new: _New, digest: bytes, sending: "asyncio.Future[None] | None") -> None:
         try:
             await self._ways.keep(new.post, digest, sending)
-        except Exception as error:  # noqa: BLE001 - for whoever waits for the outcome
+        except Exception as error:  # noqa: BLE001 - it becomes the outcome
             self._end(new, error)
         else:
             self._end(new, digest)

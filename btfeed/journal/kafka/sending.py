@@ -127,7 +127,7 @@ class Sending:
         partition  the one that the message may be in
         topic      one with one partition, instead of the usual
 
-        The outcome may be NotAcknowledged, after `timeout`, or PostTooLarge. Raises NotAcknowledged if there is no hope.
+        The outcome may be NotAcknowledged, after `timeout`, or PostTooLarge. Without a producer, raises NotAcknowledged.
         """
         if self.down is not None:
             raise NotAcknowledged(self.down, None)

@@ -104,7 +104,7 @@ def is_anything_left(directory: Path) -> bool:
 
 def finish(directory: Path) -> Path | None:
     """If there is a recovered file, rename the damaged one and put the recovered one in its place. Returns the damaged
-    file's new name, None if there is none."""
+    file's new name, or None if no file was renamed."""
     recovered = directory / _RECOVERED
     if not recovered.exists():
         return None
