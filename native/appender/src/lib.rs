@@ -7,17 +7,19 @@
 //! appender stops at the first one, and gives back what it has not written.
 
 mod connection;
+mod gathering;
 
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub use connection::{Connection, extension_init};
 
 use connection::INTERNAL;
+use gathering::Gathering;
 pub use rusqlite::ffi;
 
 /// Bytes of bodies after which no more groups join a transaction.
@@ -93,7 +95,14 @@ struct State<B> {
     asleep: bool,
     ending: bool,
     given: VecDeque<Vec<Post<B>>>,
+    gathering: Gathering, // before the next transaction
     done: Vec<Done<B>>,
+}
+
+impl<B> State<B> {
+    fn waiting(&self) -> usize {
+        self.given.iter().map(Vec::len).sum()
+    }
 }
 
 struct Shared<B> {
@@ -122,6 +131,7 @@ impl<B: AsRef<[u8]> + Send + 'static> Appender<B> {
             asleep: false,
             ending: false,
             given: VecDeque::new(),
+            gathering: Gathering::default(),
             done: Vec::new(),
         };
         let (work, returned) = (Condvar::new(), Condvar::new());
@@ -140,7 +150,9 @@ impl<B: AsRef<[u8]> + Send + 'static> Appender<B> {
             self.shared.finish(&mut state, [Done { posts, outcome: Err(NotAppended::Left) }]);
         } else {
             state.given.push_back(posts);
-            self.shared.wake(&state);
+            if state.gathering.complete(state.waiting()) {
+                self.shared.wake(&state);
+            }
         }
     }
 
@@ -229,37 +241,61 @@ impl<B: AsRef<[u8]>> Shared<B> {
     fn run(&self) {
         let mut state = self.lock();
         while !state.ending {
-            if !matches!(state.lent, Lent::Yes(_)) || state.wanted || state.given.is_empty() {
-                state.asleep = true;
-                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
-                state.asleep = false;
-            } else if let Lent::Yes(mut loan) = std::mem::replace(&mut state.lent, Lent::InUse) {
-                let groups = next_groups(&mut state.given);
-                drop(state);
-                let result = catch_unwind(AssertUnwindSafe(|| append_groups(&mut loan, &groups)));
-                let outcomes = result.unwrap_or_else(|_| Err(NotAppended::Failed((INTERNAL, "panic".into()))));
-                state = self.lock();
-                match outcomes {
-                    Ok(appended) => {
-                        state.lent = Lent::Yes(loan);
-                        let done = groups.into_iter().zip(appended);
-                        self.finish(&mut state, done.map(|(posts, it)| Done { posts, outcome: Ok(it) }));
-                    }
-                    Err(why) => {
-                        self.finish(&mut state, groups.into_iter().map(|posts| Done { posts, outcome: Err(why.clone()) }));
-                        self.stop(&mut state, Some(loan));
-                    }
-                }
-                if state.wanted {
-                    self.returned.notify_one();
-                }
+            if !matches!(state.lent, Lent::Yes(_)) || state.wanted {
+                state = self.sleep(state, None);
+            } else if let Some(left) = state.gathering.left(state.waiting(), Instant::now()) {
+                state = self.sleep(state, Some(left));
+            } else if state.given.is_empty() {
+                state.gathering = Gathering::default();
+                state = self.sleep(state, None);
+            } else if let Lent::Yes(loan) = std::mem::replace(&mut state.lent, Lent::InUse) {
+                state = self.transact(state, loan);
             }
         }
         self.stop(&mut state, None);
     }
+
+    /// Waits until it is woken, or for that long.
+    fn sleep<'s>(&self, mut state: MutexGuard<'s, State<B>>, longest: Option<Duration>) -> MutexGuard<'s, State<B>> {
+        state.asleep = true;
+        state = match longest {
+            Some(longest) => self.work.wait_timeout(state, longest).unwrap_or_else(PoisonError::into_inner).0,
+            None => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+        };
+        state.asleep = false;
+        state
+    }
+
+    /// Appends what waits.
+    fn transact<'s>(&'s self, mut state: MutexGuard<'s, State<B>>, mut loan: Loan) -> MutexGuard<'s, State<B>> {
+        let (groups, size) = next_groups(&mut state.given);
+        drop(state);
+        let started = Instant::now();
+        let result = catch_unwind(AssertUnwindSafe(|| append_groups(&mut loan, &groups)));
+        let outcomes = result.unwrap_or_else(|_| Err(NotAppended::Failed((INTERNAL, "panic".into()))));
+        let (posts, now) = (groups.iter().map(Vec::len).sum(), Instant::now());
+        state = self.lock();
+        state.gathering = Gathering::after(posts, size, now - started, state.waiting(), now);
+        match outcomes {
+            Ok(appended) => {
+                state.lent = Lent::Yes(loan);
+                let done = groups.into_iter().zip(appended);
+                self.finish(&mut state, done.map(|(posts, it)| Done { posts, outcome: Ok(it) }));
+            }
+            Err(why) => {
+                self.finish(&mut state, groups.into_iter().map(|posts| Done { posts, outcome: Err(why.clone()) }));
+                self.stop(&mut state, Some(loan));
+            }
+        }
+        if state.wanted {
+            self.returned.notify_one();
+        }
+        state
+    }
 }
 
-fn next_groups<B: AsRef<[u8]>>(given: &mut VecDeque<Vec<Post<B>>>) -> Vec<Vec<Post<B>>> {
+/// Returns the groups of the next transaction, and the bytes of their bodies.
+fn next_groups<B: AsRef<[u8]>>(given: &mut VecDeque<Vec<Post<B>>>) -> (Vec<Vec<Post<B>>>, usize) {
     let (mut groups, mut size) = (Vec::new(), 0);
     while size < TRANSACTION_BYTES
         && let Some(group) = given.pop_front()
@@ -267,7 +303,7 @@ fn next_groups<B: AsRef<[u8]>>(given: &mut VecDeque<Vec<Post<B>>>) -> Vec<Vec<Po
         size += group.iter().map(|post| post.body.as_ref().len()).sum::<usize>();
         groups.push(group);
     }
-    groups
+    (groups, size)
 }
 
 /// Writes them in one transaction.

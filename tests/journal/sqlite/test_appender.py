@@ -70,6 +70,27 @@ async def test_posts_do_not_need_python(tmp_path: Path, by_python: list[Post]) -
         assert db.execute("SELECT count(*), max(seq) FROM posts").get == (200, 200)
 
 
+async def test_clients_that_are_answered_together_share_the_next_commit(tmp_path: Path) -> None:
+    """Though their posts come one after the other. If one of them does not come back, the others do not wait for it."""
+    rounds, clients = 200, 4
+
+    async with journal(tmp_path) as opened:
+        await opened.append(post(0))
+
+        async def client(number: int) -> None:
+            for _ in range(number):
+                await asyncio.sleep(0)  # a turn of the loop, in which a post of its own begins
+            await opened.append(post(number))
+
+        for _ in range(rounds):
+            await asyncio.gather(*map(client, range(clients)))
+        commits = opened.metrics.registry.get_sample_value("btfeed_journal_commit_seconds_count")
+        assert commits
+        assert commits < 1.5 * rounds
+        await asyncio.wait_for(opened.append(post(0)), DEADLINE)
+        assert len(await opened.everything()) == rounds * clients + 2
+
+
 async def test_posts_and_commits_take_turns(tmp_path: Path, by_python: list[Post]) -> None:
     """Both see all that the other has done, and no number is given twice."""
     async with journal(tmp_path, tuning=Tuning(tick=0.001, recent_bytes=0)) as opened:
