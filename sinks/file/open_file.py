@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sinks.batch import slice_parts
+from sinks.file.room import take_room
 from sinks.shared.private import create_file, sync_directory
 
 OPEN_SUFFIX = ".open"
@@ -97,6 +98,7 @@ class OpenFile:
             if self._dirty:
                 self.truncate()
             self._dirty = True
+            take_room(self._descriptor, self.length, size)
             written = 0
             while written < size:
                 rest = slice_parts(parts, written, min(size - written, WRITEBACK_SIZE))[:IOV_MAX]
