@@ -1,11 +1,13 @@
 """Flame graphs as SVG without script: frames as boxes as wide as their share of the samples, callees below callers.
 
 Stacks are lines as py-spy writes them with `--format raw`: `outermost;...;innermost COUNT`. A thread that only waits is in
-many of them, since it looks busy to py-spy at the moment at which it was stopped. These are left out: they use no CPU.
+many of them, since it looks busy to py-spy at the moment at which it was stopped. These are left out: they use no CPU. What
+`perf script` prints becomes such lines, too.
 """
 
 import html
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 WAITS = (
@@ -21,7 +23,7 @@ LETTER = 6.7
 """Pixels of a letter, about."""
 LEAST = 0.5
 """Pixels of the narrowest box that is drawn."""
-PYTHON, NATIVE = "#9ec5e8", "#f0b878"
+PYTHON, NATIVE, KERNEL = "#9ec5e8", "#f0b878", "#c9c3bb"
 STYLE = "text{font:11px monospace;pointer-events:none}rect{stroke:#fff;stroke-width:.5}"
 
 
@@ -39,13 +41,13 @@ class Frame:
         return 1 + max((callee.depth for callee in self.callees.values()), default=0)
 
 
-def tree(stacks: Iterable[str]) -> tuple[Frame, int]:
-    """All frames below one for the whole server, and how many samples were left out."""
+def tree(stacks: Iterable[str], waits: Collection[str] = WAITS) -> tuple[Frame, int]:
+    """All frames below one for the whole server, and how many samples were left out: those in functions of `waits`."""
     root, waiting = Frame("all threads"), 0
     for line in stacks:
         stack, _, count = line.strip().rpartition(" ")
         frames, samples = stack.split(";"), int(count)
-        if any(frame.partition(" ")[0] in WAITS for frame in frames[-INNERMOST:]):
+        if any(frame.partition(" ")[0] in waits for frame in frames[-INNERMOST:]):
             waiting += samples
             continue
         at = root
@@ -54,6 +56,24 @@ def tree(stacks: Iterable[str]) -> tuple[Frame, int]:
             at = at.callees.setdefault(name, Frame(name))
             at.samples += samples
     return root, waiting
+
+
+def from_perf(printed: str) -> Iterator[str]:
+    """The stacks that `perf script -F comm,ip,sym,dso` prints: a paragraph for each sample, with the thread's name, and
+    then its frames from the innermost one on. Frames of code that perf does not know are left out."""
+    counts: Counter[str] = Counter()
+    for paragraph in filter(None, printed.strip().split("\n\n")):
+        thread, *frames = paragraph.strip().splitlines()
+        known = [frame.split(maxsplit=1)[1] for frame in frames if not frame.endswith("([unknown])")]
+        names = [f"{function} ({library.rpartition('/')[2]}" for function, _, library in map(_parted, reversed(known))]
+        counts[";".join([thread.strip(), *(name.replace(";", ":") for name in names)])] += 1
+    for stack, count in counts.items():
+        yield f"{stack} {count}"
+
+
+def _parted(frame: str) -> tuple[str, str, str]:
+    """Its function, and its library with the closing parenthesis."""
+    return frame.rpartition(" (")
 
 
 def draw(root: Frame, title: str) -> str:
@@ -73,7 +93,7 @@ def _boxes(frame: Frame, x: float, y: int, scale: float, whole: int) -> Iterator
     width = frame.samples * scale
     if width < LEAST:
         return
-    color = PYTHON if ".py:" in frame.name else NATIVE
+    color = PYTHON if ".py:" in frame.name else KERNEL if "[kernel" in frame.name else NATIVE
     told = f"{frame.name}: {frame.samples} samples, {frame.samples / whole:.1%}"
     letters = int((width - 6) / LETTER)
     short = frame.name if len(frame.name) <= letters else frame.name[: letters - 2] + ".."

@@ -4,14 +4,17 @@
 
 For each load there is a folder, build/profile/LOAD, and a line in the summary that is printed:
 
-    flames.svg     a flame graph of all threads that work, with the frames of Python and native ones (py-spy, FREQUENCY
-                   samples a second): open it in a browser. py-spy does not see threads that run no Python: the one that
-                   appends posts to the journal is missing, and BTFEED_PLAIN=1 shows what does its work then
-    stacks.txt     what it is drawn from, for other tools
+    flames.svg     a flame graph of all threads that run Python, with the frames of Python and native ones (py-spy,
+                   FREQUENCY samples a second): open it in a browser
+    cpu.svg        a flame graph of all threads, with native frames and those of the kernel (perf, CPU_FREQUENCY samples of
+                   each busy processor a second): it shows the thread that appends posts to the journal, too
+    stacks.txt, cpu-stacks.txt
+                   what they are drawn from, for other tools
     syscalls.txt   all system calls with their numbers and times (strace -c -f)
 
-CPU is measured first, without either tool: both stop the server again and again, so times in syscalls.txt are not those of
-a server alone. Numbers of calls are, except that a slower server waits more. A load is left out of a tool that is missing.
+CPU is measured first, without any tool: strace and py-spy stop the server again and again, so times in syscalls.txt are not
+those of a server alone. Numbers of calls are, except that a slower server waits more. A tool that is missing is left out;
+perf is not part of the set-up.
 """
 
 import argparse
@@ -37,6 +40,7 @@ OUT = ROOT / "build" / "profile"
 SECONDS = 8
 FREQUENCY = 50
 """Samples a second: py-spy falls behind if it unwinds native frames much more often."""
+CPU_FREQUENCY = 999
 OCCURRENCES = 20_000
 """Occurrences of the posts that are sent, over and over."""
 ALONE = 1.0
@@ -71,12 +75,14 @@ LOADS = (
 
 @dataclass
 class Found:
-    """What one load gave. cpu_us: a post. calls: system calls a post, by name. missing: why a tool gave nothing."""
+    """What one load gave. cpu_us: a post. calls: system calls a post, by name. missing: why a tool gave nothing. notes: why
+    perf gave nothing, which not every machine has or allows."""
 
     load: Profiled
     cpu_us: float
     calls: dict[str, float] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def told(self) -> str:
         """Its line in the summary."""
@@ -98,6 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"no load has {chosen.only} in its name: {', '.join(load.name for load in LOADS)}", file=sys.stderr)
         return 2
     missing: list[str] = []
+    notes: list[str] = []
     lines = [f"{'sink, size, connections':20} {'us a post':>9} {'futex':>8} {'fdatasync':>8}   most system calls a post"]
     print(lines[0])
     with Workshop() as workshop:
@@ -106,10 +113,11 @@ def main(arguments: list[str] | None = None) -> int:
             lines.append(found.told())
             print(lines[-1], flush=True)
             missing += found.missing
+            notes += found.notes
             workshop.clear()
     (chosen.out / "summary.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"\nwritten: {chosen.out}")
-    for reason in dict.fromkeys(missing):
+    for reason in dict.fromkeys(missing + notes):
         print(reason, file=sys.stderr)
     return 1 if missing else 0
 
@@ -124,11 +132,11 @@ def profile(workshop: Workshop, load: Profiled, seconds: int, directory: Path) -
     ):
         posts = end_to_end.posts_in(subject, generator, load.size, ALONE, OCCURRENCES // 4)
         found = Found(load, _alone(subject, generator, posts))
-        for tool in (_syscalls, _flames):
+        for tool, told in ((_syscalls, found.missing), (_flames, found.missing), (_cpu, found.notes)):
             try:
                 found.calls |= dict(tool(subject, generator, posts, directory, seconds))
             except (NotInstalled, ToolFailed) as error:
-                found.missing.append(str(error))
+                told.append(str(error))
     return found
 
 
@@ -172,11 +180,7 @@ def _flames(subject: Subject, generator: Sender, posts: int, directory: Path, se
     command = [pyspy(), "record", "--native", "--pid", str(subject.pid), "--rate", str(FREQUENCY)]
     command += ["--duration", str(seconds), "--format", "raw", "--output", str(stacks)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        few, end = max(1, posts // 10), time.monotonic() + 10 * seconds
-        while process.poll() is None and time.monotonic() < end:
-            generator.send(few)
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)  # it ends early, with what it has
+        _keep_busy(process, generator, posts, 10 * seconds)
         said, _ = process.communicate()
     if process.returncode:
         raise ToolFailed(f"py-spy failed: {' '.join(said.split())}: run as root")
@@ -184,6 +188,45 @@ def _flames(subject: Subject, generator: Sender, posts: int, directory: Path, se
     title = f"{directory.name}: {root.samples} samples, and {waiting} of threads that waited, which are left out"
     (directory / "flames.svg").write_text(flames.draw(root, title), encoding="utf-8")
     return iter(())
+
+
+def _cpu(subject: Subject, generator: Sender, posts: int, directory: Path, seconds: int) -> Iterator[tuple[str, float]]:
+    """Write the flame graph of perf, while posts are sent. Counts nothing."""
+    data, stacks = directory / "perf.data", directory / "cpu-stacks.txt"
+    command = [perf(), "record", "-q", "-g", "-e", "cpu-clock", "-F", str(CPU_FREQUENCY), "-o", str(data)]
+    command += ["-p", str(subject.pid), "--", "sleep", str(seconds)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        _keep_busy(process, generator, posts, 10 * seconds)
+        said, _ = process.communicate()
+    if process.returncode:
+        raise ToolFailed(f"perf failed: {' '.join(said.split())}: run as root")
+    script = [perf(), "script", "-i", str(data), "-F", "comm,ip,sym,dso"]
+    printed = subprocess.run(script, capture_output=True, text=True, check=False)
+    if printed.returncode:
+        raise ToolFailed(f"perf script failed: {' '.join(printed.stderr.split())}")
+    data.unlink()
+    lines = list(flames.from_perf(printed.stdout))
+    stacks.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    root, _ = flames.tree(lines, waits=())
+    (directory / "cpu.svg").write_text(flames.draw(root, f"{directory.name}: {root.samples} samples"), encoding="utf-8")
+    return iter(())
+
+
+def _keep_busy(process: "subprocess.Popen[str]", generator: Sender, posts: int, longest: float) -> None:
+    """Send posts until the tool ends, or end it after `longest` seconds, with what it has."""
+    few, end = max(1, posts // 10), time.monotonic() + longest
+    while process.poll() is None and time.monotonic() < end:
+        generator.send(few)
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+
+
+def perf() -> str:
+    """The path of perf. Raises NotInstalled."""
+    path = shutil.which("perf")
+    if path is None:
+        raise NotInstalled("perf is not installed (Debian: linux-perf): there is no cpu.svg")
+    return path
 
 
 def pyspy() -> str:

@@ -19,8 +19,10 @@ def test_a_profile_counts_system_calls_and_draws_flames(
     monkeypatch.setattr(profiling, "LOADS", [profiling.Profiled("file", 10, 1)])
     monkeypatch.setattr(profiling, "OCCURRENCES", 200)
     monkeypatch.setattr(profiling, "ALONE", 0.01)
-    assert profiling.main(["--seconds", "1", "--out", str(tmp_path)]) == 0, capsys.readouterr().err
-    cpu = capsys.readouterr().out.splitlines()[1].split()
+    status = profiling.main(["--seconds", "1", "--out", str(tmp_path)])
+    told = capsys.readouterr()
+    assert status == 0, told.err
+    cpu = told.out.splitlines()[1].split()
     assert cpu[0] == "file-10-over-1"
     assert float(cpu[1].replace(",", "")) > 0
     assert float(cpu[2]) > 0
@@ -30,6 +32,9 @@ def test_a_profile_counts_system_calls_and_draws_flames(
     assert ".py:" in drawn
     assert re.search(r"\.so[.0-9]*\)", drawn)  # native
     assert (tmp_path / "summary.txt").read_text().splitlines()[1].split() == cpu
+    if "perf" not in told.err:  # not every machine has it, or allows it
+        assert "append" in (tmp_path / "file-10-over-1" / "cpu-stacks.txt").read_text()
+        assert "append" in (tmp_path / "file-10-over-1" / "cpu.svg").read_text()
 
 
 def test_a_flame_graph_leaves_out_threads_that_wait() -> None:
@@ -51,6 +56,25 @@ def test_a_flame_graph_leaves_out_threads_that_wait() -> None:
     assert "a &amp; b" in drawn
 
 
+def test_the_samples_of_perf_become_stacks() -> None:
+    """From the thread on, without frames that perf does not know, and without directories."""
+    printed = (
+        "append \n"
+        "\tffffffff8 do_syscall_64 ([kernel.kallsyms])\n\t    7f10a fdatasync (/usr/lib/libc.so.6)\n"
+        "\t    0 [unknown] ([unknown])\n\n"
+        "my thread \n\t 7f1 core::ops::call<(), a; b> (/x/btfeed/_native.abi3.so)\n\n"
+        "append \n"
+        "\tffffffff8 do_syscall_64 ([kernel.kallsyms])\n\t    7f10a fdatasync (/usr/lib/libc.so.6)\n\n"
+    )
+    assert list(flames.from_perf(printed)) == [
+        "append;fdatasync (libc.so.6);do_syscall_64 ([kernel.kallsyms]) 2",
+        "my thread;core::ops::call<(), a: b> (_native.abi3.so) 1",
+    ]
+    root, waiting = flames.tree(["append;epoll_pwait (libc.so.6) 3"], waits=())
+    assert (root.samples, waiting) == (3, 0)
+    assert list(flames.from_perf("")) == []
+
+
 def test_tools_of_a_profile_that_are_missing_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -58,10 +82,15 @@ def test_tools_of_a_profile_that_are_missing_are_told(
     monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
     with pytest.raises(NotInstalled, match="py-spy is not installed: run make setup"):
         profiling.pyspy()
-    found = profiling.Found(profiling.LOADS[0], 1_234.0, missing=["strace is not installed"])
+    with pytest.raises(NotInstalled, match="perf is not installed"):
+        profiling.perf()
+    found = profiling.Found(profiling.LOADS[0], 1_234.0, missing=["strace is not installed"], notes=["no perf"])
     monkeypatch.setattr(profiling, "profile", lambda *arguments: found)
     assert profiling.main(["--only", "file-100-over-1", "--out", str(tmp_path)]) == 1
     told = capsys.readouterr()
     assert told.out.splitlines()[1].split() == ["file-100-over-1", "1,234"]
-    assert told.err == "strace is not installed\n"
+    assert told.err == "strace is not installed\nno perf\n"
+    found.missing.clear()
+    assert profiling.main(["--only", "file-100-over-1", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().err == "no perf\n"
     assert profiling.main(["--only", "nothing", "--out", str(tmp_path)]) == 2
