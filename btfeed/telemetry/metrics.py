@@ -95,9 +95,9 @@ class Metrics:
         )
 
     def _create_receiver(self, create: Factory) -> None:
-        self.posts = create.counter("posts", "Posts accepted: made durable and answered with 200")
-        self.post_bytes = create.counter("post_bytes", "Bytes of accepted posts, after decompression")
-        self.received_occurrences = create.counter("received_occurrences", "Occurrences in accepted posts")
+        self.posts = create.unlocked_counter("posts", "Posts accepted: made durable and answered with 200")
+        self.post_bytes = create.unlocked_counter("post_bytes", "Bytes of accepted posts, after decompression")
+        self.received_occurrences = create.unlocked_counter("received_occurrences", "Occurrences in accepted posts")
         last_post = create.gauge(
             "last_post_timestamp_seconds",
             "When the last post was accepted, as a Unix time; 0 before the first since the start",
@@ -113,7 +113,7 @@ class Metrics:
         self.empty_requests = create.counter(
             "empty_requests", "Requests without a post, such as AppMon's connection tests; answered with 200"
         )
-        self.ack_seconds = create.histogram(
+        self.ack_seconds = create.unlocked_histogram(
             "ack_seconds", "Seconds from the end of a post's header until the post is durable", ACK
         )
         self.connections = create.gauge("connections", "Open connections to the receiver")
