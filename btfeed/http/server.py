@@ -51,6 +51,7 @@ class HttpServer:
         self._state.limits = limits
         for connection in self.connections:
             connection.check_idle()
+        self._state.fit()
         for listener in self._listeners:
             if listener.context and tls:
                 listener.context = tls

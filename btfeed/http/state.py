@@ -1,7 +1,7 @@
 """What the connections of one server share, and how many of them there may be."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol
@@ -73,15 +73,29 @@ class ServerState:
         self.connections.add(new)
         return True
 
+    def fit(self) -> None:
+        """Close idle connections until there are no more than the limit, which may have been lowered."""
+        idle = [other for standing, other in self._giving_way() if standing is not Standing.STALLED]
+        for other in idle[: max(0, len(self.connections) - self.limits.max_connections)]:
+            self._evict(other)
+
     def _make_room(self) -> bool:
         """Close the connection that gives way first, if there is one."""
+        for _, other in self._giving_way():
+            self._evict(other)
+            return True
+        return False
+
+    def _giving_way(self) -> Iterator[tuple[Standing, Occupant]]:
+        """The connections that give way, in that order."""
         stalled = asyncio.get_running_loop().time() - STALLED_AFTER
         found = [(order, other) for other in self.connections if (order := other.gives_way)]
         for (standing, since), other in sorted(found, key=lambda pair: pair[0]):
             if not (standing is Standing.STALLED and since >= stalled) and not other.has_unread():
-                self.connections.discard(other)
-                other.abort("too_many_connections")
-                self.metrics.evicted_connections.inc()
-                self.warnings.warn("idle connection closed to make room", "evicted", peer=other.peer)
-                return True
-        return False
+                yield standing, other
+
+    def _evict(self, other: Occupant) -> None:
+        self.connections.discard(other)
+        other.abort("too_many_connections")
+        self.metrics.evicted_connections.inc()
+        self.warnings.warn("idle connection closed to make room", "evicted", peer=other.peer)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from btfeed.receiving.settings import ReceiverSettings
 from tests.support.harness import until_async
 from tests.support.posts import sample_visit
 from tests.support.rawhttp import begin, busy, request, site
@@ -60,6 +61,28 @@ async def test_the_connection_that_is_idle_longest_gives_way(tmp_path: Path) -> 
     evicted = [line for line in logged if line["event"] == "idle connection closed to make room"]
     assert (evicted[0]["log_level"], evicted[0]["peer"]) == ("warning", "127.0.0.1")
     assert sum(line["count"] for line in evicted) == 3
+
+
+async def test_a_lower_limit_closes_idle_connections_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that would give way first. A header that does not end may be that of a post, which this would lose."""
+    async with site(tmp_path, max_connections=9) as running, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(running.connect()) for _ in range(5)]
+        header, body, used_first, used_last, silent = clients
+        await running.until(lambda it: len(it.connections) == 5, "connected")
+        await header.send(HEAD[:-1])
+        await body.send(HEAD)
+        await running.until(lambda it: busy(it) == 2, "begun")
+        await begin(used_first)
+        await begin(used_last)
+        monkeypatch.setattr("btfeed.http.state.STALLED_AFTER", 0.0)
+        running.receiver.reconfigure(ReceiverSettings.model_validate({"max_connections": 3}), None)
+        assert [await client.rest() for client in (silent, used_first)] == [b"", b""]
+        running.receiver.reconfigure(ReceiverSettings.model_validate({"max_connections": 1}), None)
+        assert await used_last.rest() == b""
+        await header.send(HEAD[-1:] + BODY)
+        await body.send(BODY)
+        assert [(await client.response()).status for client in (header, body)] == [200, 200]
+        assert (running.count("evicted_connections_total"), running.refused()) == (3, {})
 
 
 @pytest.mark.parametrize(("sent", "lost"), [(b"P", 0), (HEAD[:-1], 1)])
