@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from threading import Lock
 
 from btfeed.journal.base import Entry
-from btfeed.journal.sqlite.layout import bytes_taken
+
+OVERHEAD = 400
+"""Bytes that a post takes in memory besides its body, approximately."""
 
 
 class RecentPosts:
-    """Consecutive posts up to the newest, within `max_bytes`. Thread-safe: the journal's thread adds and drops, and the
-    event loop reads."""
+    """Consecutive posts up to the newest, within `max_bytes` of memory. Thread-safe: the journal's thread adds and drops,
+    and the event loop reads."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -26,7 +28,7 @@ class RecentPosts:
                 self._first = entries[0].seq
             for entry in entries:
                 self._entries[entry.seq] = entry
-                self._bytes += bytes_taken(entry.post)
+                self._bytes += _size(entry)
             while self._bytes > self._max_bytes:
                 self._drop_oldest()
 
@@ -57,5 +59,9 @@ class RecentPosts:
         self._bytes = 0
 
     def _drop_oldest(self) -> None:
-        self._bytes -= bytes_taken(self._entries.pop(self._first).post)
+        self._bytes -= _size(self._entries.pop(self._first))
         self._first += 1
+
+
+def _size(entry: Entry) -> int:
+    return len(entry.post.body) + OVERHEAD

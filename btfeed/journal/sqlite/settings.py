@@ -33,7 +33,7 @@ class SqliteSettings(Settings):
 class Tuning:
     """Values that suit every installation.
 
-    recent_bytes      bytes of the newest posts to keep in memory while a sink has yet to read them, as stored in the file
+    recent_bytes      bytes of memory for the newest posts, which are kept while a sink has yet to read them
     checkpoint_pages  pages in the write-ahead log before they are moved to the file: 4 MiB. Larger checkpoints made the
                       slowest commit in a hundred 4 times slower
     log_limit         bytes that the write-ahead log may keep between checkpoints

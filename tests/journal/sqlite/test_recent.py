@@ -1,9 +1,12 @@
 """The newest posts, in memory."""
 
+import tracemalloc
+
 import pytest
 
-from btfeed.journal.sqlite.layout import bytes_taken
-from btfeed.journal.sqlite.recent import RecentPosts
+from btfeed.journal.base import Entry
+from btfeed.journal.sqlite.recent import OVERHEAD, RecentPosts
+from btfeed.posts.post import Post, digest
 from tests.journal.journals import EVERYTHING, entries, post
 
 POSTS = entries(5, [post(number) for number in range(10)])
@@ -12,7 +15,7 @@ POSTS = entries(5, [post(number) for number in range(10)])
 @pytest.fixture
 def kept() -> RecentPosts:
     """Posts 5 to 14, and room for no more."""
-    found = RecentPosts(10 * bytes_taken(POSTS[0].post))
+    found = RecentPosts(10 * (len(POSTS[0].post.body) + OVERHEAD))
     found.add(POSTS[:4])
     found.add(POSTS[4:])
     return found
@@ -50,3 +53,19 @@ def test_a_gap_drops_all_older_posts(kept: RecentPosts) -> None:
     assert [entry.seq for entry in kept.find(20, EVERYTHING)] == [20]
     kept.clear()
     assert kept.find(20, EVERYTHING) == []
+
+
+@pytest.mark.parametrize("size", [100, 20_000])
+def test_the_limit_is_that_of_memory(size: int) -> None:
+    """Whether the posts are small or large."""
+    kept = RecentPosts(2**20)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(1_000, 1_000 + 2**21 // size):
+            body = number.to_bytes(4) + bytes(size - 4)
+            kept.add([Entry(number, Post(body, 1_700_000_000_000 + number, "127.0.0.1"), digest(body))])
+        memory = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert 0.8 * 2**20 < memory < 1.2 * 2**20
