@@ -27,8 +27,9 @@ class Appender:
     """A thread that appends posts to the journal on connections of apsw, whose SQLite has loaded this module as an
     extension, with the entry point `btfeed_sqlite_init`."""
 
-    def __init__(self, signal: int) -> None:
-        """signal: the writing end of a pipe, which it closes. It writes to it when there is something to `take`."""
+    def __init__(self, signal: int, longest: float) -> None:
+        """signal: the writing end of a pipe, which it closes. It writes to it when there is something to `take`. longest:
+        seconds that a transaction waits, at most, for the next posts of clients that were just answered."""
 
     def append(self, posts: Sequence[tuple[bytes, int, str, int]]) -> None:
         """Append a group: body, milliseconds since the epoch, peer, and bytes of room, of each."""

@@ -11,7 +11,7 @@ from sinks.shared.optional import optional
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 """Processors that this process may use: the number of posts to map at the same time."""
-INTERFACE = 7
+INTERFACE = 8
 """The interface of btfeed._native that this version expects. A module with another one is not used."""
 
 module = optional("btfeed._native", INTERFACE)

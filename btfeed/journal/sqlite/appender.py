@@ -45,8 +45,8 @@ class Appender:
     """`done` is called on the event loop for each group, with Appended; else with the error of its transaction, or None if
     it was not tried."""
 
-    def __init__(self, done: Callable[[Group, Appended | apsw.Error | None], None]) -> None:
-        """Needs a running event loop, and `available`."""
+    def __init__(self, done: Callable[[Group, Appended | apsw.Error | None], None], gather: float) -> None:
+        """Needs a running event loop, and `available`. gather: see Tuning."""
         self._done = done
         self._given: deque[Group] = deque()
         self._idle = asyncio.Event()
@@ -54,7 +54,7 @@ class Appender:
         self._loop = asyncio.get_running_loop()
         self._signals, signal = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         assert native.module
-        self._thread = native.module.Appender(signal)  # which closes it
+        self._thread = native.module.Appender(signal, gather)  # which closes the pipe
         self._loop.add_reader(self._signals, self._read)
 
     # On the event loop

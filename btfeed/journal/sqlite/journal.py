@@ -68,7 +68,7 @@ class SqliteJournal:
                 if debug:
                     log.debug("commit done", jobs=len(appended.entries), seconds=appended.seconds)
 
-        self._thread = JournalThread(create_worker, tuning.tick, on_appended)
+        self._thread = JournalThread(create_worker, tuning, on_appended)
 
     async def open(self) -> None:
         """Lock the directory and open the journal. Raises JournalUnavailable if another process uses it or the disk

@@ -37,6 +37,8 @@ class Tuning:
     checkpoint_pages  pages in the write-ahead log before they are moved to the file: 4 MiB. Larger checkpoints made the
                       slowest commit in a hundred 4 times slower
     log_limit         bytes that the write-ahead log may keep between checkpoints
+    gather            seconds for which a transaction waits, at most, for the next posts of clients that were just answered.
+                      Clients that have more posts come back sooner; the longer it waits, the more it costs those that pause
     lock_wait         seconds to wait at a time while another process is writing
     tick              seconds between rounds of maintenance, and between attempts to recover from a disk error
     unreadable        seconds after which a part of the file that can't be read counts as damaged; also the shortest time
@@ -46,6 +48,7 @@ class Tuning:
     recent_bytes: int = 64 * 2**20
     checkpoint_pages: int = 256
     log_limit: int = 64 * 2**20
+    gather: float = 0.0005
     lock_wait: float = 5.0
     tick: float = 0.5
     unreadable: float = 60.0

@@ -20,6 +20,7 @@ from btfeed.journal.sqlite import appender
 from btfeed.journal.sqlite.appender import Appended, Appender, Group
 from btfeed.journal.sqlite.positions import EMPTY, Snapshot
 from btfeed.journal.sqlite.post_log import PostLog
+from btfeed.journal.sqlite.settings import Tuning
 from btfeed.journal.sqlite.worker import JournalWorker, Work
 from btfeed.posts.post import Post
 
@@ -49,12 +50,12 @@ class JournalThread:
     def __init__(
         self,
         create: Callable[[Callable[[], None], Callable[[], bool]], JournalWorker],
-        tick: float,
+        tuning: Tuning,
         on_appended: Callable[[Appended], None],
     ) -> None:
         self.snapshot: Snapshot = EMPTY
         self._worker = create(self._publish, lambda: self._stopping)
-        self._tick = tick
+        self._tuning = tuning
         self._on_appended = on_appended
         self._appender: Appender | None = None
         self._posts: list[Post] = []  # for the appender, in this turn of the loop
@@ -72,7 +73,7 @@ class JournalThread:
     async def start(self) -> None:
         """Start, and open the journal. Raises what opening it raised. If that fails or is cancelled, it is closed again."""
         if appender.available():
-            self._appender = Appender(self._done)
+            self._appender = Appender(self._done, self._tuning.gather)
         self._thread.start()
         try:
             await asyncio.shield(self._opened)
@@ -200,7 +201,7 @@ class JournalThread:
                     self._publish([job], [worker.ask(job.work)])
             if time.monotonic() >= next_tick:
                 more = worker.tick()
-                next_tick = time.monotonic() + (0.0 if more else self._tick)
+                next_tick = time.monotonic() + (0.0 if more else self._tuning.tick)
                 self._publish()
             if self._appender and not stopping:
                 worker.lend(self._appender)

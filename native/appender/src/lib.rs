@@ -119,19 +119,20 @@ pub struct Appender<B> {
 }
 
 impl<B: AsRef<[u8]> + Send + 'static> Appender<B> {
-    /// Starts the thread. It calls `signal` when there is something to `take`, once until that is called.
+    /// Starts the thread. It calls `signal` when there is something to `take`, once until that is called. A transaction waits
+    /// for the next posts of clients that were just answered, but no longer than `longest`.
     ///
     /// # Errors
     ///
     /// If the system can't start a thread.
-    pub fn start(signal: impl Fn() + Send + Sync + 'static) -> io::Result<Self> {
+    pub fn start(longest: Duration, signal: impl Fn() + Send + Sync + 'static) -> io::Result<Self> {
         let state = State {
             lent: Lent::No(None),
             wanted: false,
             asleep: false,
             ending: false,
             given: VecDeque::new(),
-            gathering: Gathering::default(),
+            gathering: Gathering::new(longest),
             done: Vec::new(),
         };
         let (work, returned) = (Condvar::new(), Condvar::new());
@@ -246,7 +247,7 @@ impl<B: AsRef<[u8]>> Shared<B> {
             } else if let Some(left) = state.gathering.left(state.waiting(), Instant::now()) {
                 state = self.sleep(state, Some(left));
             } else if state.given.is_empty() {
-                state.gathering = Gathering::default();
+                state.gathering.end(0);
                 state = self.sleep(state, None);
             } else if let Lent::Yes(loan) = std::mem::replace(&mut state.lent, Lent::InUse) {
                 state = self.transact(state, loan);
@@ -268,6 +269,8 @@ impl<B: AsRef<[u8]>> Shared<B> {
 
     /// Appends what waits.
     fn transact<'s>(&'s self, mut state: MutexGuard<'s, State<B>>, mut loan: Loan) -> MutexGuard<'s, State<B>> {
+        let waiting = state.waiting();
+        state.gathering.end(waiting);
         let (groups, size) = next_groups(&mut state.given);
         drop(state);
         let started = Instant::now();
@@ -275,7 +278,8 @@ impl<B: AsRef<[u8]>> Shared<B> {
         let outcomes = result.unwrap_or_else(|_| Err(NotAppended::Failed((INTERNAL, "panic".into()))));
         let (posts, now) = (groups.iter().map(Vec::len).sum(), Instant::now());
         state = self.lock();
-        state.gathering = Gathering::after(posts, size, now - started, state.waiting(), now);
+        let waiting = state.waiting();
+        state.gathering.begin(posts, size, now - started, waiting, now);
         match outcomes {
             Ok(appended) => {
                 state.lent = Lent::Yes(loan);

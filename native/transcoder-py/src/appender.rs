@@ -4,6 +4,7 @@ use std::ffi::{c_char, c_int};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use appender::{Connection, Failure, Loan, NotAppended, Post, ffi};
 use pyo3::exceptions::PyRuntimeError;
@@ -22,15 +23,16 @@ pub struct Appender(appender::Appender<PyBackedBytes>);
 
 #[pymethods]
 impl Appender {
-    /// Takes the writing end of a pipe. The thread writes to it when there is something to take.
+    /// Takes the writing end of a pipe, and the seconds that a transaction waits at most. The thread writes to the pipe when
+    /// there is something to take.
     #[new]
-    fn new(signal: i32) -> PyResult<Self> {
+    fn new(signal: i32, longest: f64) -> PyResult<Self> {
         // SAFETY: the caller gives it away
         let signal = File::from(unsafe { OwnedFd::from_raw_fd(signal) });
         let tell = move || {
             let _ = (&signal).write(&[0]); // if it is full, the reader knows already
         };
-        Ok(Self(appender::Appender::start(tell)?))
+        Ok(Self(appender::Appender::start(Duration::try_from_secs_f64(longest).unwrap_or(Duration::MAX), tell)?))
     }
 
     fn append(&self, posts: Vec<Given>) {

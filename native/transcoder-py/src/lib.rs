@@ -20,7 +20,7 @@ use columns::{Buffer, Texts};
 use convert::FieldRow;
 
 /// The version of this interface, which btfeed/native.py checks. Increment it with every change that Python can see.
-const INTERFACE: u32 = 7;
+const INTERFACE: u32 = 8;
 /// The size in bytes from which on a body is checked without the GIL. For smaller ones, releasing it costs as much as the
 /// check.
 const RELEASE_GIL_SIZE: usize = 1 << 14;
