@@ -47,6 +47,7 @@ USER, PASSWORD = "btfeed", "SECRETOFKAFKA"
 READY = 180.0
 """Seconds that a broker may take to start."""
 CLUSTER = "YnRmZWVkLXRlc3RzLWthZg"
+_NEVER = str(10 * 86_400_000)
 _PROTOCOLS = {"CONTROLLER": "PLAINTEXT"}
 _MECHANISMS = "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER"
 _PLAIN_LOGIN = "org.apache.kafka.common.security.plain.PlainLoginModule"
@@ -129,7 +130,8 @@ class Broker:
 
 @dataclass
 class Kafka:
-    """A cluster. Its brokers have Kafka's default settings, except for `settings`.
+    """A cluster. Its brokers have Kafka's default settings, except for `settings`, and that they never look for messages to
+    delete: those of tests are often from years ago, and could be gone before they were read.
 
     authority: signs the certificates of brokers and clients; without it there is no TLS
     """
@@ -248,6 +250,8 @@ class Kafka:
             "transaction.state.log.min.isr": "1",
             "offsets.topic.num.partitions": "1",
             "group.initial.rebalance.delay.ms": "0",
+            "log.initial.task.delay.ms": _NEVER,
+            "log.retention.check.interval.ms": _NEVER,
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
             "super.users": "User:ANONYMOUS",
             "allow.everyone.if.no.acl.found": "true",
