@@ -3,6 +3,7 @@
 import re
 import ssl
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +27,15 @@ class Validity(NamedTuple):
 
 class TlsFileError(OSError):
     """A certificate or key file can't be used. The message names the file and the reason."""
+
+
+class _BriefGoodbye(ssl.SSLObject):
+    """A side of a connection that says goodbye and waits for no answer, as TLS allows: event loops would keep a connection
+    that was closed for half a minute, if the other side is silent."""
+
+    def unwrap(self) -> None:
+        with suppress(ssl.SSLWantReadError):
+            super().unwrap()
 
 
 def client_context(
@@ -62,11 +72,13 @@ def server_context(certificate: File, key: File, client_ca: File | None = None) 
 
 
 def sink_context(ca: File | None = None, certificate: File | None = None, key: File | None = None) -> ssl.SSLContext:
-    """`client_context` for sinks: raises Misconfigured."""
+    """`client_context` for sinks, whose connections on an event loop close at once. Raises Misconfigured."""
     try:
-        return client_context(ca, certificate, key)
+        context = client_context(ca, certificate, key)
     except TlsFileError as error:
         raise Misconfigured(str(error)) from error
+    context.sslobject_class = _BriefGoodbye
+    return context
 
 
 def validity(certificates: File) -> Validity:

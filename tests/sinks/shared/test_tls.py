@@ -1,10 +1,14 @@
 """TLS contexts from PEM files, and the errors for files that can't be used."""
 
+import asyncio
+import socket
 import ssl
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from sinks.base import Misconfigured
 from sinks.shared.tls import TlsFileError, client_context, server_context, sink_context, validity
@@ -37,6 +41,27 @@ def test_a_server_asks_for_certificates_only_if_configured(authority: Authority)
     context = server_context(*files, authority.certificate)
     assert context.verify_mode == ssl.CERT_REQUIRED
     assert len(subjects(context)) == 1
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_sink_closes_connections_to_a_silent_server(
+    authority: Authority, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """It waits for no goodbye, so that nothing is open any more when its event loop ends."""
+    files = authority.sign("server")
+
+    async def connect_and_close(listening: socket.socket) -> None:
+        accepting = asyncio.create_task(asyncio.to_thread(accept, listening))
+        _, writer = await asyncio.open_connection(*listening.getsockname(), ssl=sink_context(authority.certificate))
+        with await accepting:
+            writer.close()
+            await writer.wait_closed()
+
+    def accept(listening: socket.socket) -> ssl.SSLSocket:
+        return server_context(*files).wrap_socket(listening.accept()[0], server_side=True)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening, asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(connect_and_close(listening))
 
 
 @pytest.mark.parametrize("fault", ["missing", "not a certificate"])
