@@ -14,6 +14,7 @@ from typing import Any, Literal
 from aiokafka import errors
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.conn import collect_hosts, create_conn
+from aiokafka.protocol.api import Response
 from aiokafka.protocol.metadata import MetadataRequest
 from pydantic import model_validator
 
@@ -134,10 +135,11 @@ class ClusterAccess:
             self._http.open()
         return self._arguments | {"bootstrap_servers": self._servers}
 
-    async def verify(self) -> str:
+    async def verify(self) -> Response:
         """Connect and authenticate to all servers at the same time: a machine that is down would keep the others waiting.
 
-        Returns the first one that replies. If none does, raises Unavailable or Misconfigured with the reason of each.
+        Returns what the first one that replies says of the brokers, for `steady`. If none does, raises Unavailable or
+        Misconfigured with the reason of each.
         """
         arguments = self.client_arguments()
         del arguments["bootstrap_servers"]
@@ -156,8 +158,8 @@ class ClusterAccess:
         kind = Misconfigured if any(isinstance(failure, Misconfigured) for failure in failures) else Unavailable
         raise kind(self._redactor.text("; ".join(map(str, failures)))) from failures[0]
 
-    async def _connect(self, host: str, port: int, arguments: Mapping[str, Any]) -> str:
-        """The server, if it replies. Raises a SinkError."""
+    async def _connect(self, host: str, port: int, arguments: Mapping[str, Any]) -> Response:
+        """The server's reply. Raises a SinkError."""
         try:
             connection = await create_conn(host, port, **arguments)
             try:
@@ -168,7 +170,7 @@ class ClusterAccess:
                 raise errors.KafkaConnectionError("the reply names no broker")
         except Exception as error:  # noqa: BLE001 - a server that is not a Kafka broker may answer anything
             raise connection_error(error, f"{host}:{port}", self._security) from None
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return answer
 
     async def close(self) -> None:
         if self._http:

@@ -79,10 +79,10 @@ class Producer:
 
         Raises Unavailable or Misconfigured.
         """
-        replying = {"bootstrap_servers": await access.verify()}  # the client asks servers one after the other
+        metadata = await access.verify()
         fixed = {"acks": "all", "enable_idempotence": True, "retry_backoff_ms": RETRY_BACKOFF_MS}
-        producer = AIOKafkaProducer(**access.client_arguments() | replying, **settings, **fixed)
-        steady(producer.client)
+        producer = AIOKafkaProducer(**access.client_arguments(), **settings, **fixed)
+        steady(producer.client, metadata)
         quiet(producer)
         started = Producer(producer, Topics(producer.client, new_topics, clock), send_timeout, clock)
         producer.client.send = started._noting_record_errors(producer.client.send)

@@ -12,10 +12,21 @@ from typing import Any
 from aiokafka import errors
 from aiokafka.client import ConnectionGroup
 from aiokafka.conn import CloseReason
+from aiokafka.protocol.api import Response
 
 
-def steady(client: Any) -> None:
-    """Let the client's `send` raise KafkaConnectionError instead, and connect again the next time."""
+def steady(client: Any, metadata: Response) -> None:
+    """Let the client's `send` raise KafkaConnectionError instead, and connect again the next time.
+
+    metadata: what the brokers say of themselves. The client's own question for that would be put to one server after the
+    other, and leave a connection open if it was cancelled.
+    """
+
+    async def bootstrap() -> None:
+        client.cluster.update_metadata(metadata)
+        client._sync_task = asyncio.create_task(client._md_synchronizer())
+
+    client.bootstrap = bootstrap
     client.send = _steady(client, client.send)
 
 

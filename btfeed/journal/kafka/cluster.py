@@ -7,7 +7,7 @@ sinks.base.Unavailable if no broker replies, and Misconfigured if a person has t
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,6 @@ AT_A_TIME = 3
 """Brokers that get a question that any of them can answer."""
 COORDINATOR_PAUSE = 0.2
 """Seconds until brokers that have no coordinator of a group yet are asked again."""
-CLOSE_TIMEOUT = 1.0
-"""Seconds that attempts to connect may still take when a cluster is closed."""
 _TOPIC = 2
 """A topic, in requests about configuration."""
 _ASKED = (
@@ -65,16 +63,6 @@ async def _first_of(attempts: Iterable["asyncio.Task[Any]"]) -> "asyncio.Task[An
     return None
 
 
-async def _close_after(attempt: "asyncio.Task[Any]", client: AIOKafkaClient) -> None:
-    """Close a client that connects still. If it were cancelled, aiokafka might leave its connection open."""
-    try:
-        await asyncio.wait([attempt])
-    finally:
-        attempt.cancel()
-        await asyncio.gather(attempt, return_exceptions=True)
-        await clients.close(client)
-
-
 class Cluster:
     """max_body: `receiver.max_body`, in bytes."""
 
@@ -88,16 +76,9 @@ class Cluster:
         self._clock = clock
         self._client: AIOKafkaClient | None = None
         self._connecting = asyncio.Lock()
-        self._closing: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
         await self._disconnect()
-        if self._closing:
-            closing = list(self._closing)
-            await asyncio.wait(closing, timeout=CLOSE_TIMEOUT)
-            for task in closing:
-                task.cancel()
-            await asyncio.gather(*closing, return_exceptions=True)
         await self.access.close()
 
     # Requests
@@ -106,36 +87,12 @@ class Cluster:
         """The client. Raises Unavailable or Misconfigured with the reason."""
         async with self._connecting:
             if self._client is None:
-                self._client = await self._bootstrapped()
-                if self._client is None:
-                    await self.access.verify()  # says why
-                    raise Unavailable("no broker replies")
+                metadata = await self.access.verify()
+                client = AIOKafkaClient(**self.access.client_arguments())
+                steady(client, metadata)
+                await client.bootstrap()
+                self._client = client
             return self._client
-
-    async def _bootstrapped(self) -> AIOKafkaClient | None:
-        """A client that is connected to the first of the servers that replies: a machine that is down keeps those waiting
-        who ask one after the other."""
-        arguments = self.access.client_arguments()
-        servers = arguments.pop("bootstrap_servers").split(",")
-        attempted = [AIOKafkaClient(**arguments, bootstrap_servers=server) for server in servers]
-        for client in attempted:
-            steady(client)
-        attempts = {asyncio.create_task(client.bootstrap()): client for client in attempted}
-        found: AIOKafkaClient | None = None
-        try:
-            first = await _first_of(attempts)
-            found = attempts[first] if first else None
-            return found
-        finally:
-            for attempt, client in attempts.items():
-                if client is not found:
-                    self._later(_close_after(attempt, client))
-
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something in the background, until it is done or the cluster is closed."""
-        task = asyncio.create_task(work, name="closing a connection")
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
 
     async def _disconnect(self) -> None:
         client, self._client = self._client, None

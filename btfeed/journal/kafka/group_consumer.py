@@ -83,11 +83,11 @@ class GroupConsumer:
     ) -> "GroupConsumer":
         """A consumer that is connected, and no member yet. Raises JournalUnavailable with the reason."""
         try:
-            await access.verify()
+            metadata = await access.verify()
             consumer = AIOKafkaConsumer(**access.client_arguments(), **settings.arguments())
         except SinkError as error:
             raise JournalUnavailable(str(error)) from error
-        steady(consumer._client)
+        steady(consumer._client, metadata)
         started = GroupConsumer(consumer, settings, metrics, sink, clock)
         try:
             with clients.unavailable(lambda error: f"no consumer could be started: {_explain(error)}"):

@@ -19,14 +19,14 @@ async def start(access: ClusterAccess, patience: float, clock: Clock, **more: An
     """A consumer of aiokafka that is connected, and that nothing is assigned to. patience: seconds. more: its arguments."""
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it logs every attempt; errors say what came of it
     try:
-        await access.verify()
+        metadata = await access.verify()
     except SinkError as error:
         raise JournalUnavailable(str(error)) from error
     consumer = AIOKafkaConsumer(
         **access.client_arguments(), auto_offset_reset="earliest", enable_auto_commit=False, metadata_max_age_ms=30_000,
         isolation_level="read_committed", **more,
     )  # fmt: skip
-    steady(consumer._client)
+    steady(consumer._client, metadata)
 
     def explain(error: BaseException) -> str:
         late = isinstance(error, TimeoutError)

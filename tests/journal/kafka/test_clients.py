@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from aiokafka import TopicPartition, errors
-from aiokafka.client import ConnectionGroup
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.protocol.group import SyncGroupRequest
+from aiokafka.protocol.metadata import MetadataResponse_v1
 
 from btfeed.journal.base import JournalUnavailable
 from btfeed.journal.kafka import clients, group_consumer, groupless
@@ -33,6 +34,7 @@ CLOSED = RuntimeError("unable to perform operation on <TCPTransport closed=True>
 UNEXPECTED = [CLOSED, ConnectionResetError("reset"), AssertionError("a state"), asyncio.CancelledError()]
 """What aiokafka raises beside its own errors."""
 PLACE = TopicPartition("letters", 0)
+BROKERS = MetadataResponse_v1([(1, "127.0.0.1", 1, None)], 1, [])
 
 
 class FakeClient:
@@ -191,7 +193,7 @@ async def test_a_member_whose_name_another_process_has_taken_joins_again(monkeyp
         return SimpleNamespace(error_code=codes.pop(0))
 
     async def nothing(*arguments: Any, **more: Any) -> Any:
-        return "127.0.0.1:1"
+        return BROKERS
 
     client: Any = FakeClient()
     client.start = client.send = client.ready = nothing
@@ -265,7 +267,7 @@ async def test_a_broken_connection_is_an_error_that_aiokafka_expects(failure: Ex
 
     connection = SimpleNamespace(close=lambda reason: closed.append(reason))
     client = SimpleNamespace(send=send, _conns={(1, ConnectionGroup.DEFAULT): connection})
-    steady(client)
+    steady(client, BROKERS)
     failures = [errors.NodeNotReadyError(), failure]
     with pytest.raises(errors.KafkaConnectionError, match="broker 1"):
         await client.send(1, "request")
@@ -273,3 +275,13 @@ async def test_a_broken_connection_is_an_error_that_aiokafka_expects(failure: Ex
     with pytest.raises(errors.NodeNotReadyError):
         await client.send(1, "request")
     assert await client.send(1, "request") == "reply"
+
+
+async def test_a_client_begins_with_the_brokers_that_are_known() -> None:
+    """It asks nobody, with a connection that would stay open if a start was cancelled."""
+    client = AIOKafkaClient(bootstrap_servers="127.0.0.1:1")
+    steady(client, BROKERS)
+    await client.bootstrap()
+    assert [(broker.nodeId, broker.port) for broker in client.cluster.brokers()] == [(1, 1)]
+    assert client._conns == {}
+    await client.close()
