@@ -20,7 +20,7 @@ def file(tmp_path: Path) -> OpenFile:
 
 
 def taken(file: OpenFile) -> int:
-    """Bytes of the disk that the file has."""
+    """Bytes of the disk that the file has. XFS takes some in advance by itself, and gives them back when it likes."""
     return file.path.stat().st_blocks * 512
 
 
@@ -38,7 +38,7 @@ def test_the_file_stays_as_it_is(file: OpenFile) -> None:
         assert file.size == file.length == 5
         assert taken(file) >= before + expected(file, LEAST) - os.statvfs(file.path).f_frsize
         file.truncate()
-        assert taken(file) == before
+        assert taken(file) <= before
 
 
 def test_small_batches_take_none(file: OpenFile) -> None:
@@ -46,7 +46,7 @@ def test_small_batches_take_none(file: OpenFile) -> None:
     with closing(file):
         before = taken(file)
         take_room(file._descriptor, file.length, LEAST - 1)
-        assert taken(file) == before
+        assert taken(file) <= before
 
 
 def test_it_is_only_done_on_ext4(file: OpenFile) -> None:
@@ -54,7 +54,7 @@ def test_it_is_only_done_on_ext4(file: OpenFile) -> None:
     with closing(file), mock.patch.object(room, "_EXT4", 0x9123683E):  # that of btrfs
         before = taken(file)
         take_room(file._descriptor, file.length, LEAST)
-        assert taken(file) == before
+        assert taken(file) <= before
 
 
 def test_a_failed_batch_gives_its_room_back(file: OpenFile) -> None:
@@ -63,7 +63,7 @@ def test_a_failed_batch_gives_its_room_back(file: OpenFile) -> None:
         before = taken(file)
         with pytest.raises(OSError, match="no"):
             file.append([bytes(4 * LEAST)])
-        assert taken(file) == before
+        assert taken(file) <= before
         assert file.path.read_bytes() == b"head\n"
 
 
