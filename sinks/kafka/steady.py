@@ -7,6 +7,7 @@ no change of leaders is noticed, and questions about offsets wait for ever.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from aiokafka import errors
@@ -24,10 +25,16 @@ def steady(client: Any, metadata: Response) -> None:
 
     async def bootstrap() -> None:
         client.cluster.update_metadata(metadata)
-        client._sync_task = asyncio.create_task(client._md_synchronizer())
+        client._sync_task = asyncio.create_task(_follow(client))
 
     client.bootstrap = bootstrap
     client.send = _steady(client, client.send)
+
+
+async def _follow(client: Any) -> None:
+    """Ask for changes of leaders until a connection is broken. `close` would raise that error, and close no connection."""
+    with suppress(RuntimeError, OSError):
+        await client._md_synchronizer()
 
 
 def _steady(client: Any, send: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:

@@ -285,3 +285,28 @@ async def test_a_client_begins_with_the_brokers_that_are_known() -> None:
     assert [(broker.nodeId, broker.port) for broker in client.cluster.brokers()] == [(1, 1)]
     assert client._conns == {}
     await client.close()
+
+
+@pytest.mark.parametrize("failure", [CLOSED, ConnectionResetError("reset")], ids=repr)
+async def test_a_client_is_closed_though_nobody_follows_the_brokers(
+    failure: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its other connections do not stay open."""
+    closed = asyncio.get_running_loop().create_future()
+
+    def close(reason: object) -> "asyncio.Future[object]":
+        closed.set_result(reason)
+        return closed
+
+    async def update(self: AIOKafkaClient, *asked: object) -> bool:
+        raise failure
+
+    monkeypatch.setattr(AIOKafkaClient, "_metadata_update", update)
+    client = AIOKafkaClient()
+    steady(client, BROKERS)
+    await client.bootstrap()
+    client.force_metadata_update()
+    await asyncio.wait([client._sync_task], timeout=DEADLINE)
+    client._conns[1, ConnectionGroup.DEFAULT] = SimpleNamespace(close=close)
+    await clients.close(client)
+    assert closed.done()
