@@ -167,8 +167,8 @@ class KafkaIntake:
             await self._clock.sleep(PROBE)
         self._spills.append(spill)
         await spill.run(until_empty=True)
-        self._spills.remove(spill)
         await spill.close()
+        self._spills.remove(spill)  # now, since `close` closes what is in it if it has cancelled this task
 
     async def answer(self) -> None:
         """See Journal.answer."""

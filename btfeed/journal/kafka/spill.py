@@ -99,7 +99,11 @@ class Spill:
     async def open(self) -> None:
         """Raises JournalUnavailable."""
         await self._journal.open()
-        await self.measure()
+        try:
+            await self.measure()
+        except BaseException:  # such as a cancellation
+            await self._journal.close()
+            raise
         if self.waiting:
             log.warning("posts of an earlier run wait in the spill", **self._left())
 

@@ -1,11 +1,12 @@
 """Spills that other processes left: who forwards them to a real broker, and when."""
 
+import asyncio
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from btfeed.journal.kafka.spill import CONSUMER
+from btfeed.journal.kafka.spill import CONSUMER, Spill
 from btfeed.journal.kafka.worker import Worker
 from btfeed.journal.sqlite.journal import SqliteJournal
 from btfeed.journal.sqlite.settings import SqliteSettings
@@ -13,7 +14,7 @@ from btfeed.posts.post import Post
 from btfeed.telemetry.metrics import Metrics
 from tests.journal.kafka.intakes import bodies_of, opened, settings_for
 from tests.servers.kafka import Kafka, shared
-from tests.support.harness import until_async
+from tests.support.harness import DEADLINE, until_async
 
 pytestmark = pytest.mark.kafka
 
@@ -52,3 +53,29 @@ async def test_a_directory_that_another_process_still_has_is_forwarded_later(kaf
         await journal.close()
         await until_async(lambda: intake.count("forwarded_posts") == 1, "forwarded")
         assert await bodies_of(kafka, intake.names.posts) == Counter([b"left", b"new"])
+
+
+@pytest.mark.parametrize("step", ["measure", "close"])
+async def test_a_directory_is_released_if_the_intake_is_closed_meanwhile(
+    kafka: Kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """While it is opened, or closed because nothing is left in it."""
+    settings = SqliteSettings(directory=str(tmp_path / "worker-1"))
+    journal = SqliteJournal(settings, {CONSUMER: "oldest"}, Metrics(), 0)
+    await journal.open()
+    await journal.append(Post(b"left", 1_700_000_000_000, "192.0.2.1"))
+    await journal.close()
+    reached, original = asyncio.Event(), getattr(Spill, step)
+
+    async def stalled(spill: Spill) -> None:
+        if spill.directory == tmp_path / "worker-1" and not reached.is_set():
+            reached.set()
+            await asyncio.Event().wait()
+        await original(spill)
+
+    monkeypatch.setattr(Spill, step, stalled)
+    async with opened(settings_for(kafka.bootstrap, spill={"directory": str(tmp_path)})):
+        await asyncio.wait_for(reached.wait(), DEADLINE)
+    again = SqliteJournal(settings, {CONSUMER: "oldest"}, Metrics(), 0)
+    await again.open()
+    await again.close()
