@@ -234,8 +234,11 @@ async def test_it_delivers_as_soon_as_the_journal_answers(case: Case) -> None:
         assert (await whole.status())["sinks"] == {}
         case.journal.paused = answers  # type: ignore[method-assign]
         await case.delivered()
-        shown = (await whole.status())["sinks"]
-        assert {name: sink["state"] for name, sink in shown.items()} == {"files": "running", "fake": "paused"}
+        statuses, expected = whole.server.deliveries.statuses, {"files": "running", "fake": "paused"}
+        await until_async(
+            lambda: {name: each.state for name, each in statuses.items()} == expected, "both are as they should"
+        )
+        assert {name: sink["state"] for name, sink in (await whole.status())["sinks"].items()} == expected
 
 
 async def test_files_of_a_partition_that_another_process_has_are_finished(case: Case) -> None:

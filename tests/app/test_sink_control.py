@@ -215,7 +215,7 @@ async def test_a_sink_follows_what_another_process_does() -> None:
             await case.control.pause("one")
             await until_async(lambda: other.state("one") == "paused", "paused")
             assert list(other.control.paused) == ["one"]
-            assert other.state("other") == "running"
+            await until_async(lambda: other.state("other") == "running", "running")
             assert not await other.control.pause("one")
             await case.control.resume("one")
             await until_async(lambda: other.state("one") == "running", "resumed")

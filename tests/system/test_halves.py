@@ -125,8 +125,9 @@ def test_serve_has_its_journal_in_kafka(case: Case) -> None:
     one = case.half("serve", "one").start()
     case.post(one, 20)
     case.arrived()
+    running = {"files": "running", "topics": "running"}
+    until(lambda: {name: sink["state"] for name, sink in one.status()["sinks"].items()} == running, "all partitions run")
     shown = one.status()
-    assert {name: sink["state"] for name, sink in shown["sinks"].items()} == {"files": "running", "topics": "running"}
     assert shown["ready"]
     assert one.stop() == 0
     one.start()
