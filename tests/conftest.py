@@ -21,6 +21,7 @@ from xdist.scheduler import LoadScopeScheduling
 from btfeed import native
 from tests.servers import installed
 from tests.support.harness import Server
+from tests.support.strategies import UNHURRIED
 
 TESTS = Path(__file__).parent
 NATIVE_MODULES = {"records/test_native.py", "records/test_native_columns.py", "sinks/kafka/test_messages.py"}
@@ -30,7 +31,9 @@ TAKE_LONG = ("sinks/elasticsearch/", "system/cluster/", "journal/kafka/", "sinks
 AS_USERS_DO = ("system/", "commands/")
 """Where servers are started as users start them, unless the form is quick. Others are forked: tests/support/forked.py."""
 
-settings.register_profile("quick", max_examples=10)
+settings.register_profile("unhurried", UNHURRIED)
+settings.register_profile("quick", UNHURRIED, max_examples=10)
+settings.load_profile("unhurried")
 os.environ.pop("BTFEED_CONFIG", None)
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every process that a test starts compiles btfeed again
 

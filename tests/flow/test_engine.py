@@ -21,7 +21,7 @@ from btfeed.flow.options import ReportOptions, Source
 from tests.flow import oracle, oracle_changes, oracle_report
 from tests.flow.random_flows import BROKEN, days, line, list_options, records, report_options
 from tests.flow.random_flows import definition as random_definition
-from tests.support.strategies import UNHURRIED, examples
+from tests.support.strategies import examples
 
 
 @cache
@@ -61,7 +61,7 @@ def engine(definition: Definition, lines: list[bytes]) -> Iterator[Engine]:
             yield running
 
 
-@settings(parent=UNHURRIED, max_examples=examples(30))
+@settings(max_examples=examples(30))
 @given(st.integers(0, 2**64 - 1))
 @example(417_580_025_386)  # an end without a time of its own is the latest
 def test_every_number_is_that_of_the_oracle(seed: int) -> None:

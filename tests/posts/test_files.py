@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from btfeed.posts.bt_pb2 import BusinessTransactions
 from btfeed.posts.files import PostFileError, find, read, write_delimited
 from tests.support import posts
-from tests.support.strategies import UNHURRIED
 
 
 def delimited(*bodies: bytes) -> bytes:
@@ -49,7 +48,6 @@ def test_protobuf_reads_what_is_written() -> None:
     assert file.read() == b""
 
 
-@UNHURRIED
 @given(bodies=st.lists(st.binary(max_size=300), max_size=8))
 def test_what_is_written_is_read(bodies: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> None:
     """In order, empty bodies included."""

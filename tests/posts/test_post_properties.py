@@ -7,7 +7,7 @@ from btfeed.posts.admission import TooManyOccurrences, admit
 from btfeed.posts.bt_pb2 import BusinessTransactions
 from btfeed.posts.post import Malformed
 from tests.support import strategies, wire
-from tests.support.strategies import UNHURRIED, examples
+from tests.support.strategies import examples
 
 
 def judge(body: bytes) -> int | None:
@@ -27,7 +27,7 @@ def verdict(body: bytes, limit: int = 1000) -> int | None:
 
 
 @given(body=strategies.bodies)
-@settings(UNHURRIED, max_examples=examples(100))
+@settings(max_examples=examples(100))
 def test_posts_are_admitted(body: bytes) -> None:
     """With the right count, and exactly up to the limit."""
     number = judge(body)
@@ -45,7 +45,7 @@ def test_posts_are_admitted(body: bytes) -> None:
 
 
 @given(body=strategies.almost_posts)
-@settings(UNHURRIED, max_examples=examples(600))
+@settings(max_examples=examples(600))
 @example(wire.field(1, wire.NAME + wire.OCCURRENCE * 2, tag_length=5, length_length=5))
 @example(wire.group(3, wire.field(1, b"\x07")) + wire.transaction(wire.NAME + wire.OCCURRENCE))
 @example(wire.transaction(wire.group(6, b"") + wire.NAME + wire.field(6, wire.group(1, b"") + wire.START_TIME)))

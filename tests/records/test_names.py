@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from btfeed.records.names import field_names, normalize
-from tests.support.strategies import UNHURRIED
 
 
 @pytest.mark.parametrize(
@@ -73,7 +72,6 @@ def test_every_character_of_unicode_is_kept_or_separates(quick: bool) -> None:
         assert found == unicodedata.normalize("NFC", kept), hex(code)
 
 
-@UNHURRIED
 @given(st.text(st.one_of(st.characters(categories=["L", "M", "N"]), st.sampled_from(" _-Σσ\u0301\u0323"))))
 def test_a_normal_name_stays_as_it_is(name: str) -> None:
     """names(names(x)) == names(x), in NFC, whatever marks follow each other."""
@@ -124,7 +122,6 @@ def test_a_name_that_is_taken_is_not_given_again(names: list[str], count: int, e
     assert field_names("p.", names, count) == tuple("p." + name for name in expected)
 
 
-@UNHURRIED
 @given(st.lists(st.text(alphabet="aA2äÄ売\u0308_ .", max_size=4), max_size=12), st.integers(0, 16))
 def test_every_value_has_a_different_name(names: list[str], count: int) -> None:
     """As many names as values, all different, all in the documented form."""
@@ -134,7 +131,6 @@ def test_every_value_has_a_different_name(names: list[str], count: int) -> None:
     assert field_names("", found, count) == found
 
 
-@UNHURRIED
 @given(st.lists(st.text(alphabet="aA2_ .", max_size=4), max_size=12), st.integers(0, 16))
 def test_names_do_not_depend_on_later_values(names: list[str], count: int) -> None:
     """The names of the first values do not depend on how many values follow."""

@@ -19,7 +19,7 @@ from btfeed.traffic.generate import GenerateOptions, generate
 from tests.records import twins
 from tests.records.twins import POLICIES, RECORDS, Twins, agree_to_admit
 from tests.support import posts, strategies, wire
-from tests.support.strategies import UNHURRIED, examples
+from tests.support.strategies import examples
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "posts"
 each_configuration = pytest.mark.parametrize(
@@ -41,14 +41,14 @@ def twins_of(configuration: tuple[str, str, str]) -> Twins:
 
 @each_configuration
 @given(body=st.one_of(strategies.bodies, strategies.mutated))
-@settings(UNHURRIED, max_examples=examples(40))
+@settings(max_examples=examples(40))
 def test_both_make_the_same_of_posts(configuration: tuple[str, str, str], body: bytes) -> None:
     """Records, columns, dead letters and counts, under every configuration. Also for mutated posts."""
     twins_of(configuration).agree(body)
 
 
 @given(body=strategies.almost_posts, limit=st.sampled_from([1, 2, 3, 1000]))
-@settings(UNHURRIED, max_examples=examples(600))
+@settings(max_examples=examples(600))
 @example(wire.field(1, wire.NAME + wire.OCCURRENCE * 2, tag_length=5, length_length=5), 2)
 @example(wire.transaction(wire.NAME + wire.field(6, wire.field(6, b"1234567") + wire.START_TIME)), 2)
 def test_both_make_the_same_of_any_bytes(body: bytes, limit: int) -> None:
@@ -133,7 +133,7 @@ def test_both_read_the_wire_alike(place: int) -> None:
 
 
 @given(value=st.floats(allow_nan=False, allow_infinity=False))
-@settings(UNHURRIED, max_examples=examples(2_000))
+@settings(max_examples=examples(2_000))
 @example(1e16)
 @example(9999999999999998.0)
 @example(1e-5)
@@ -175,7 +175,7 @@ addresses = st.one_of(
 
 
 @given(given_addresses=st.lists(addresses, min_size=1, max_size=20))
-@settings(UNHURRIED, max_examples=examples(500))
+@settings(max_examples=examples(500))
 @example(["::", "1::", "::ffff:1.2.3.4", "0:0:1::", "1:0:0:2::", "01.2.3.4", "1.2.3.4%x", "1:2:3:4:5:6:7::", "::%"])
 def test_addresses_are_masked_alike(given_addresses: list[str]) -> None:
     """Also text that is almost an address, which is left out and counted."""
@@ -186,7 +186,7 @@ def test_addresses_are_masked_alike(given_addresses: list[str]) -> None:
 
 
 @given(texts=st.lists(st.one_of(st.text(), st.binary(max_size=40)), max_size=10))
-@settings(UNHURRIED, max_examples=examples(500))
+@settings(max_examples=examples(500))
 @example([b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xf0\x90\x80", b"\xc0\x80", b"\xe2\x28\xa1", "\ud7ff\ue000"])
 def test_text_is_repaired_and_escaped_alike(texts: list[str | bytes]) -> None:
     """Invalid UTF-8 becomes as many U+FFFD as in the plain path."""

@@ -14,7 +14,6 @@ from btfeed.records.privacy import Privacy, mask_ip
 from btfeed.records.schema import RECORD_FIELDS
 from btfeed.records.settings import PrivacySettings
 from sinks.settings import Secret
-from tests.support.strategies import UNHURRIED
 
 
 def hmac_of(key: str, value: str) -> str:
@@ -50,7 +49,6 @@ def test_text_that_is_not_an_address_is_rejected(address: str) -> None:
         mask_ip(address)
 
 
-@UNHURRIED
 @given(st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)))
 def test_masking_keeps_the_network(address: Any) -> None:
     """Masking twice changes nothing more."""

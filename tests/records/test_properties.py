@@ -15,7 +15,7 @@ from btfeed.records.validation import ValidationSettings
 from tests.records.mapping import equal, mapped, parsed
 from tests.records.oracle import expect
 from tests.support import strategies
-from tests.support.strategies import UNHURRIED, examples
+from tests.support.strategies import examples
 
 POLICIES = [("report", "report"), ("report", "drop"), ("dead-letter", "report"), ("report", "dead-letter")]
 SHARED = create_mapper(RecordSettings(), ValidationSettings())
@@ -34,14 +34,14 @@ def check(body: bytes, found: MappingResult, missing: str = "report", unexpected
 
 @pytest.mark.parametrize(("missing", "unexpected"), POLICIES)
 @given(body=strategies.bodies)
-@settings(UNHURRIED, max_examples=examples(100))
+@settings(max_examples=examples(100))
 def test_mapping_says_what_the_contract_says(missing: str, unexpected: str, body: bytes) -> None:
     """No field is lost, invented or changed, and the counts agree, under each policy."""
     check(body, mapped(body, missing=missing, unexpected=unexpected), missing, unexpected)
 
 
 @given(body=strategies.almost_posts)
-@settings(UNHURRIED, max_examples=examples(400))
+@settings(max_examples=examples(400))
 def test_any_bytes_are_malformed_or_mapped(body: bytes) -> None:
     """Every post that the receiver accepts is mapped as the oracle says. Other bodies raise Malformed or are mapped too."""
     try:
@@ -55,7 +55,7 @@ def test_any_bytes_are_malformed_or_mapped(body: bytes) -> None:
 
 
 @given(bodies=st.lists(strategies.bodies, min_size=2, max_size=3))
-@settings(UNHURRIED, max_examples=examples(50))
+@settings(max_examples=examples(50))
 def test_the_same_post_gives_the_same_bytes(bodies: list[bytes]) -> None:
     """From the same mapper again, and from another one, whatever was mapped in between."""
     mapper = create_mapper(RecordSettings(), ValidationSettings())
@@ -66,7 +66,7 @@ def test_the_same_post_gives_the_same_bytes(bodies: list[bytes]) -> None:
 
 
 @given(body=strategies.bodies)
-@settings(UNHURRIED, max_examples=examples(100))
+@settings(max_examples=examples(100))
 def test_columns_fit_together(body: bytes) -> None:
     """They have equal length, and each record is one line. Each occurrence is either in the batch or refused."""
     result = mapped(body)

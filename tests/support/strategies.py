@@ -10,7 +10,7 @@ from tests.support import posts, wire
 from tests.support.fieldtable import ROWS
 
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-"""For properties: no deadline, because the machine may be busy."""
+"""For all properties: no deadline, because the machine may be busy."""
 
 
 def examples(number: int) -> int:

@@ -24,7 +24,7 @@ from sinks.file import FileSink
 from tests.sinks.drivers.file import FORMATS, canonical, file_sink, read_records
 from tests.support.clock import FakeClock
 from tests.support.fakes import mapped
-from tests.support.strategies import UNHURRIED, examples
+from tests.support.strategies import examples
 
 STEPS = ("open", "pwritev", "fdatasync", "fsync", "ftruncate", "rename", "unlink", "mkdir", "fchmod", "chmod")
 """Everything of the system that the sink changes anything with."""
@@ -231,7 +231,7 @@ CRASH = st.tuples(st.just("crash"), st.integers(1, 14), st.sampled_from(["before
 OTHER = st.sampled_from([("restart",), ("later",), ("format",), ("check",)])
 
 
-@settings(UNHURRIED, max_examples=examples(120))
+@settings(max_examples=examples(120))
 @given(actions=st.lists(WRITE | CRASH | OTHER, max_size=25), format=st.sampled_from(sorted(FORMATS)))
 def test_any_sequence_of_writes_crashes_and_restarts(actions: list[tuple[Any, ...]], format: str) -> None:
     """In any order, and while the settings change, the files hold exactly what was saved."""

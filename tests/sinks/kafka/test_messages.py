@@ -34,7 +34,6 @@ from tests.servers.kafka import Kafka
 from tests.sinks.drivers import opened
 from tests.sinks.drivers.kafka import headers, kafka_sink, new_topic, read_topic
 from tests.support.fakes import TRANSACTION, batch_of, mapped
-from tests.support.strategies import UNHURRIED
 
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 PRODUCER = (4711, 3, 12345)
@@ -141,7 +140,6 @@ def _batch(rows: list[Any], cuts: list[int], joined: int) -> Batch:
     return Batch(cut(ids), cut(keys), cut(times), [TRANSACTION] * len(rows), cut(sizes), parts)
 
 
-@UNHURRIED
 @given(
     rows=_rows,
     cuts=st.lists(st.integers(0, 2**20), max_size=4),
@@ -243,7 +241,6 @@ def test_other_threads_run_while_batches_are_built() -> None:
 # Partitions
 
 
-@UNHURRIED
 @given(
     rows=_rows, partitions=st.integers(1, 7), without=st.sets(st.integers(0, 11)), key=st.sampled_from(["visit", "name"])
 )
