@@ -9,6 +9,7 @@ import os
 import random
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,11 +22,12 @@ BLOCK = 64
 
 
 def free_port() -> int:
-    """A port on which nothing listens, and which no other call returns, in this process or in another one."""
+    """A port on which nothing listens, and which no other call returns, in this process or in another one. Thread-safe."""
     global _reserved
-    if _reserved[0] != os.getpid():  # a fork must not use its parent's
-        _reserved = (os.getpid(), _ports())
-    port = next((port for port in _reserved[1] if _is_free(port)), None)
+    with _lock:
+        if _reserved[0] != os.getpid():  # a fork must not use its parent's
+            _reserved = (os.getpid(), _ports())
+        port = next((port for port in _reserved[1] if _is_free(port)), None)
     assert port, f"no port between {FIRST} and {LAST} is left"
     return port
 
@@ -58,3 +60,5 @@ def _is_free(port: int) -> bool:
 
 
 _reserved: tuple[int, Iterator[int]] = (0, iter(()))
+_lock = threading.Lock()
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)

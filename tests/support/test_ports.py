@@ -2,7 +2,9 @@
 
 import os
 import socket
-from concurrent.futures import ProcessPoolExecutor
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -25,6 +27,21 @@ def test_nobody_gets_the_same_port() -> None:
     assert len(set(found)) == len(found) == 4 * number
     lowest, highest = map(int, ports.KERNEL.read_text().split())
     assert lowest < ports.FIRST + 100 * ports.BLOCK or not any(lowest <= port <= highest for port in found)
+
+
+def test_threads_may_ask_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those do in which several servers start."""
+
+    def reserving() -> Iterator[int]:
+        for port in range(ports.FIRST, ports.LAST):
+            time.sleep(0.001)  # another thread asks meanwhile
+            yield port
+
+    monkeypatch.setattr(ports, "_ports", reserving)
+    monkeypatch.setattr(ports, "_reserved", (0, iter(())))
+    with ThreadPoolExecutor(4) as threads:
+        found = [port for each in threads.map(some, [10] * 4) for port in each]
+    assert len(set(found)) == 40
 
 
 def test_a_kernel_that_chooses_from_all_ports_leaves_some(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
