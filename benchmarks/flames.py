@@ -65,15 +65,11 @@ def from_perf(printed: str) -> Iterator[str]:
     for paragraph in filter(None, printed.strip().split("\n\n")):
         thread, *frames = paragraph.strip().splitlines()
         known = [frame.split(maxsplit=1)[1] for frame in frames if not frame.endswith("([unknown])")]
-        names = [f"{function} ({library.rpartition('/')[2]}" for function, _, library in map(_parted, reversed(known))]
+        parted = [frame.rpartition(" (") for frame in reversed(known)]
+        names = [f"{function} ({library.rpartition('/')[2]}" for function, _, library in parted]
         counts[";".join([thread.strip(), *(name.replace(";", ":") for name in names)])] += 1
     for stack, count in counts.items():
         yield f"{stack} {count}"
-
-
-def _parted(frame: str) -> tuple[str, str, str]:
-    """Its function, and its library with the closing parenthesis."""
-    return frame.rpartition(" (")
 
 
 def draw(root: Frame, title: str) -> str:

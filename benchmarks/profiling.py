@@ -41,6 +41,7 @@ SECONDS = 8
 FREQUENCY = 50
 """Samples a second: py-spy falls behind if it unwinds native frames much more often."""
 CPU_FREQUENCY = 999
+"""Samples a second of each busy processor."""
 OCCURRENCES = 20_000
 """Occurrences of the posts that are sent, over and over."""
 ALONE = 1.0
@@ -179,11 +180,7 @@ def _flames(subject: Subject, generator: Sender, posts: int, directory: Path, se
     stacks = directory / "stacks.txt"
     command = [pyspy(), "record", "--native", "--pid", str(subject.pid), "--rate", str(FREQUENCY)]
     command += ["--duration", str(seconds), "--format", "raw", "--output", str(stacks)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        _keep_busy(process, generator, posts, 10 * seconds)
-        said, _ = process.communicate()
-    if process.returncode:
-        raise ToolFailed(f"py-spy failed: {' '.join(said.split())}: run as root")
+    _record("py-spy", command, generator, posts, seconds)
     root, waiting = flames.tree(stacks.read_text(encoding="utf-8").splitlines())
     title = f"{directory.name}: {root.samples} samples, and {waiting} of threads that waited, which are left out"
     (directory / "flames.svg").write_text(flames.draw(root, title), encoding="utf-8")
@@ -195,11 +192,7 @@ def _cpu(subject: Subject, generator: Sender, posts: int, directory: Path, secon
     data, stacks = directory / "perf.data", directory / "cpu-stacks.txt"
     command = [perf(), "record", "-q", "-g", "-e", "cpu-clock", "-F", str(CPU_FREQUENCY), "-o", str(data)]
     command += ["-p", str(subject.pid), "--", "sleep", str(seconds)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        _keep_busy(process, generator, posts, 10 * seconds)
-        said, _ = process.communicate()
-    if process.returncode:
-        raise ToolFailed(f"perf failed: {' '.join(said.split())}: run as root")
+    _record("perf", command, generator, posts, seconds)
     script = [perf(), "script", "-i", str(data), "-F", "comm,ip,sym,dso"]
     printed = subprocess.run(script, capture_output=True, text=True, check=False)
     if printed.returncode:
@@ -212,20 +205,24 @@ def _cpu(subject: Subject, generator: Sender, posts: int, directory: Path, secon
     return iter(())
 
 
-def _keep_busy(process: "subprocess.Popen[str]", generator: Sender, posts: int, longest: float) -> None:
-    """Send posts until the tool ends, or end it after `longest` seconds, with what it has."""
-    few, end = max(1, posts // 10), time.monotonic() + longest
-    while process.poll() is None and time.monotonic() < end:
-        generator.send(few)
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
+def _record(tool: str, command: list[str], generator: Sender, posts: int, seconds: int) -> None:
+    """Send posts until the tool has recorded for that long. Raises ToolFailed."""
+    few, end = max(1, posts // 10), time.monotonic() + 10 * seconds
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        while process.poll() is None and time.monotonic() < end:
+            generator.send(few)
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)  # it ends early, with what it has
+        said, _ = process.communicate()
+    if process.returncode:
+        raise ToolFailed(f"{tool} failed: {' '.join(said.split())}: run as root")
 
 
 def perf() -> str:
     """The path of perf. Raises NotInstalled."""
     path = shutil.which("perf")
     if path is None:
-        raise NotInstalled("perf is not installed (Debian: linux-perf): there is no cpu.svg")
+        raise NotInstalled("perf is not installed: for cpu.svg, install it (in Debian, the package linux-perf)")
     return path
 
 
