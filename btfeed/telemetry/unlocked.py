@@ -1,4 +1,4 @@
-"""Metrics that only the event loop changes: of each post, so that they must cost little.
+"""Metrics that change with each post, without locks: only the event loop may change them.
 
 Those of prometheus_client take a lock for each change, look for labels, and go through their buckets one by one, which cost
 a small post a twentieth of its CPU.

@@ -17,10 +17,9 @@ from aiokafka.protocol.api import Response
 
 
 def steady(client: Any, metadata: Response) -> None:
-    """Let the client's `send` raise KafkaConnectionError instead, and connect again the next time.
-
-    metadata: what the brokers say of themselves. The client's own question for that would be put to one server after the
-    other, and leave a connection open if it was cancelled.
+    """Let the client's `send` raise KafkaConnectionError instead, and connect again the next time. Let it start with
+    `metadata`, which `ClusterAccess.verify` returned: if it asked for that itself, it would ask one server after the other,
+    and leave a connection open if it was cancelled.
     """
 
     async def bootstrap() -> None:

@@ -30,8 +30,8 @@ class TlsFileError(OSError):
 
 
 class _BriefGoodbye(ssl.SSLObject):
-    """A side of a connection that says goodbye and waits for no answer, as TLS allows: event loops would keep a connection
-    that was closed for half a minute, if the other side is silent."""
+    """One side of a connection. When it closes, it does not wait for the other side to say so, too, as TLS allows.
+    Otherwise event loops keep a closed connection for half a minute if the other side is silent."""
 
     def unwrap(self) -> None:
         with suppress(ssl.SSLWantReadError):

@@ -278,7 +278,7 @@ async def test_a_broken_connection_is_an_error_that_aiokafka_expects(failure: Ex
 
 
 async def test_a_client_begins_with_the_brokers_that_are_known() -> None:
-    """It asks nobody, with a connection that would stay open if a start was cancelled."""
+    """It opens no connection to ask for them. One would stay open if the start was cancelled."""
     client = AIOKafkaClient(bootstrap_servers="127.0.0.1:1")
     steady(client, BROKERS)
     await client.bootstrap()

@@ -26,7 +26,7 @@ from tests.support.witness import Witness
 pytestmark = pytest.mark.kafka
 TIMEOUT = 2.0
 SLACK = 0.5
-"""Seconds that an append may take beyond its timeout, on a machine that holds nobody up."""
+"""Seconds that an append may take beyond its timeout if the machine is not busy."""
 RECOVERY = 60.0
 """Seconds that the brokers may take to work again."""
 NOTICED = 5.0

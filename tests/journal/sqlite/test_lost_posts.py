@@ -125,7 +125,7 @@ async def test_undelivered_posts_count_if_nothing_else_is_known(tmp_path: Path) 
 
 
 async def test_deleted_posts_that_every_sink_had_count_apart(tmp_path: Path) -> None:
-    """Only replay misses them. A sink that is no longer configured would not have got any."""
+    """Only replay misses them. Sinks that are no longer configured do not count: they get no posts."""
     home = tmp_path / "journal"
     async with journal(home, ("a", "b", "old")) as opened:
         await fill(opened, range(50))
