@@ -64,6 +64,37 @@ def deliverer_killed(which: int) -> Fault:
     return Fault(happen, 1)
 
 
+def deliverers_killed() -> Fault:
+    """kill -9 of all deliverers at once, when one of them has written records in a transaction that it has not ended."""
+
+    def happen(cluster: Cluster, posting: Posting) -> None:
+        for half in cluster.deliverers:
+            half.note()
+        until(lambda: _stopped_in_transaction(cluster), "a transaction is under way", PATIENCE)
+        for half in cluster.deliverers:
+            half.kill()
+        posting.more(BETWEEN)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Half.start, cluster.deliverers))
+        cluster.shared_out()
+
+    return Fault(happen, DELIVERERS)
+
+
+def _stopped_in_transaction(cluster: Cluster) -> bool:
+    """Pause all deliverers if a transaction is under way. They go on, and it is False, if it has ended before."""
+    if not cluster.in_transaction():
+        return False
+    for half in cluster.deliverers:
+        half.pause()
+    time.sleep(0.5)  # what they have sent to end it arrives
+    if cluster.in_transaction():
+        return True
+    for half in cluster.deliverers:
+        half.resume()
+    return False
+
+
 def broker_killed(which: int, meanwhile: Fault = NOTHING) -> Fault:
     """kill -9 of a broker, until a post had to be spilled. It is started again, and has what the others have.
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
 from btfeed.journal.kafka.names import Names
@@ -193,10 +193,8 @@ class Cluster:
     def lag(self) -> Counter[str]:
         """sink -> posts of the topic that its group has not committed, as the brokers say. Without those that have none."""
         admin = self.kafka.admin()
-        partitions = [TopicPartition(self.names.posts, number) for number in self.kafka.partitions(self.names.posts)]
-        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        asked = admin.list_offsets(dict.fromkeys(partitions, latest))
-        ends = {partition.partition: future.result(PATIENCE).offset for partition, future in asked.items()}
+        ends = self._ends(self.names.posts)
+        partitions = [TopicPartition(self.names.posts, number) for number in ends]
         found: Counter[str] = Counter()
         for sink in SINKS:
             request = ConsumerGroupTopicPartitions(self.names.group(sink), partitions)
@@ -204,6 +202,20 @@ class Cluster:
             for saved in future.result(PATIENCE).topic_partitions:
                 found[sink] += ends[saved.partition] - max(saved.offset, 0)
         return +found
+
+    def in_transaction(self) -> bool:
+        """Whether a transaction of the sink with `exactly_once` has written records, and is not ended."""
+        topic = f"{self.prefix}.once"
+        committed = self._ends(topic, IsolationLevel.READ_COMMITTED)
+        return any(end > committed[number] for number, end in self._ends(topic).items())
+
+    def _ends(self, topic: str, isolation: IsolationLevel = IsolationLevel.READ_UNCOMMITTED) -> dict[int, int]:
+        """partition -> the offset of its end, as consumers with this isolation.level see it."""
+        admin = self.kafka.admin()
+        partitions = [TopicPartition(topic, number) for number in self.kafka.partitions(topic)]
+        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        asked = admin.list_offsets(dict.fromkeys(partitions, latest), isolation_level=isolation)
+        return {partition.partition: future.result(PATIENCE).offset for partition, future in asked.items()}
 
     def counted(self, name: str, *labels: str) -> float:
         """What all lives of all machines have counted, as far as it was noted."""
