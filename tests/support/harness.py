@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -59,6 +59,18 @@ async def until_async(check: Callable[[], T | None], what: str, deadline: float 
             tasks = "\n".join(map(str, asyncio.all_tasks()))
             raise AssertionError(f"not within {deadline:g} s: {what}\n{tasks}")
         await asyncio.sleep(0.01)
+
+
+def rounds(least: int, seen: Callable[[], bool], what: str) -> Iterator[int]:
+    """0, 1 and so on: `least` numbers, and more until `seen` is true after one, at most 20 times as many.
+
+    For rounds that each may or may not hit what they are for, such as a kill between an answer and its delivery.
+    """
+    for number in range(20 * least):
+        if number >= least and seen():
+            return
+        yield number
+    assert seen(), f"not in {20 * least} rounds: {what}"
 
 
 def complete_lines(text: str) -> list[str]:

@@ -20,7 +20,7 @@ import pytest
 
 from btfeed.posts.post import digest, event_id_prefix
 from tests.sinks.drivers.file import read_avro
-from tests.support.harness import Server, until
+from tests.support.harness import Server, rounds, until
 from tests.support.load import OCCURRENCES, Load
 
 SINKS = ("ndjson", "gzip", "avro")
@@ -100,8 +100,12 @@ def test_kill_9_loses_and_doubles_nothing(tmp_path: Path, kills: int) -> None:
     rng = random.Random(seed)
     server = Server(tmp_path / "server", CONFIG.format(root=tmp_path))
     load = Load(seed)
-    backlogs = []
-    for kill in range(kills):
+    backlogs: list[int] = []
+
+    def hit() -> bool:
+        return len(load.unanswered) > 0 and max(backlogs) > 0
+
+    for kill in rounds(kills, hit, "a kill between a post and its answer, and one between an answer and its delivery"):
         live(server, load, rng)
         backlogs.append(backlog(server, tmp_path / f"journal-{kill}"))
     server.start()
@@ -111,8 +115,6 @@ def test_kill_9_loses_and_doubles_nothing(tmp_path: Path, kills: int) -> None:
     sys.stdout.write(f"{len(load.answered)} answered, {len(load.unanswered)} not, taken {accepted}, backlogs {backlogs}\n")
     assert load.refused == []
     assert len(load.answered) > 10 * kills
-    assert len(load.unanswered) > 0, "no kill came between a post and its answer"
-    assert max(backlogs) > 0, "no kill came between an answer and its delivery"
     assert len(set(accepted)) == 1
     for sink in SINKS:
         assert sum(not path.name.endswith(".open") for path in (tmp_path / sink).iterdir()) > 1, "nothing was rotated"

@@ -21,7 +21,7 @@ import pytest
 from btfeed.posts.post import digest, event_id_prefix
 from tests.servers.elasticsearch import EIGHT, NINE, Elasticsearch
 from tests.sinks.drivers.elasticsearch import Place
-from tests.support.harness import BTFEED, DEADLINE, Server, until
+from tests.support.harness import BTFEED, DEADLINE, Server, rounds, until
 from tests.support.load import OCCURRENCES, Load
 from tests.support.ports import free_port
 from tests.support.posts import mixed
@@ -99,7 +99,11 @@ def test_kill_9_of_btfeed_loses_and_doubles_nothing(tmp_path: Path, place: Place
     load = Load(seed)
     server = btfeed(tmp_path, place)
     kills = 0
-    while kills < 2 * times or not conflicts(place):
+
+    def hit() -> bool:
+        return conflicts(place) > 0 and len(load.unanswered) > 0
+
+    for _ in rounds(2 * times, hit, "a kill between a post and its answer, and one between a bulk and its saving"):
         server.start()
         with loaded(server, load):
             until(lambda: server.status()["sinks"]["search"]["delivered"] > 0, "something delivered")
@@ -107,12 +111,10 @@ def test_kill_9_of_btfeed_loses_and_doubles_nothing(tmp_path: Path, place: Place
             until(lambda wanted=wanted: len(load.answered) >= wanted, "so many posts answered")  # type: ignore[misc]
             server.kill()
         kills += 1
-        assert kills < 20 * times, "no kill came between a bulk and the saving of its cursor"
     server.start()
     done(server)
     assert server.stop() == 0
     sys.stdout.write(f"{kills} kills, {conflicts(place)} records written again\n")
-    assert len(load.unanswered) > 0, "no kill came between a post and its answer"
     assert_each_once(place, load)
 
 
