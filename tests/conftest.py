@@ -145,9 +145,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     Server.fork = item.config.getoption("quick") or not _module(item.path).startswith(AS_USERS_DO)
-    for need in sorted(_needs(item)):
+    needs = _needs(item)
+    for need in sorted(needs):
         if reason := _missing(need):
             pytest.skip(reason)
+    installed.markers = needs
 
 
 class _SkippedModule(pytest.File):

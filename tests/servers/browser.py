@@ -26,6 +26,7 @@ ARGUMENTS = [
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """A browser. It has no connection of its own to anywhere."""
+    installed.demand("browser")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=installed.chromium(), args=ARGUMENTS)
         try:

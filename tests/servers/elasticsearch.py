@@ -85,6 +85,7 @@ class Elasticsearch:
         settings: Mapping[str, str] | None = None,
         jvm: Sequence[str] = JVM,
     ) -> None:
+        installed.demand("elasticsearch")
         self.version = version
         self._distribution = installed.elasticsearch(version)
         self.secured = secured
@@ -290,6 +291,7 @@ _shared: dict[tuple[str, bool], Elasticsearch] = {}
 
 def shared(version: str = NINE, secured: bool = False) -> Elasticsearch:
     """A node for all tests of this process. A test uses its own index names, and deletes its indexes."""
+    installed.demand("elasticsearch")
     if (version, secured) not in _shared:
         _shared[version, secured] = Elasticsearch(version, secured).start()
     return _shared[version, secured]

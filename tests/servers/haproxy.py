@@ -10,6 +10,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.servers import installed
 from tests.servers.balancer import RECEIVERS, Balancer
 
 
@@ -17,6 +18,7 @@ class Haproxy(Balancer):
     """In front of receivers at these ports of the loopback, each with that of its admin listener."""
 
     def __init__(self, program: str, directory: Path, receivers: Sequence[tuple[int, int]]) -> None:
+        installed.demand("haproxy")
         self._socket = directory / "haproxy.sock"
         replacements = {
             "^ +(log|user|group) .*\n": "",

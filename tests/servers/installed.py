@@ -1,12 +1,12 @@
 """The programs that tests need besides Python packages, and where they are on this machine.
 
 `make servers` (install.py) installs them. Tests install nothing: a test whose program is missing is skipped, or fails under
---require-all.
+--require-all. A test says with markers what it needs (tests/conftest.py).
 """
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,10 @@ ELASTICSEARCH = {"9.2.0": 21, "8.19.7": 17}
 KAFKA_JAVA = 17
 CLIENT_JAVA = 11
 """The oldest Java that compiles and runs tests/java/PostClient.java."""
+
+
+markers: Collection[str] | None = None
+"""What the running test says that it needs. None: no test runs."""
 
 
 class NotInstalled(Exception):
@@ -154,3 +158,8 @@ def missing(need: str) -> str | None:
     except NotInstalled as error:
         return str(error)
     return None
+
+
+def demand(need: str) -> None:
+    """Fail in a test that uses this without its marker: on a machine without it, that test would not be skipped."""
+    assert markers is None or need in markers, f"this test needs the marker {need}"

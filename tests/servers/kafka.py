@@ -149,6 +149,7 @@ class Kafka:
         self.stop()
 
     def start(self) -> "Kafka":
+        installed.demand("kafka")
         for node in range(1, self.brokers + 1):
             port, sasl, tls, controller = (free_port() for _ in range(4))
             self.nodes.append(Broker(node, self.directory / f"broker-{node}", port, sasl, tls, controller))
@@ -289,9 +290,14 @@ def _pkcs8(key: Path) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-@functools.cache
 def shared() -> Kafka:
     """One broker for all tests that leave it as it was. It has Kafka's default settings, and creates missing topics."""
+    installed.demand("kafka")
+    return _shared()
+
+
+@functools.cache
+def _shared() -> Kafka:
     directory = Path(tempfile.mkdtemp(prefix="btfeed-kafka-"))
     kafka = Kafka(directory / "kafka", authority=Authority(directory / "ca")).start()
     atexit.register(shutil.rmtree, directory, ignore_errors=True)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.servers import installed
 from tests.servers.balancer import RECEIVERS, Balancer
 
 TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -18,6 +19,7 @@ class Nginx(Balancer):
     """In front of receivers at these ports of the loopback."""
 
     def __init__(self, program: str, directory: Path, receivers: Sequence[int]) -> None:
+        installed.demand("nginx")
         self._access = directory / "access.log"
         paths = "".join(f"    {name}_temp_path {directory / name};\n" for name in TEMPORARY)
         replacements = {

@@ -25,6 +25,8 @@ from sinks.kafka.sink import KafkaSink
 from tests.journal.kafka.intakes import settings_for
 from tests.servers.kafka import PASSWORD, READY, USER, Kafka, shared
 
+pytestmark = pytest.mark.kafka
+
 Right = tuple[str, ResourceType, str]
 """An operation, what kind of thing it is for, and the thing's name after the prefix; "*" for all with the prefix."""
 TOPIC, GROUP, TRANSACTIONAL_ID = ResourceType.TOPIC, ResourceType.GROUP, ResourceType.TRANSACTIONAL_ID
