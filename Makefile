@@ -53,7 +53,7 @@ test: setup  ## run every check and test, with real clients and servers
 	$(BIN)/pytest $(PARALLEL) --require-all --durations=25
 
 test-quick: setup  ## run the tests that need no server, no Java and no strace and are not slow, with fewer repetitions
-	$(BIN)/pytest $(PARALLEL) -n 3 --quick
+	$(BIN)/pytest $(PARALLEL) --quick
 
 test-native: setup  ## compare the native transcoder with the plain one on 200,000 cases, and run it with AddressSanitizer
 	$(BIN)/python -m tests.records.twins

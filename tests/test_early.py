@@ -65,6 +65,7 @@ def interrupted(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["serve", "status", "flow"])
 def test_an_interrupt_during_imports_is_no_traceback(command: str) -> None:
     """The process ends as of the signal, and says nothing. Where it is ignored, it stays so."""

@@ -44,6 +44,7 @@ def test_a_stop_is_passed_on_and_ends_both(run: Any, number: signal.Signals) -> 
     assert len(supervised.events("server started")) == 1
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_is_started_again(run: Any) -> None:
     """After a second, which doubles until a server is ready. The log has the reason."""
     supervised = run("note('up'); os.kill(os.getpid(), 9) if len(open('notes').readlines()) < 2 else sys.exit(1)")
@@ -157,6 +158,7 @@ def test_a_server_reads_what_concerns_it_until_the_supervisor_is_gone(run: Any) 
     supervised.noted("up", "RESTART_FAILED=exit status 3", "alone")
 
 
+@pytest.mark.slow
 def test_a_new_server_that_dies_when_the_old_one_stops_is_started_again(run: Any) -> None:
     """Then there is no old one to go on."""
     supervised = run(

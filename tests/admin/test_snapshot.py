@@ -62,6 +62,7 @@ class Watched:
         return found
 
 
+@pytest.mark.slow
 async def test_it_is_bounded_whatever_is_counted() -> None:
     """10,000 transactions, servers, errors and destinations, with names of 10,000 characters: they are cut with a mark, and
     what is left out is counted."""

@@ -242,6 +242,7 @@ async def test_listening_for_other_machines_without_credentials_is_a_warning(tmp
     assert await found(configured(tmp_path, admin=everywhere | {"token": "t"}), "warning") == {}
 
 
+@pytest.mark.slow
 async def test_a_damaged_journal_is_a_warning(tmp_path: Path) -> None:
     """It does not keep the server from starting."""
     (tmp_path / "journal").mkdir()

@@ -174,6 +174,7 @@ def test_cases_with_real_servers_give_their_quantities() -> None:
                 check(case, quantities)
 
 
+@pytest.mark.slow
 def test_a_sink_is_measured_beside_a_server_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """By turns: both rates, and their ratio."""
     monkeypatch.setattr(beside, "PAIRS", 1)
@@ -247,6 +248,7 @@ def test_the_order_comes_from_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert orders[0][:half] != orders[0][half:]
 
 
+@pytest.mark.slow
 def test_a_server_that_loses_records_has_no_figure(workshop: Workshop) -> None:
     """The case fails if the far end counts fewer records than were sent, or more."""
     hole = workshop.black_hole("receiver")

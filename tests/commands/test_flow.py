@@ -123,6 +123,7 @@ def test_all_faults_of_a_definition_are_told(tmp_path: Path) -> None:
     assert "not a built-in definition (flight-search, loan-application, web-shop)" in invoke("flow", "check", "shop").stderr
 
 
+@pytest.mark.slow
 def test_results_go_where_they_are_wanted(shop: Path, tmp_path: Path) -> None:
     """The form by --format, else by the ending of --out; what is written is told on stderr."""
     first = {"html": "<!doctype html>", "json": "{\n", "text": "Web shop order   as of "}
@@ -142,6 +143,7 @@ def test_results_go_where_they_are_wanted(shop: Path, tmp_path: Path) -> None:
     assert (result.exit_code, result.stderr) == (1, f"can't write {tmp_path}/missing/a.html: No such file or directory\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("out", ["a.json", "a.html", "a.txt", "tables", "drawn --format svg"])
 def test_a_full_disk_leaves_the_old_report(out: str, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In every form. The exit status is 1, and the message has the name of a file that was wanted."""

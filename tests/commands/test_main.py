@@ -123,6 +123,7 @@ def test_serve_names_an_address_that_is_in_use(server: Server, tmp_path: Path) -
     assert failed.endswith("). Stop that, or choose another port")
 
 
+@pytest.mark.slow
 def test_serve_does_not_share_a_journal(server: Server, tmp_path: Path) -> None:
     """Two servers on one journal would lose each other's posts."""
     result = run("serve", "-c", str(server.config), cwd=tmp_path)

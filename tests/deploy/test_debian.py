@@ -39,6 +39,7 @@ def test_it_says_what_is_in_it(package: Path) -> None:
     assert run("dpkg-deb", "--field", package, "Version") == "9.9-1\n"
 
 
+@pytest.mark.slow
 def test_it_is_installed_upgraded_removed_and_purged(package: Path, tmp_path: Path) -> None:
     """An upgrade and removing keep the configuration, purging deletes it."""
     root = tmp_path / "root"

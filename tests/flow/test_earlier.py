@@ -33,6 +33,7 @@ def shop(request: pytest.FixtureRequest) -> Iterator[tuple[str, Engine]]:
         yield request.param, running
 
 
+@pytest.mark.slow
 def test_whole_local_days_are_compared_with_whole_local_days(shop: tuple[str, Engine]) -> None:
     """Whatever their length: the day of the change has 23 hours. In another zone these are no whole days, so the same
     number of hours is compared."""

@@ -72,6 +72,7 @@ def test_what_records_do_not_cover_is_not_compared(bank: Engine) -> None:
     assert "nothing is compared" not in told(bank, covered=True, begin=END - 11 * DAY, compare="none")
 
 
+@pytest.mark.slow
 def test_periods_that_overlap_are_told(bank: Engine) -> None:
     """Flows in both hide what has changed. A period that ends where the other begins has none in common."""
     for shift, both in ((DAY, "overlap by 4.0 d"), (4 * DAY, "overlap by 1.0 d")):

@@ -64,6 +64,7 @@ def test_as_many_flows_reach_each_step_as_the_profile_says(name: str) -> None:
         assert_share(round(told.of_before * before), before, share, step.name)
 
 
+@pytest.mark.slow
 @each_profile
 def test_as_many_actions_are_exceptions_as_the_profile_says(name: str) -> None:
     """At each step; steps without errors have none."""
@@ -74,6 +75,7 @@ def test_as_many_actions_are_exceptions_as_the_profile_says(name: str) -> None:
         assert_share(step.exceptions, step.attempts, percent.get(step.name, 0), step.name)
 
 
+@pytest.mark.slow
 @each_profile
 def test_every_gap_is_one_that_the_profile_allows(name: str) -> None:
     """From the end of an action to the start of the next: exact to the millisecond to which AppMon rounds times."""
@@ -163,6 +165,7 @@ def test_flows_that_are_not_over_do_not_falsify_rates_of_mature_flows(cut: Path)
         assert_share(biased["Decision"].reached, biased["Documents"].reached, 95, "Decision")
 
 
+@pytest.mark.slow
 def test_parts_of_a_period_add_up_to_the_whole(cut: Path) -> None:
     """Each flow belongs to one week, by its start and by when it was decided; flows carried in are told beside."""
     middle = DEFAULT_BEGIN + 7 * DAY

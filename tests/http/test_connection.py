@@ -366,6 +366,7 @@ class _NullTransport(asyncio.Transport):
         pass
 
 
+@pytest.mark.slow
 async def test_single_byte_chunks_take_little_memory() -> None:
     """A body in chunks of one byte takes about its own size in memory."""
 

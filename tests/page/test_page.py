@@ -75,6 +75,7 @@ def test_every_id_is_there_once_and_every_reference_leads_to_one(example: dict[s
     assert wanted - set(ids) == set()
 
 
+@pytest.mark.slow
 def test_thousands_of_names_are_bounded(example: dict[str, Any]) -> None:
     """10,000 transactions, servers, sinks and dead letters of 10,000 characters each make a page of less than 2 MB."""
     name = "N" * 10_000

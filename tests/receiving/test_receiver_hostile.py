@@ -147,6 +147,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOMBS)
 def test_memory_stays_bounded_under_bombs(tmp_path: Path, name: str) -> None:
     """16 MiB of data that is small on the wire and large as objects grow the process by at most 8 times the limit."""
@@ -159,6 +160,7 @@ def test_memory_stays_bounded_under_bombs(tmp_path: Path, name: str) -> None:
         assert grown < 128, f"{name} ({status}): {grown:.0f} MiB"
 
 
+@pytest.mark.slow
 def test_memory_stays_bounded_under_gzip_bombs(tmp_path: Path) -> None:
     """Ten at a time, each 8 times the limit: each is rejected as soon as it exceeds the limit."""
     bomb = request(gzipped(bytes(128 * MIB)), "Content-Encoding: gzip")
@@ -174,6 +176,7 @@ def test_memory_stays_bounded_under_gzip_bombs(tmp_path: Path) -> None:
         assert (peak_memory(server.pid) - before) / MIB < 128
 
 
+@pytest.mark.slow
 def test_memory_stays_bounded_under_many_bad_posts(tmp_path: Path) -> None:
     """Rejected posts count as memory until they are stored: 50 of 8 MiB at a time do not add up."""
     bad = request(b"\x07" * (8 * MIB))
@@ -191,6 +194,7 @@ def _post_side_by_side(server: Server, requests: list[bytes]) -> list[int]:
         ]
 
 
+@pytest.mark.slow
 def test_sigterm_finishes_requests_in_progress(tmp_path: Path) -> None:
     """A request that has half arrived gets its 200, idle connections end, the exit status is 0, and nothing is lost."""
     server = Server(tmp_path).start()

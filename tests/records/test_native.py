@@ -194,6 +194,7 @@ def test_text_is_repaired_and_escaped_alike(texts: list[str | bytes]) -> None:
     twins_of(("plain", "report", "report")).agree(wire.transaction(wire.NAME + wire.field(6, wire.START_TIME + fields)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [1, 20, 2_000])
 def test_both_have_the_same_limits(limit: int) -> None:
     """At, below and above each limit."""

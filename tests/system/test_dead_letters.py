@@ -69,7 +69,8 @@ async def _passed(journal: SqliteJournal, sinks: Iterable[str], seq: int) -> Non
     await until_async(passed, f"all sinks at post {seq}")
 
 
-@pytest.mark.parametrize("when_full", ["refuse", pytest.param("drop-oldest", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("when_full", ["refuse", "drop-oldest"])
 @pytest.mark.parametrize(
     ("posts", "size", "bound"),
     [

@@ -302,6 +302,7 @@ def full_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[
         volume.remove()
 
 
+@pytest.mark.slow
 def test_a_full_disk(full_disk: tuple[Server, _Volume], quick: bool) -> None:
     """When the disk is full, posts are refused at once; when it is freed, they are taken again within two seconds.
     Each post that was answered 200 is in the files once."""

@@ -28,6 +28,7 @@ def bodies(posts: int) -> Iterator[bytes]:
     return islice(cycle([mixed(OCCURRENCES, seed) for seed in range(20)]), posts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("posts", "limit"),
     [

@@ -43,7 +43,7 @@ def tell(what: str, client: Client) -> None:
     [
         pytest.param(SupervisedServer, False, 5, marks=pytest.mark.slow),
         pytest.param(SupervisedServer, False, 20, marks=pytest.mark.chaos),
-        (SupervisedServer, True, 2),
+        pytest.param(SupervisedServer, True, 2, marks=pytest.mark.slow),
         pytest.param(ActivatedServer, False, 2, marks=pytest.mark.slow),
         pytest.param(ActivatedServer, True, 1, marks=pytest.mark.slow),
     ],

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support import posts
 from tests.support.collector import Collector, attributes
 from tests.support.harness import DEADLINE, Server
@@ -30,6 +32,7 @@ def test_a_stop_sends_what_is_left(tmp_path: Path) -> None:
         assert [event for event in server.events() if event["level"] != "info"] == []
 
 
+@pytest.mark.slow
 def test_a_server_without_the_packages_says_how_to_install_them(tmp_path: Path) -> None:
     """It does not start, so that nobody looks for traces in vain."""
     (tmp_path / "btfeed.toml").write_text("[opentelemetry]\nenabled = true\n")

@@ -96,6 +96,7 @@ class Changing:
         self._journal = f'max_size = "{number + 1}GiB"\nretention = "{number + 1}h"'
 
 
+@pytest.mark.slow
 async def test_reloads_under_load_refuse_and_lose_nothing(tmp_path: Path, quick: bool) -> None:
     """Sinks come, go and change, and so do privacy, credentials, certificates and limits. Every fourth configuration is
     wrong. Each post on a new or a kept connection is answered 200, and each record is in the files once."""

@@ -116,6 +116,7 @@ def test_a_reader_that_never_reads_loses_records_and_nobody_else_does(tmp_path: 
             seen = seen[-20:] + stalled.recv(65_536)
 
 
+@pytest.mark.slow
 def test_only_a_few_readers_are_let_in(tmp_path: Path) -> None:
     """The next one gets a 503, and is let in when another is gone, whether it said goodbye or not."""
     with two_sinks(tmp_path) as server:

@@ -107,6 +107,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkersServer]
         yield server
 
 
+@pytest.mark.slow
 def test_workers_answer_as_one_server(running: WorkersServer) -> None:
     """/readyz, /metrics and /status of both, and the log says which worker wrote a line."""
     assert running.get("/readyz").startswith("worker 1: ready\nworker 2: ready\n")
@@ -127,6 +128,7 @@ def private_directory(server: WorkersServer) -> Path:
     return Path(server.listened()[0]["admin_socket"]).parent
 
 
+@pytest.mark.slow
 def test_the_port_of_another_server_is_not_shared(tmp_path: Path, running: WorkersServer) -> None:
     """SO_REUSEPORT would let a second one take half of the posts. It is refused, and leaves nothing behind."""
     path = tmp_path / "other.toml"

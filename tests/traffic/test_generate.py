@@ -121,6 +121,7 @@ def test_as_many_visits_reach_each_step_as_the_drop_off_says(name: str) -> None:
         still_in = [way for way in ways if step.name in way]
 
 
+@pytest.mark.slow
 @each_profile
 def test_as_many_visits_loop_as_the_profile_says(name: str) -> None:
     """The share of visits that loop is right, and each number of repetitions is equally frequent."""
@@ -155,6 +156,7 @@ def test_a_loop_repeats_all_steps_from_the_one_it_goes_back_to() -> None:
                 assert after in ("Product page", "Add to cart")
 
 
+@pytest.mark.slow
 @each_profile
 def test_revenue_is_in_the_range_of_its_segment(name: str) -> None:
     """Its mean is right as well, and only the step of the profile earns revenue."""
@@ -213,6 +215,7 @@ def test_segments_locations_browsers_and_systems_have_their_shares(name: str) ->
         assert_share(sum(v.connectionType == connection.type for v in visits), VISITS, connection.percent, connection.type)
 
 
+@pytest.mark.slow
 def test_visits_begin_when_the_profile_says() -> None:
     """From a working day into the weekend, each hour has the number of visits that its weight gives."""
     loaded = profile.load("web-shop")
@@ -276,6 +279,7 @@ def test_actions_of_a_visit_follow_each_other(name: str) -> None:
             assert step.min_hours * HOUR - 2 <= gap <= step.max_hours * HOUR + 2
 
 
+@pytest.mark.slow
 @each_profile
 def test_purepaths_belong_to_actions(name: str) -> None:
     """An action has one PurePath per request. They run within the action, and their times add up to its server time."""

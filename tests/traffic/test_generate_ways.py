@@ -156,6 +156,7 @@ def test_a_server_accepts_generated_posts(server: Server) -> None:
     assert server.status()["violations"] == []
 
 
+@pytest.mark.slow
 def test_live_posts_are_sent_until_a_signal(server: Server) -> None:
     """Their times are around now. SIGINT ends the command with a summary and exit status 0."""
     command = [*BTFEED, "generate", "web-shop", server.url, "--rate", "200", "--time-scale", "10000"]

@@ -105,6 +105,7 @@ def no_file(path: Path) -> None:
     path.unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [no_header, no_file])
 async def test_a_damaged_journal_is_no_failure(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     """It opens, and is recovered. The check says so."""

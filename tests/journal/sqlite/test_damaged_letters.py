@@ -140,6 +140,7 @@ def _large(number: int) -> DeadLetter:
     return replace(dead_letter(number), body=b'{"n":"%s"}' % random.Random(number).randbytes(200).hex().encode())
 
 
+@pytest.mark.slow
 async def test_a_recovery_tells_what_became_of_dead_letters(tmp_path: Path) -> None:
     """Whichever page of the file is damaged, each one is recovered, set aside, or counted as lost, unless the number of
     them is what was lost."""

@@ -293,6 +293,7 @@ async def _persist(opened: Journal) -> list[bytes]:
                 await asyncio.sleep(0.05)
 
 
+@pytest.mark.slow
 async def test_the_log_does_not_grow_without_limit(tmp_path: Path, disk: FaultyDisk) -> None:
     """If the log can be written but not the file, SQLite reports nothing. Beyond a limit, posts are refused."""
     # without automatic checkpoints, since apsw would report errors of this VFS

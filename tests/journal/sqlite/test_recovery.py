@@ -83,7 +83,9 @@ UNKNOWN = {"garbage", "empty", "missing", "root of posts"}
 """Damages after which nothing tells how many posts there were, if there is no log either."""
 
 
-@pytest.mark.parametrize("log", [False, True], ids=["stopped", "killed"])
+@pytest.mark.parametrize(
+    "log", [pytest.param(False, id="stopped", marks=pytest.mark.slow), pytest.param(True, id="killed")]
+)
 @pytest.mark.parametrize("damage", DAMAGES)
 async def test_damage_at_start(tmp_path: Path, damage: str, log: bool) -> None:
     """Whatever happened to the file, the journal starts. It accounts for each post if anything tells how many there were,
@@ -109,6 +111,7 @@ async def test_damage_at_start(tmp_path: Path, damage: str, log: bool) -> None:
 SEEDS = {"random": None, "oldest posts unreadable": 2337490689, "posts set aside before": 279}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS.values(), ids=SEEDS)
 async def test_random_bit_flips(tmp_path: Path, seed: int | None) -> None:
     """Whichever bits of the file change, each post is delivered as it was written, or counted as damaged or lost. One sink

@@ -103,6 +103,7 @@ def test_a_400_that_took_nothing_is_halved(tmp_path: Path) -> None:
     assert sorted(dynatrace.ids) == sorted(one for one in ids if not one.endswith("-7"))
 
 
+@pytest.mark.slow
 def test_a_storm_loses_nothing_and_retry_after_is_obeyed(tmp_path: Path) -> None:
     """With 429 and 503 for a while, no retry comes too early, and in the end each record is there once."""
     with BizeventsServer() as dynatrace:
@@ -124,6 +125,7 @@ def test_a_storm_loses_nothing_and_retry_after_is_obeyed(tmp_path: Path) -> None
     assert sorted(dynatrace.ids) == sorted(ids)
 
 
+@pytest.mark.slow
 def test_lost_replies_double_with_equal_ids_only(tmp_path: Path) -> None:
     """If a connection breaks before the reply, or after a 500, records come again unchanged, and are counted."""
     with BizeventsServer() as dynatrace:
@@ -173,6 +175,7 @@ def test_events_that_are_too_old_expire(tmp_path: Path) -> None:
     assert dynatrace.dropped == []
 
 
+@pytest.mark.slow
 def test_kill_9_loses_nothing(tmp_path: Path, quick: bool) -> None:
     """Killed at random moments under load: every acknowledged record is there, at most those in flight twice."""
     seed = int(os.environ.get("BTFEED_KILL_SEED") or time.time_ns() % 1_000_000)
@@ -204,6 +207,7 @@ def test_kill_9_loses_nothing(tmp_path: Path, quick: bool) -> None:
         assert doubled() <= kills * 2 * IN_FLIGHT * RECORDS
 
 
+@pytest.mark.slow
 def test_oauth_under_load_refreshes_once_at_a_time(tmp_path: Path) -> None:
     """All tokens expire, again and again, during writes: one new token each time, and no record is lost."""
     with BizeventsServer() as dynatrace:

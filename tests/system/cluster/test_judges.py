@@ -32,6 +32,7 @@ def posted_and_judged(directory: Path, program: list[str]) -> tuple[Verdict, Pos
     return judge(in_files([directory / "files"]), posting.client.answered, [], OCCURRENCES), posting
 
 
+@pytest.mark.slow
 def test_nothing_is_said_against_a_server_that_works(tmp_path: Path) -> None:
     """Every record is there once, and no answer was late. By a clock that allows less than nothing, every answer was."""
     verdict, posting = posted_and_judged(tmp_path, BTFEED)
