@@ -128,6 +128,8 @@ def generate(
         begin = now() if live else DEFAULT_BEGIN
     if end is None and not live and flows is None:
         end = now()
+    if end is not None and end <= begin:
+        raise typer.BadParameter("must be later than --since", param_hint="--until")
     options = GenerateOptions(loaded, seed, begin, end, flows, rate, time_scale, bulk_size, live)
     access = Access(user, bearer, certificate, key, ca, insecure)
     job = SendJob(url, out, connections, access, retry, rejects, json_output)

@@ -97,6 +97,7 @@ def test_the_command_reports_faults_and_exits_with_2(tmp_path: Path) -> None:
         (["no-such"], "no such file, and not a built-in profile (flight-search, loan-application, web-shop)"),
         (["web-shop", "--since", "yesterday"], "invalid time 'yesterday': write"),
         (["web-shop", "--until", "1h"], "only useful with --since"),
+        (["web-shop", "--since", "2026-03-02", "--until", "2026-03-01"], "must be later than --since"),
         (["web-shop", "nonsense"], "invalid URL 'nonsense': start it with http:// or https://"),
         (["web-shop", "--flows", "1", "--out", "a.txt"], "use a name that ends with .btposts"),
         (["web-shop", "--flows", "1", "--user", "x"], "write it as NAME:PASSWORD"),
