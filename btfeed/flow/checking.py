@@ -38,10 +38,7 @@ def findings(definition: Definition, coverage: Coverage, report: Report) -> Iter
         return
     for name, where in expected(definition).items():
         if name in read.missing:
-            like = coverage.similar.get(name)
-            yield f"{where}: no record has the field {name}" + (
-                f": did you mean {like}?" if like else ": correct it, or leave it out"
-            )
+            yield _missing(name, where, coverage.similar.get(name))
     for step in definition.steps:
         if not coverage.by_step.get(step.name):
             yield f"step {step.name}: no record fits it: compare its event with the event types that are passed over"
@@ -65,7 +62,7 @@ def findings(definition: Definition, coverage: Coverage, report: Report) -> Iter
             f"{percent(astray / visits)} of the events are out of order: is `after` right, or are clocks apart, which"
             " `tolerance` allows for?"
         )
-    yield from _ways(report)
+    yield from _ways(definition, report)
     value = definition.value
     if value and read.no_numbers:
         yield (
@@ -77,7 +74,18 @@ def findings(definition: Definition, coverage: Coverage, report: Report) -> Iter
         yield f"value.field is on records of several types ({types}), which may count a value twice: set value.step"
 
 
-def _ways(report: Report) -> Iterator[str]:
+def _missing(name: str, where: str, like: str | None) -> str:
+    """like: the field that is meant in all probability."""
+    if like == name:
+        return f"{where}: only records that are passed over have the field {name}: make them a step, or leave it out"
+    what_to_do = f"did you mean {like}?" if like else "correct it, or leave it out"
+    return f"{where}: no record has the field {name}: {what_to_do}"
+
+
+def _ways(definition: Definition, report: Report) -> Iterator[str]:
+    """With the order `any`, all ways are expected."""
+    if definition.order == "any":
+        return
     total = sum(each.n for each in report.transitions)
     odd = [each for each in report.transitions if each.way is None]
     share = sum(each.n for each in odd) / total if total else 0.0

@@ -32,9 +32,10 @@ class Coverage:
     exceptions   records that are an exception of a step and not the step itself
     ends         records that say that a flow is over
     passed       event.type -> records that are no step, no exception and no end; the most frequent 50
-    value_types  event.type -> records that have the value's field
+    value_types  event.type -> steps, exceptions and ends that have the value's field
     strangers    see `strangers`
-    similar      fields that the definition names and no record has -> the one that is meant in all probability
+    similar      fields that the definition names and no step, exception or end has -> the one that is meant in all
+                 probability: the same, if only records have it that are passed over
     """
 
     read: Read
@@ -71,7 +72,7 @@ GROUP BY ALL""")
         if len(fitting) > 1:
             several[tuple(names[rank] for rank in fitting)] += n
         ends += n if is_over else 0
-        if has_value:
+        if has_value and (step is not None or is_over):
             value_types[event_type] += n
     frequent = dict(sorted(passed.items(), key=lambda item: (-item[1], item[0]))[:MOST_FREQUENT])
     types_of_value = dict(sorted(value_types.items()))

@@ -29,6 +29,14 @@ Table = dict[str, Any]
 BUCKETS = {"1m": 60, "5m": 300, "15m": 900, "1h": 3600, "6h": 21_600, "1d": 86_400, "7d": 604_800}
 """Widths of a time series -> seconds."""
 MOST_STEPS = 50
+UNFIT = re.compile(r"[,=/\x00-\x1f\x7f]")
+"""What no name of a dimension may have."""
+LONGEST_DIMENSION = 100
+"""Bytes. Two names fit into that of a file."""
+_UNFIT_DIMENSION = (
+    f"must be a name of at most {LONGEST_DIMENSION} bytes without commas, equals signs, slashes and control characters, as "
+    "--split, --where and the names of CSV files need it"
+)
 
 
 class StepSettings(Settings):
@@ -81,7 +89,7 @@ class ValueSettings(Settings):
 
     label          as shown
     field          the record field
-    step           name of the step whose records have it; default: all records of a flow
+    step           name of the step whose records have it; default: all steps, exceptions and ends of a flow
     calculation    of the values of a flow: `sum`, `first`, `last` or `max`
     unit           as shown; a label alone: amounts in several currencies are summed as they are
     estimate_from  name of a step: a flow that came so far and has no value is worth the average of converted flows
@@ -122,12 +130,13 @@ class Definition(Settings):
     order        `sequence`: a step is reached once a step that may come before it is; `any`: whatever came before
     tolerance    how much before its predecessor a step may be, since servers have several clocks
     bucket       width of the time series: 1m, 5m, 15m, 1h, 6h, 1d or 7d, which begins on Monday; default: the widest that
-                 gives 24 to 60 of them
+                 gives at least 24 of them, or 1m
     timezone     where days and weeks begin, and in which text and page show moments
     steps        2 to 50 steps, in order; see below
     exceptions   what is an exception, see below
     value        what a flow is worth, see below
-    dimensions   name -> record field; of several values of a flow, the first in time counts, of any of its records
+    dimensions   name -> record field; of several values of a flow, the first in time counts, of its steps, exceptions and
+                 ends
     times        more pairs of steps whose time is told; see below
     alerts       for later versions; not read
     """
@@ -276,6 +285,8 @@ def _faults_of_steps(tables: dict[str, Any]) -> Iterator[Fault]:
                 yield (*path, "back_to", str(number)), f"{name!r} comes later; write after = [...] there"
             elif ranks[name] == rank:
                 yield (*path, "back_to", str(number)), "is this step; write repeats = true"
+    if steps and steps[-1][1].get("goal") is False and not any(step.get("goal") is True for _, step in steps):
+        yield ("steps", steps[-1][0], "goal"), "no other step is a goal, so this one is: leave it out, or set one to true"
     if steps and steps[0][1].get("optional") is True and "after" not in steps[1 % len(steps)][1]:
         yield ("steps", "0", "optional"), "a flow begins here; write after = [] at each step where it may begin instead"
 
@@ -316,8 +327,8 @@ def _faults_of_rest(tables: dict[str, Any]) -> Iterator[Fault]:
             yield ("times", place, "to"), "must be a later step than from"
     yield from _faults_of_times(tables)
     for name in dimensions if isinstance(dimensions, dict) else ():
-        if not name or "," in name or "=" in name:
-            yield ("dimensions", name), "must be a name without commas and equals signs, as --split and --where need it"
+        if not name or UNFIT.search(name) or len(name.encode()) > LONGEST_DIMENSION:
+            yield ("dimensions", name), _UNFIT_DIMENSION
 
 
 def _faults_of_times(tables: dict[str, Any]) -> Iterator[Fault]:

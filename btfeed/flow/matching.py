@@ -4,6 +4,7 @@ A match is a table of them: all have to fit. A value is compared as the text tha
 record without a field fits no condition on it, except `exists = false` and `not`.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -105,10 +106,12 @@ def _fault_of_pattern(pattern: str) -> str:
 def _fault_of_values(value: Any) -> str:
     if value == []:
         return "must not be empty"
+    if any(isinstance(each, float) and not math.isfinite(each) for each in _values(value)):
+        return "must be a number that records can have: not nan, and not infinite"
     if all(isinstance(each, Scalar) for each in _values(value)):
         return ""
     return "must be text in quotes, a number, true or false, a list of these, or a table such as { min = 1 }"
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

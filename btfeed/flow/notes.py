@@ -21,6 +21,7 @@ MOSTLY = 0.9
 """Share of open flows without a value from which on it is said that only flows that are over have one."""
 MANY_RESUMED = 0.05
 """Share of flows that began again, or went on after a long pause, from which on ids are said to be used again."""
+VISIT = "appmon.visit.id"
 MANY_WAYS = 0.01
 """Share of neighbours from which on ways that the definition does not have are told."""
 
@@ -59,7 +60,7 @@ def notes(definition: Definition, options: ReportOptions, made: Report, beside: 
         *_of_where(beside.nameless),
         *_of_splits(made),
         *_of_series(options, made, zone),
-        *_of_ways(made.transitions),
+        *(_of_ways(made.transitions) if definition.order == "sequence" else ()),
         *_of_comparison(options, made, zone),
     )
 
@@ -78,7 +79,7 @@ def _of_records(read: Read, unlike: bool) -> Iterator[str]:
 def _of_fields(definition: Definition, read: Read) -> Iterator[str]:
     for name, where in expected(definition).items():
         if name in read.missing:
-            yield f"{where}: no record has the field {name}; flow check tells which one may be meant"
+            yield f"{where}: no step, exception or end has the field {name}; flow check tells which one may be meant"
 
 
 def _of_values(definition: Definition, read: Read) -> Iterator[str]:
@@ -105,10 +106,11 @@ def _of_ids(definition: Definition, figures: Figures) -> Iterator[str]:
     resumed, started = figures.counts.resumed, figures.counts.started
     if resumed and resumed / started > MANY_RESUMED:
         fields = cut(" or ".join(definition.correlations))
+        example = "" if VISIT in definition.correlations else f", such as {VISIT}"
         yield (
             f"{resumed:,} of {count(started, 'flow')} began again after the goal, or went on after a pause longer than "
             f"lost_after: an id is one flow, however often it comes back. If {fields} is "
-            "not new with each visit or order, set `correlation` to a field that is, such as appmon.visit.id"
+            f"not new with each visit or order, set `correlation` to a field that is{example}"
         )
 
 

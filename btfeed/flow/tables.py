@@ -37,7 +37,7 @@ def tables(report: Report) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         for part in parts:
             values = dict(zip(name.split(","), part["values"], strict=True))
             rows.append(values | _flat({key: part[key] for key in _OF_FIGURES}))
-        yield f"split-{name.replace(',', '-')}", rows
+        yield f"split-{name}", rows
     for name, flows in found["lists"].items():
         yield f"list-{name.replace('_', '-')}", [_flat(flow) for flow in flows]
     if found["compare"]:
@@ -73,7 +73,7 @@ def _columns(name: str, report: Report) -> list[str]:
     figures = {key: value for key, value in as_json(report).items() if key in _OF_FIGURES}
     kind = name.partition("-")[0]
     if kind == "split":
-        split = next(each for each in report.splits if f"split-{each.replace(',', '-')}" == name)
+        split = name.partition("-")[2]
         return [*split.split(","), *_flat(figures)]
     rows: dict[str, dict[str, Any]] = {
         "list": plain(ListedFlow("", 0, "open", "", 0, None, None, 0, _dimensions(report))),

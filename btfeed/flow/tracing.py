@@ -18,6 +18,7 @@ from btfeed.flow.options import STATES, Selection, Source
 from btfeed.flow.report import ListedFlow, Trace, TracedRecord
 from btfeed.flow.selecting import pick
 from btfeed.flow.states import ENDED
+from btfeed.flow.words import time
 
 PUREPATH_ID, CATEGORY, PUREPATH = "appmon.purepath.id", "event.category", "purepath"
 SAME_IN_JSON = re.compile("[A-Za-z0-9_.:-]")
@@ -192,7 +193,7 @@ def _why(definition: Definition, flow: ListedFlow | None, row: Row | None) -> st
         "ended": f"a record says that it was over{moment}; it had come to {flow.furthest}",
         "lost": f"nothing came after {flow.furthest}, and was given up{moment}",
         "open": f"waits at {flow.furthest} since {_moment(flow.last)}; it is lost after "
-        f"{to_ms(definition.lost_after if patience is None else patience) / 3_600_000:g} h",
+        f"{time(to_ms(definition.lost_after if patience is None else patience))}",
     }
     assert reasons.keys() == set(STATES)
     return f"{flow.state}: {reasons[flow.state]}"

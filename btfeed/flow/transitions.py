@@ -43,13 +43,15 @@ FROM followers""")
 
 def resumed(database: Database, definition: Definition) -> int:
     """How many of these flows began again after their goal, or went on after they could have been lost at any step: their
-    id may be that of several passes. Raises FlowError."""
+    id may be that of several passes. With the order `any`, a beginning after the goal is nothing special. Raises FlowError.
+    """
     patience = max(definition.lost_after, *(step.lost_after or 0.0 for step in definition.steps))
     roots = ", ".join(str(rank) for rank, after in enumerate(definition.graph.after) if not after)
+    again = f"place IN ({roots}) AND t > goal + {to_ms(definition.tolerance)}"
     found = database.one(f"""SELECT count(DISTINCT flow) AS n FROM (
     SELECT flow FROM neighbours WHERE gap > {to_ms(patience) * MICROSECONDS}
     UNION ALL
-    SELECT flow FROM seen JOIN picked USING (flow) WHERE place IN ({roots}) AND t > goal
+    SELECT flow FROM seen JOIN picked USING (flow) WHERE {again if definition.order == "sequence" else "false"}
 )""")
     return int(found["n"])
 

@@ -279,9 +279,13 @@ def test_check_tells_what_does_not_fit(shop: Path, tmp_path: Path) -> None:
         "of records that are there already",
         "1 line that can't be read",
         "of the ways are not in the definition",
-        "value.field is on records of several types",
     ):
         assert told in result.stderr, told
+    own = write_config(tmp_path / "twice.toml", shipped()["web-shop"].replace('step = "Order received"', ""))
+    assert (
+        "value.field is on records of several types (Order received, Web shop visits)"
+        in invoke("flow", "check", own, shop).stderr
+    )
 
 
 def test_fields_that_no_record_has_are_told(shop: Path, tmp_path: Path) -> None:
@@ -302,11 +306,11 @@ def test_fields_that_no_record_has_are_told(shop: Path, tmp_path: Path) -> None:
     assert result.exit_code == 3
     for where, (name, told) in missing.items():
         assert f"{where}: no record has the field {name}{told}\n" in result.stderr
-        assert f"note: {where}: no record has the field {name}; flow check tells" in " ".join(report.split())
+        assert f"note: {where}: no step, exception or end has the field {name}; flow check" in " ".join(report.split())
     assert result.stderr.count("no record has the field") == len(missing)
     result = invoke("flow", "report", own, shop, "--format", "json")
     assert json.loads(result.stdout)["source"]["missing"] == sorted(name for name, _ in missing.values())
-    assert "no record has the field" not in invoke("flow", "report", "web-shop", shop).stdout
+    assert "has the field" not in invoke("flow", "report", "web-shop", shop).stdout
 
 
 def test_a_definition_is_shown(tmp_path: Path) -> None:

@@ -73,13 +73,15 @@ def with_beside(definition: Definition, found: Figures, chosen: Sequence[Flow], 
 
 
 def resumed(definition: Definition, flow: Flow) -> bool:
-    """Whether it began again after its goal, or went on after a pause that is longer than any `lost_after`."""
+    """Whether it began again after its goal, or went on after a pause that is longer than any `lost_after`. Where any order
+    is allowed, beginnings are not looked at."""
     patience = max(definition.lost_after, *(step.lost_after or 0 for step in definition.steps)) * 1000
     steps = [event for event in flow.events if event.is_step]
     again = [
         event
         for event in steps
-        if not after(definition, event.step or 0) and event.t > (event.t if flow.goal is None else flow.goal)
+        if definition.order == "sequence" and flow.goal is not None and not after(definition, event.step or 0)
+        if event.t > flow.goal + definition.tolerance * 1000
     ]
     return bool(again) or any(b.t - a.t - a.took / 1000 > patience for a, b in pairwise(steps))
 

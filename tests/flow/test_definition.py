@@ -88,6 +88,28 @@ def test_a_cycle_and_a_wrong_order_are_reported() -> None:
     ]  # fmt: skip
 
 
+def test_a_last_step_that_is_no_goal_needs_another_one() -> None:
+    """Else it would be the goal all the same."""
+    found = tables()
+    found["steps"][-1]["goal"] = False
+    assert faults(found) == [
+        f"steps.{len(found['steps']) - 1}.goal: no other step is a goal, so this one is: leave it out, or set one to true"
+    ]
+    found["steps"][1]["goal"] = True
+    definition.parse(found)
+
+
+@pytest.mark.parametrize("name", ["", "a,b", "a=b", "a/b", "../up", "a\nb", "\0", "ä" * 51])
+def test_a_dimension_is_named_so_that_a_file_can_be(name: str) -> None:
+    """CSV has a file for each split, in its folder."""
+    found = tables()
+    found["dimensions"] = {name: "a", "a:b; \\ 'c'": "b", "ä" * 50: "c"}
+    del found["value"]["estimate_by"]
+    (fault,) = faults(found)
+    assert fault.startswith("dimensions.")
+    assert ": must be a name of at most 100 bytes without commas" in fault
+
+
 @pytest.mark.parametrize(
     ("match", "fault"),
     [
@@ -97,6 +119,8 @@ def test_a_cycle_and_a_wrong_order_are_reported() -> None:
         ({"a": {}}, "where.a: is empty; it may have not, prefix, min, max, exists, regex"),
         ({"a": {"b": 1}}, "where.a.b: unknown key; known keys: not, prefix"),
         ({"a": {"min": "1"}}, "where.a.min: must be a number"),
+        ({"a": {"max": float("nan")}}, "where.a.max: must be a number"),
+        ({"a": [1.5, float("inf")]}, "where.a: must be a number that records can have"),
         ({"a": {"exists": 1}}, "where.a.exists: must be true or false"),
         ({"a": {"prefix": ""}}, "where.a.prefix: must be text in quotes"),
         ({"a": {"not": []}}, "where.a.not: must not be empty"),

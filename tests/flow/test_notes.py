@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import pytest
 
+from btfeed.flow.checking import findings
 from btfeed.flow.definition import parse
 from btfeed.flow.engine import Engine
 from btfeed.flow.options import ReportOptions
@@ -173,6 +174,22 @@ def test_ids_that_come_back_are_told() -> None:
         notes = "\n".join(report.notes)
         assert f"{told_of} {note}" in notes if told_of else note not in notes
         assert "If visit is not new with each visit or order" in notes or not told_of
+
+
+@pytest.mark.parametrize("settings", [{"order": "any"}, {"tolerance": "1h"}])
+def test_steps_in_any_order_are_neither_a_return_nor_an_unknown_way(settings: dict[str, str]) -> None:
+    """The first step may come after the goal. A pause that is too long is one in any order."""
+    steps = [{"name": "A", "event": "A"}, {"name": "B", "event": "B"}]
+    definition = parse({"name": "Shop", "correlation": "visit", "steps": steps, **settings})
+    for pause, times in ((HOUR, 0), (DAY + 1, 10)):
+        rows = [_record("B", flow, BEGIN, {}) for flow in range(10)]
+        rows += [_record("A", flow, BEGIN + pause, {}) for flow in range(10)]
+        with engine(definition, [line(row, number) for number, row in enumerate(rows)]) as running:
+            report = running.report(ReportOptions())
+            objections = list(findings(definition, running.coverage(), report))
+        assert report.figures.counts.resumed == times
+        if "order" in settings:
+            assert not [each for each in (*report.notes, *objections) if "ways" in each]
 
 
 def test_few_ids_that_come_back_are_not_told() -> None:

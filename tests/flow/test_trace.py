@@ -86,7 +86,7 @@ def test_a_trace_says_why_a_flow_is_in_its_state(tmp_path: Path) -> None:
     assert "later than the window" in why["late"]
     assert why["ended"] == "ended: a record says that it was over at 2026-03-29T00:10:00.000Z; it had come to A"
     assert why["lost"] == "lost: nothing came after A, and was given up at 2026-03-29T01:50:00.000Z"
-    assert why["open"] == "open: waits at A since 2026-03-29T04:50:00.000Z; it is lost after 1.66667 h"
+    assert why["open"] == "open: waits at A since 2026-03-29T04:50:00.000Z; it is lost after 1.7 h"
     assert why["headless"] == "no state: it has no A, where a flow begins"
     lost = traces["lost"]
     assert lost

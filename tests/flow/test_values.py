@@ -123,3 +123,31 @@ def test_an_outage_does_not_look_like_no_loss(tmp_path: Path) -> None:
     assert [row[column] for row in csv_rows(tmp_path / "summary.csv")] == ["3"]
     assert [row[column] for row in csv_rows(tmp_path / "series.csv")] == ["3", "7"]
     assert [row[column] for row in csv_rows(tmp_path / "split-segment.csv")] == ["0", "3"]
+
+
+def test_records_that_are_passed_over_give_no_value(tmp_path: Path) -> None:
+    """Nor a dimension. If only they have the field, that is what is said; and they can't count it twice."""
+    rows = [record("Cart", 1, BEGIN), record("Paid", 1, BEGIN + MINUTE)]
+    rows.append(record("Discount", 1, BEGIN + MINUTE, amount=5, segment="gold"))
+    with shop(rows, value={"step": None}) as running:
+        report = running.report(ReportOptions(split=(("segment",),)))
+        wrong = list(findings(definition(), running.coverage(), report))
+    assert report.figures.value
+    assert report.figures.value.valued == 0
+    assert [part.values for part in report.splits["segment"]] == [("(unknown)",)]
+    told = "only records that are passed over have the field {}: make them a step, or leave it out"
+    assert {f"value.field: {told.format('amount')}", f"dimensions.segment: {told.format('segment')}"} <= set(wrong)
+    assert "note: value.field: no step, exception or end has the field amount" in "\n".join(text.report(report, UTC))
+    rows[1]["amount"] = 7
+    with shop(rows, value={"step": None}) as running:
+        assert list(running.coverage().value_types) == ["Paid"]
+
+
+def test_each_split_has_a_file_of_its_own(tmp_path: Path) -> None:
+    """Also where the names of two dimensions are, joined, that of another."""
+    rows = [record("Cart", 1, BEGIN, segment="gold")]
+    with shop(rows, dimensions={"a": "segment", "b": "segment", "a-b": "segment"}) as running:
+        report = running.report(ReportOptions(split=(("a", "b"), ("a-b",), ("a",))))
+    tables.write(report, tmp_path)
+    assert {path.name for path in tmp_path.glob("split-*")} == {"split-a,b.csv", "split-a-b.csv", "split-a.csv"}
+    assert csv_rows(tmp_path / "split-a,b.csv")[0]["b"] == "gold"
