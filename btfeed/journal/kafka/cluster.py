@@ -25,7 +25,7 @@ from btfeed.journal.kafka import clients
 from btfeed.journal.kafka import overview as views
 from btfeed.journal.kafka.names import Names
 from btfeed.journal.kafka.settings import KafkaJournalSettings
-from btfeed.journal.kafka.topics import TopicState, differences, durability, impossible, new_topics
+from btfeed.journal.kafka.topics import TopicState, differences, durability, new_topics
 from btfeed.journal.sqlite.check import check_journal
 from sinks.base import Misconfigured, Unavailable
 from sinks.kafka.access import ClusterAccess
@@ -198,7 +198,7 @@ class Cluster:
             await self._clock.sleep(COORDINATOR_PAUSE)
 
     async def prepare(self, names: Collection[str]) -> dict[str, TopicState]:
-        """These topics of the journal, made if necessary. Raises Misconfigured if one is missing or can't be used."""
+        """These topics of the journal, made if necessary. Raises Misconfigured if one is missing."""
         client = await self.connect()
         for name in names:
             found = Topics(client, self._how(name), self._clock)
@@ -208,10 +208,7 @@ class Cluster:
                 await self._disconnect()
                 raise
             await self._raise_fault(name, faults)
-        states = await self.topics(names)
-        if unusable := [text for state in states.values() for text in impossible(state)]:
-            raise Misconfigured("; ".join(unusable))
-        return states
+        return await self.topics(names)
 
     def _how(self, name: str) -> NewTopics | None:
         return self.wanted[name] if self._settings.create_topics else None
@@ -255,8 +252,6 @@ class Cluster:
             writes = receives if name == self.names.posts else True
             await self._raise_fault(name, await Topics(client, self._how(name), self._clock).check([name], writes))
         states = await self.topics(used)
-        if unusable := [text for state in states.values() for text in impossible(state)]:
-            raise Misconfigured("; ".join(unusable))
         missing = [name for name in used if name not in states]
         made = f"btfeed makes what does not exist yet: {', '.join(missing)}"
         if different := "; ".join(self.differences(states)):

@@ -10,7 +10,7 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from aiokafka.protocol.admin import DescribeGroupsRequest
 from aiokafka.protocol.commit import OffsetFetchRequest
 
-from btfeed.journal.kafka.topics import TopicState, differences, durability, impossible
+from btfeed.journal.kafka.topics import TopicState, differences, durability
 from sinks.base import Misconfigured, Unavailable
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _topic(cluster: "Cluster", name: str, state: TopicState | None) -> TopicView
         return TopicView(name, 0, 0, 0, 0, [f"topic {name} does not exist"])
     leaderless = sum(each.leader < 0 for each in state.partitions)
     behind = sum(each.in_sync < each.replicas for each in state.partitions)
-    problems = [*impossible(state), *durability(state), *differences(state, cluster.wanted[name], cluster.max_body)]
+    problems = [*durability(state), *differences(state, cluster.wanted[name], cluster.max_body)]
     return TopicView(name, len(state.partitions), state.replicas, leaderless, behind, problems)
 
 

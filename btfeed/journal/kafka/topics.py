@@ -57,9 +57,9 @@ class TopicState:
 
     @property
     def sound(self) -> Sequence[int]:
-        """The partitions that take messages."""
-        needed = self.min_in_sync
-        return [each.number for each in self.partitions if each.leader >= 0 and each.in_sync >= needed]
+        """The partitions that take messages. Brokers since Kafka 4.0 do not ask for more replicas than there are."""
+        led = [each for each in self.partitions if each.leader >= 0]
+        return [each.number for each in led if each.in_sync >= min(self.min_in_sync, each.replicas)]
 
     @property
     def obstacle(self) -> str | None:
@@ -144,19 +144,15 @@ def durability(topic: TopicState) -> Iterator[str]:
             f"topic {topic.name} has unclean.leader.election.enable true: a broker that lacks messages may become leader,"
             " and they are lost; set it to false"
         )
-    if replicas > 1 and needed == replicas:
+    if needed > replicas > 0:
+        yield (
+            f"topic {topic.name} has {replicas} replicas and min.insync.replicas {needed}: it takes nothing while a broker"
+            " is away, and with brokers before Kafka 4.0 nothing at all; set min.insync.replicas lower, or add replicas"
+        )
+    elif replicas > 1 and needed == replicas:
         yield (
             f"topic {topic.name} needs all of its {replicas} replicas in sync (min.insync.replicas {needed}): it takes"
             " nothing while one broker is away; set min.insync.replicas lower"
-        )
-
-
-def impossible(topic: TopicState) -> Iterator[str]:
-    """Why a topic can't be used at all."""
-    if topic.min_in_sync > topic.replicas > 0:
-        yield (
-            f"topic {topic.name} has {topic.replicas} replicas and min.insync.replicas {topic.min_in_sync}: it takes"
-            " nothing; set min.insync.replicas lower, or add replicas"
         )
 
 

@@ -107,7 +107,19 @@ async def test_check_says_what_is_wrong_with_topics(kafka: Kafka, tmp_path: Path
     strict = await checked(settings.model_copy(update={"strict": True}))
     assert strict["replication_factor"].startswith("Misconfigured: ")
     kafka.set_config(posts, min_insync_replicas="2")
-    assert "has 1 replicas and min.insync.replicas 2: it takes nothing" in (await checked(settings))["prefix"]
+    assert (
+        "has 1 replicas and min.insync.replicas 2: it takes nothing while"
+        in (await checked(settings))["replication_factor"]
+    )
+
+
+async def test_more_replicas_than_there_are_are_not_needed(kafka: Kafka) -> None:
+    """As brokers since Kafka 4.0 see it: a post is taken, and what the setting means is told."""
+    settings = settings_for(kafka.bootstrap)
+    kafka.set_config(kafka.make_topic(f"{settings.prefix}.posts"), min_insync_replicas="2")
+    async with opened(settings) as intake:
+        await intake.append(post(1))
+        assert intake.refusing is None
 
 
 async def test_check_says_that_topics_are_missing_or_cant_be_made(kafka: Kafka) -> None:
