@@ -13,7 +13,7 @@ or an end, each of them once.
     has     which of the fields that records should have it has, as bits
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from btfeed.flow import clauses
@@ -38,15 +38,14 @@ MOST_BITS = 62
 def records(database: Database, source: Source, columns: Mapping[str, str]) -> str:
     """A SELECT of these fields of all records, with their types; an invalid line gives a row of NULLs."""
     parts = [_json(source.ndjson, columns)] if source.ndjson else []
-    if source.parquet:
-        parts.append(_parquet(database, source.parquet, columns))
+    parts += [_parquet(database, relation, columns) for relation in parquet(database, source.parquet)]
     if not parts:
         nothing = [f"CAST(NULL AS {kind}) AS {identifier(name)}" for name, kind in columns.items()]
         parts.append(f"SELECT {listed(nothing)} WHERE false")
     return "\nUNION ALL\n".join(parts)
 
 
-def files(paths: Sequence[Path]) -> str:
+def files(paths: Iterable[Path | str]) -> str:
     """A list in SQL. Names are taken as they are: a `*` in one is a letter."""
     return "[" + ", ".join(literal(_without_patterns(str(path))) for path in paths) + "]"
 
@@ -63,8 +62,19 @@ FROM read_json({files(paths)}, format = 'newline_delimited', ignore_errors = tru
     columns = {{{names}}})"""
 
 
-def _parquet(database: Database, paths: Sequence[Path], columns: Mapping[str, str]) -> str:
-    relation = f"read_parquet({files(paths)}, union_by_name = true)"
+def parquet(database: Database, paths: Sequence[Path]) -> list[str]:
+    """Relations of Parquet files, one for those with the same columns and types. In one of all files, a column would have
+    one type: what a file says would depend on the others, and a value that has no such type would be an error."""
+    if not paths:
+        return []
+    rows = database.rows(f"""SELECT list(file_name) FROM (
+    SELECT file_name, list((name, duckdb_type) ORDER BY column_id) AS columns
+    FROM parquet_schema({files(paths)}) WHERE column_id > 0 GROUP BY file_name
+) GROUP BY columns""")
+    return [f"read_parquet({files(alike)})" for (alike,) in rows]
+
+
+def _parquet(database: Database, relation: str, columns: Mapping[str, str]) -> str:
     known = {str(row[0]): str(row[1]) for row in database.rows(f"DESCRIBE SELECT * FROM {relation}")}
     parts = [f"{_converted(name, known.get(name), kind)} AS {identifier(name)}" for name, kind in columns.items()]
     return f"SELECT {listed(parts)}\nFROM {relation}"
@@ -97,7 +107,7 @@ def count(database: Database, source: Source, read_json: int) -> int:
     """All records of the source. read_json: those in JSON files, which were counted as they were read."""
     if not source.parquet:
         return read_json
-    found = database.one(f"SELECT count(*) AS n FROM read_parquet({files(source.parquet)}, union_by_name = true)")
+    found = database.one(f"SELECT sum(num_rows) AS n FROM parquet_file_metadata({files(source.parquet)})")
     return read_json + int(found["n"])
 
 

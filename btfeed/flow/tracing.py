@@ -84,9 +84,10 @@ def _collect(
     if source.ndjson:
         relations.append(f"""SELECT CAST(json AS VARCHAR) AS record FROM read_json_objects({reading.files(source.ndjson)},
     format = 'newline_delimited', ignore_errors = true)""")
-    if source.parquet:
-        relations.append(f"""SELECT CAST(to_json(columns) AS VARCHAR) AS record
-FROM read_parquet({reading.files(source.parquet)}, union_by_name = true) AS columns""")
+    relations += [
+        f"SELECT CAST(to_json(columns) AS VARCHAR) AS record FROM {relation} AS columns"
+        for relation in reading.parquet(database, source.parquet)
+    ]
     each = ", ".join(f"{_field(name)} AS {identifier(name)}" for name in columns)
     for relation in relations:
         # Two statements: in one, DuckDB tries out whether it is faster to parse all lines first, and it never is.

@@ -5,6 +5,7 @@ import gzip
 import json
 import shutil
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from btfeed.flow.definition import Definition, load, parse
 from btfeed.flow.duck import Database, literal
 from btfeed.flow.engine import Engine, EngineMissing, FlowError, fields
 from btfeed.flow.options import ReportOptions, Source
+from btfeed.flow.reading import parquet
 from btfeed.flow.report import Report
 from tests.flow.records import write
 
@@ -58,6 +60,72 @@ def test_every_format_gives_the_same_report(plain: Path, tmp_path: Path) -> None
     assert report(tmp_path / "a.ndjson.zst") == expected
     assert report(parquet=(to_parquet(plain),)) == expected
     assert report(tmp_path / "b.ndjson", parquet=(to_parquet(tmp_path / "c.ndjson"),)) == expected
+
+
+ORDERS = parse({
+    "name": "orders", "correlation": "visit", "steps": [{"name": "A", "event": "a"}, {"name": "B", "event": "b"}],
+    "value": {"field": "amount"}, "dimensions": {"city": "city"},
+})  # fmt: skip
+
+
+def columns(directory: Path, visit: int, amount: str, city: str, name: str = "amount") -> Path:
+    """A Parquet file with one record: these values in SQL, with their types."""
+    path = directory / f"{visit}.parquet"
+    record = f"""SELECT '{visit}' AS visit, 'a' AS "event.type", TIMESTAMP '2026-03-02 10:00:00' AS timestamp,
+    {amount} AS {name}, {city} AS city"""
+    with Database() as database:
+        database.run(f"COPY ({record}) TO {literal(str(path))} (FORMAT parquet)")
+    return path
+
+
+def told(*paths: Path) -> tuple[int, float, int, list[str], list[str]]:
+    """Records, the value, values that are no number, the cities of all visits, and the records of their traces."""
+    with Engine(ORDERS, Source("files", parquet=paths)) as engine:
+        found = engine.report(ReportOptions(split=(("city",),), compare="none"))
+        traces = [engine.trace(path.stem) for path in paths]
+    assert found.figures.value
+    cities = [str(part.values[0]) for part in found.splits["city"] for _ in range(part.figures.counts.started)]
+    traced = [record.record for trace in traces if trace for record in trace.records]
+    return found.source.records, found.figures.value.at_risk.known, found.source.no_numbers, sorted(cities), traced
+
+
+ODD = (
+    "true",
+    "[1]",
+    "{'a': 1}",
+    "MAP {'a': 1}",
+    "'6'::JSON",
+    "DATE '2026-01-01'",
+    "'6'::BLOB",
+    "6::DOUBLE",
+    "6",
+    "'6'",
+    "NULL",
+)
+
+
+def test_what_a_parquet_file_says_does_not_depend_on_the_others(tmp_path: Path) -> None:
+    """Whatever types its columns have, or letters of another case."""
+    paths = [columns(tmp_path, visit, odd, odd) for visit, odd in enumerate(ODD)]
+    paths.append(columns(tmp_path, len(ODD), "6", "'x'", name="AMOUNT"))
+    records, known, no_numbers, cities, traced = zip(*map(told, paths), strict=True)
+    assert (set(records), set(map(len, traced))) == ({1}, {1})
+    assert told(*paths) == (len(paths), sum(known), sum(no_numbers), sorted(chain(*cities)), list(chain(*traced)))
+
+
+@pytest.mark.parametrize("odd", ["true", "DATE '2026-01-01'"])
+def test_a_value_that_is_no_number_stays_so_beside_numbers(odd: str, tmp_path: Path) -> None:
+    """In Parquet files, of which one has numbers and the other a type that DuckDB takes for one, or can't."""
+    assert told(columns(tmp_path, 1, odd, "'x'"), columns(tmp_path, 2, "5", "'x'"))[:3] == (2, 5, 1)
+
+
+def test_parquet_files_of_the_same_columns_are_one_relation(tmp_path: Path) -> None:
+    """Thousands of them are read as fast as one large file. A column that only some have makes two."""
+    paths = [columns(tmp_path, visit, f"[{visit}]", "'x'") for visit in range(5)]
+    other = columns(tmp_path, 5, "['7']", "'x'")
+    with Database() as database:
+        assert len(parquet(database, paths)) == 1
+        assert sorted(relation.count(".parquet") for relation in parquet(database, [*paths, other])) == [1, 5]
 
 
 def test_records_in_two_files_count_once(plain: Path, tmp_path: Path) -> None:
