@@ -13,6 +13,7 @@ Invariants
 - A file is finished only at the start of a write, when its whole length is saved. After a crash between the rename and
   the next save, `open` finds no file with the saved name, and starts a new one. A file that was started with other
   settings is finished by `open`.
+- No name is given twice: the state has the number of the newest file, see names.
 - A state is saved before the first record is written, so if there is no state at all, the journal is new. Open files then
   hold the only copy of their records, and are finished at once.
 - If other processes have the sink, too (SinkContext.part), `open` and `leave` remove what was written after the saved
@@ -33,8 +34,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import UTC, datetime
-from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -43,9 +42,10 @@ from pydantic import Field, model_validator
 
 from sinks.base import SinkContext, SinkType, WriteResult
 from sinks.batch import Batch
-from sinks.file import names, peers
+from sinks.file import peers
 from sinks.file.encoding import AVRO_CODECS, NDJSON_SUFFIXES, AvroEncoder, Encoder, NdjsonEncoder
 from sinks.file.errors import sink_errors
+from sinks.file.names import Names
 from sinks.file.open_file import GONE, HELD, OPEN_SUFFIX, OpenFile, finish, is_held, remove, stat
 from sinks.file.surplus import PATIENCE, Surplus, copy_rest
 from sinks.settings import Place, Seconds, Settings, Size
@@ -100,8 +100,7 @@ class FileSink:
         self._directory = Path(settings.directory)
         self._mode = int(settings.mode, 8)
         self._has_peers = bool(context.part)
-        self._series = ""
-        self._prefix = names.prefix(context.name, context.part)
+        self._names = Names(context.name, context.part)
         self._encoder: Encoder = (
             NdjsonEncoder(settings.compression)
             if settings.format == "ndjson"
@@ -109,7 +108,6 @@ class FileSink:
         )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"sink-{context.name}")
         self._file: OpenFile | None = None
-        self._opened_with: str | None = None  # the name of the file in the state that `open` got
         self._state: str | None = None  # the last state that was returned
         self._saved_state: str | None = None  # the last state that the journal has saved
         self._flagged: Counter[str] = Counter()  # not returned in a result yet
@@ -117,7 +115,6 @@ class FileSink:
         self._elsewhere: dict[str, int] = {}  # saved lengths of open files that were not found here
         self._surplus: list[Surplus] = []
         self._patient_until = 0.0  # by the monotonic clock: then what is left of the surplus is finished
-        self._numbers = count(1)
 
     async def open(self, state: str | None) -> None:
         await self._run(self._open, state)
@@ -155,9 +152,10 @@ class FileSink:
         self._surplus = []
         self._patient_until = self._clock.monotonic() + PATIENCE
         path = self._recall(saved)
-        self._opened_with = path.name if path else None
         if self._has_peers:
-            self._series = self._series or peers.new_series()
+            self._names.series = self._names.series or peers.new_series()
+        for known in (*self._names.open_files(self._directory), *([path] if path else [])):
+            self._names.note(known.name)
         for other in self._others(path):
             if not saved or other.name in self._lost_names:
                 event = "finishing an open file of unknown length; its last record may be incomplete"
@@ -171,7 +169,8 @@ class FileSink:
     def _recall(self, saved: dict[str, Any]) -> Path | None:
         """Take over a state. Returns the path of the open file in it, if there is one: in another directory if the setting
         changed, and nobody moved the file."""
-        self._series, self._lost_names = saved.get("series", ""), saved.get("lost", [])
+        self._names.series, self._lost_names = saved.get("series", ""), saved.get("lost", [])
+        self._names.number = max(self._names.number, saved.get("number", 0))
         self._elsewhere = saved.get("elsewhere", {})
         if not saved.get("file"):
             return None
@@ -180,14 +179,9 @@ class FileSink:
         found, same = _find(there), _find(here)
         return here if same and (not found or os.path.samestat(found, same)) else there
 
-    def _open_files(self) -> list[Path]:
-        """The open files of this sink, and not of one whose name starts like this one's."""
-        found = sorted(self._directory.glob(f"{self._prefix}-*{OPEN_SUFFIX}"))
-        return [path for path in found if names.OPEN_FILE.fullmatch(path.name[len(self._prefix) :])]
-
     def _others(self, saved: Path | None) -> Iterator[Path]:
         """The open files beside the saved one, without those that another process has open."""
-        for other in self._open_files():
+        for other in self._names.open_files(self._directory):
             if other == saved or self._is_settled(other):
                 continue
             if is_held(other):
@@ -237,7 +231,7 @@ class FileSink:
         if other.name in self._elsewhere:
             self._finish_left(other, self._elsewhere[other.name])
             del self._elsewhere[other.name]
-        elif other.name not in self._lost_names and peers.is_of(self._series, other):
+        elif other.name not in self._lost_names and peers.is_of(self._names.series, other):
             remove(other)
         else:
             return False
@@ -252,8 +246,8 @@ class FileSink:
 
     def _set_aside(self, file: OpenFile) -> None:
         """Copy what is after the length of `file` to an open file of its own."""
-        name = names.OPEN_FILE.fullmatch(file.path.name[len(self._prefix) :])
-        path, _ = self._new_path(name[1] if name else self._encoder.suffix)
+        suffix = self._names.format_of(file.path) or self._encoder.suffix
+        path = self._names.new(self._directory, self._clock.time(), suffix)
         copy_rest(file, path, self._mode)
         self._add_surplus(path, 0)
 
@@ -321,8 +315,10 @@ class FileSink:
             saved["surplus"] = {surplus.path.name: surplus.seen for surplus in self._surplus if surplus.seen}
             waiting = all(surplus.unseen and surplus.is_comparable for surplus in self._surplus)
             due.append(self._patient_until if waiting else 0.0)
-        if self._series:
-            saved["series"] = self._series
+        if self._names.series:
+            saved["series"] = self._names.series
+        if self._names.number:
+            saved["number"] = self._names.number
         if self._lost_names:
             saved["lost"] = self._lost_names
         if self._elsewhere:
@@ -355,7 +351,8 @@ class FileSink:
 
     def _create(self) -> OpenFile:
         create_directory(self._directory, self._mode)  # another program may have removed it
-        path, now = self._new_path(self._encoder.suffix)
+        now = self._clock.time()
+        path = self._names.new(self._directory, now, self._encoder.suffix)
         file = OpenFile(path, 0, now, self._clock.monotonic() + self._settings.rotate_interval, mode=self._mode)
         try:
             sync_directory(self._directory)
@@ -367,18 +364,6 @@ class FileSink:
             raise
         self._log.debug("file opened", file=path.name)
         return file
-
-    def _new_path(self, suffix: str) -> tuple[Path, float]:
-        """The path of a new open file, and the time in it."""
-        now = self._clock.time()
-        stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
-        for number in self._numbers:
-            final = self._directory / f"{self._prefix}-{stamp}-{self._series}{number:04}.{suffix}"
-            path = final.with_name(final.name + OPEN_SUFFIX)
-            known = path.name == self._opened_with or path.name in self._lost_names
-            if not known and not final.exists() and not path.exists():
-                return path, now
-        raise AssertionError("numbers never end")
 
     def _finish(self) -> None:
         assert self._file

@@ -288,7 +288,7 @@ async def test_a_file_of_a_clock_that_was_ahead_is_finished_after_a_restart(tmp_
     await sink.close()
     clock.epoch -= 86_400
     sink, result = await reopened(tmp_path, state, clock=clock)
-    assert json.loads(result.state or "") == {"file": None}
+    assert json.loads(result.state or "")["file"] is None
     assert not only_file(tmp_path).name.endswith(".open")
     await sink.close()
 
@@ -302,5 +302,5 @@ async def test_a_clock_that_is_set_changes_no_interval(tmp_path: Path, clock: Fa
     clock.epoch += days * 86_400
     assert (await write(sink, SECOND)).again_after == 3000
     await clock.advance(3000)
-    assert json.loads((await write(sink, Batch())).state or "") == {"file": None}
+    assert json.loads((await write(sink, Batch())).state or "")["file"] is None
     await sink.close()

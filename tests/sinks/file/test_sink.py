@@ -110,7 +110,7 @@ async def test_a_file_is_finished_by_its_age(tmp_path: Path, clock: FakeClock) -
     assert (await write(sink, mapped(1, 1))).again_after == 200
     await clock.advance(200)
     result = await write(sink, Batch())
-    assert (result.again_after, json.loads(result.state or "")) == (None, {"file": None})
+    assert (result.again_after, json.loads(result.state or "")) == (None, {"file": None, "number": 1})
     (name,) = files(tmp_path)
     assert name.endswith(".ndjson")
     await sink.close()
@@ -265,6 +265,34 @@ async def test_a_name_that_the_state_knows_is_not_given_again(tmp_path: Path, cl
     await write(sink, mapped(9, 1))
     assert contents(tmp_path) == mapped(9, 1).bodies
     await sink.close()
+
+
+@pytest.mark.parametrize("part", ["", "p3-one"])
+@pytest.mark.parametrize("is_saved", [True, False], ids=["reload", "no-state"])
+async def test_a_new_sink_gives_no_name_again(tmp_path: Path, clock: FakeClock, part: str, is_saved: bool) -> None:
+    """Within the same second, and if the clock is set back and forth, after the finished files were taken away: a shipper
+    would replace one file with the other. Without a state, the open file that is finished at the start is known."""
+    seen: list[str] = []
+    state = None
+    for step in (0, -1, 1, 0):
+        sink = await opened(tmp_path, state, {"rotate_size": "1B"}, clock=clock, part=part)
+        seen += take_away(tmp_path)
+        state = (await write(sink, mapped(1))).state
+        if is_saved:
+            state = (await write(sink, Batch())).state
+        await sink.close()
+        seen += take_away(tmp_path)
+        clock.epoch += step
+        state = state if is_saved else None
+    assert len(set(seen)) == len(seen) == (4 if is_saved else 3)
+
+
+def take_away(directory: Path) -> list[str]:
+    """The names of the finished files, which are gone then."""
+    names = [name for name in files(directory) if not name.endswith(".open")]
+    for name in names:
+        (directory / name).unlink()
+    return names
 
 
 async def test_a_file_shorter_than_it_was_is_kept_and_left(tmp_path: Path) -> None:
