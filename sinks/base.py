@@ -77,7 +77,11 @@ class Sink(Protocol):
         """
 
     async def write(self, batch: Batch) -> WriteResult:
-        """Deliver `batch`. Raises a SinkError if there is no result for individual records."""
+        """Deliver `batch`. Raises a SinkError if there is no result for individual records.
+
+        A write that a stop, a pause or a reload does not wait for any longer is cancelled. A sink may then raise
+        OutcomeUnknown instead of CancelledError, so that the loop counts the records or keeps them as dead letters.
+        """
 
     async def close(self) -> None:
         """Release all resources. Also called after `open` failed; never called during a `write`."""

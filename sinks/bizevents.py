@@ -120,7 +120,7 @@ class BizeventsSink:
         """Post an empty array: that tests URL, credentials and scopes, and stores nothing."""
         self._url = ingest_url(self._settings)
         self._client.open()
-        reply = await self._post(b"[]")
+        reply = await self._post(b"[]", cancelled_is_unknown=False)
         if reply.status == 400:  # the API may refuse the empty array, but only after it accepted the credentials
             return
         try:
@@ -142,7 +142,7 @@ class BizeventsSink:
             return WriteResult(rest, {0: reason})
         sent = batch.slice(0, count)
         try:
-            reply = await self._post(body)
+            reply = await self._post(body, cancelled_is_unknown=True)
             self._log.debug("batch sent", records=count, bytes=len(body), status=reply.status)
             result = verdict(reply, sent.ids)
         except OutcomeUnknown as error:
@@ -159,24 +159,26 @@ class BizeventsSink:
     async def close(self) -> None:
         await self._client.close()
 
-    async def _post(self, body: bytes) -> Reply[bytes]:
-        """Post `body`. If an OAuth token is rejected that was accepted before, tries once more with a new token."""
+    async def _post(self, body: bytes, cancelled_is_unknown: bool) -> Reply[bytes]:
+        """Post `body`, see HttpClient. If an OAuth token is rejected that was accepted before, try again with a new one."""
         if self._settings.gzip:
             body = await asyncio.to_thread(zlib.compress, body, wbits=31)
+
+        async def send(authorization: str) -> Reply[bytes]:
+            headers = self._headers | {"Authorization": authorization}
+            return await self._client.post(self._url, body, headers, cancelled_is_unknown=cancelled_is_unknown)
+
         if self._tokens is None:
             assert self._settings.api_token
-            return await self._send(body, f"Api-Token {self._settings.api_token.get_secret_value()}")
+            return await send(f"Api-Token {self._settings.api_token.get_secret_value()}")
         token = await self._tokens.token()
-        reply = await self._send(body, f"Bearer {token}")
+        reply = await send(f"Bearer {token}")
         if reply.status == 401 and self._tokens.mark_rejected(token):
             token = await self._tokens.token()
-            reply = await self._send(body, f"Bearer {token}")
+            reply = await send(f"Bearer {token}")
         if reply.status != 401:
             self._tokens.mark_accepted(token)
         return reply
-
-    async def _send(self, body: bytes, authorization: str) -> Reply[bytes]:
-        return await self._client.post(self._url, body, self._headers | {"Authorization": authorization})
 
     def _flagged(self, sent: Batch, result: WriteResult) -> dict[str, int]:
         """Counts delivered records that are so far in the future that Dynatrace changes their time."""

@@ -15,6 +15,8 @@ log = structlog.get_logger()
 
 PATIENCE = 1.0
 """Seconds after which the log says which sink is waited for."""
+SAVING = 5.0
+"""Seconds in which a delivery has to save what became of writes that were cut off."""
 AGAIN = 5.0
 """Seconds after which outlets are asked for again, if that failed."""
 
@@ -202,7 +204,7 @@ class Deliveries:
                 self.statuses[name].end(partition)
 
     async def _stop(self, name: str, ending: Collection[_Running]) -> None:
-        """Stop these deliveries of a sink, and cancel those that take longer than the grace."""
+        """Stop these deliveries of a sink, and cut off those that take longer than the grace."""
         if not ending:
             return
         for running in ending:
@@ -214,8 +216,22 @@ class Deliveries:
         if late:
             log.info("waiting for writes of the sink", sink=name, seconds=self._grace)
             _, late = await asyncio.wait(tasks, timeout=self._grace - patience)
-        for task in late:
-            task.cancel()
+        if late:
+            await self._cut_off([running for running in ending if running.task in late])
+            log.warning("write cut off after its grace, its records may be delivered again", sink=name, grace=self._grace)
         await asyncio.gather(*tasks, return_exceptions=True)
-        if any(running.task.cancelled() for running in ending):
-            log.warning("write cancelled at the stop, its records may be delivered again", sink=name, grace=self._grace)
+
+    @staticmethod
+    async def _cut_off(late: Collection[_Running]) -> None:
+        """End these deliveries. Those that had a write in progress have some time to save what became of it."""
+        cut = []
+        for running in late:
+            if running.delivery.cut_off():
+                cut.append(running)
+            else:
+                running.task.cancel()
+        if cut:
+            await asyncio.wait([running.task for running in cut], timeout=SAVING)
+        for running in cut:
+            if not running.delivery.closing:
+                running.task.cancel()

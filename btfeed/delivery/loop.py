@@ -54,7 +54,10 @@ READ_RETRY = 0.5
 
 
 class Delivery:
-    """One sink's delivery from one partition. `run` returns after `stop`, or when the partition is gone."""
+    """One sink's delivery from one partition. `run` returns after `stop`, or when the partition is gone.
+
+    closing  all is saved that will be, and the sink is being closed or is closed
+    """
 
     def __init__(
         self,
@@ -77,6 +80,7 @@ class Delivery:
         transactional: see SinkType; the outlet is a TransactionalOutlet then."""
         self.name = name
         self.status = status or SinkStatus()
+        self.closing = False
         self._sink = sink
         self._serial = serial
         self._transactional = transactional
@@ -112,6 +116,11 @@ class Delivery:
         """Let `run` return once the writes in progress have ended. What is not settled then is delivered again."""
         self._stopping.set()
 
+    def cut_off(self) -> bool:
+        """After `stop`: cancel the writes in progress, so that `run` saves what is settled, and returns. False if there are
+        none: `run` waits for something else."""
+        return self._writer.cut_off()
+
     async def _run(self) -> None:
         try:
             with self._mapped_posts.taking(self._outlet.partition):
@@ -122,6 +131,7 @@ class Delivery:
                     if begin and not self._stopping.is_set() and await self._writer.open(begin[1]):
                         await self._deliver(*begin)
         finally:
+            self.closing = True
             self._report.stopped()
             await self._sink.close()
 

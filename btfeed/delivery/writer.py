@@ -59,6 +59,8 @@ class BatchWriter:
         self._report = report
         self._clock = clock
         self._turn = turn or nullcontext()
+        self._writing: set[asyncio.Task[object]] = set()
+        self._is_cut_off = False
 
     async def open(self, state: str | None) -> bool:
         """Open the sink, trying until it works. False if the delivery is stopping."""
@@ -93,6 +95,14 @@ class BatchWriter:
         finally:
             self._pause.end()
 
+    def cut_off(self) -> bool:
+        """Cancel the writes in progress, and begin no other. What the sink may have taken of them has an unknown outcome.
+        False if there are none."""
+        self._is_cut_off = True
+        for task in self._writing:
+            task.cancel()
+        return bool(self._writing)
+
     async def _write_all(self, outcome: Outcome, batch: Batch, retries: bool, destination: str) -> bool:
         """False if the delivery is stopping and there are records left without an outcome."""
         pieces = [batch]  # the next one last
@@ -103,7 +113,7 @@ class BatchWriter:
                 piece = await self._without_expired(outcome, piece)
             if not len(piece) and len(batch):  # all expired; a batch that is empty from the start asks for the sink's state
                 continue
-            if await self._pause.held_back():
+            if self._is_cut_off or await self._pause.held_back():
                 return False
             then = await self._write_once(outcome, piece, destination)
             pieces += then.left
@@ -121,10 +131,7 @@ class BatchWriter:
                 piece, whole = await self._without_blocked(outcome, piece, destination), piece
                 if not len(piece) and len(whole):
                     return _Next()
-            async with self._turn:
-                started = time.perf_counter()
-                result = await _uncancelled(self._sink.write(piece))
-                seconds = time.perf_counter() - started
+            result, seconds = await self._call(piece)
             _check(result, len(piece))
         except StartAgain:  # nothing of what was written is there: not only this piece has to be written again
             raise
@@ -146,10 +153,31 @@ class BatchWriter:
         self._report.retried(len(result.retry))
         return _Next([piece.take(sorted(result.retry))], pause=True)
 
+    async def _call(self, piece: Batch) -> tuple[WriteResult, float]:
+        """What the sink says of `piece`, and how many seconds that took. If it is cut off, raises CancelledError, or what
+        the sink says instead."""
+        task = asyncio.current_task()
+        assert task
+        self._writing.add(task)
+        try:
+            async with self._turn:
+                started = time.perf_counter()
+                result = await _uncancelled(self._sink.write(piece))
+                return result, time.perf_counter() - started
+        except OutcomeUnknown:
+            if task.cancelling():  # the sink says so instead of CancelledError
+                if not self._is_cut_off:
+                    raise asyncio.CancelledError from None
+                task.uncancel()
+            raise
+        finally:
+            self._writing.discard(task)
+
     async def _after_error(self, outcome: Outcome, piece: Batch, error: Exception) -> _Next:
         if isinstance(error, BatchRefused) and len(piece):
             return await self._halved(outcome, piece, str(error))
-        self._failed(error)
+        if not self._is_cut_off:
+            self._failed(error)
         if isinstance(error, OutcomeUnknown):
             self._report.outcome_unknown(len(piece))
             if not error.again:

@@ -3,6 +3,7 @@
 Replies come without the sink's secrets, so that they can be quoted in errors.
 """
 
+import asyncio
 import base64
 import re
 import urllib.request
@@ -92,12 +93,17 @@ class HttpClient:
             await session.close()
 
     async def post(
-        self, url: str, data: bytes | aiohttp.FormData, headers: Mapping[str, str], redact: bool = True
+        self,
+        url: str,
+        data: bytes | aiohttp.FormData,
+        headers: Mapping[str, str],
+        redact: bool = True,
+        cancelled_is_unknown: bool = False,
     ) -> Reply[bytes]:
         """Post `data` and return the reply, without secrets if `redact`.
 
         Raises Unavailable if nothing was sent, OutcomeUnknown if the request may have been processed, and Misconfigured
-        if it can't succeed.
+        if it can't succeed. cancelled_is_unknown: if it is cancelled after `data` was sent, it raises OutcomeUnknown, too.
         """
         assert self._session
         body = BytesIO(data) if isinstance(data, bytes) else data  # aiohttp warns of long ones that are bytes
@@ -113,6 +119,10 @@ class HttpClient:
                 return replace(reply, body=self.redactor.body(content)) if redact else reply
         except (aiohttp.ClientError, TimeoutError) as error:
             raise request_error(error) from error
+        except asyncio.CancelledError:
+            if cancelled_is_unknown and isinstance(body, BytesIO) and body.tell():  # aiohttp has read some of it
+                raise OutcomeUnknown("cut off before the reply was complete") from None
+            raise
 
     def _proxy(self, url: str) -> dict[str, Any]:
         """aiohttp's arguments for the proxy. Its own `trust_env` would also read credentials for `url` from .netrc.

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from btfeed.app import deliveries
 from btfeed.app.deliveries import Deliveries
 from btfeed.delivery.loop import Delivery
 from btfeed.delivery.mapped_posts import MappedPosts
@@ -206,8 +207,33 @@ async def test_a_write_that_outlasts_the_grace_is_cancelled() -> None:
     said = [(entry["event"], entry["sink"]) for entry in logs if "write" in entry["event"]]
     assert said == [
         ("waiting for writes of the sink", "sink"),
-        ("write cancelled at the stop, its records may be delivered again", "sink"),
+        ("write cut off after its grace, its records may be delivered again", "sink"),
     ]
+
+
+async def test_a_sink_is_closed_however_long_that_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its write was cut off: a close that were cancelled could leave files or connections open."""
+    gate = asyncio.Event()
+
+    async def close(sink: FakeSink) -> None:
+        await gate.wait()
+        sink.closed += 1
+
+    async def hang(batch: Batch) -> WriteResult:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(FakeSink, "close", close)
+    monkeypatch.setattr(deliveries, "SAVING", 0.01)
+    async with Case(hang, grace=0.01) as case:
+        await case.post()
+        await case.moving.begin(case.outlets[0])
+        await until_async(lambda: case.sinks[0].at_once, "a write is in progress")
+        ending = asyncio.ensure_future(case.moving.end([case.outlets[0]]))
+        await asyncio.sleep(0.1)
+        gate.set()
+        await ending
+        assert case.sinks[0].closed == 1
 
 
 async def test_the_error_of_a_delivery_is_raised() -> None:

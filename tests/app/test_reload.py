@@ -112,7 +112,7 @@ async def test_a_write_that_does_not_end_does_not_hold_up_the_reload(tmp_path: P
         it.sinks["second"] = FakeSettings(version=2)
         with capture_logs() as logs:
             assert await it.reload() == []
-        assert any(entry["event"].startswith("write cancelled at the stop") for entry in logs)
+        assert any(entry["event"].startswith("write cut off after its grace") for entry in logs)
         await it.delivered("second", 3)
         assert len(it.sink("second").ids) == 3
 

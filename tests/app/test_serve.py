@@ -196,7 +196,7 @@ async def test_a_write_that_does_not_end_is_cancelled_and_delivered_again(case: 
     case.stop.set()
     await serving
     assert case.sink.ids == []
-    assert "write cancelled at the stop, its records may be delivered again" in case.told()
+    assert "write cut off after its grace, its records may be delivered again" in case.told()
     case.sink.gate.set()
     case.stop.clear()
     again = case.serve()

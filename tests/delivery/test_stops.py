@@ -1,9 +1,11 @@
 """Stops in the middle of delivery: pauses end at once, writes in progress are finished, and nothing is lost."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 
+from btfeed.delivery.shared_sink import SharedSink
 from btfeed.journal.base import Cursor
 from sinks.base import OutcomeUnknown, Unavailable, WriteResult
 from sinks.batch import Batch
@@ -67,6 +69,61 @@ async def test_a_write_that_hangs_is_given_up_when_it_is_cancelled() -> None:
         rig.task.cancel()
         await asyncio.gather(rig.task, return_exceptions=True)
         assert (sink.closed, rig.outlet.commits) == (1, [])
+        rig.task = asyncio.create_task(asyncio.sleep(0))
+
+
+def cut_off(again: bool) -> Callable[[Batch], Awaitable[WriteResult]]:
+    """A write that hangs until it is cancelled. What it sent then may have been taken."""
+
+    async def write(batch: Batch) -> WriteResult:
+        try:
+            return await hang(batch)
+        except asyncio.CancelledError:
+            raise OutcomeUnknown("cut off", again=again) from None
+
+    return write
+
+
+@pytest.mark.parametrize("again", [True, False])
+async def test_a_write_that_is_cut_off_has_the_outcome_that_its_sink_says(again: bool) -> None:
+    """It is counted as unknown. What must not be written twice is saved as dead letters before the delivery ends. The sink
+    is not reported as unavailable."""
+    sink = FakeSink(always=cut_off(again))
+    async with Rig(sink, max_records=1, in_flight=3) as rig:
+        bodies = await rig.post(3)
+        await until_async(lambda: sink.at_once == 3, "the writes hang")
+        rig.delivery.stop()
+        assert rig.delivery.cut_off()
+    assert rig.sample("sink_unknown_total") == 3
+    assert rig.cursor == (Cursor(1) if again else Cursor(2))
+    assert sorted(letter.body for letter in rig.dead_letters) == ([] if again else sorted(bodies))
+    assert rig.delivery.status.last_error is None
+    assert (len(sink.writes), sink.closed) == (3, 1)
+
+
+async def test_nothing_is_written_after_a_cut_off() -> None:
+    """What waits for its turn is left for the next start."""
+    sink = FakeSink(always=hang)
+    async with Rig(SharedSink(sink, in_flight=1), max_records=1, in_flight=2) as rig:
+        await rig.post(2)
+        await until_async(lambda: sink.at_once == 1 and rig.delivery.status.state == "running", "one write hangs")
+        await settle()
+        rig.delivery.stop()
+        assert rig.delivery.cut_off()
+    assert (len(sink.writes), sink.closed, rig.cursor) == (1, 1, Cursor(1))
+    assert rig.sample("sink_unknown_total") == 0
+
+
+async def test_a_delivery_that_is_cancelled_ends_whatever_its_sink_says() -> None:
+    """Nothing can be saved any more, so nothing counts as settled."""
+    sink = FakeSink(always=cut_off(again=False))
+    async with Rig(sink) as rig:
+        await rig.post(2)
+        await until_async(lambda: sink.at_once == 1, "the write hangs")
+        rig.task.cancel()
+        (ended,) = await asyncio.gather(rig.task, return_exceptions=True)
+        assert isinstance(ended, asyncio.CancelledError)
+        assert (sink.closed, rig.outlet.commits, rig.sample("sink_unknown_total")) == (1, [], 0)
         rig.task = asyncio.create_task(asyncio.sleep(0))
 
 
