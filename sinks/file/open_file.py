@@ -186,6 +186,13 @@ def stat(path: Path) -> os.stat_result | None:
         return None
 
 
+def find(path: Path) -> os.stat_result | None:
+    """An open file, or what it became when it was finished. None if neither is there, or its directory can't be read."""
+    with suppress(OSError):
+        return stat(path) or stat(path.with_name(path.name.removesuffix(OPEN_SUFFIX)))
+    return None
+
+
 def _lock(descriptor: int, path: Path) -> None:
     """Until the descriptor is closed, or the process ends."""
     try:

@@ -19,7 +19,7 @@ Invariants
 - If other processes have the sink, too (SinkContext.part), `open` and `leave` remove what was written after the saved
   state, see peers. `leave` finishes the file: another process goes on with one of its own. If the file in the state is not
   here, another process of our name may have it: the state keeps its length, and that process cuts and finishes it.
-- The state has the directory. When it changes, `open` finishes the file in the old one.
+- The state has the directory. When it changes, `open` finishes the file in the old one, or leaves it there if that fails.
 - What a failed append left is cut off before the next append.
 - A file that another process has open is never cut, finished or removed: OpenFile holds a lock.
 - Each write first checks that the path still leads to the file that is held. If another program deleted, moved, replaced
@@ -28,6 +28,7 @@ Invariants
 """
 
 import asyncio
+import errno
 import json
 import os
 from collections import Counter
@@ -46,17 +47,19 @@ from sinks.file import peers
 from sinks.file.encoding import AVRO_CODECS, NDJSON_SUFFIXES, AvroEncoder, Encoder, NdjsonEncoder
 from sinks.file.errors import sink_errors
 from sinks.file.names import Names
-from sinks.file.open_file import GONE, HELD, OPEN_SUFFIX, OpenFile, finish, is_held, remove, stat
+from sinks.file.open_file import GONE, HELD, OPEN_SUFFIX, OpenFile, find, finish, is_held, remove, stat
 from sinks.file.surplus import PATIENCE, Surplus, copy_rest
 from sinks.settings import Place, Seconds, Settings, Size
 from sinks.shared.files import check_writable
 from sinks.shared.private import create_directory, sync_directory
+from sinks.shared.reasons import explain_file
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 
-LEFT = "file finished, since another process has its partition"
+_PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EBUSY}
+"""Errors that are no reason to leave a file: a disk is full, or another process has the file open."""
 _SURPLUS_HINT = "another journal wrote it, or this one is an older copy. Some of its records may be in two files"
 _MAX_LOST_NAMES = 20
 """Names of lost files in the state, which must be short to be kept in Kafka."""
@@ -164,7 +167,12 @@ class FileSink:
             else:
                 self._add_surplus(other, saved.get("surplus", {}).get(other.name, 0))
         if path:
-            self._resume(path, saved["length"], saved["opened"], saved.get("records", 0))
+            try:
+                self._resume(path, saved["length"], saved["opened"], saved.get("records", 0))
+            except OSError as error:
+                if path.parent == self._directory or error.errno in _PASSING:
+                    raise
+                self._leave_open(path, saved["length"], saved.get("records", 0), explain_file(error))
 
     def _recall(self, saved: dict[str, Any]) -> Path | None:
         """Take over a state. Returns the path of the open file in it, if there is one: in another directory if the setting
@@ -176,7 +184,7 @@ class FileSink:
             return None
         name: str = saved["file"]
         here, there = self._directory / name, Path(saved.get("directory") or self._directory) / name
-        found, same = _find(there), _find(here)
+        found, same = find(there), find(here)
         return here if same and (not found or os.path.samestat(found, same)) else there
 
     def _others(self, saved: Path | None) -> Iterator[Path]:
@@ -191,10 +199,10 @@ class FileSink:
 
     def _resume(self, path: Path, length: int, opened: float, records: int) -> None:
         """Continue with the file that the state names, unless it was finished since. records: 0 if unknown."""
-        if not path.exists():
+        if not stat(path):
             final = path.with_name(path.name.removesuffix(OPEN_SUFFIX))
             if self._has_peers and not final.exists():
-                self._elsewhere = dict([*self._elsewhere.items(), (path.name, length)][-_MAX_ELSEWHERE:])
+                self._note_elsewhere(path, length)
                 self._log.info("open file is gone, probably finished by an earlier run and moved since", file=str(path))
             elif not final.exists():
                 self._count_loss(path, f"{GONE}. If it had been finished and moved, nothing is lost", records)
@@ -213,6 +221,17 @@ class FileSink:
             self._finish()
         else:
             file.truncate()
+
+    def _leave_open(self, path: Path, length: int, records: int, error: str) -> None:
+        """Go on without the open file in the old directory, which fails. It is finished if the setting changes back."""
+        self._close()
+        self._note_elsewhere(path, length)
+        hint = f"its first {length} bytes are delivered: cut it to that, and remove .open from its name"
+        self._log.error("open file left in the old directory", file=str(path), error=error, records=records, hint=hint)
+        self._flagged.update(left_files=1, left_records=records)
+
+    def _note_elsewhere(self, path: Path, length: int) -> None:
+        self._elsewhere = dict([*self._elsewhere.items(), (path.name, length)][-_MAX_ELSEWHERE:])
 
     def _leave(self, saved: dict[str, Any]) -> None:
         """Finish what is open of this part."""
@@ -241,7 +260,7 @@ class FileSink:
         """Finish an open file at its saved length, or what there is of that. Returns the length."""
         length = min(saved, path.stat().st_size)
         finish(path, length)
-        self._log.info(LEFT, file=str(path), length=length)
+        self._log.info("open file finished at its saved length", file=str(path), length=length)
         return length
 
     def _set_aside(self, file: OpenFile) -> None:
@@ -375,11 +394,6 @@ class FileSink:
         if self._file:
             file, self._file = self._file, None
             file.close()
-
-
-def _find(path: Path) -> os.stat_result | None:
-    """An open file, or what it became when it was finished. None if neither is there."""
-    return stat(path) or stat(path.with_name(path.name.removesuffix(OPEN_SUFFIX)))
 
 
 SINK = SinkType(FileSettings, FileSink, serial=True, delivery={"max_records": 20_000, "max_bytes": "20MiB"})
