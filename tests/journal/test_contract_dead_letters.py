@@ -235,7 +235,7 @@ async def test_what_was_delivered_waits_no_more(driver: Driver) -> None:
         assert dead_letters.retry(ALL, wanting("a")) == 2
         async with asyncio.timeout(DEADLINE):
             while True:
-                if len(await retries(it, "a")) == 2:  # only what was given is tried
+                if ids[1] in [each.id for each in await retries(it, "a")]:  # a journal may let the other one wait on
                     break
                 await asyncio.sleep(0.01)
         await outlet.commit(Commit(cursor, waiting_again={ids[1]: ("another", "missing"), ids[2]: ("topic", "closed")}))

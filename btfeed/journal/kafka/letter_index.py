@@ -255,9 +255,10 @@ class LetterIndex:
             _discard_from(self._waiting, entry.waiting, entry.id)
 
     def _mark(self, key: bytes) -> None:
-        """Note that the letter is marked, if it is."""
+        """Note that the letter is marked, if it is. One that waits for a destination is retried by the outlet of its
+        partition alone: of two outlets that deliver it, neither would know of the other."""
         entry = self.by_key.get(key)
-        if entry and self._marks.get(key, -1) >= entry.mark:
+        if entry and not entry.destination and self._marks.get(key, -1) >= entry.mark:
             insort(self._marked.setdefault(entry.sink, []), entry.id)
 
     def _unmark(self, key: bytes) -> None:

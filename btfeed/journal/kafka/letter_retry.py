@@ -31,7 +31,12 @@ async def retry(letters: "Letters", ids: Sequence[int], sinks: Mapping[str, Want
     await letters.write(
         [
             *_split(letters, records, takers),
-            *(letters.changes.mark(sink, letter.event_id) for entry, letter in records for sink in takers[entry.id]),
+            *(
+                letters.changes.mark(sink, letter.event_id)
+                for entry, letter in records
+                if not entry.destination  # it is retried anyway
+                for sink in takers[entry.id]
+            ),
             *(letters.changes.gone(entry) for entry, letter in records if not letter.sink),
         ]
     )

@@ -80,6 +80,7 @@ class Letters:
             names.retries: self.index.add_mark,
         }
         self._tail = LetterTail(settings, self._access, folds, clock)
+        self._replaced: dict[bytes, int] = {}  # key of a letter -> the version that another one replaces
         self._tending: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._opening = asyncio.Lock()
@@ -148,34 +149,41 @@ class Letters:
         """A record that becomes a letter. Marks that were made for an earlier letter of its key are not for this one."""
         return self.changes.new(letter, partition, self._tail.position(self.names.retries))
 
-    def versions(self, messages: Sequence[Message]) -> Mapping[bytes, int | None]:
-        """Which version of the letters of `messages` is known. To be noted before a transaction with them is committed."""
-        keys = (each.key for each in messages if each.topic == self.names.dead_letters)
-        return {key: self._version(key) for key in keys}
+    @contextmanager
+    def replacing(self, messages: Sequence[Message]) -> Iterator[None]:
+        """Around what makes `messages` durable. Brokers show them a little after their transaction, and older ones,
+        have ended. Until then outlets get no answer about letters, so that nothing is retried twice."""
+        entries = (self.index.by_key.get(each.key) for each in messages if each.topic == self.names.dead_letters)
+        before = {entry.key: entry.offset for entry in entries if entry and not entry.is_post}
+        yield
+        self._replaced |= before
 
-    async def followed(self, before: Mapping[bytes, int | None]) -> None:
-        """Return when other versions than those in `before` are known, so that nothing is retried twice: brokers show what
-        a transaction has written a little after its end."""
-        await self._tail.until(lambda: all(self._version(key) != known for key, known in before.items()))
+    async def _catch_up_with_changes(self) -> None:
+        await self._tail.catch_up()
+        replaced = self._replaced.copy()
+        await self._tail.until(lambda: not any(map(self._is_newest, replaced.items())))
+        self._replaced = dict(filter(self._is_newest, self._replaced.items()))
 
-    def _version(self, key: bytes) -> int | None:
+    def _is_newest(self, version: tuple[bytes, int]) -> bool:
+        """Whether no later version of the letter is known."""
+        key, offset = version
         entry = self.index.by_key.get(key)
-        return entry.offset if entry else None
+        return entry is not None and entry.offset == offset
 
     async def destinations(self, sink: str, partition: int) -> Mapping[str, int]:
         """Destinations that dead letters of this sink wait for, that came from this partition -> how many."""
-        await self._tail.catch_up()
+        await self._catch_up_with_changes()
         return self.index.destinations(sink, partition)
 
     async def waiting(self, sink: str, partition: int, destination: str, limit: int) -> Sequence[DeadLetter]:
         """See Outlet.waiting: those that came from this partition."""
-        await self._tail.catch_up()
+        await self._catch_up_with_changes()
         return await self._sound(self.index.waiting(sink, partition, destination, limit))
 
     async def retries(self, sink: str, limit: int) -> Sequence[DeadLetter]:
         """See Outlet.retries, whatever partition they came from: for the outlet of the topic of retries. Those that it
         gives stay marked until `apply` is given a commit that names them."""
-        await self._tail.catch_up()
+        await self._catch_up_with_changes()
         return await self._sound(self.index.marked(sink, limit))
 
     async def retried(self, sink: str) -> int:
@@ -276,12 +284,13 @@ class Letters:
 
     async def write(self, messages: Sequence[Message]) -> None:
         """Make them durable, and follow the topics behind them."""
-        too_large = await self.log.write(messages)
-        if too_large:
-            for each in too_large:
-                self._warnings.error("dead letter larger than its topic takes, body lost", each.topic, topic=each.topic)
-                self._metrics.dead_letters_lost.inc()
-            await self.log.write([cut for each in too_large if (cut := self.changes.without_body(each))])
+        with self.replacing(messages):
+            too_large = await self.log.write(messages)
+            if too_large:
+                for each in too_large:
+                    self._warnings.error("dead letter larger than its topic takes, body lost", each.topic, topic=each.topic)
+                    self._metrics.dead_letters_lost.inc()
+                await self.log.write([cut for each in too_large if (cut := self.changes.without_body(each))])
         await self._tail.catch_up()
 
     async def _sound(self, entries: Sequence[Entry]) -> list[DeadLetter]:

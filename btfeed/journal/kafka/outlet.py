@@ -9,6 +9,7 @@ Invariants
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -46,6 +47,8 @@ class OutletLetters(Protocol):
     async def apply(self, sink: str, partition: int, commit: Commit) -> None: ...
 
     async def messages(self, sink: str, partition: int, commit: Commit) -> Sequence[Message]: ...
+
+    def replacing(self, messages: Sequence[Message]) -> AbstractContextManager[None]: ...
 
     async def destinations(self, sink: str, partition: int) -> Mapping[str, int]: ...
 
@@ -150,7 +153,8 @@ class _SavedOutlet:
             cursor = await self._cursor_after(commit)
             metadata = self._metadata.with_state(self._membership.instance, cursor.ordinal, commit.state)
             saved = Offsets(self._membership.group, self.place.topic, self.place.partition, cursor.seq, metadata.text())
-            await send(saved, [(each.topic, each.key) for each in gone])
+            with letters.replacing(gone):
+                await send(saved, [(each.topic, each.key) for each in gone])
             self._cursor, self._metadata = cursor, metadata
             self._note_saved()
 
@@ -263,8 +267,6 @@ class KafkaOutlet(_SavedOutlet):
     def _note_saved(self) -> None:
         self._reader.progress.forget_before(self._cursor.seq)
 
-    # Dead letters
-
     async def retries(self, limit: int) -> Sequence[DeadLetter]:
         self.check()
         return []  # they have an outlet of their own
@@ -290,7 +292,7 @@ class KafkaOutlet(_SavedOutlet):
         """Whether what was read behind the cursor is nothing to deliver."""
         at, end = self._cursor, self._reader.next
         behind = self._in_transactions is False and end > at.seq and not at.ordinal
-        return behind and not self._count(at.seq, end)
+        return behind and not self._reader.progress.count(at.seq, end)
 
     async def _save_passed(self) -> None:
         async with self._saving:
@@ -322,17 +324,14 @@ class KafkaOutlet(_SavedOutlet):
 
     async def plan(self, seq: int) -> Move:
         self.check()
-        consumer = self._membership.consumer
+        consumer, count = self._membership.consumer, self._reader.progress.count
         span = (await consumer.spans([self.place]))[self.place]
         oldest = await consumer.first_since(self.place, 0)
         now = max(self._cursor, Cursor(span.first))
         to = Cursor(min(max(seq, span.first), span.next))
-        ahead = self._count(now.seq, span.next) - self._count(to.seq, span.next)
+        ahead = count(now.seq, span.next) - count(to.seq, span.next)
         begun = now.ordinal > 0 and to.seq <= now.seq  # it gets all of that post again
         return Move(self.partition, to, max(0, -ahead) + begun, max(0, ahead), oldest[1] if oldest else None)
-
-    def _count(self, seq: int, end: int) -> int:
-        return self._reader.progress.count(seq, end)
 
     async def move(self, to: Cursor) -> None:
         self.check()

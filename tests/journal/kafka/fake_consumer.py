@@ -4,8 +4,8 @@ The consumer behaves as aiokafka does: a read that waits while the group rebalan
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -216,11 +216,12 @@ class FakeConsumer:
 
 
 class FakeLetters:
-    """Dead letters. applied: by partition."""
+    """Dead letters. applied: by partition. replaced: keys of what was replaced in transactions."""
 
     def __init__(self) -> None:
         self.applied: list[tuple[int, Commit]] = []
         self.posts: list[DeadLetter] = []
+        self.replaced: list[bytes] = []
         self.failures = 0
 
     async def apply(self, sink: str, partition: int, commit: Commit) -> None:
@@ -228,6 +229,11 @@ class FakeLetters:
 
     async def messages(self, sink: str, partition: int, commit: Commit) -> list[Message]:
         return [Message("btfeed.dead-letters", str(each).encode(), None, 0) for each in commit.redelivered]
+
+    @contextmanager
+    def replacing(self, messages: Sequence[Message]) -> Iterator[None]:
+        yield
+        self.replaced += [each.key for each in messages]
 
     async def destinations(self, sink: str, partition: int) -> dict[str, int]:
         return {}

@@ -1,7 +1,7 @@
 """Dead letters in topics for tests: open, and what others write to their topics."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from confluent_kafka import Producer
@@ -60,3 +60,17 @@ def produce(bootstrap: str, topic: str, *messages: tuple[bytes, bytes | None], *
     for key, value in messages:
         producer.produce(topic, value, key, **more)
     assert producer.flush(DEADLINE) == 0
+
+
+@contextmanager
+def open_transaction(bootstrap: str, topic: str) -> Iterator[None]:
+    """Somebody's transaction that has written to a topic: readers of committed messages get nothing behind it."""
+    producer = Producer({"bootstrap.servers": bootstrap, "transactional.id": f"{topic}.somebody"})
+    producer.init_transactions(DEADLINE)
+    producer.begin_transaction()
+    producer.produce(topic, b"", b"somebody")
+    assert producer.flush(DEADLINE) == 0
+    try:
+        yield
+    finally:
+        producer.abort_transaction(DEADLINE)

@@ -127,6 +127,13 @@ def test_a_mark_is_for_the_version_that_it_was_made_for() -> None:
     assert len(found.marked("a", 9)) == 1
 
 
+def test_a_mark_is_not_for_a_letter_that_waits_for_a_destination() -> None:
+    """The outlet of its partition retries it anyway: two outlets would deliver it twice. No later version has the mark."""
+    found = index(letters=[letter(0, 1, destination="topic")], retries=[message(0, letter_key("a", "id-1"))])
+    (entry,) = found.waiting("a", 0, "topic", 9)
+    assert (found.marked("a", 9), found.first_mark("a"), found.mark_after(entry)) == ([], None, 1)
+
+
 def test_marks_of_letters_that_are_gone_are_forgotten() -> None:
     """Those that were read behind all letters. They must not take memory for ever."""
     found = index(retries=[message(0, letter_key("a", "id-1")), message(1, letter_key("a", "id-2"))])

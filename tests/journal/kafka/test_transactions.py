@@ -25,12 +25,14 @@ async def test_a_commit_in_a_transaction() -> None:
 
         async def send(saved: Offsets, deleted: Sequence[tuple[str, bytes]]) -> None:
             assert [commit.redelivered for _, commit in it.letters.applied] == [()]
+            assert it.letters.replaced == []
             sent.append((saved, deleted))
 
         await outlet.commit_in(Commit(Cursor(1, 4), "state", [dead_letter(1)], redelivered=[5]), send)
         metadata = Metadata(4, {"one": "state"}).text()
         assert sent == [(Offsets("btfeed.a", "btfeed.posts", 0, 1, metadata), [("btfeed.dead-letters", b"5")])]
         assert await outlet.cursor() == (Cursor(1, 4), "state")
+        assert it.letters.replaced == [b"5"]
         brokers.saved[place(0)] = Saved(2, "")
         await outlet.refresh()
         assert await outlet.cursor() == (Cursor(2), None)
@@ -40,14 +42,15 @@ async def test_a_transaction_that_fails_saves_nothing() -> None:
     """The delivery begins again where the journal says."""
     brokers = FakeBrokers()
     brokers.add(*posts(1))
-    async with outlet_of(brokers) as (_, outlet):
+    async with outlet_of(brokers) as (it, outlet):
 
         async def fail(saved: Offsets, deleted: Sequence[tuple[str, bytes]]) -> None:
             raise StartAgain("fenced")
 
         with pytest.raises(StartAgain):
-            await outlet.commit_in(Commit(Cursor(1)), fail)
+            await outlet.commit_in(Commit(Cursor(1), redelivered=[5]), fail)
         assert (await outlet.cursor())[0] == Cursor(0)
+        assert it.letters.replaced == [], "so that they are retried"
 
 
 @pytest.mark.parametrize("transactional", [True, False])
