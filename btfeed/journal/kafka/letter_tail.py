@@ -11,7 +11,9 @@ from functools import partial
 from typing import Any, TypeVar
 
 import structlog
-from aiokafka import TopicPartition
+from aiokafka import TopicPartition, errors
+from aiokafka.consumer.fetcher import READ_UNCOMMITTED
+from aiokafka.protocol.offset import OffsetRequest, OffsetResetStrategy
 
 from btfeed.journal.base import JournalUnavailable
 from btfeed.journal.kafka import clients, groupless
@@ -124,6 +126,13 @@ class LetterTail:
         ends = await self._asked(lambda reader: reader.end_offsets(self._places))
         await self.until(lambda: all(self._positions[place] >= ends[place] for place in self._places))
         return {place.topic: ends[place] for place in self._places}
+
+    async def catch_up_with_open(self, topic: str) -> None:
+        """Return when everything was read that a topic had when it was called, also what belongs to transactions that were
+        open: once they have ended."""
+        place = TopicPartition(topic, 0)
+        end = await self._asked(partial(_end, place))
+        await self.until(lambda: self._positions[place] >= end)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Return when `condition` holds, which something that is read from the topics brings about."""
@@ -240,6 +249,17 @@ class LetterTail:
             self._folds[topic](message)
         except Exception as error:
             log.error("bug in the dead letters", exc_info=error)
+
+
+async def _end(place: TopicPartition, reader: Any) -> int:
+    """The offset behind all messages, also those of open transactions."""
+    node = reader._client.cluster.leader_for_partition(place)
+    request = OffsetRequest(-1, READ_UNCOMMITTED, [(place.topic, [(place.partition, OffsetResetStrategy.LATEST)])])
+    answer = await reader._client.send(node, request)
+    ((_, ((_, code, *_, end),)),) = answer.topics
+    if code:
+        raise errors.for_code(code)
+    return int(end)
 
 
 def _runs(offsets: Sequence[int]) -> Iterator[list[int]]:

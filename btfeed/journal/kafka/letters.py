@@ -158,6 +158,10 @@ class Letters:
         yield
         self._replaced |= before
 
+    async def settled(self) -> None:
+        """Return when all is known that any process has written of letters until now, once its transactions have ended."""
+        await self._tail.catch_up_with_open(self.names.dead_letters)
+
     async def _catch_up_with_changes(self) -> None:
         await self._tail.catch_up()
         replaced = self._replaced.copy()

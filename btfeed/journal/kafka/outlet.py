@@ -50,6 +50,8 @@ class OutletLetters(Protocol):
 
     def replacing(self, messages: Sequence[Message]) -> AbstractContextManager[None]: ...
 
+    async def settled(self) -> None: ...
+
     async def destinations(self, sink: str, partition: int) -> Mapping[str, int]: ...
 
     async def waiting(self, sink: str, partition: int, destination: str, limit: int) -> Sequence[DeadLetter]: ...
@@ -162,6 +164,7 @@ class _SavedOutlet:
         """See TransactionalOutlet."""
         self.check()
         self._in_transactions = True
+        await self._membership.letters.settled()
         async with self._saving:
             if saved := (await self._membership.consumer.saved([self.place], stable=True)).get(self.place):
                 metadata = Metadata.parse(saved.metadata)
@@ -313,8 +316,6 @@ class KafkaOutlet(_SavedOutlet):
         posts = self._reader.progress.count(self._cursor.seq, max(end, self._reader.next))
         received = self._reader.progress.oldest(self._cursor.seq) if posts else None
         return Backlog(posts, 0.0 if received is None else max(0.0, self._membership.clock.time() - received / 1000))
-
-    # Elsewhere
 
     async def find(self, received: int) -> int:
         self.check()

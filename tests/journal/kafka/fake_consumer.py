@@ -216,13 +216,15 @@ class FakeConsumer:
 
 
 class FakeLetters:
-    """Dead letters. applied: by partition. replaced: keys of what was replaced in transactions."""
+    """Dead letters. applied: by partition. replaced: keys of what was replaced in transactions. settlements: how often
+    it was waited for open transactions."""
 
     def __init__(self) -> None:
         self.applied: list[tuple[int, Commit]] = []
         self.posts: list[DeadLetter] = []
         self.replaced: list[bytes] = []
         self.failures = 0
+        self.settlements = 0
 
     async def apply(self, sink: str, partition: int, commit: Commit) -> None:
         self.applied.append((partition, commit))
@@ -234,6 +236,9 @@ class FakeLetters:
     def replacing(self, messages: Sequence[Message]) -> Iterator[None]:
         yield
         self.replaced += [each.key for each in messages]
+
+    async def settled(self) -> None:
+        self.settlements += 1
 
     async def destinations(self, sink: str, partition: int) -> dict[str, int]:
         return {}

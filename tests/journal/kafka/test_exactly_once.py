@@ -76,6 +76,7 @@ class Process:
         self.mapped = MappedPosts(mapper(), self.metrics)
         self.running: dict[int, tuple[Delivery, asyncio.Task[None]]] = {}
         self.outlets: dict[int, Outlet] = {}
+        self.sinks: dict[int, Sink] = {}
         self.sent: list[bytes] = []
 
     def new_sink(self, *faults: str, partition: int = 0) -> Sink:
@@ -87,6 +88,7 @@ class Process:
     async def begin(self, outlet: Outlet) -> None:
         self.outlets[outlet.partition] = outlet
         sink = self.sink if outlet.partition == 0 else self.new_sink(partition=outlet.partition)
+        self.sinks[outlet.partition] = sink
         settings = DeliverySettings.model_validate({"linger": "0s", "max_records": 25, "retry_initial": "10ms"})
         delivery = Delivery(
             "once", sink, False, settings, FilterSettings(), outlet, self.mapped, self.metrics, transactional=True
@@ -249,7 +251,7 @@ async def _end(it: Process) -> int:
 
 async def test_a_retried_dead_letter_is_committed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is deleted in the transaction that delivers it. Brokers show that later, here when another one ends; meanwhile the
-    delivery asks for what is still to be retried."""
+    delivery asks for what is still to be retried. It is tried again if its transaction fails."""
     asked, given = asyncio.Event(), Letters.retries
 
     async def retries(self: Letters, sink: str, limit: int) -> Sequence[DeadLetter]:
@@ -270,9 +272,11 @@ async def test_a_retried_dead_letter_is_committed_once(monkeypatch: pytest.Monke
             await _until_kept(letters, 0)
             await it.outlets[0].commit(Commit(Cursor(0), dead_letters=[dead_letter(2, "once")]))
             await _until_kept(letters, 1)
+            it.sinks[-1].faults += ["before", "after"]
             assert await asyncio.to_thread(letters.retry, ALL, wanting("once")) == 1
             assert await it.delivered(2) == {b"id-1": 1, b"id-2": 1}
             await _until_kept(letters, 0)
+            await until_async(lambda: it.transactions("aborted") == 2, "both faults")
 
 
 async def _until_kept(letters: DeadLetters, number: int) -> None:

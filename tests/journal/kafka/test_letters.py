@@ -335,6 +335,20 @@ async def test_outlets_are_not_given_again_what_was_delivered(kafka: Kafka, sett
         assert tuple(await asyncio.wait_for(asking, DEADLINE)) == ([], [], {})
 
 
+async def test_letters_are_settled_when_open_transactions_have_ended(kafka: Kafka, settings: KafkaJournalSettings) -> None:
+    """A process that takes a partition over sees then what became of its letters, although it was behind others."""
+    async with opened(settings) as kept:
+        (one,) = await kept.add(dead_letter(1))
+        with open_transaction(kafka.bootstrap, kept.names.dead_letters):
+            produce(kafka.bootstrap, kept.names.dead_letters, (letter_key("a", "id-1"), None))
+            settling = asyncio.create_task(kept.settled())
+            await settle()
+            assert await kept.find() == [one]  # a reply behind the other one
+            assert not settling.done()
+        await asyncio.wait_for(settling, DEADLINE)
+        assert await kept.find() == []
+
+
 async def test_a_process_that_only_receives_opens_them_once(
     settings: KafkaJournalSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

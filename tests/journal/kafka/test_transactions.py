@@ -34,8 +34,10 @@ async def test_a_commit_in_a_transaction() -> None:
         assert await outlet.cursor() == (Cursor(1, 4), "state")
         assert it.letters.replaced == [b"5"]
         brokers.saved[place(0)] = Saved(2, "")
+        assert it.letters.settlements == 0
         await outlet.refresh()
         assert await outlet.cursor() == (Cursor(2), None)
+        assert it.letters.settlements == 1
 
 
 async def test_a_transaction_that_fails_saves_nothing() -> None:
