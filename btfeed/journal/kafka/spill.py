@@ -4,16 +4,18 @@ A post in the spill is on one disk, until it is forwarded. It is forwarded as it
 and peer, as often as necessary.
 
 A post that was sent without an acknowledgement may be in its partition all the same. So the spill keeps the partition with
-the post, behind its peer, and forwards it to that one only: a reader passes over what a partition has twice. Such a post
-is written to the end of the spill, so that it holds up no other while its partition takes nothing.
+the post, behind its peer or in the consumer's state, and forwards it to that one only: a reader passes over what a
+partition has twice. Such a post is left behind while its partition takes nothing, and holds up no other.
+
+What was sent is remembered before it is saved (forwarded.py), and sent once by this process even while the disk is full.
 
 Rejected posts wait here, too, with the dead letters (spilled_letters.py).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from btfeed.journal.base import (
     JournalUnavailable,
     PostTooLarge,
 )
+from btfeed.journal.kafka.forwarded import Forwarded
 from btfeed.journal.kafka.lane import NotAcknowledged
 from btfeed.journal.kafka.settings import KafkaJournalSettings
 from btfeed.journal.kafka.spilled_letters import SpilledLetters, Topic
@@ -46,7 +49,9 @@ CONSUMER = "forward"
 BATCH_BYTES = 2**20
 """Bytes of bodies that are forwarded at a time."""
 PAUSE = 0.25
-"""Seconds between two attempts to forward posts."""
+"""Seconds between two attempts to forward posts, or to save that they were."""
+AGAIN = 30.0
+"""Seconds after which posts that are left are tried again, although others wait that were not tried."""
 
 _MARK = "#"
 """Between a post's peer and its partition. No address contains it."""
@@ -93,13 +98,22 @@ class Spill:
         sqlite = SqliteSettings.model_validate(kept)
         self._journal = SqliteJournal(sqlite, {CONSUMER: "oldest"}, metrics, 0, clock=clock)
         self._outlet = self._journal.outlet(CONSUMER)
-        topic = Topic(kafka.refuse, kafka.works, kafka.forwarded, self._say_too_large)
-        self.refused = SpilledLetters(self._journal, CONSUMER, topic, clock)
+        self._forwarded = Forwarded(Cursor(0), None)
+        self._saved = self._forwarded.position
+        self._saving = asyncio.Lock()
+        self._unsaved_posts = 0  # that were sent since
+        self._told_unsaved = False
+        self._again = 0  # of posts that are left, the one that is tried next
+        self._again_at = 0.0  # when posts that are left come first, by the monotonic clock
+        topic = Topic(kafka.refuse, kafka.works, kafka.forwarded, lambda error: self._say_too_large(str(error)))
+        self.refused = SpilledLetters(self._journal, self._save_letters, topic, clock)
 
     async def open(self) -> None:
         """Raises JournalUnavailable."""
         await self._journal.open()
         try:
+            self._saved = await self._outlet.cursor()
+            self._forwarded = Forwarded(*self._saved)
             await self.measure()
         except BaseException:  # such as a cancellation
             await self._journal.close()
@@ -108,6 +122,7 @@ class Spill:
             log.warning("posts of an earlier run wait in the spill", **self._left())
 
     async def close(self) -> None:
+        await self._save({})
         await self._journal.close()
         if self.waiting:
             hint = "start btfeed here again"
@@ -144,7 +159,7 @@ class Spill:
 
     async def measure(self) -> None:
         """Count what waits. Raises JournalUnavailable."""
-        self.posts = (await self._outlet.backlog()).posts
+        self.posts = (await self._outlet.backlog(self._forwarded.next)).posts + self._forwarded.number_left
         await self.refused.measure()
 
     @property
@@ -166,53 +181,130 @@ class Spill:
                 await refused
 
     async def _run(self, until_empty: bool) -> None:
-        seq = (await self._outlet.cursor())[0].seq
-        while self.posts or not until_empty:
-            await self._outlet.wait(seq)
+        while self.posts or self._is_unsaved or not until_empty:
+            attempt = asyncio.create_task(self._forward())
             try:
-                entries = await self._outlet.read(seq, BATCH_BYTES)
-                attempt = asyncio.create_task(self._forward(entries if self._kafka.works() else entries[:1], seq))
-                try:
-                    seq, forwarded = await asyncio.shield(attempt)
-                except asyncio.CancelledError:  # what was sent has to be saved with its partition
-                    await asyncio.wait([attempt])
-                    raise
-                await self.measure()
-                if forwarded:
+                if await asyncio.shield(attempt):
                     continue
+            except asyncio.CancelledError:  # what was sent has to be saved
+                await asyncio.wait([attempt])
+                raise
             except JournalError as error:  # of the spill's disk, which recovers by itself
-                log.debug("spill can't be read or written", error=str(error))
-            await self._clock.sleep(PAUSE)
+                log.debug("spill can't be read", error=str(error))
+            if self.posts or self._is_unsaved:
+                await self._clock.sleep(PAUSE)
+            else:
+                await self._outlet.wait(self._forwarded.next)
 
-    async def _forward(self, entries: Sequence[Entry], seq: int) -> tuple[int, int]:
-        """Forward those of these entries that Kafka takes, up to the first that has to be tried again. Returns the number
-        of what follows them, and how many were forwarded."""
-        posts = [_without_partition(entry.post) for entry in entries]
+    async def _forward(self) -> int:
+        """Try some posts, and save what became of them. Returns how many were forwarded."""
+        entries = await self._choose()
+        posts = [self._to_send(entry) for entry in entries]
         sending = (self._kafka.send(post, e.digest, place) for e, (post, place) in zip(entries, posts, strict=True))
         outcomes = await asyncio.gather(*sending, return_exceptions=True)
-        return await self._save(entries, outcomes, seq)
+        forwarded = outcomes.count(None)
+        self._unsaved_posts += forwarded
+        self._kafka.forwarded(forwarded)
+        await self._save(await self._note(entries, outcomes))
+        await self.measure()
+        return forwarded
 
-    async def _save(self, entries: Sequence[Entry], outcomes: Sequence[BaseException | None], seq: int) -> tuple[int, int]:
-        """Save what became of entries. See `_forward`."""
-        letters: list[DeadLetter] = []
-        forwarded, before = 0, seq
-        for entry, outcome in zip(entries, outcomes, strict=True):
-            post, _ = _without_partition(entry.post)
-            if outcome is None:
-                forwarded += 1
+    async def _choose(self) -> Sequence[Entry]:
+        """What to try next: posts that were not tried, or those that are left if there are no others, or now and then."""
+        entries = await self._outlet.read(self._forwarded.next, BATCH_BYTES)
+        if not entries or self._clock.monotonic() >= self._again_at:
+            self._again_at = self._clock.monotonic() + AGAIN
+            entries = await self._read_left() or entries
+        return entries if self._kafka.works() else entries[:1]
+
+    async def _read_left(self) -> Sequence[Entry]:
+        """Of those that are left, the ones that were tried longest ago."""
+        first = self._forwarded.first_left(self._again) or self._forwarded.first_left(0)
+        if first is None:
+            return []
+        found = await self._outlet.read(first, BATCH_BYTES)
+        if not found or found[0].seq != first:  # it was damaged, and is a dead letter
+            self._forwarded.done(first)
+        return [entry for entry in found if self._forwarded.is_left(entry.seq)]
+
+    def _to_send(self, entry: Entry) -> tuple[Post, int | None]:
+        """The post as it was received, and the partition that it may be in."""
+        post, place = _without_partition(entry.post)
+        left = self._forwarded.partition(entry.seq)
+        return post, place if left is None else left
+
+    async def _note(self, entries: Sequence[Entry], outcomes: Sequence[BaseException | None]) -> dict[int, DeadLetter]:
+        """Remember what became of entries. Returns dead letters to save, by the numbers of their posts."""
+        letters: dict[int, DeadLetter] = {}
+        tried = len(entries)
+        while tried and _was_not_sent(outcomes[tried - 1]):  # nothing has become of the last ones
+            tried -= 1
+        for entry, outcome in zip(entries[:tried], outcomes, strict=False):
+            post, place = self._to_send(entry)
+            if isinstance(outcome, NotAcknowledged):
+                await self._leave(entry, post, place if outcome.partition is None else outcome.partition)
+            elif outcome is None:
+                self._forwarded.done(entry.seq)
             elif isinstance(outcome, PostTooLarge):
-                letters.append(self._too_large(post, outcome))
-            elif not isinstance(outcome, NotAcknowledged):
+                self._forwarded.done(entry.seq)
+                letters[entry.seq] = self._too_large(post, outcome)
+            else:
                 raise outcome
-            elif outcome.partition is None or not await self._set_aside(post, outcome.partition):
-                break
-            seq = entry.seq + 1
-        if seq > before:
-            await self._outlet.commit(Commit(Cursor(seq), None, letters))
-            self._kafka.forwarded(forwarded)
-        return seq, forwarded
+        return letters
 
-    async def _set_aside(self, post: Post, partition: int) -> bool:
+    async def _leave(self, entry: Entry, post: Post, partition: int | None) -> None:
+        """Try a post again later. If the spill has to keep much that is done with because of this one, it is moved to its
+        end."""
+        again = self._forwarded.is_left(entry.seq)
+        if again and self._forwarded.sparse and await self._set_aside(post, partition):
+            self._forwarded.done(entry.seq)
+        else:
+            self._forwarded.leave(entry.seq, partition)
+        self._again = entry.seq + 1
+
+    @property
+    def _is_unsaved(self) -> bool:
+        return self._forwarded.position != self._saved
+
+    async def _save(self, letters: Mapping[int, DeadLetter]) -> None:
+        """Save how far posts were forwarded. While that fails, it is remembered: nothing is sent again because of it."""
+        position = self._forwarded.position
+        if position == self._saved and not letters:
+            return
+        try:
+            async with self._saving:
+                await self._outlet.commit(Commit(*position, list(letters.values())))
+                self._saved = position
+        except JournalError as error:
+            for seq in letters:
+                self._forwarded.leave(seq, None)
+            self._tell_unsaved(str(error))
+            return
+        for letter in letters.values():
+            self._metrics.dead_letters.labels("", "too_large").inc()
+            self._say_too_large(letter.reason.removeprefix("too_large: "))
+        if self._told_unsaved:
+            log.info("saved what was forwarded from the spill", posts=self._unsaved_posts, directory=str(self.directory))
+        self._unsaved_posts, self._told_unsaved = 0, False
+
+    async def _save_letters(self, commit: Commit) -> None:
+        """Save what became of rejected posts, and leave the rest as it was saved last."""
+        async with self._saving:
+            cursor, state = self._saved
+            await self._outlet.commit(replace(commit, cursor=cursor, state=state))
+
+    def _tell_unsaved(self, error: str) -> None:
+        """Once, until it is saved."""
+        if self._unsaved_posts and not self._told_unsaved:
+            self._told_unsaved = True
+            log.warning(
+                "can't save what was forwarded from the spill, retrying",
+                error=error,
+                consequence="each post is sent once by this process, but a restart before it is saved sends them again",
+                directory=str(self.directory),
+            )
+
+    async def _set_aside(self, post: Post, partition: int | None) -> bool:
         """Write a post that was sent to the end of the spill."""
         try:
             await self.append(post, partition)
@@ -222,17 +314,19 @@ class Spill:
 
     def _too_large(self, post: Post, error: PostTooLarge) -> DeadLetter:
         """A post that was spilled when the topic took larger ones, or when that was not known."""
-        self._say_too_large(error)
-        self._metrics.dead_letters.labels("", "too_large").inc()
         now = round(self._clock.time() * 1000)
         return DeadLetter("post", "", f"too_large: {error}", now, post.body, cause="too_large")
 
-    def _say_too_large(self, error: PostTooLarge) -> None:
+    def _say_too_large(self, error: str) -> None:
         log.error(
             "post in the spill is too large for Kafka, kept as a dead letter of the spill",
-            error=str(error),
+            error=error,
             directory=str(self.directory),
         )
+
+
+def _was_not_sent(outcome: BaseException | None) -> bool:
+    return isinstance(outcome, NotAcknowledged) and outcome.partition is None
 
 
 def _with_partition(post: Post, partition: int | None) -> Post:

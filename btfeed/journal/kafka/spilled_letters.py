@@ -43,16 +43,19 @@ class Topic:
 class SpilledLetters:
     """Those in one spill. number: how many wait."""
 
-    def __init__(self, journal: SqliteJournal, consumer: str, topic: Topic, clock: Clock) -> None:
-        """consumer: the one that the journal has, in whose name changes are committed."""
+    def __init__(
+        self, journal: SqliteJournal, save: Callable[[Commit], Awaitable[None]], topic: Topic, clock: Clock
+    ) -> None:
+        """save: called with what became of letters. Raises JournalUnavailable."""
         self.number = 0
         self._journal = journal
         self._letters = journal.outlet("")  # of no sink
-        self._commits = journal.outlet(consumer)
+        self._save = save
         self._topic = topic
         self._clock = clock
         self._added = asyncio.Event()
         self._told = ""  # why the topic took none
+        self._unsaved: Commit | None = None  # what became of letters that were sent
 
     async def add(self, letter: DeadLetter) -> None:
         """Durable on return. Raises JournalUnavailable."""
@@ -91,6 +94,16 @@ class SpilledLetters:
             return False
 
     async def _send(self) -> bool:
+        if self._unsaved is None:  # otherwise the disk failed, and they must not be sent again
+            self._unsaved = await self._try_some()
+        if self._unsaved:
+            await self._save(self._unsaved)
+        saved, self._unsaved = bool(self._unsaved), None
+        await self.measure()
+        return saved
+
+    async def _try_some(self) -> Commit | None:
+        """What became of those that the topic took, or never takes."""
         found = await self._letters.waiting(WAITS_FOR, AT_ONCE)
         outcomes = await asyncio.gather(*map(self._topic.send, found), return_exceptions=True)
         sent: list[int] = []
@@ -105,12 +118,11 @@ class SpilledLetters:
                 self._tell(str(outcome))
             else:
                 raise outcome
-        if sent or too_large:
-            await self._commits.commit(Commit(Cursor(0), redelivered=sent, refused_again=too_large))
-            self._topic.forwarded(len(sent))
-            self._told = ""
-        await self.measure()
-        return bool(sent or too_large)
+        if not sent and not too_large:
+            return None
+        self._topic.forwarded(len(sent))
+        self._told = ""
+        return Commit(Cursor(0), redelivered=sent, refused_again=too_large)
 
     def _tell(self, reason: str) -> None:
         """Once, while Kafka takes posts: it is the topic of refused ones that takes none, perhaps for lack of a right."""

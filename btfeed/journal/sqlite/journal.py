@@ -195,8 +195,9 @@ class SqliteOutlet:
     async def waiting(self, destination: str, limit: int) -> Sequence[DeadLetter]:
         return await self._thread.ask(lambda post_log: post_log.waiting(self._sink, destination, limit))
 
-    async def backlog(self) -> Backlog:
-        return await self._thread.ask(lambda post_log: post_log.backlog(self._sink))
+    async def backlog(self, seq: int = 0) -> Backlog:
+        """seq: without the posts before this number."""
+        return await self._thread.ask(lambda post_log: post_log.backlog(self._sink, seq))
 
     async def find(self, received: int) -> int:
         return await self._thread.ask(lambda post_log: steering.find(post_log, received))

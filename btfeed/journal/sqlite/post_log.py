@@ -249,8 +249,8 @@ class PostLog:
     def kept(self) -> list[Kept]:
         return self.database.dead_letters.kept()
 
-    def backlog(self, sink: str) -> Backlog:
-        seq = self.positions.cursors[sink][0].seq
+    def backlog(self, sink: str, seq: int = 0) -> Backlog:
+        seq = max(seq, self.positions.cursors[sink][0].seq)
         found = self.database.first_from(seq)
         if found is None:
             return Backlog(0, 0.0)
