@@ -55,7 +55,12 @@ def quiet(producer: Any) -> None:
     """Let a producer's error be raised only to those who wait for an outcome. aiokafka also sets it on futures that nobody
     awaits, and asyncio would log each of them as an exception that was never retrieved."""
     batches, transactions = producer._message_accumulator, producer._txn_manager
-    fail_all = batches.fail_all
+    append_batch, fail_all = batches._append_batch, batches.fail_all
+
+    def append(*arguments: Any) -> Any:
+        batch = append_batch(*arguments)
+        batch.future.add_done_callback(_retrieve)  # who waited for it may have given up
+        return batch
 
     def fail(error: BaseException) -> None:
         waiting = [*batches._pending_batches, *(batch for queue in batches._batches.values() for batch in queue)]
@@ -63,7 +68,7 @@ def quiet(producer: Any) -> None:
             batch._drain_waiter.add_done_callback(_retrieve)
         fail_all(error)
 
-    batches.fail_all = fail
+    batches._append_batch, batches.fail_all = append, fail
     for name in ("error_transaction", "fatal_error"):
         setattr(transactions, name, _retrieving(transactions, getattr(transactions, name)))
 

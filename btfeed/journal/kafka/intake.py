@@ -9,21 +9,24 @@ A post is durable when all replicas in sync have it. Where they don't within `ti
   says that Kafka is away meanwhile, so that a balancer asks another machine.
 - Each second the brokers are asked whether any partition takes posts, so that this is known before the next post comes.
 - Kafka need not be there when the intake opens. Its topics are made and checked when it is.
+- A post that a broker rejects for what is in it, such as its time, says nothing of others: it alone goes to the spill.
 - A post that is larger than the topic takes is not sent: with aiokafka, its partition would take nothing more.
 """
 
 import asyncio
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import structlog
 
-from btfeed.journal.base import DeadLetter, JournalError, JournalFull, JournalInUse, JournalUnavailable, PostTooLarge
+from btfeed.journal.base import DeadLetter, JournalError, JournalFull, JournalUnavailable, PostTooLarge
 from btfeed.journal.kafka import refused
 from btfeed.journal.kafka.appending import Appending
 from btfeed.journal.kafka.cluster import MAX_BODY, Cluster
-from btfeed.journal.kafka.lane import NotAcknowledged
+from btfeed.journal.kafka.lane import NotAcknowledged, Rejected
+from btfeed.journal.kafka.left_over import forward_left_over
 from btfeed.journal.kafka.messages import to_message
 from btfeed.journal.kafka.sending import Sending
 from btfeed.journal.kafka.settings import KafkaJournalSettings
@@ -129,7 +132,8 @@ class KafkaIntake:
         if self._spill:
             self._tasks.append(asyncio.create_task(self._spill.run(), name="spill"))
         for path in self._left_over:
-            self._tasks.append(asyncio.create_task(self._forward_left_over(path), name=f"spill {path.name}"))
+            left_over = forward_left_over(partial(self._new_spill, path), self._spills, self._clock)
+            self._tasks.append(asyncio.create_task(left_over, name=f"spill {path.name}"))
         if not self._away:  # so that the first post does not have to wait for the producer
             await self._sending.tried.wait()
 
@@ -144,31 +148,13 @@ class KafkaIntake:
 
     # Spills
 
-    def _new_spill(self, directory: Path, metrics: Metrics) -> Spill:
+    def _new_spill(self, directory: Path, metrics: Metrics | None = None) -> Spill:
         kafka = Kafka(self._forward, self._send_letter, lambda: not self._away, self._own.forwarded_posts.inc)
-        return Spill(directory, self._settings, metrics, kafka, self._clock)
+        return Spill(directory, self._settings, metrics or Metrics(), kafka, self._clock)
 
     def _waiting(self) -> int:
         """Posts in all spills of this process, with rejected ones."""
         return sum(spill.waiting for spill in self._spills)
-
-    async def _forward_left_over(self, directory: Path) -> None:
-        """Forward what waits in the spill of a process that there is no more, or that still ends."""
-        spill, told = self._new_spill(directory, Metrics()), ""
-        while True:
-            try:
-                await spill.open()
-                break
-            except JournalError as error:
-                if str(error) != told and not isinstance(error, JournalInUse):
-                    log.warning("can't read what is left in another spill, retrying", error=str(error))
-                told = str(error)
-                spill = self._new_spill(directory, Metrics())
-            await self._clock.sleep(PROBE)
-        self._spills.append(spill)
-        await spill.run(until_empty=True)
-        await spill.close()
-        self._spills.remove(spill)  # now, since `close` closes what is in it if it has cancelled this task
 
     async def answer(self) -> None:
         """See Journal.answer."""
@@ -236,10 +222,11 @@ class KafkaIntake:
             self._check_size(post)
             raise
         except NotAcknowledged as error:
-            self._kafka_failed(str(error))
+            if not (self._spill and isinstance(error, Rejected)):
+                self._kafka_failed(str(error))
             if not self._spill or self._closed:
-                raise JournalUnavailable(self._away_text()) from None
-            await self._spill_post(self._spill, post, error.partition)
+                raise JournalUnavailable(self.away or str(error)) from None
+            await self._spill_post(self._spill, post, error.partition, str(error))
         else:
             self.sent()
 
@@ -254,14 +241,15 @@ class KafkaIntake:
                 return
             raise
 
-    async def _spill_post(self, spill: Spill, post: Post, partition: int | None = None) -> None:
-        """partition: where the post may be already. Raises JournalFull or JournalUnavailable, with both reasons."""
+    async def _spill_post(self, spill: Spill, post: Post, partition: int | None = None, why: str = "") -> None:
+        """partition: where the post may be already. why: what Kafka has said, unless it is away. Raises JournalFull or
+        JournalUnavailable, with both reasons."""
         try:
             await spill.append(post, partition)
         except JournalFull as error:
-            raise JournalFull(f"{error}, and {self._away_text()}") from None
+            raise JournalFull(f"{error}, and {self.away or why}") from None
         except JournalUnavailable as error:
-            raise JournalUnavailable(f"{error}; {self._away_text()}") from None
+            raise JournalUnavailable(f"{error}; {self.away or why}") from None
         self._own.spilled_posts.inc()
 
     def _check_size(self, post: Post) -> None:
@@ -283,7 +271,11 @@ class KafkaIntake:
     async def _forward(self, post: Post, digest: bytes, partition: int | None) -> None:
         """Send a post of the spill. See spill.Kafka."""
         self._check_size(post)
-        await self._send(post, digest, partition)
+        try:
+            await self._send(post, digest, partition)
+        except Rejected:  # by a broker, which takes others
+            self._kafka_works()
+            raise
         self._kafka_works()
 
     async def add_dead_letter(self, dead_letter: DeadLetter) -> None:

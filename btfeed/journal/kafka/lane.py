@@ -4,9 +4,14 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 
-from btfeed.journal.base import JournalUnavailable
+from aiokafka.errors import InvalidTimestampError
+
+from btfeed.journal.base import JournalUnavailable, PostTooLarge
 from btfeed.journal.kafka.messages import Headers
-from sinks.base import SinkError
+from sinks.base import BatchRefused, SinkError
+from sinks.kafka.producer import RecordsRefused, TooLarge
+
+WRONG_CLOCK = "is the clock of this machine right? See message.timestamp.after.max.ms and before.max.ms of the topic"
 
 
 class NotAcknowledged(JournalUnavailable):
@@ -15,6 +20,11 @@ class NotAcknowledged(JournalUnavailable):
     def __init__(self, reason: str, partition: int | None) -> None:
         super().__init__(reason)
         self.partition = partition
+
+
+class Rejected(NotAcknowledged):
+    """A broker answers, and takes other messages, but not this one for what is in it. It may take it later, for example
+    when the time in it has come."""
 
 
 @dataclass(slots=True, eq=False)
@@ -60,6 +70,11 @@ class Lane:
     error: str = ""
 
 
-def refused(error: SinkError) -> NotAcknowledged:
-    """For a message that brokers refused: it is in no partition."""
-    return NotAcknowledged(str(error), None)
+def refused(error: SinkError) -> Exception:
+    """What became of a message that brokers refused: it is in no partition."""
+    if isinstance(error, TooLarge):
+        return PostTooLarge(str(error))
+    if not isinstance(error, BatchRefused):
+        return NotAcknowledged(str(error), None)
+    why = error.records.get(0, str(error)) if isinstance(error, RecordsRefused) else str(error)
+    return Rejected(f"{why}; {WRONG_CLOCK}" if isinstance(error.__cause__, InvalidTimestampError) else why, None)

@@ -22,14 +22,13 @@ from typing import Any
 
 import structlog
 
-from btfeed.journal.base import PostTooLarge
 from btfeed.journal.kafka import clients
 from btfeed.journal.kafka.lane import Lane, Message, NotAcknowledged, refused
 from btfeed.journal.kafka.messages import Headers
 from sinks.base import BatchRefused, Misconfigured, SinkError
 from sinks.kafka.access import ClusterAccess
 from sinks.kafka.partitions import partition_of
-from sinks.kafka.producer import Producer, TooLarge
+from sinks.kafka.producer import Producer
 from sinks.shared.clock import Clock
 
 log = structlog.get_logger()
@@ -231,7 +230,7 @@ class Sending:
                 self._again(lane)
             else:
                 for message in lane.under_way:
-                    message.refuse(PostTooLarge(str(error)) if isinstance(error, TooLarge) else refused(error))
+                    message.refuse(refused(error))
         elif isinstance(error, Misconfigured):
             for message in (*lane.under_way, *lane.waiting):
                 message.refuse(refused(error))

@@ -7,6 +7,8 @@ A post that was sent without an acknowledgement may be in its partition all the 
 the post, behind its peer or in the consumer's state, and forwards it to that one only: a reader passes over what a
 partition has twice. Such a post is left behind while its partition takes nothing, and holds up no other.
 
+So is a post that a broker rejects for what is in it. Both are tried again now and then.
+
 What was sent is remembered before it is saved (forwarded.py), and sent once by this process even while the disk is full.
 
 Rejected posts wait here, too, with the dead letters (spilled_letters.py).
@@ -16,6 +18,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,7 @@ from btfeed.journal.base import (
     PostTooLarge,
 )
 from btfeed.journal.kafka.forwarded import Forwarded
-from btfeed.journal.kafka.lane import NotAcknowledged
+from btfeed.journal.kafka.lane import NotAcknowledged, Rejected
 from btfeed.journal.kafka.settings import KafkaJournalSettings
 from btfeed.journal.kafka.spilled_letters import SpilledLetters, Topic
 from btfeed.journal.sqlite.journal import SqliteJournal
@@ -51,7 +54,13 @@ BATCH_BYTES = 2**20
 PAUSE = 0.25
 """Seconds between two attempts to forward posts, or to save that they were."""
 AGAIN = 30.0
-"""Seconds after which posts that are left are tried again, although others wait that were not tried."""
+"""Seconds after which posts that are left are tried again, although they were rejected, or others were not tried yet."""
+MANY = 2**20
+"""Posts that are forwarded at a time, at most."""
+FEW = 16
+"""The same, while some are rejected: a batch with one of them is sent again post by post, and new posts wait behind it."""
+TELL_AGAIN = 600.0
+"""Seconds after which a warning is logged again."""
 
 _MARK = "#"
 """Between a post's peer and its partition. No address contains it."""
@@ -62,7 +71,7 @@ class Kafka:
     """What a spill is told of Kafka.
 
     send       returns once Kafka has a post with this digest, in this partition if there is one. Raises PostTooLarge if it
-               never takes it, or NotAcknowledged
+               never takes it, Rejected if it may take it later, or else NotAcknowledged
     refuse     the same with a rejected post
     works      whether it takes posts, so that many may be forwarded at a time
     forwarded  called with how many posts were forwarded
@@ -104,7 +113,11 @@ class Spill:
         self._unsaved_posts = 0  # that were sent since
         self._told_unsaved = False
         self._again = 0  # of posts that are left, the one that is tried next
-        self._again_at = 0.0  # when posts that are left come first, by the monotonic clock
+        self._again_at = 0.0  # when those are tried again, by the monotonic clock
+        self._overdue_at = 0.0  # when they come before others
+        self._rejecting = False  # whether Kafka has rejected one since they were all tried
+        self._at_once = MANY
+        self._tell_rejected_at = 0.0
         topic = Topic(kafka.refuse, kafka.works, kafka.forwarded, lambda error: self._say_too_large(str(error)))
         self.refused = SpilledLetters(self._journal, self._save_letters, topic, clock)
 
@@ -196,9 +209,9 @@ class Spill:
             else:
                 await self._outlet.wait(self._forwarded.next)
 
-    async def _forward(self) -> int:
-        """Try some posts, and save what became of them. Returns how many were forwarded."""
-        entries = await self._choose()
+    async def _forward(self) -> bool:
+        """Try some posts, and save what became of them. Returns whether to go on without a pause."""
+        entries, untried = await self._choose(), self._forwarded.next
         posts = [self._to_send(entry) for entry in entries]
         sending = (self._kafka.send(post, e.digest, place) for e, (post, place) in zip(entries, posts, strict=True))
         outcomes = await asyncio.gather(*sending, return_exceptions=True)
@@ -207,20 +220,24 @@ class Spill:
         self._kafka.forwarded(forwarded)
         await self._save(await self._note(entries, outcomes))
         await self.measure()
-        return forwarded
+        rejected = self._note_rejected(entries, outcomes)
+        return forwarded > 0 or (rejected and self._forwarded.next > untried)
 
     async def _choose(self) -> Sequence[Entry]:
         """What to try next: posts that were not tried, or those that are left if there are no others, or now and then."""
+        now, works = self._clock.monotonic(), self._kafka.works()
         entries = await self._outlet.read(self._forwarded.next, BATCH_BYTES)
-        if not entries or self._clock.monotonic() >= self._again_at:
-            self._again_at = self._clock.monotonic() + AGAIN
-            entries = await self._read_left() or entries
-        return entries if self._kafka.works() else entries[:1]
+        if (not entries or now >= self._overdue_at) and (now >= self._again_at or not works):
+            self._overdue_at = now + AGAIN
+            entries = await self._read_left(now) or entries
+        return entries[: self._at_once if works else 1]
 
-    async def _read_left(self) -> Sequence[Entry]:
-        """Of those that are left, the ones that were tried longest ago."""
-        first = self._forwarded.first_left(self._again) or self._forwarded.first_left(0)
+    async def _read_left(self, now: float) -> Sequence[Entry]:
+        """Those of the posts that are left that come next. None if all were tried: then they have to wait a little, and
+        longer if some were rejected."""
+        first = self._forwarded.first_left(self._again)
         if first is None:
+            self._again_at, self._again, self._rejecting = now + AGAIN if self._rejecting else now, 0, False
             return []
         found = await self._outlet.read(first, BATCH_BYTES)
         if not found or found[0].seq != first:  # it was damaged, and is a dead letter
@@ -260,7 +277,29 @@ class Spill:
             self._forwarded.done(entry.seq)
         else:
             self._forwarded.leave(entry.seq, partition)
-        self._again = entry.seq + 1
+        if again:
+            self._again = entry.seq + 1
+
+    def _note_rejected(self, entries: Sequence[Entry], outcomes: Sequence[BaseException | None]) -> bool:
+        """Whether brokers have rejected posts. That is told every ten minutes until none of them is left."""
+        rejected = [each for each in zip(entries, outcomes, strict=True) if isinstance(each[1], Rejected)]
+        now = self._clock.monotonic()
+        if entries:
+            self._at_once = FEW if rejected else min(2 * self._at_once, MANY)
+        self._rejecting = self._rejecting or bool(rejected)
+        if rejected and now >= self._tell_rejected_at:
+            self._tell_rejected_at = now + TELL_AGAIN
+            received = datetime.fromtimestamp(rejected[0][0].post.received / 1000).astimezone()
+            log.warning(
+                "Kafka rejects posts, they wait in the spill and are tried again",
+                error=str(rejected[0][1]),
+                received=received.isoformat(timespec="seconds"),
+                posts=self.posts,
+                directory=str(self.directory),
+            )
+        elif not self._forwarded.left:
+            self._tell_rejected_at = 0.0
+        return bool(rejected)
 
     @property
     def _is_unsaved(self) -> bool:
@@ -326,7 +365,7 @@ class Spill:
 
 
 def _was_not_sent(outcome: BaseException | None) -> bool:
-    return isinstance(outcome, NotAcknowledged) and outcome.partition is None
+    return isinstance(outcome, NotAcknowledged) and not isinstance(outcome, Rejected) and outcome.partition is None
 
 
 def _with_partition(post: Post, partition: int | None) -> Post:

@@ -1,5 +1,6 @@
 """When posts go to the spill, and when to Kafka again: with a real broker, and with none."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,27 @@ async def test_a_broken_spill_is_passed_by_if_kafka_works(
                 await intake.append(post(number))
         intake._sending.down = None
         await until_async(lambda: intake.away is None, "the brokers say that they take posts")
+
+
+@pytest.mark.kafka
+async def test_a_post_of_a_time_to_come_holds_up_no_other(kafka: Kafka, tmp_path: Path) -> None:
+    """A broker takes it later, and others now: they do not go to the spill because of it, nor wait behind it."""
+    ahead = round(time.time() * 1000) + 2 * 3_600_000
+    async with journal(tmp_path, (CONSUMER,)) as spill:
+        for each in (post(0, received=ahead), post(1)):
+            await spill.append(each)
+    async with opened(settings_for(kafka.bootstrap, spill={"directory": str(tmp_path)})) as intake:
+        await until_async(lambda: intake.count("forwarded_posts") == 1, "the other one")
+        await intake.append_all([post(2), post(3, received=ahead), post(4)])
+        assert (intake.away, intake.count("spilled_posts")) == (None, 1)
+        await until_async(lambda: intake.count("spill_posts") == 2, "those of a time to come")
+        assert await bodies_of(kafka, intake.names.posts) == {post(number).body: 1 for number in (1, 2, 4)}
+
+
+@pytest.mark.kafka
+async def test_a_refused_time_is_a_reason_to_look_at_the_clock(kafka: Kafka) -> None:
+    """Without a spill the post is lost, and the sender is told why."""
+    ahead = round(time.time() * 1000) + 2 * 3_600_000
+    async with opened(settings_for(kafka.bootstrap)) as intake:
+        with pytest.raises(JournalUnavailable, match=r"Timestamp .* is out of range.* is the clock of this machine right"):
+            await intake.append(post(1, received=ahead))

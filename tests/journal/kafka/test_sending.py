@@ -7,15 +7,16 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
 
 import pytest
+from aiokafka.errors import InvalidTimestampError
 
 from btfeed.journal.base import JournalUnavailable, PostTooLarge
 from btfeed.journal.kafka import sending as module
-from btfeed.journal.kafka.lane import NotAcknowledged
+from btfeed.journal.kafka.lane import NotAcknowledged, Rejected
 from btfeed.journal.kafka.sending import PASSED_OVER, PAUSE, STALLED, TICK, Sending
 from sinks.base import BatchRefused, Misconfigured, SinkError, Unavailable
 from sinks.kafka.access import ClusterAccess
 from sinks.kafka.partitions import partition_of
-from sinks.kafka.producer import TooLarge
+from sinks.kafka.producer import RecordsRefused, TooLarge
 from tests.support.clock import FakeClock, settle
 
 TIMEOUT = 2.0
@@ -260,6 +261,17 @@ async def test_a_refused_message_is_told_at_once(run: Run) -> None:
         with pytest.raises(JournalUnavailable, match=str(error)):
             await run.send(key_of(1))
     assert run.brokers.started == 1
+
+
+async def test_a_rejected_message_is_not_taken_for_brokers_that_are_away(run: Run) -> None:
+    """It says what the broker has said of it and, of a time that it does not take, to look at the clock."""
+    refusal = RecordsRefused("topic posts: InvalidTimestampError", {0: "topic posts: Timestamp 9 is out of range"})
+    refusal.__cause__ = InvalidTimestampError()
+    run.brokers.fail(1, refusal, BatchRefused("topic posts: PolicyViolationError"))
+    with pytest.raises(Rejected, match=r"^topic posts: Timestamp 9 is out of range; is the clock of this machine right"):
+        await run.send(key_of(1))
+    with pytest.raises(Rejected, match=r"PolicyViolationError$"):
+        await run.send(key_of(1))
 
 
 async def test_without_a_producer_messages_fail_at_once(run: Run) -> None:

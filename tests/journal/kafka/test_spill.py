@@ -1,6 +1,7 @@
 """Posts that wait on this machine, and how they get to Kafka. A stand-in takes them, or does not."""
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,69 @@ async def test_a_post_that_kafka_never_takes_holds_up_no_other(tmp_path: Path) -
         assert taker.forwarded == 2
     (letter,) = dead_letters(tmp_path)
     assert (letter.body, letter.cause, letter.kind) == (post(1, 20_000).body, "too_large", "post")
+
+
+async def test_a_post_that_kafka_rejects_holds_up_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kafka works: the others are forwarded, those that come later too, over a restart. The log tells once what waits."""
+    monkeypatch.setattr(spills, "AGAIN", 3600)
+    taker = Taker()
+    posts = [post(number) for number in range(100)]
+    taker.rejects = {each.body for each in posts[:50]}
+    taker.works = False
+    with capture_logs() as logs:
+        async with opened(tmp_path, taker) as (spill, _):
+            for each in posts[:90]:
+                await spill.append(each)
+            async with forwarding(spill):
+                await until_async(lambda: taker.forwarded == 40, "the others")
+                await until_async(lambda: spill.posts == 50, "the rejected ones are left")
+    async with opened(tmp_path, taker) as (spill, _):
+        assert spill.posts == 50
+        for each in posts[90:]:
+            await spill.append(each)
+        async with forwarding(spill):
+            await until_async(lambda: taker.forwarded == 50, "those that come later")
+    assert Counter(taker.posts) == Counter(posts[50:])
+    (said,) = [line for line in logs if line["event"].startswith("Kafka rejects posts")]
+    assert (said["error"], said["received"][:7], said["log_level"]) == ("not this one", "2023-11", "warning")
+
+
+async def test_a_post_that_kafka_rejected_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Now and then, however many others it still rejects. As soon as it takes one, those behind it are tried at once."""
+    monkeypatch.setattr(spills, "AGAIN", 0.05)
+    taker = Taker()
+    posts = [post(number) for number in range(100)]
+    taker.rejects = {each.body for each in posts}
+    async with opened(tmp_path, taker) as (spill, _):
+        for each in posts:
+            await spill.append(each)
+        async with forwarding(spill):
+            await until_async(lambda: taker.attempts > 300, "each was tried again")
+            assert not taker.taken
+            taker.rejects = {each.body for each in posts[:40]}
+            await until_async(lambda: taker.forwarded == 60, "those that it takes now")
+            taker.rejects = set()
+            await until_async(lambda: not spill.posts, "all forwarded")
+    assert Counter(taker.posts) == Counter(posts)
+
+
+async def test_rejected_posts_are_tried_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch with one of them is sent again post by post, and new posts wait for it. More of them once they are taken."""
+    monkeypatch.setattr(spills, "AGAIN", 0.01)
+    taker = Taker()
+    posts = [post(number) for number in range(200)]
+    taker.rejects = {each.body for each in posts}
+    async with opened(tmp_path, taker) as (spill, _):
+        for each in posts:
+            await spill.append(each)
+        async with forwarding(spill):
+            await until_async(lambda: taker.attempts > 200, "the first batch")
+            taker.at_a_time = 0
+            await until_async(lambda: taker.attempts > 600, "others")
+            assert taker.at_a_time == spills.FEW
+            taker.rejects = set()
+            await until_async(lambda: not spill.posts, "all forwarded")
+            assert taker.at_a_time > spills.FEW
 
 
 async def test_a_full_spill_says_so(tmp_path: Path) -> None:
