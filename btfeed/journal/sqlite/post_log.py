@@ -48,6 +48,8 @@ ROOM_POSTS = 20
 """Posts that are dropped at a time to make room, so that few more are dropped than necessary."""
 SLACK = 2 * PAGE_SIZE
 """Bytes that a transaction takes besides its posts, approximately."""
+SMALL = SLACK + 512
+"""Bytes that a small post needs. The journal is full without them, before any post is refused."""
 _EVER = 2**62
 
 
@@ -75,7 +77,7 @@ class PostLog:
         self._when_durable: list[Callable[[], object]] = []
         self._warnings = SummedWarnings(clock)
         self._bound = DeadLetterBound(settings, metrics, self._warnings)
-        self._missing_room = 0  # bytes that the last refused post lacked
+        self._missing_room = 0  # bytes that a post needs which would be refused now; 0: none would be
         self._sure_room = 0  # bytes that are free, at least
 
     @property
@@ -95,8 +97,9 @@ class PostLog:
 
     @property
     def is_full(self) -> bool:
-        """Whether the last post was refused for lack of room, and there is still none."""
-        return self._missing_room > 0
+        """Whether a post like the one that was refused last, or else a small one, would be refused now. After a start, and
+        after other settings or what makes room, `maintain` finds out."""
+        return self._missing_room > 0 and self._settings.when_full == "refuse"
 
     def use(self, database: JournalDatabase, damaged: bool = False) -> None:
         """Use a database that was just opened instead of the current one. A sink without a cursor is new, or lost it if
@@ -304,8 +307,10 @@ class PostLog:
         return self._settings.max_size - max(0, self.database.used_bytes() - self.database.dead_letters.nbytes())
 
     def _make_room(self, needed: int) -> int:
-        """Drop what may be dropped until `needed` bytes are free; returns how many are."""
-        self._drop_delivered(needed)
+        """Drop what may be dropped until `needed` bytes are free; returns how many are. Posts that every sink has passed go
+        first, before their retention ends."""
+        while self._room() < needed and self._drop(self._passed(), _EVER, ROOM_POSTS):
+            pass
         if self._settings.when_full == "drop-oldest" and needed <= self._settings.max_size:
             while self._room() < needed:
                 dropped = self._drop(self.positions.next, _EVER, ROOM_POSTS)
@@ -314,10 +319,11 @@ class PostLog:
                 self._move_cursors_over(dropped)
         return self._room()
 
-    def _drop_delivered(self, needed: int) -> None:
-        """Drop posts that every sink has passed, before their retention ends, until `needed` bytes are free."""
-        while self._room() < needed and self._drop(self._passed(), _EVER, ROOM_POSTS):
-            pass
+    def _look_for_room(self) -> None:
+        """Find out whether the post that was refused last would still be, or else a small one."""
+        needed = self._missing_room if 0 < self._missing_room < self._settings.max_size else SMALL
+        refused = self._settings.when_full == "refuse" and self._make_room(needed) < needed
+        self._missing_room = needed if refused else 0
 
     def _drop(self, before_seq: int, received_before: int, limit: int) -> list[int]:
         dropped = self.database.drop_oldest(before_seq, received_before, limit)
@@ -362,10 +368,7 @@ class PostLog:
             dropped = self._drop(self._passed(), oldest, EXPIRED_POSTS)
             self._retry_posts()
             self._bound_dead_letters()
-            if self._missing_room:
-                self._drop_delivered(self._missing_room)
-                if self._room() >= self._missing_room:
-                    self._missing_room = 0
+            self._look_for_room()
         self._update_metrics()
         self._warnings.flush()
         return len(dropped) == EXPIRED_POSTS or self._bound.exceeded(database.dead_letters)

@@ -184,9 +184,8 @@ class JournalThread:
         except Exception as error:  # noqa: BLE001 - raised by `start`
             self._loop.call_soon_threadsafe(self._opened.set_exception, error)
             return
-        self._publish()
+        next_tick = self._tick()  # before anybody asks whether posts would be refused
         self._loop.call_soon_threadsafe(self._opened.set_result, None)
-        next_tick = 0.0
         stopping = False
         while not stopping:
             jobs, stopping = self._collect(next_tick)
@@ -200,12 +199,16 @@ class JournalThread:
                 if not job.writes and not isinstance(job.work, Post):
                     self._publish([job], [worker.ask(job.work)])
             if time.monotonic() >= next_tick:
-                more = worker.tick()
-                next_tick = time.monotonic() + (0.0 if more else self._tuning.tick)
-                self._publish()
+                next_tick = self._tick()
             if self._appender and not stopping:
                 worker.lend(self._appender)
         worker.close()
+
+    def _tick(self) -> float:
+        """Do what is due now and then. Returns when that is due again."""
+        more = self._worker.tick()
+        self._publish()
+        return time.monotonic() + (0.0 if more else self._tuning.tick)
 
     def _collect(self, next_tick: float) -> tuple[list[_Job], bool]:
         """Wait for a job, at most until the next tick, then take all that are waiting. True: the thread is to stop."""
