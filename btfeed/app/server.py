@@ -119,6 +119,8 @@ class Server:
                 await self.notifier.take_over()  # what follows is what only one server can have
             stack.push_async_callback(self.instruments.stop)
             await self.journal.open()
+            if self.receiver:
+                stack.callback(self.receiver.close)
             stack.push_async_callback(self.journal.close)
             sockets = self._sockets or await open_listeners(self.config, receives=self.role.receives)
             stack.callback(close, sockets)

@@ -21,7 +21,7 @@ after 10 s, so a client that is slow must not cost the posts of the others."""
 
 
 class HttpServer:
-    """Listens with `listen`, and ends with `stop`.
+    """Listens with `listen`, and ends with `stop` and `close`.
 
     shortcut  takes requests before the handler does
     refusals  counts what is refused; the handler uses it as well
@@ -79,6 +79,9 @@ class HttpServer:
         await self._drain(lambda: self._state.connections, min(max_seconds, LAST_REQUESTS), patience, first_close)
         _abort(self._state.connections)
         await asyncio.sleep(DRAIN_POLL)  # what they lose is counted meanwhile
+
+    def close(self) -> None:
+        """Log what is left to be logged of refusals. To be called after `stop`, when no handler is at work any more."""
         self._warnings.close()
 
     async def _drain(

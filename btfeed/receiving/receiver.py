@@ -106,6 +106,11 @@ class Receiver:
         taken until the end. patience: seconds that idle connections stay open."""
         await self._server.stop(self._settings.header_timeout + self._settings.body_timeout, patience)
 
+    def close(self) -> None:
+        """Log what is left to be logged of lost posts. To be called after `stop`, when the journal is closed: it may answer
+        posts until then."""
+        self._server.close()
+
     async def _handle(self, request: Request) -> Response | None:
         """Answer a request. None: the connection is to be cut off."""
         try:

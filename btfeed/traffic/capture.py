@@ -166,6 +166,7 @@ class Capture:
     async def _until_stopped(self) -> None:
         await self._stop.wait()
         await self._receiver.stop(patience=0.0)  # what comes from now on is not wanted
+        self._receiver.close()
         refused = self._metrics.summary()["refused_posts"]
         assert isinstance(refused, dict)
         self.summary.refused = refused

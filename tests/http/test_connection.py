@@ -259,6 +259,7 @@ async def _serving(handler: Handler, **limits: float) -> AsyncIterator[tuple[Htt
     finally:
         await client.close()
         await server.stop(5.0, patience=0.0)
+        server.close()
 
 
 async def test_discarding_a_body_has_a_deadline() -> None:

@@ -27,4 +27,5 @@ async def test_all_that_wait_at_the_end_of_listening_are_accepted() -> None:
         for client in clients:
             client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
         await server.stop(5.0, patience=0.0)
+        server.close()
         assert {client.recv(100)[:15] for client in clients} == {b"HTTP/1.1 200 OK"}

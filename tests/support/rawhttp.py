@@ -188,6 +188,7 @@ async def site(directory: Path, *, clock: Clock = SYSTEM_CLOCK, **settings: Any)
         journal.gate.set()
         await running.receiver.stop(patience=0.0)
         await journal.close()
+        running.receiver.close()
 
 
 async def begin(client: RawClient) -> None:
