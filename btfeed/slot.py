@@ -35,13 +35,14 @@ class Server:
     kill_at   when it is killed, by time.monotonic
     heard_at  when it sent a message
     reloads   it is to reload when it is ready, since it may have read its configuration before that changed
+    restarts  it was told to end so that another one can start
     lines     the end of a pipe from which it reads lines, and notices that the supervisor is gone
     """
 
     def __init__(self, pid: int, lines: int, kill_at: float = NEVER) -> None:
         self.pid = pid
         self._lines = lines
-        self.ready = self.reloads = False
+        self.ready = self.reloads = self.restarts = False
         self.kill_at = kill_at
         self.heard_at = 0.0
 
@@ -211,6 +212,7 @@ class Slot:
         else:  # there is none, or one that may be hanging
             self._start_at, self._backoff = 0.0, BACKOFF
             if self.server:
+                self.server.restarts = True
                 self.server.kill_at = time.monotonic() + STOP_TIMEOUT
                 self.server.signal(signal.SIGTERM)
 
@@ -261,6 +263,9 @@ class Slot:
         elif self._next and not self._host.stopping:
             self._take_over()
             self._leaving = None
+            self._log(level, "server stopped", server, reason=reason)
+        elif server.restarts and not self._host.stopping:
+            self.server = None
             self._log(level, "server stopped", server, reason=reason)
         else:
             self.server = None

@@ -97,6 +97,28 @@ def test_a_wrong_configuration_of_one_server_ends_all(run: Any, fault: int) -> N
     assert supervised.events("server ended, starting it again") == []
 
 
+def test_a_restart_replaces_a_server_that_still_starts_at_once(run: Any) -> None:
+    """It may hang, or be of the old version. Nothing is wrong if it ends then, whatever its exit status."""
+    supervised = run(
+        """
+        if not os.path.exists("new"):
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
+            note("starts")
+            idle()
+        serve()
+        """,
+        manager=True,
+    )
+    supervised.noted("starts")
+    (supervised.directory / "new").touch()
+    supervised.process.send_signal(signal.SIGUSR2)
+    supervised.noted("starts", "up")
+    supervised.hears("READY=1")
+    (stopped,) = supervised.events("server stopped")
+    assert stopped["reason"] == "exit status 2"
+    assert supervised.events("server ended, starting it again") == []
+
+
 def test_nothing_takes_over_during_a_stop() -> None:
     """The next server was killed, but has not ended yet, when the old one says that it has released everything."""
 
