@@ -24,7 +24,7 @@ from btfeed.http.parser import RequestParser
 from btfeed.http.repeated import RepeatedHeader
 from btfeed.http.request import CutOff, InvalidBody, InvalidRequest, Request
 from btfeed.http.response import RETRY_AFTER, Response
-from btfeed.http.sockets import has_unread, host_of
+from btfeed.http.sockets import has_unread
 from btfeed.http.state import Occupant, ServerState, Standing
 from btfeed.http.tls_error import explain
 
@@ -34,11 +34,13 @@ log = structlog.get_logger()
 class Connection(asyncio.Protocol):
     """One connection. Its public methods are called by asyncio, by httptools, by its requests, and by the server.
 
+    peer: the client's host. The socket may not tell it any more when it is accepted
     handshake: what had its place before
     """
 
-    def __init__(self, server: ServerState, handshake: Occupant | None = None) -> None:
+    def __init__(self, server: ServerState, peer: str, handshake: Occupant | None = None) -> None:
         self.loop = asyncio.get_running_loop()
+        self.peer = peer
         self._server = server
         self._handshake = handshake
         self._refusals = server.refusals
@@ -58,7 +60,6 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's class does not derive from asyncio's
-        self.peer = host_of(transport.get_extra_info("peername"))
         self._idle_timer = self.loop.call_later(self._server.limits.idle_timeout, self.check_idle)
         self._server.metrics.connections.inc()
         log.debug("connection opened", peer=self.peer)

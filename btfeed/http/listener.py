@@ -69,14 +69,14 @@ class Listener:
             if self.context:
                 self._begin_handshake(accepted, address, self.context)
             else:
-                opening = self._loop.create_task(self._open(accepted))
+                opening = self._loop.create_task(self._open(accepted, host_of(address)))
                 self._opening.add(opening)
                 opening.add_done_callback(self._opening.discard)
         return True
 
-    async def _open(self, accepted: socket.socket) -> None:
+    async def _open(self, accepted: socket.socket, peer: str) -> None:
         with suppress(OSError):  # the client is gone
-            await self._loop.connect_accepted_socket(lambda: Connection(self._server), accepted)
+            await self._loop.connect_accepted_socket(lambda: Connection(self._server, peer), accepted)
 
     def _begin_handshake(self, accepted: socket.socket, address: Any, context: ssl.SSLContext) -> None:
         handshake = Handshake(self._server, accepted, address, context)
@@ -147,7 +147,7 @@ class Handshake:
         """From here on the socket belongs to the loop. Raises OSError."""
         seconds = self._server.limits.header_timeout
         await self._loop.connect_accepted_socket(
-            lambda: Connection(self._server, self),
+            lambda: Connection(self._server, self.peer, self),
             self._socket,
             ssl=self._context,
             ssl_handshake_timeout=seconds,

@@ -6,8 +6,8 @@ from array import array
 from typing import Any
 
 
-def host_of(address: tuple[Any, ...] | None) -> str:
-    """The host of a socket's other end, "" if it is gone. An IPv4 client of a socket on "::" has its IPv4 address."""
+def host_of(address: tuple[Any, ...]) -> str:
+    """The host of an address, "" if it has none. An IPv4 client of a socket on "::" has its IPv4 address."""
     return str(address[0]).removeprefix("::ffff:") if address else ""
 
 

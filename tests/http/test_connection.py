@@ -377,7 +377,7 @@ async def test_single_byte_chunks_take_little_memory() -> None:
         return Response()
 
     limits = Limits(header_timeout=5.0, write_timeout=5.0, idle_timeout=5.0, max_connections=1)
-    connection = Connection(HttpServer(wait, Metrics(), limits)._state)
+    connection = Connection(HttpServer(wait, Metrics(), limits)._state, "")
     connection.connection_made(_NullTransport())
     connection.data_received(CHUNKED)
     await asyncio.sleep(0)

@@ -65,7 +65,7 @@ async def test_a_taken_port_is_named() -> None:
 
 
 def test_hosts_of_peers() -> None:
-    """A peer that is gone has none."""
-    assert [host_of(name) for name in (("::ffff:10.0.0.1", 1, 0, 0), ("::1", 1), ("10.0.0.1", 1), None)] == [
+    """Of IPv4 clients of a socket on "::" the IPv4 address; "" without one."""
+    assert [host_of(name) for name in (("::ffff:10.0.0.1", 1, 0, 0), ("::1", 1), ("10.0.0.1", 1), ())] == [
         "10.0.0.1", "::1", "10.0.0.1", "",
     ]  # fmt: skip
