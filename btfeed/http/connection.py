@@ -107,12 +107,13 @@ class Connection(asyncio.Protocol):
         if not self._requests and not self._header_timer and self._idle_since <= since and not self.has_unread():
             self._close()
 
-    def abort(self, reason: str = "cut_off") -> None:
-        """Cut the connection off at once. Closing would wait for the client. reason: of the posts that this loses."""
+    def abort(self, reason: str = "cut_off", error: str = "the connection was cut off in the header") -> None:
+        """Cut the connection off at once. Closing would wait for the client. reason: of the posts that this loses. error:
+        of one whose header has not arrived whole."""
         if self._parser.receiving:
             self._parser.receiving.set_exception(CutOff(reason))
         elif self._parser.began_post and not self._no_more_requests:
-            self._refusals.lost(reason, peer=self.peer, error="the connection was cut off in the header")
+            self._refusals.lost(reason, peer=self.peer, error=error)
         self._drop_requests(reason)
         self._transport.abort()
 
@@ -146,17 +147,20 @@ class Connection(asyncio.Protocol):
     def _start_header_timer(self) -> None:
         if self._header_timer is None:
             self._header_since = self.loop.time()
-            self._header_timer = self.loop.call_later(self._server.limits.header_timeout, self._time_out, "slow_header")
+            error = "the header took longer than receiver.header_timeout"
+            self._header_timer = self.loop.call_later(
+                self._server.limits.header_timeout, self._time_out, "slow_header", error
+            )
 
     def _stop_header_timer(self) -> None:
         if self._header_timer:
             self._header_timer.cancel()
             self._header_timer = None
 
-    def _time_out(self, reason: str) -> None:
+    def _time_out(self, reason: str, error: str) -> None:
         if not self._parser.began_post:
-            self._refusals.harmless(reason, peer=self.peer, error="the connection was cut off at a deadline")
-        self.abort(reason)
+            self._refusals.harmless(reason, peer=self.peer, error=error)
+        self.abort(reason, error)
 
     # Reading
 
@@ -221,7 +225,8 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._drained = self.loop.create_future()
-        self._write_timer = self.loop.call_later(self._server.limits.write_timeout, self._time_out, "slow_reader")
+        error = "the client read no answers for receiver.body_timeout"
+        self._write_timer = self.loop.call_later(self._server.limits.write_timeout, self._time_out, "slow_reader", error)
 
     def resume_writing(self) -> None:
         if self._write_timer:

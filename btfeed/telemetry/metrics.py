@@ -104,7 +104,7 @@ class Metrics:
         )
         last_post.set_function(lambda: self.last_post / 1000)
         self.duplicate_posts = create.counter(
-            "duplicate_posts", "Accepted posts with the same body as one of the last 10,000 posts"
+            "duplicate_posts", "Accepted posts with the same body as one of the last 10,000 since the start"
         )
         self.refused_posts = create.counter("refused_posts", "Requests not answered with 200, by reason", ("reason",))
         self.lost_posts = create.counter(

@@ -83,8 +83,8 @@ async def test_wrong_credentials_lose_posts(tmp_path: Path, line: str, lost: boo
 
 
 @pytest.mark.parametrize(("data", "lost"), [(b"P", False), (b"GET / HTTP/1.1\r\nA", False), (HEAD[:-1], True)])
-async def test_a_slow_header_of_a_post_is_a_loss(tmp_path: Path, data: bytes, lost: bool) -> None:
-    """Also after another post on the same connection. Less than a method tells nothing."""
+async def test_a_slow_header_of_a_post_is_a_loss(tmp_path: Path, logged: list[Any], data: bytes, lost: bool) -> None:
+    """Also after another post on the same connection. Less than a method tells nothing. The log names the deadline."""
     async with site(tmp_path, header_timeout="100ms") as running:
         for before in (b"", request(BODY)):
             async with running.connect() as client:
@@ -93,6 +93,8 @@ async def test_a_slow_header_of_a_post_is_a_loss(tmp_path: Path, data: bytes, lo
                     await client.response()
                 assert await client.rest() == b""
         assert (running.refused(), running.lost()) == ({"slow_header": 2}, {"slow_header": 2} if lost else {})
+    errors = {line["error"] for line in logged if line.get("reason") == "slow_header"}
+    assert errors == {"the header took longer than receiver.header_timeout"}
 
 
 @pytest.mark.parametrize(
