@@ -252,16 +252,21 @@ async def _end(it: Process) -> int:
 async def test_a_retried_dead_letter_is_committed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is deleted in the transaction that delivers it. Brokers show that later, here when another one ends; meanwhile the
     delivery asks for what is still to be retried. It is tried again if its transaction fails."""
-    asked, given = asyncio.Event(), Letters.retries
+    asked, given, settled, begun = asyncio.Event(), Letters.retries, Letters.settled, []
+
+    async def begin(self: Letters) -> None:
+        await settled(self)
+        begun.append(self)
 
     async def retries(self: Letters, sink: str, limit: int) -> Sequence[DeadLetter]:
         if it.transactions("committed"):
             asked.set()
         return await given(self, sink, limit)
 
+    monkeypatch.setattr(Letters, "settled", begin)
     async with process() as it:
         monkeypatch.setattr(Letters, "retries", retries)
-        await until_async(lambda: -1 in it.running, "the delivery of retries")
+        await until_async(lambda: len(begun) == 2, "no delivery waits for transactions of others any more")
         with it.journal.dead_letters() as letters:
             await it.outlets[0].commit(Commit(Cursor(0), dead_letters=[dead_letter(1, "once")]))
             with open_transaction(shared().bootstrap, it.names.dead_letters):
