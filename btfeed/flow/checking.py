@@ -7,11 +7,12 @@ from btfeed.flow.definition import Definition
 from btfeed.flow.fields import expected
 from btfeed.flow.report import Report
 from btfeed.flow.text import table
+from btfeed.flow.transitions import many_unknown
 from btfeed.flow.words import number, percent
 from btfeed.page.wording import count
 
 TOLERATED = 0.01
-"""The share of events out of order, and of ways that the definition does not have, above which it does not fit."""
+"""The share of events out of order above which the definition does not fit."""
 
 
 def lines(definition: Definition, coverage: Coverage) -> Iterator[str]:
@@ -83,14 +84,8 @@ def _missing(name: str, where: str, like: str | None) -> str:
 
 
 def _ways(definition: Definition, report: Report) -> Iterator[str]:
-    """With the order `any`, all ways are expected."""
-    if definition.order == "any":
-        return
-    total = sum(each.n for each in report.transitions)
-    odd = [each for each in report.transitions if each.way is None]
-    share = sum(each.n for each in odd) / total if total else 0.0
-    if share > TOLERATED:
-        most = max(odd, key=lambda each: each.n)
+    if unknown := many_unknown(definition, report.transitions):
+        share, most = unknown
         yield (
             f"{percent(share)} of the ways are not in the definition, most from {most.begin} to {most.to}: if that is"
             " expected, say so with after, back_to, repeats or optional"

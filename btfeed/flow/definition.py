@@ -18,7 +18,7 @@ from pydantic import Field
 
 from btfeed.faults import UNPRINTABLE, ConfigError, Faults, most_similar, validate
 from btfeed.flow import matching
-from btfeed.flow.fields import alike
+from btfeed.flow.fields import VISIT, alike
 from btfeed.flow.graph import Graph, graph
 from btfeed.toml_file import read_toml
 from sinks.settings import Seconds, Settings
@@ -142,7 +142,7 @@ class Definition(Settings):
     """
 
     name: Name
-    correlation: Name | Annotated[list[Name], Field(min_length=1)] = "appmon.visit.id"
+    correlation: Name | Annotated[list[Name], Field(min_length=1)] = VISIT
     where: Table = {}
     ends: Table | None = None
     window: Seconds | None = None

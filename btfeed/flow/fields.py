@@ -8,6 +8,8 @@ if TYPE_CHECKING:
 
 TIME, END, TYPE, DURATION, ID, OUTCOME = "timestamp", "end_time", "event.type", "duration", "event.id", "event.outcome"
 """Fields of every record; see btfeed/records/schema.py."""
+VISIT = "appmon.visit.id"
+"""The field that the records of one visit share."""
 ALWAYS = (TIME, END, TYPE, DURATION, ID)
 """Those that every report reads."""
 

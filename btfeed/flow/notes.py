@@ -7,10 +7,11 @@ from zoneinfo import ZoneInfo
 from btfeed.flow.ahead import Ahead
 from btfeed.flow.coverage import without_fit
 from btfeed.flow.definition import Definition
-from btfeed.flow.fields import expected
+from btfeed.flow.fields import VISIT, expected
 from btfeed.flow.options import ReportOptions
-from btfeed.flow.report import UNKNOWN, Figures, Read, Report, Transition
+from btfeed.flow.report import UNKNOWN, Figures, Read, Report
 from btfeed.flow.series import MOST
+from btfeed.flow.transitions import many_unknown
 from btfeed.flow.words import moment, time
 from btfeed.page.wording import count
 from btfeed.telemetry.wording import cut
@@ -21,9 +22,6 @@ MOSTLY = 0.9
 """Share of open flows without a value from which on it is said that only flows that are over have one."""
 MANY_RESUMED = 0.05
 """Share of flows that began again, or went on after a long pause, from which on ids are said to be used again."""
-VISIT = "appmon.visit.id"
-MANY_WAYS = 0.01
-"""Share of neighbours from which on ways that the definition does not have are told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,7 @@ def notes(definition: Definition, options: ReportOptions, made: Report, beside: 
         *_of_where(beside.nameless),
         *_of_splits(made),
         *_of_series(options, made, zone),
-        *(_of_ways(made.transitions) if definition.order == "sequence" else ()),
+        *_of_ways(definition, made),
         *_of_comparison(options, made, zone),
     )
 
@@ -114,14 +112,10 @@ def _of_ids(definition: Definition, figures: Figures) -> Iterator[str]:
         )
 
 
-def _of_ways(ways: Sequence[Transition]) -> Iterator[str]:
-    total, unknown = sum(way.n for way in ways), [way for way in ways if way.way is None]
-    if unknown and sum(way.n for way in unknown) / total > MANY_WAYS:
-        most = max(unknown, key=lambda way: way.n)
-        yield (
-            f"{100 * sum(way.n for way in unknown) / total:.1f} % of ways are not in the definition, "
-            f"most often from {most.begin} to {most.to}"
-        )
+def _of_ways(definition: Definition, made: Report) -> Iterator[str]:
+    if unknown := many_unknown(definition, made.transitions):
+        share, most = unknown
+        yield f"{100 * share:.1f} % of ways are not in the definition, most often from {most.begin} to {most.to}"
 
 
 def _of_ahead(made: Report, ahead: Ahead | None, zone: ZoneInfo) -> Iterator[str]:

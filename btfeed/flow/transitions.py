@@ -4,7 +4,7 @@ Further exceptions of steps, and what only ends a flow, are not in it.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from btfeed.flow.clauses import gaps, read_spread, to_ms
@@ -16,6 +16,8 @@ MICROSECONDS = 1000
 """In a millisecond. Gaps are whole microseconds, so that their sums are exact."""
 PLACES = 64
 """More than there are steps. A time and a place are one whole number, which sorts faster than two."""
+MANY_UNKNOWN = 0.01
+"""Share of the ways that the definition does not have, from which on they are told."""
 FLOWS = 3
 """How many flows are named that went a way that the definition does not have."""
 
@@ -86,3 +88,13 @@ def _flows(
 FROM (SELECT DISTINCT {", ".join(groups)}, flow FROM {source} WHERE (came, went) IN ({wanted}))
 GROUP BY {", ".join(groups)}""")
     return {(row.get("key"), row["came"], row["went"]): tuple(map(str, row["flows"])) for row in rows}
+
+
+def many_unknown(definition: Definition, found: Sequence[Transition]) -> tuple[float, Transition] | None:
+    """The share of the ways that the definition does not have, and the most frequent of these. None if they are few, and
+    with the order `any`, which expects all ways."""
+    unknown = [each for each in found if each.way is None]
+    if not unknown or definition.order == "any":
+        return None
+    share = sum(each.n for each in unknown) / sum(each.n for each in found)
+    return (share, max(unknown, key=lambda each: each.n)) if share > MANY_UNKNOWN else None

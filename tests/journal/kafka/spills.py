@@ -1,7 +1,7 @@
 """Spills for tests, and a stand-in for Kafka that takes what is in them, or does not."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -89,6 +89,17 @@ async def opened(directory: Path, taker: Taker, max_size: int = 2**24) -> AsyncI
         yield spill, metrics
     finally:
         await spill.close()
+
+
+@asynccontextmanager
+async def rejecting(directory: Path, posts: Sequence[Post]) -> AsyncIterator[tuple[Spill, Taker]]:
+    """An open spill with these posts, which are all rejected, for now."""
+    taker = Taker()
+    taker.rejects = {each.body for each in posts}
+    async with opened(directory, taker) as (spill, _):
+        for each in posts:
+            await spill.append(each)
+        yield spill, taker
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from btfeed.journal.kafka import spilled_letters
 from btfeed.posts.post import digest
 from btfeed.telemetry.samples import by_label
 from tests.journal.journals import dead_letters, post
-from tests.journal.kafka.spills import Taker, forwarding, opened, rejected
+from tests.journal.kafka.spills import Taker, forwarding, opened, rejected, rejecting
 from tests.support.harness import until_async
 
 
@@ -171,39 +171,28 @@ async def test_a_post_that_kafka_rejects_holds_up_no_other(tmp_path: Path, monke
 async def test_a_post_that_kafka_rejected_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Now and then, however many others it still rejects. As soon as it takes one, those behind it are tried at once."""
     monkeypatch.setattr(spills, "AGAIN", 0.05)
-    taker = Taker()
     posts = [post(number) for number in range(100)]
-    taker.rejects = {each.body for each in posts}
-    async with opened(tmp_path, taker) as (spill, _):
-        for each in posts:
-            await spill.append(each)
-        async with forwarding(spill):
-            await until_async(lambda: taker.attempts > 300, "each was tried again")
-            assert not taker.taken
-            taker.rejects = {each.body for each in posts[:40]}
-            await until_async(lambda: taker.forwarded == 60, "those that it takes now")
-            taker.rejects = set()
-            await until_async(lambda: not spill.posts, "all forwarded")
+    async with rejecting(tmp_path, posts) as (spill, taker), forwarding(spill):
+        await until_async(lambda: taker.attempts > 300, "each was tried again")
+        assert not taker.taken
+        taker.rejects = {each.body for each in posts[:40]}
+        await until_async(lambda: taker.forwarded == 60, "those that it takes now")
+        taker.rejects = set()
+        await until_async(lambda: not spill.posts, "all forwarded")
     assert Counter(taker.posts) == Counter(posts)
 
 
 async def test_rejected_posts_are_tried_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch with one of them is sent again post by post, and new posts wait for it. More of them once they are taken."""
     monkeypatch.setattr(spills, "AGAIN", 0.01)
-    taker = Taker()
-    posts = [post(number) for number in range(200)]
-    taker.rejects = {each.body for each in posts}
-    async with opened(tmp_path, taker) as (spill, _):
-        for each in posts:
-            await spill.append(each)
-        async with forwarding(spill):
-            await until_async(lambda: taker.attempts > 200, "the first batch")
-            taker.at_a_time = 0
-            await until_async(lambda: taker.attempts > 600, "others")
-            assert taker.at_a_time == spills.FEW
-            taker.rejects = set()
-            await until_async(lambda: not spill.posts, "all forwarded")
-            assert taker.at_a_time > spills.FEW
+    async with rejecting(tmp_path, [post(number) for number in range(200)]) as (spill, taker), forwarding(spill):
+        await until_async(lambda: taker.attempts > 200, "the first batch")
+        taker.at_a_time = 0
+        await until_async(lambda: taker.attempts > 600, "others")
+        assert taker.at_a_time == spills.FEW
+        taker.rejects = set()
+        await until_async(lambda: not spill.posts, "all forwarded")
+        assert taker.at_a_time > spills.FEW
 
 
 async def test_a_full_spill_says_so(tmp_path: Path) -> None:
