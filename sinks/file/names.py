@@ -46,7 +46,7 @@ class Names:
         return [path for path in found if OPEN_FILE.fullmatch(path.name[len(self.prefix) :])]
 
     def format_of(self, path: Path) -> str | None:
-        """What the name of an open file has behind its number, without `.open`. None if it is no such name."""
+        """The part of an open file's name between its number and `.open`. None for other names."""
         found = OPEN_FILE.fullmatch(path.name[len(self.prefix) :])
         return found[1] if found else None
 

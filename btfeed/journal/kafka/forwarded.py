@@ -1,5 +1,5 @@
-"""How far a spill was forwarded: kept in memory, so that no post is sent twice because the disk does not take a note of it,
-and saved as the cursor and the state of the spill's consumer."""
+"""How far a spill was forwarded. This is kept in memory, so that a full disk makes no post be sent twice, and saved as the
+cursor and the state of the spill's consumer."""
 
 import json
 from bisect import bisect_right
@@ -78,5 +78,5 @@ class Forwarded:
             self.left.insert(at + 1, Run(seq, seq, partition))
 
     def _at(self, seq: int) -> int:
-        """The last run that begins at `seq` or before it; -1 if there is none."""
+        """The index of the last run that begins at or before `seq`, or -1."""
         return bisect_right(self.left, seq, key=lambda run: run.first) - 1

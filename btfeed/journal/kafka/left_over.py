@@ -1,4 +1,4 @@
-"""Forwards what waits in the spill of a process that there is no more, or that still ends."""
+"""Forwards the posts in the spill of a process that has ended, or is still ending."""
 
 from collections.abc import Callable
 

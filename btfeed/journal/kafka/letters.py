@@ -151,8 +151,8 @@ class Letters:
 
     @contextmanager
     def replacing(self, messages: Sequence[Message]) -> Iterator[None]:
-        """Around what makes `messages` durable. Brokers show them a little after their transaction, and older ones,
-        have ended. Until then outlets get no answer about letters, so that nothing is retried twice."""
+        """To be entered while `messages` are made durable. Brokers show them only once all earlier transactions have ended.
+        Until then outlets wait for answers about letters, so that nothing is retried twice."""
         entries = (self.index.by_key.get(each.key) for each in messages if each.topic == self.names.dead_letters)
         before = {entry.key: entry.offset for entry in entries if entry and not entry.is_post}
         yield

@@ -50,7 +50,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def failures(disk: Disk, number: int) -> None:
-    """Wait until progress was not saved so many times more."""
+    """Wait until saving has failed this many more times."""
     wanted = disk.failed + number
     await until_async(lambda: disk.failed >= wanted, "attempts to save")
 

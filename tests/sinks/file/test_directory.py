@@ -74,7 +74,7 @@ async def test_an_old_directory_that_fails_does_not_stop_the_new_one(
 
 
 async def test_a_full_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is no reason to leave a file that can be finished when there is room again."""
+    """The file is not left behind: it can be finished once there is room again."""
     old, new = tmp_path / "old", tmp_path / "new"
     state = await written(old)
     sink = file_sink(new)
